@@ -1,0 +1,79 @@
+"""How far a plan has come: what is finished on disk, what could start now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from cotbal.estimate.plan import LateSpec, Plan
+from cotbal.estimate.store import Record, RunSpec, Store, run_key
+
+
+@dataclass
+class Job:
+    """A run that can start: its settings are known and what it needs has finished.
+
+    Attributes:
+        name: the run's name in the plan.
+        spec: the run.
+        key: its key.
+        needs: folders of the needed runs, by the last part of their names.
+        deaths: how many workers died of it.
+    """
+
+    name: str
+    spec: RunSpec
+    key: str
+    needs: dict[str, str]
+    deaths: int = 0
+
+
+@dataclass
+class Execution:
+    """The state of a plan; the disk is the truth and `take_up` reads it.
+
+    Attributes:
+        plan: the runs.
+        store: where their results are.
+        records: the finished runs by name.
+        jobs: the runs that could start or are running, by name.
+    """
+
+    plan: Plan
+    store: Store
+    records: dict[str, Record] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has finished."""
+        return len(self.records) == len(self.plan)
+
+    def take_up(self) -> dict[str, Record]:
+        """Moves on as far as the results on disk allow; returns the runs that are finished since the last call."""
+        found = {}
+        for name in self.plan:
+            if name in self.records:
+                continue
+            if name not in self.jobs and all(need in self.records for need in self.plan[name].needs):
+                self.jobs[name] = self._job(name)
+            if name in self.jobs and (record := self.store.record(self.jobs[name].key)) is not None:
+                self.records[name] = found[name] = record
+                del self.jobs[name]
+        return found
+
+    def next_job(self, running: Collection[str]) -> Job | None:
+        """The job with the longest chain behind it, of those whose key is not in `running`; None if there is none."""
+        ready = [job for job in self.jobs.values() if job.key not in running]
+        return max(ready, key=lambda job: self.plan.chain(job.name), default=None)
+
+    def _job(self, name: str) -> Job:
+        spec = self.plan[name]
+        if isinstance(spec, LateSpec):
+            spec = spec.build({need: self.records[need].result for need in spec.needs})
+        keys = [self.records[need].key for need in spec.needs]
+        folders = {
+            need.rpartition("/")[2]: str(self.store.folder(key).resolve())
+            for need, key in zip(spec.needs, keys, strict=True)
+        }
+        return Job(name, spec, run_key(spec, keys), folders)

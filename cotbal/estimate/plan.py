@@ -1,0 +1,107 @@
+"""The runs of a plan, what they wait for, and the order in which they are best started."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cotbal.estimate.store import RunSpec
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class LateSpec:
+    """A run whose settings follow from the results of others, such as the final run from the probes.
+
+    Attributes:
+        name: as of `RunSpec`.
+        steps: amount of work, known before the settings are.
+        needs: names of the runs whose results `build` reads.
+        build: gives the run from `{name: result}` of `needs`; its own needs must be finished by then.
+    """
+
+    name: str
+    steps: int
+    needs: tuple[str, ...]
+    build: Callable[[Results], RunSpec]
+
+
+class Plan:
+    """Runs in an order in which every run comes after those that it needs.
+
+    Args:
+        specs: the runs; names are unique.
+
+    Raises:
+        ValueError: a name occurs twice, or a run needs one that does not come before it.
+    """
+
+    def __init__(self, specs: Sequence[RunSpec | LateSpec]) -> None:
+        self._specs: dict[str, RunSpec | LateSpec] = {}
+        for spec in specs:
+            if spec.name in self._specs:
+                raise ValueError(f"specs: the name {spec.name!r} occurs twice; give every run its own")
+            for need in spec.needs:
+                if need not in self._specs:
+                    raise ValueError(f"specs: {spec.name!r} needs {need!r}, which does not come before it")
+            self._specs[spec.name] = spec
+        self._chains = self._longest_chains()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def __getitem__(self, name: str) -> RunSpec | LateSpec:
+        return self._specs[name]
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Steps of every run."""
+        return {name: spec.steps for name, spec in self._specs.items()}
+
+    def chain(self, name: str) -> int:
+        """Steps of the longest chain of runs that starts with this one; the greater, the earlier it starts.
+
+        So the longest run comes first, one that others wait for before that, and a final run goes to the
+        front as soon as its weights exist.
+        """
+        return self._chains[name]
+
+    def _longest_chains(self) -> dict[str, int]:
+        after = dict.fromkeys(self._specs, 0)
+        chains: dict[str, int] = {}
+        for name in reversed(self._specs):
+            spec = self._specs[name]
+            chains[name] = spec.steps + after[name]
+            for need in spec.needs:
+                after[need] = max(after[need], chains[name])
+        return chains
+
+    def remaining(self, done_steps: Mapping[str, int], running: Sequence[str], workers: int) -> int:
+        """Steps that one worker does until the whole plan has finished: this very order played through.
+
+        Args:
+            done_steps: steps already done, by run; a finished run has all of its steps.
+            running: names of the runs that workers are busy with.
+            workers: number of workers, at least 1.
+        """
+        left = {name: max(0, steps - done_steps.get(name, 0)) for name, steps in self.steps.items()}
+        over = {name for name, steps in left.items() if steps == 0}
+        waiting = [name for name in self._specs if name not in over and name not in running]
+        ends = [(left[name], name) for name in running]
+        heapq.heapify(ends)
+        now = 0
+        while waiting or ends:
+            free = max(0, workers - len(ends))
+            ready = [name for name in waiting if free and over.issuperset(self._specs[name].needs)]
+            for name in sorted(ready, key=lambda name: -self._chains[name])[:free]:
+                waiting.remove(name)
+                heapq.heappush(ends, (now + left[name], name))
+            now, name = heapq.heappop(ends)
+            over.add(name)
+        return now

@@ -1,0 +1,252 @@
+"""Runs a plan on worker processes of one thread each, which are kept alive; finished runs are not repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cotbal.estimate.execution import Execution, Job
+from cotbal.estimate.plan import LateSpec, Plan
+from cotbal.estimate.store import LOG_FILE, Record, Store
+
+# A worker that dies is most often out of memory or killed by hand; a run that ends three has another trouble.
+MAX_RETRIES = 2
+# Each worker holds torch, transformers and a small model.
+WORKER_BYTES = 1 << 30
+MAX_WORKERS = 8
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+WAIT_SECONDS = 0.5
+LOG_LINES = 20
+
+
+class RunError(RuntimeError):
+    """A run failed; the message holds its traceback or the end of its log."""
+
+
+class Listener(Protocol):
+    """What is told about the course of a plan."""
+
+    def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
+        """Work begins; `finished` are the runs that an earlier start has left."""
+
+    def started(self, name: str) -> None:
+        """A worker begins with this run (again, where a worker died)."""
+
+    def advanced(self, name: str, steps: int) -> None:
+        """The run has done so many of its steps."""
+
+    def finished(self, name: str, record: Record) -> None:
+        """The run has finished."""
+
+    def lost(self, name: str, reason: str) -> None:
+        """The run's worker died; the run starts again."""
+
+    def waited(self) -> None:
+        """A moment has gone by without news."""
+
+
+def default_workers() -> int:
+    """Worker processes that this machine bears: its usable cores, 1 GiB of memory for each, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cores, _container_cores(), memory // WORKER_BYTES, MAX_WORKERS))
+
+
+def _container_cores() -> int:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return MAX_WORKERS
+
+
+class Worker:
+    """A worker process. Its messages arrive in `inbox` as (worker, message), and (worker, None) at its death."""
+
+    def __init__(self, inbox: queue.SimpleQueue[Message], log: Path, preload: Sequence[str]) -> None:
+        # The worker shall import the very modules that the driver would.
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        with log.open("ab") as errors:
+            # A session of its own: Ctrl-C reaches the driver alone, which then stops its workers.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cotbal.estimate.worker", *preload],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **ONE_THREAD, "PYTHONPATH": paths},
+                start_new_session=True,
+            )
+        self.job: Job | None = None
+        self._inbox = inbox
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # Only a worker killed in the middle of a line leaves one without an end.
+            if line.endswith(b"\n"):
+                self._inbox.put((self, json.loads(line)))
+        self._inbox.put((self, None))
+
+    def give(self, job: Job, out: Path) -> None:
+        """Lets the worker begin with a job."""
+        self.job = job
+        settings = dict(job.spec.settings)
+        message = {"out": str(out.resolve()), "key": job.key, "settings": settings, "needs": job.needs}
+        text = json.dumps({**message, "function": job.spec.function})
+        assert self._process.stdin is not None
+        # A worker that is dead already has put its end of file into the inbox.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(text.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def stop(self) -> int:
+        """Kills the process; returns its exit status, which is an earlier one where it was dead already."""
+        self._process.kill()
+        status = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        return status
+
+
+Message = tuple[Worker, dict[str, Any] | None]
+
+
+@dataclass
+class Pool:
+    """Worker processes at work on a plan.
+
+    Attributes:
+        execution: the plan and its state.
+        listener: is told what happens.
+        size: number of worker processes, at least 1.
+    """
+
+    execution: Execution
+    listener: Listener
+    size: int
+    _workers: list[Worker] = field(default_factory=list)
+    _inbox: queue.SimpleQueue[Message] = field(default_factory=queue.SimpleQueue)
+
+    def run(self) -> None:
+        """Works until every run has finished.
+
+        Raises:
+            RunError: a run raised, or its workers died three times. The other running ones are stopped.
+        """
+        with self._stopping_workers():
+            while not self.execution.complete:
+                self._start_jobs()
+                try:
+                    worker, message = self._inbox.get(timeout=WAIT_SECONDS)
+                except queue.Empty:
+                    self.listener.waited()
+                else:
+                    self._handle(worker, message)
+
+    @contextlib.contextmanager
+    def _stopping_workers(self) -> Iterator[None]:
+        try:
+            self._hire(min(self.size, len(self.execution.plan) - len(self.execution.records)))
+            yield
+        finally:
+            for worker in self._workers:
+                worker.stop()
+
+    def _hire(self, count: int) -> None:
+        specs = [job.spec for job in self.execution.jobs.values()]
+        preload = sorted({spec.function.partition(":")[0] for spec in specs})
+        log = self.execution.store.out / "runs" / "workers.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._workers += [Worker(self._inbox, log, preload) for _ in range(count)]
+
+    def _start_jobs(self) -> None:
+        while True:
+            running = {worker.job.key for worker in self._workers if worker.job is not None}
+            job = self.execution.next_job(running)
+            if job is None or len(running) == self.size:
+                return
+            if all(worker.job is not None for worker in self._workers):
+                self._hire(1)
+            idle = next(worker for worker in self._workers if worker.job is None)
+            idle.give(job, self.execution.store.out)
+            self.listener.started(job.name)
+
+    def _handle(self, worker: Worker, message: dict[str, Any] | None) -> None:
+        job = worker.job
+        if message is None:
+            self._workers.remove(worker)
+            self._bury(job, worker.stop())
+        elif job is None:
+            raise RuntimeError(f"a worker without a job sent {message}")
+        elif message["event"] == "steps":
+            self.listener.advanced(job.name, message["steps"])
+        elif message["event"] == "failed":
+            raise RunError(f"run {job.name!r} failed in {self._folder(job)}:\n{message['error']}")
+        else:
+            worker.job = None
+            self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        found = self.execution.take_up()
+        if job.name not in found:
+            raise RunError(f"run {job.name!r} has finished, but {self._folder(job)} holds no readable result")
+        for name, record in found.items():
+            self.listener.finished(name, record)
+
+    def _bury(self, job: Job | None, status: int) -> None:
+        if job is None:
+            return
+        reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        job.deaths += 1
+        if job.deaths > MAX_RETRIES:
+            raise RunError(
+                f"run {job.name!r}: its worker process died {job.deaths} times, the last time {reason}"
+                f" (SIGKILL is mostly a lack of memory: try fewer --workers). End of its log:\n{self._log_end(job)}"
+            )
+        self.listener.lost(job.name, reason)
+
+    def _log_end(self, job: Job) -> str:
+        logs = (self._folder(job) / LOG_FILE, self.execution.store.out / "runs" / "workers.log")
+        texts = (log.read_text(errors="replace").strip() for log in logs if log.exists())
+        return "\n".join(next((text for text in texts if text), "(empty)").splitlines()[-LOG_LINES:])
+
+    def _folder(self, job: Job) -> Path:
+        return self.execution.store.folder(job.key)
+
+
+def run_plan(plan: Plan, store: Store, listener: Listener, workers: int | None = None) -> dict[str, Record]:
+    """Runs what is not finished yet; returns the records of all runs by name.
+
+    Hold `locked(store.out)` around it. A kill at any moment loses the running jobs only.
+
+    Args:
+        plan: the runs.
+        store: where their folders and results are.
+        listener: is told what happens.
+        workers: number of worker processes; None: `default_workers()`.
+
+    Raises:
+        ValueError: `workers` is below 1.
+        RunError: a run raised, or its workers died three times.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: expected at least 1, got {workers}")
+    execution = Execution(plan, store)
+    found = execution.take_up()
+    size = min(workers or default_workers(), max(1, len(plan) - len(found)))
+    listener.opened(plan, found, size)
+    Pool(execution, listener, size).run()
+    return execution.records

@@ -1,0 +1,181 @@
+"""Runs on disk: a folder per run, named by the hash of what determines it, with an atomic result."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cotbal.files import write_text_atomically
+
+SCHEMA_VERSION = 1
+RESULT_FILE = "result.json"
+LOG_FILE = "log.txt"
+# Packages whose version may change a trained number: a result of another version is not reused.
+VERSIONED = ("cotbal", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a function by name and the settings that determine its result completely.
+
+    Attributes:
+        name: what messages call it, unique in a plan ("seed 0/probe vqa").
+        function: "package.module:function", called with `(settings, folder, report)`; returns a JSON object.
+        settings: JSON, no key "needs" (that one is filled in at call time).
+        steps: amount of work, in the unit that the function reports; known before the start.
+        needs: names of the runs that must have finished before. Their folders reach the function as
+            `settings["needs"] = {last part of the name after "/": folder}`.
+    """
+
+    name: str
+    function: str
+    settings: Mapping[str, Any]
+    steps: int
+    needs: tuple[str, ...] = ()
+
+
+def run_key(spec: RunSpec, need_keys: Sequence[str] = ()) -> str:
+    """The first 16 hex digits of the SHA-256 of (function, settings, keys of the needed runs).
+
+    Args:
+        spec: the run; its name and steps do not count.
+        need_keys: the keys of `spec.needs`, in their order.
+
+    Raises:
+        ValueError: the settings hold NaN or infinity.
+        TypeError: the settings are not JSON.
+    """
+    determining = [spec.function, dict(spec.settings), list(need_keys)]
+    text = json.dumps(determining, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that a result depends on, without importing them."""
+    found = {}
+    for package in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run as its result file holds it.
+
+    Attributes:
+        key: the run's key.
+        result: what the function returned.
+        started: Unix time in seconds.
+        finished: Unix time in seconds.
+        cpu_seconds: processor time of the worker during the run.
+    """
+
+    key: str
+    result: dict[str, Any]
+    started: float
+    finished: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Store:
+    """The runs under one output folder: `out/runs/<key>/result.json`, written last."""
+
+    out: Path
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    def folder(self, key: str) -> Path:
+        """The folder of the run with this key; it may not exist yet."""
+        return self.out / "runs" / key
+
+    def record(self, key: str) -> Record | None:
+        """The finished run, or None where the result is absent, damaged, of other versions or lost a file."""
+        folder = self.folder(key)
+        try:
+            content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+            whole = content["schema_version"] == SCHEMA_VERSION and content["key"] == key
+            if not whole or content["versions"] != dict(self.versions):
+                return None
+            if not content["files"].items() <= _file_sizes(folder).items():
+                return None
+            if not isinstance(content["result"], dict):
+                return None
+            times = (float(content[name]) for name in ("started", "finished", "cpu_seconds"))
+            return Record(key, content["result"], *times)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def write(self, record: Record, *, function: str, settings: Mapping[str, Any]) -> None:
+        """Writes the result file atomically; from then on the run counts as finished.
+
+        Raises:
+            ValueError, TypeError: the result is not JSON, or holds NaN or infinity.
+            OSError: the disk cannot take it.
+        """
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "key": record.key,
+            "function": function,
+            "settings": dict(settings),
+            "versions": dict(self.versions),
+            "files": _file_sizes(self.folder(record.key)),
+            "started": record.started,
+            "finished": record.finished,
+            "cpu_seconds": record.cpu_seconds,
+            "result": record.result,
+        }
+        write_json(self.folder(record.key) / RESULT_FILE, content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all.
+
+    Raises:
+        ValueError: a float is NaN or infinite (they are no JSON).
+        TypeError: a value is of a type that JSON does not have.
+        OSError: the disk cannot take the file.
+    """
+    write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    """Sizes in bytes of the artefacts that a run left in its folder, so that a lost one is noticed."""
+    own = {RESULT_FILE, LOG_FILE}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in own)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+class OutputInUse(RuntimeError):
+    """Another process works in this output folder."""
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Holds the output folder for this process; the kernel lets go when the process ends, however it ends.
+
+    Raises:
+        OutputInUse: another process holds it; the message names the process.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+            message = f"{out} is in use by {holder}. Wait for it, stop it, or choose another folder with --out."
+            raise OutputInUse(message) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,124 @@
+"""A worker process: reads jobs as JSON lines, runs them, answers with JSON lines.
+
+Started by `cotbal.estimate.pool` as `python -m cotbal.estimate.worker`. It imports once and runs many jobs. It ends
+at once when its input closes, so that none outlives a driver that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cotbal.estimate.store import LOG_FILE, Record, Store
+
+# Seconds between two reports of steps: often enough for a progress bar, seldom enough to cost nothing.
+REPORT_EVERY = 0.2
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def load_function(name: str) -> Callable[..., dict[str, Any]]:
+    """The function called "package.module:function".
+
+    Raises:
+        ValueError: the name is not of that form.
+        ImportError, AttributeError: there is no such module or function.
+    """
+    module, separator, attribute = name.partition(":")
+    if not (module and separator and attribute):
+        raise ValueError(f"function: expected 'package.module:function', got {name!r}")
+    function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), attribute)
+    return function
+
+
+def run_job(job: dict[str, Any], send: Send) -> None:
+    """Runs one job in its emptied folder and writes its result; `send` gets the steps as they are done.
+
+    Args:
+        job: {"out", "key", "function", "settings", "needs": {name: folder}}.
+        send: takes a message.
+    """
+    store = Store(Path(job["out"]))
+    folder = store.folder(job["key"])
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _send_output_to(folder / LOG_FILE)
+    started, cpu = time.time(), time.process_time()
+    settings = {**job["settings"], "needs": job["needs"]}
+    result = load_function(job["function"])(settings, folder, _throttled(send))
+    record = Record(job["key"], result, started, time.time(), time.process_time() - cpu)
+    store.write(record, function=job["function"], settings=job["settings"])
+
+
+def _throttled(send: Send) -> Callable[[int], None]:
+    last = 0.0
+
+    def report(steps: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= REPORT_EVERY:
+            last = now
+            send({"event": "steps", "steps": int(steps)})
+
+    return report
+
+
+def _send_output_to(path: Path) -> None:
+    """From here on whatever the process prints, from Python or below it, goes to `path`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _listen(jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        jobs.put(json.loads(line))
+    # The driver is gone or wants no more: not even a running job may outlive it.
+    os._exit(0)
+
+
+def main(preload: Sequence[str]) -> None:
+    """Runs jobs until the input closes.
+
+    Args:
+        preload: modules to import before the first job, while there is nothing else to do.
+    """
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def send(message: dict[str, Any]) -> None:
+        channel.write(json.dumps(message) + "\n")
+
+    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    for module in preload:
+        # A module that cannot be imported is reported by the first job that needs it.
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    while True:
+        job = jobs.get()
+        try:
+            run_job(job, send)
+        # Whatever the function raises, sys.exit included, belongs to the job and not to the worker.
+        except BaseException:
+            send({"event": "failed", "error": traceback.format_exc()})
+        else:
+            send({"event": "finished"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
