@@ -1,0 +1,48 @@
+# `make demo` and `make test` work on a machine with nothing but Python >= 3.10: each makes the .venv it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per process: OpenMP threads of parallel processes spin against each other.
+export OMP_NUM_THREADS := 1
+JOBS ?= 2
+DEMO_ARGS ?=
+
+.PHONY: help demo test test-full lint format bench clean
+help:
+	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
+	@echo "make test       the tests (within 15 minutes on 2 cores)"
+	@echo "make test-full  the tests with their long matrices"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      the benchmarks that need no GPU"
+
+$(VENV)/.ready: pyproject.toml constraints.txt setup.py
+	@echo "== making $(VENV) (torch, transformers and the tools: once, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.ready
+	@echo "== cotbal demo $(DEMO_ARGS)"
+	@$(BIN)/cotbal demo $(DEMO_ARGS)
+
+test: $(VENV)/.ready
+	@echo "== tests, $(JOBS) processes"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full"
+
+test-full: $(VENV)/.ready
+	@echo "== tests with the long matrices, $(JOBS) processes"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+lint: $(VENV)/.ready
+	@echo "== ruff, mypy"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(VENV)/.ready
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(VENV)/.ready
+	@echo "== benchmarks without a GPU"
+	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:xdist -W default
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
