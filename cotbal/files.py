@@ -8,8 +8,8 @@ from pathlib import Path
 def write_text_atomically(path: str | Path, text: str) -> Path:
     """Return `path` after writing `text` (UTF-8) to it whole or not at all.
 
-    The text goes to a temporary file in the same folder, which then takes the place of `path`. Missing folders
-    are made.
+    The text goes to a temporary file in the same folder, which then takes the place of `path`.
+    Missing folders are made.
 
     Raises:
         OSError: the folder cannot be written to; an existing file at `path` is then as it was.

@@ -102,7 +102,7 @@ class TaskWeights(Mapping[str, float]):
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is not JSON, of another schema version, or holds no valid weights; the message names it.
+            ValueError: it is not JSON, of another schema version, or its weights are not valid.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_distinct_keys)

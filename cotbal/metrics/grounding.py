@@ -1,0 +1,100 @@
+"""Boxes in text and their overlap (visual grounding)."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from cotbal.metrics.items import check_pairs
+
+Box = tuple[float, float, float, float]
+
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+
+
+def parse_box(text: str) -> Box | None:
+    """Return the first bracketed `[x1, y1, x2, y2]` of a text, None where it is not four numbers.
+
+    The numbers may be separated by commas, white space or both. Corners in the wrong order are returned as
+    they stand.
+
+    Example:
+        >>> parse_box("It is at [0.10, 0.20, 0.50, 0.60]."), parse_box("[0.1, 0.2]")
+        ((0.1, 0.2, 0.5, 0.6), None)
+    """
+    found = _BRACKETS.search(text)
+    parts = re.split(r"\s*,\s*|\s+", found[1].strip()) if found else []
+    if len(parts) != 4 or not all(_NUMBER.fullmatch(part) for part in parts):
+        return None
+    x1, y1, x2, y2 = map(float, parts)
+    return x1, y1, x2, y2
+
+
+def box_iou(
+    predictions: Sequence[str | Sequence[float]], references: Sequence[str | Sequence[float]]
+) -> list[float]:
+    """Return the intersection over union of each predicted box with its reference, in 0..1.
+
+    Args:
+        predictions: one box per item, as text or as four numbers; a missing, short, inverted, flat or
+            non-finite box scores 0.
+        references: one box per item, as text or as four numbers.
+
+    Raises:
+        ValueError: no items, unequal lengths, or a reference that is not a box of positive area.
+
+    Example:
+        >>> box_iou(["[0.0, 0.0, 0.5, 1.0]", "no box"], [[0, 0, 1, 1], [0, 0, 1, 1]])
+        [0.5, 0.0]
+    """
+    check_pairs(predictions, references)
+    scores = []
+    for place, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        wanted = _box(reference)
+        if wanted is None:
+            raise ValueError(
+                f"references[{place}]: expected a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, "
+                f"got {reference!r}"
+            )
+        given = _box(prediction)
+        scores.append(_iou(given, wanted) if given is not None else 0.0)
+    return scores
+
+
+def acc_at_iou(
+    predictions: Sequence[str | Sequence[float]],
+    references: Sequence[str | Sequence[float]],
+    *,
+    threshold: float = 0.5,
+) -> list[float]:
+    """Return 1 for each box whose overlap with its reference is above `threshold`, else 0.
+
+    This is what the paper's tables call IoU. Arguments and errors are those of `box_iou`.
+
+    Example:
+        >>> acc_at_iou(["[0.0, 0.0, 0.6, 1.0]", "[0.0, 0.0, 0.5, 1.0]"], [[0, 0, 1, 1], [0, 0, 1, 1]])
+        [1.0, 0.0]
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold: expected 0 <= threshold < 1, got {threshold}")
+    return [float(overlap > threshold) for overlap in box_iou(predictions, references)]
+
+
+def _box(value: str | Sequence[float] | None) -> Box | None:
+    """Return a box of positive, finite area, None for anything else."""
+    numbers = parse_box(value) if isinstance(value, str) else value
+    if numbers is None or len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        return None
+    x1, y1, x2, y2 = map(float, numbers)
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def _iou(first: Box, second: Box) -> float:
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / (_area(first) + _area(second) - shared)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
