@@ -1,4 +1,4 @@
-"""Maps the folder `integrations/` to the package `cotbal.integrations`; everything else is in pyproject.toml."""
+"""Maps the folder `integrations/` to the package `cotbal.integrations`; all else is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

@@ -1,4 +1,4 @@
-"""Checks what a loss is given and lays it out as rows; every mistake is named with what was expected and what came."""
+"""Checks what a loss is given and lays it out as rows; an error says what was expected and what came."""
 
 from dataclasses import dataclass
 
@@ -52,7 +52,8 @@ class RowInputs:
         _check_weights("task_weights", task_weights, features)
         if token_weights is not None and token_weights.shape != labels.shape:
             raise ValueError(
-                f"token_weights: expected the labels' shape {tuple(labels.shape)}, got {tuple(token_weights.shape)}"
+                f"token_weights: expected the labels' shape {tuple(labels.shape)}, "
+                f"got {tuple(token_weights.shape)}"
             )
         _check_weights("token_weights", token_weights, features)
         _check_denominator(denominator, reduction, features)
@@ -72,7 +73,7 @@ class RowInputs:
 def check_options(**options: object) -> None:
     """Raises NotImplementedError for each option of the full interface that this version does not carry."""
     for name, value in options.items():
-        if value is not None and value is not _UNUSED.get(name) and value != _UNUSED.get(name):
+        if isinstance(value, Tensor) or value not in (None, _UNUSED.get(name)):
             raise NotImplementedError(f"{name}: not implemented in this version of cotbal; leave it out")
 
 
@@ -80,23 +81,22 @@ def check_linear(hidden: Tensor, weight: Tensor, reduction: str, memory_budget: 
     """Checks what only the linear loss has: hidden (..., D), weight (V, D) and the memory budget."""
     if weight.ndim != 2 or hidden.ndim < 1 or hidden.shape[-1] != weight.shape[1]:
         raise ValueError(
-            f"hidden, weight: expected (..., D) and (V, D), got {tuple(hidden.shape)} and {tuple(weight.shape)}"
+            f"hidden, weight: expected (..., D) and (V, D), "
+            f"got {tuple(hidden.shape)} and {tuple(weight.shape)}"
         )
     if hidden.dtype != weight.dtype:
         raise TypeError(f"weight: expected the dtype of hidden, {hidden.dtype}, got {weight.dtype}")
     if reduction == "none":
         raise NotImplementedError(
-            'reduction="none": not implemented for the linear loss in this version of cotbal; use gtw_cross_entropy'
+            'reduction="none": not implemented for the linear loss in this version; use gtw_cross_entropy'
         )
-    if memory_budget is not None and memory_budget != "min":
-        if isinstance(memory_budget, bool) or not isinstance(memory_budget, int) or memory_budget <= 0:
-            raise ValueError(
-                f'memory_budget: expected a number of bytes, "min" or None, got {memory_budget!r}'
-            )
+    is_bytes = isinstance(memory_budget, int) and not isinstance(memory_budget, bool) and memory_budget > 0
+    if memory_budget is not None and memory_budget != "min" and not is_bytes:
+        raise ValueError(f'memory_budget: expected a number of bytes, "min" or None, got {memory_budget!r}')
 
 
 def flatten_rows(inputs: RowInputs, *, shift: bool, return_stats: bool) -> tuple[Rows, Tensor | None]:
-    """Returns the rows (R = number of labels, shifted where asked) and the given denominator in their dtype."""
+    """Returns the rows (one per label, shifted where asked) and the given denominator in their dtype."""
     if return_stats and inputs.task_weights is None:
         raise ValueError(
             "return_stats: needs task_ids and task_weights, got none; pass weights of 1 to count only"
@@ -135,8 +135,8 @@ def _check_labels(labels: Tensor, features: Tensor) -> None:
         raise TypeError(f"labels: expected int64, got {labels.dtype}; use labels.long()")
     if labels.shape != features.shape[:-1]:
         raise ValueError(
-            f"labels: expected shape {tuple(features.shape[:-1])}, that of the logits or hidden states less its last "
-            f"dimension, got {tuple(labels.shape)}"
+            f"labels: expected shape {tuple(features.shape[:-1])}, that of the logits or hidden states "
+            f"less its last dimension, got {tuple(labels.shape)}"
         )
     if labels.device != features.device:
         raise ValueError(f"labels: expected a tensor on {features.device}, got one on {labels.device}")
@@ -158,8 +158,8 @@ def _check_tasks(labels: Tensor, task_ids: Tensor | None, task_weights: Tensor |
     if labels.ndim > 1 and task_ids.shape == labels.shape[:1]:
         return task_ids.view(-1, *[1] * (labels.ndim - 1)).expand(labels.shape)
     raise ValueError(
-        f"task_ids: expected the labels' shape {tuple(labels.shape)} or one per sample {tuple(labels.shape[:1])}, "
-        f"got {tuple(task_ids.shape)}"
+        f"task_ids: expected the labels' shape {tuple(labels.shape)} or one per sample "
+        f"{tuple(labels.shape[:1])}, got {tuple(task_ids.shape)}"
     )
 
 
@@ -202,7 +202,7 @@ def _check_denominator(denominator: Tensor | None, reduction: str, features: Ten
 
 
 def _check_range(rows: Rows, n_cols: int) -> None:
-    """Labels in 0..V-1 and task ids in 0..N-1 at valid rows: an error on a CPU, an assertion queued on a GPU."""
+    """Labels in 0..V-1, task ids in 0..N-1 at valid rows: an error on a CPU, a queued assertion on a GPU."""
     valid = rows.labels != rows.ignore_index
     _require(
         ~valid | ((rows.labels >= 0) & (rows.labels < n_cols)), "labels", rows.labels, f"0..{n_cols - 1}"

@@ -15,7 +15,7 @@ class TaskStats(NamedTuple):
     """Per-task sums of one call, detached, each (N,); they come from the same pass as the loss.
 
     Attributes:
-        loss_sum: float32 (float64 for float64 logits), sum of token_weights_r c_r over the rows read of the task.
+        loss_sum: float32 (float64 for float64 logits), sum of token_weights_r c_r over the task's rows.
         token_count: int64, the number of those rows.
         correct_count: int64, how many of them have their label as the lowest index of the largest logit.
 
@@ -46,7 +46,7 @@ def gtw_cross_entropy(
     return_stats: bool = False,
     impl: str = "auto",
 ) -> Tensor | tuple[Tensor, TaskStats]:
-    """Returns the GTW loss (Eq. 2), sum_r w_r c_r / sum_r w_r with w_r = token_weights_r task_weights[task_ids_r].
+    """Returns the GTW loss (Eq. 2) sum_r w_r c_r / sum_r w_r, w_r = token_weights_r task_weights[task_ids_r].
 
     Args:
         logits: (..., V) float16, bfloat16, float32 or float64.
@@ -67,12 +67,12 @@ def gtw_cross_entropy(
         impl: "auto", "triton", "torch" or "reference".
 
     Returns:
-        The loss, 0-d (or the labels' shape for "none"), float32; float64 for float64 logits. Exactly 0, with its
-        graph, where nothing is valid. With `return_stats` the pair (loss, TaskStats).
+        The loss, 0-d (or the labels' shape for "none"), float32; float64 for float64 logits. Exactly 0,
+        with its graph, where nothing is valid. With `return_stats` the pair (loss, TaskStats).
 
     Raises:
-        ValueError: shapes, values or options that cannot be right; on CUDA, labels and task ids out of range are
-            caught by an assertion on the device.
+        ValueError: shapes, values or options that cannot be right; on CUDA, labels and task ids out of range
+            are caught by an assertion on the device.
         TypeError: a wrong dtype.
         NotImplementedError: an option that this version does not carry.
 
@@ -140,8 +140,9 @@ def linear_gtw_cross_entropy(
 ) -> Tensor | tuple[Tensor, TaskStats]:
     """Returns `gtw_cross_entropy(hidden @ weight.T, ...)` without ever holding all the logits.
 
-    Rows that are not valid are left out before the product; the others go through it in chunks, and both gradients
-    are formed on the way, so the backward pass only scales them. Under autocast the product is in autocast's dtype.
+    Rows that are not valid are left out before the product; the others go through it in chunks, and both
+    gradients are formed on the way, so the backward pass only scales them. Under autocast the product is in
+    autocast's dtype.
 
     Args:
         hidden: (..., D) float16, bfloat16, float32 or float64.
@@ -161,7 +162,7 @@ def linear_gtw_cross_entropy(
         class_weights: not implemented yet.
         return_stats: also return TaskStats; needs `task_weights`.
         impl: "auto", "triton", "torch" or "reference".
-        memory_budget: bytes of logits alive at once, "min" (64 rows), or None: 128 MiB on a CPU, 1 GiB on a GPU.
+        memory_budget: bytes of logits alive at once, "min" (64 rows), or None (CPU 128 MiB, GPU 1 GiB).
         valid_count: not implemented yet.
         accumulate_weight_grad: not implemented yet.
 
@@ -232,7 +233,8 @@ def _finish(
     loss = loss.reshape(inputs.labels.shape) if inputs.reduction == "none" else loss
     if not return_stats:
         return loss
-    assert rows.task_ids is not None and rows.task_weights is not None
+    assert rows.task_ids is not None
+    assert rows.task_weights is not None
     counted = losses if rows.token_weights is None else losses * rows.token_weights
     columns = torch.arange(rows.task_weights.numel(), device=weights.device)
     # A (R, N) mask and sums along it: the same bits every time, where scattered additions on a GPU are not.
@@ -255,7 +257,8 @@ def _reference(
     loss = loss.reshape(inputs.labels.shape) if inputs.reduction == "none" else loss
     if not return_stats:
         return loss
-    assert rows.task_ids is not None and rows.task_weights is not None
+    assert rows.task_ids is not None
+    assert rows.task_weights is not None
     read, n_tasks = weights != 0, rows.task_weights.numel()
     correct = reference.top1_correct(logits, rows.labels, weights)
     counted = losses.detach() if rows.token_weights is None else losses.detach() * rows.token_weights

@@ -10,7 +10,7 @@ from cotbal.losses import gtw_cross_entropy, linear_gtw_cross_entropy
 
 
 class _WeightedLoss(nn.Module):
-    """Holds task weights in float32 whatever dtype the module is cast to: they are no parameter and no buffer."""
+    """Holds task weights in float32 whatever the module is cast to: they are no parameter and no buffer."""
 
     def __init__(self, task_weights: Tensor | Sequence[float] | None = None, **options: Any) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class GTWLoss(_WeightedLoss):
     """`gtw_cross_entropy` as a module that holds the task weights.
 
     Args:
-        task_weights: (N,) weights in the order of the task ids, a tensor or a sequence; None: all 1, and no ids.
+        task_weights: (N,) weights in the order of the task ids, a tensor or a sequence; None: all 1, no ids.
         options: keyword arguments of `gtw_cross_entropy` for every call.
 
     Example:
@@ -46,18 +46,19 @@ class GTWLoss(_WeightedLoss):
     """
 
     def forward(self, logits: Tensor, labels: Tensor, task_ids: Tensor | None = None, **options: Any) -> Any:
-        """Returns `gtw_cross_entropy(logits, labels, task_ids, <the weights>)`; `options` add to the module's own."""
+        """Returns `gtw_cross_entropy(logits, labels, task_ids, <weights>)`; `options` add to the module's."""
         weights = self.weights_on(logits.device)
         return gtw_cross_entropy(logits, labels, task_ids, weights, **(self.options | options))
 
 
 class LinearGTWLoss(_WeightedLoss):
-    """`linear_gtw_cross_entropy` as a module that holds the task weights; its arguments are those of `GTWLoss`.
+    """`linear_gtw_cross_entropy` as a module that holds the task weights; arguments as `GTWLoss`.
 
     Example:
         >>> import torch, cotbal
         >>> criterion, head = cotbal.LinearGTWLoss([0.8, 1.2]), torch.nn.Linear(8, 11, bias=False)
-        >>> loss = criterion(torch.randn(4, 8), head.weight, torch.randint(11, (4,)), torch.tensor([0, 0, 1, 1]))
+        >>> labels, task_ids = torch.randint(11, (4,)), torch.tensor([0, 0, 1, 1])
+        >>> loss = criterion(torch.randn(4, 8), head.weight, labels, task_ids)
     """
 
     def forward(

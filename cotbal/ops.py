@@ -41,7 +41,7 @@ class LossPlan:
 
 
 def choose_implementation(impl: str, logits_like: Tensor) -> str:
-    """The implementation for `impl` ("auto" included), the dtype and device of the logits; COTBAL_IMPL replaces "auto".
+    """The implementation for `impl`, the logits' dtype and device; COTBAL_IMPL takes the place of "auto".
 
     Raises:
         ValueError: an unknown name, or "triton" where it cannot run.
@@ -69,7 +69,7 @@ def _why_not_triton(tensor: Tensor) -> str | None:
 
 
 def reduce_losses(losses: Tensor, weights: Tensor, denominator: Tensor | None, reduction: str) -> Tensor:
-    """Eq. 2 from row losses c (R,) and weights w (R,): 0-d, or w_r c_r (R,) for "none"; 0 where the denominator is 0."""
+    """Eq. 2 from c (R,) and w (R,): 0-d, or w_r c_r (R,) for "none"; 0 where the denominator is 0."""
     # A row that was not read has c = 0 and w = 0: no 0 * inf can arise.
     weighted = weights * losses
     if reduction == "none":
@@ -81,7 +81,7 @@ def reduce_losses(losses: Tensor, weights: Tensor, denominator: Tensor | None, r
 
 
 class GTWCrossEntropy(torch.autograd.Function):
-    """The loss on logits (R, V); the gradient is formed in the forward pass and scaled in the backward pass."""
+    """The loss on logits (R, V); its gradient is formed in the forward pass and scaled in the backward."""
 
     @staticmethod
     def forward(
@@ -113,8 +113,8 @@ class GTWCrossEntropy(torch.autograd.Function):
         """Scales the gradient of the forward pass by the upstream gradient, 0-d or (R,)."""
         if ctx.gradient is None:
             raise RuntimeError(
-                "the gradient of this loss was already handed out: the kernel scales it in place, so a graph can be "
-                'run backward once; call the loss again, or use impl="torch" with retain_graph=True'
+                "the gradient of this loss was already handed out: the kernel scales it in place, so a graph "
+                'can be run backward once; call the loss again, or use impl="torch" with retain_graph=True'
             )
         if ctx.in_place:
             from csrc_triton import gtw_cross_entropy as kernel

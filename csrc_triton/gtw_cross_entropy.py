@@ -1,4 +1,4 @@
-"""The Triton kernel: cross-entropy, task weight, denominator and gradient of one row per program, in one launch."""
+"""The Triton kernel: cross-entropy, task weight, denominator, gradient in one launch, a row per program."""
 
 import torch
 import triton
@@ -153,14 +153,14 @@ def _scale_rows_kernel(
 def gtw_cross_entropy_forward(
     logits: Tensor, rows: Rows, denominator: Tensor | None, *, gradient: Tensor | None, want_correct: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns (c (R,) float32, top-1 correctness (R,) bool) and fills `gradient`; rows of weight 0 are not read.
+    """Returns (c (R,) float32, top-1 correctness (R,) bool), fills `gradient`; rows of weight 0 are not read.
 
     Args:
         logits: (R, V) float16, bfloat16 or float32, unit column stride, any row stride.
         rows: labels and weights of the R rows, float32.
         denominator: 0-d float32, or None to leave the gradient undivided.
-        gradient: (R, V) of the logits' dtype to receive w_r / denominator * dc_r/dlogits; it may be `logits` itself.
-            None when no gradient is wanted.
+        gradient: (R, V) of the logits' dtype to receive w_r / denominator * dc_r/dlogits; it may be `logits`
+            itself. None when no gradient is wanted.
         want_correct: whether top-1 correctness is wanted; all False otherwise.
     """
     n_rows, n_cols = logits.shape
@@ -196,7 +196,7 @@ def gtw_cross_entropy_forward(
 
 
 def scale_rows_(gradient: Tensor, factor: Tensor) -> Tensor:
-    """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass and no wait."""
+    """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass."""
     n_rows, n_cols = gradient.shape
     if n_rows:
         launch = row_launch(n_cols)

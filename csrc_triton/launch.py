@@ -1,4 +1,4 @@
-"""Block size and warps of each kernel launch, by vocabulary. A table, never an autotuner: kernels write in place."""
+"""Block size and warps of a launch, by vocabulary. A table, never an autotuner: kernels write in place."""
 
 from dataclasses import dataclass
 
@@ -15,5 +15,5 @@ _BY_BLOCK = (Launch(1024, 4), Launch(4096, 8), Launch(16384, 16))
 
 
 def row_launch(n_cols: int) -> Launch:
-    """The launch of a kernel that walks one row of `n_cols` columns: the smallest block that holds it, else the largest."""
+    """The launch for rows of `n_cols` columns: the smallest block that holds one, else the largest."""
     return next((entry for entry in _BY_BLOCK if n_cols <= entry.block), _BY_BLOCK[-1])

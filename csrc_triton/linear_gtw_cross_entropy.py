@@ -1,7 +1,7 @@
-"""The product with the vocabulary and the loss in chunks of rows: no more logits at a time than a budget allows.
+"""The product with the vocabulary and the loss in chunks of rows: never more logits than a budget allows.
 
-Ignored rows are left out before the product. The gradient is formed in the forward pass, chunk by chunk, so that the
-logits are never computed twice: 6 Nv V D FLOPs, 4 where the head or the input is frozen.
+Ignored rows are left out before the product. The gradient is formed in the forward pass, chunk by chunk, so
+that the logits are never computed twice: 6 Nv V D FLOPs, 4 where the head or the input is frozen.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 from csrc_triton.rows import Rows
 from csrc_triton.torch_path import softmax_losses_
 
-# fn(logits (C, V), rows of the chunk, scale (C,) or None) -> (c (C,), correct (C,)); the logits become the gradient.
+# fn(logits (C, V), the chunk's rows, scale (C,) or None) -> (c (C,), correct (C,)); in place.
 ChunkLoss = Callable[[Tensor, Rows, Tensor | None], tuple[Tensor, Tensor]]
 
 CPU_BUDGET = 128 * 2**20
@@ -34,7 +34,7 @@ class LinearResult:
 def chunk_rows(
     n_rows: int, n_cols: int, bytes_per_logit: int, memory_budget: int | str | None, *, is_cuda: bool
 ) -> int:
-    """The rows of a chunk: as many as keep its logits within `memory_budget` bytes, 64 at least, `n_rows` at most.
+    """The rows of a chunk: as many as keep their logits in `memory_budget` bytes, 64 or more.
 
     "min" is 64 rows; None is 128 MiB on a CPU, 1 GiB on a GPU.
     """
@@ -127,7 +127,7 @@ def _select(rows: Rows, index: Tensor) -> Rows:
 
 
 def _accumulated(total: Tensor | None, product: Tensor, dtype: torch.dtype, is_partial: bool) -> Tensor:
-    """The sum over chunks in the accumulation dtype, rounded once at the end; a single chunk is taken as it is."""
+    """The sum over chunks in the accumulation dtype, rounded once at the end; a single chunk as it is."""
     if total is None:
         return product.to(dtype) if is_partial else product
     return total.add_(product)

@@ -1,6 +1,6 @@
 """The specification of the GTW loss in plain torch: one statement of each formula, the oracle of every test.
 
-Nothing here is fast and nothing is shared with the implementations that it judges. Autograd differentiates it.
+Nothing here is fast or shared with the implementations that it judges. Autograd differentiates it.
 """
 
 import torch
@@ -52,7 +52,7 @@ def top1_correct(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 def reduce_losses(losses: Tensor, weights: Tensor, denominator: Tensor | None, reduction: str) -> Tensor:
     """Eq. 2: sum_r w_r c_r / sum_r w_r; with "sum" the numerator, with "none" each w_r c_r.
 
-    A `denominator` (0-d) takes the place of sum_r w_r under "weighted_mean". Where it is 0 nothing is valid: 0.
+    A `denominator` (0-d) takes the place of sum_r w_r under "weighted_mean". Where it is 0 so is the loss.
     """
     weighted = torch.where(weights != 0, weights * losses, torch.zeros_like(losses))
     if reduction == "none":

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-# Rows are worked on in blocks of about this many logits: small temporaries, and the next operation finds them in cache.
+# Rows are worked on in blocks of about this many logits: small temporaries, still in cache for the next step.
 _BLOCK_ELEMENTS = 2**20
 
 
 def softmax_losses_(
     z: Tensor, labels: Tensor, scale: Tensor | None, *, want_correct: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns c_r = lse_r - z_{r, y_r} (C,) and top-1 correctness (C,) bool; overwrites `z` with scale_r dc_r/dz.
+    """Returns c_r = lse_r - z_{r, y_r} (C,) and top-1 correctness (C,); overwrites `z` with scale_r dc_r/dz.
 
-    The gradient at the label is formed as -(sum over the other classes) / total, not as p - 1, and the loss of a
-    label that leads as log1p(sum over the others): a confident token keeps both to full relative precision.
+    The gradient at the label is formed as -(sum over the other classes) / total, not as p - 1, and the loss
+    of a label that leads as log1p(sum over the others): a confident token keeps both to full precision.
 
     Args:
         z: (C, V) logits, float32 or float64, contiguous.
@@ -43,7 +43,7 @@ def softmax_losses_(
 def gtw_cross_entropy_forward(
     logits: Tensor, labels: Tensor, weights: Tensor, scale: Tensor | None, *, want_correct: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns (c (R,), correct (R,) bool, scale_r dc_r/dlogits (R, V) or None); rows of weight 0 are not read.
+    """Returns (c (R,), correct (R,) bool, scale_r dc_r/dlogits (R, V) or None); weight-0 rows are not read.
 
     Args:
         logits: (R, V) floating point, any row stride.
