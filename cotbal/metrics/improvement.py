@@ -13,7 +13,7 @@ def improvement(
     """Return I_i of each task, the mean relative change over its metrics (Eq. 12), as a fraction.
 
     Args:
-        evaluated: {task: {metric: value}} of the method; one metric per set where a task has several test sets.
+        evaluated: {task: {metric: value}} of the method; one metric per test set where there are several.
         baseline: the same tasks and metrics of the models trained on one task each, every value > 0.
         lower_is_better: names of the metrics whose sign is flipped.
 

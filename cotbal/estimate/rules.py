@@ -1,0 +1,189 @@
+"""Task weights from contribution and difficulty (Eq. 5, 7, 8, 10, 11)."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotbal.estimate.scores import Scores
+from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
+from cotbal.tasks import task_names
+from cotbal.weights import TaskWeights, checked_weights
+
+RULES = ("cotbal", "contribution", "one2all", "all2one", "difficulty", "equal")
+USE_ONE2ALL = ("cotbal", "contribution", "one2all")
+USE_ALL2ONE = ("cotbal", "contribution", "all2one")
+USE_DIFFICULTY = ("cotbal", "difficulty")
+
+Signal = Sequence[float] | Tensor
+
+
+def estimate_weights(
+    scores: Scores,
+    *,
+    rule: str = "cotbal",
+    temperature: float = 0.5,
+    alpha: float = 0.5,
+    fixed: Mapping[str, float] | None = None,
+    precise: bool = False,
+    on_unidentified: str = "raise",
+) -> TaskWeights:
+    """Return the task weights that follow from validation scores, with their provenance.
+
+    Args:
+        scores: the score table of the N estimated tasks.
+        rule: "cotbal" (Eq. 11), "contribution" (Eq. 8), "one2all" (Eq. 5), "all2one" (Eq. 7), "difficulty"
+            (Eq. 10) or "equal" (all 1).
+        temperature: T > 0.
+        alpha: the share of the contribution in Eq. 11, 0..1.
+        fixed: {task: weight} of tasks that take no part in the estimate.
+        precise: take the difficulty from the single-task runs.
+        on_unidentified: "raise", or "drop" to leave columns that are not identified out of the means.
+
+    Raises:
+        TypeError: a fixed weight is not a number.
+        ValueError: fewer than two estimated tasks, an unknown rule, T or alpha out of range, a fixed task that
+            is also an estimated one, a column that is not identified, a score <= 0 that the difficulty needs.
+
+    Example:
+        >>> scores = Scores(["a", "b"], mini=[0.2, 0.3], probes=[[0.6, 0.4], [0.3, 0.5]])
+        >>> estimate_weights(scores, rule="difficulty", fixed={"chat": 1.0}).weights["chat"]
+        1.0
+    """
+    _check_rule(rule)
+    one, all_, hard = None, None, None
+    if rule in USE_ONE2ALL + USE_ALL2ONE:
+        C = contribution(scores, on_unidentified=on_unidentified)
+        one, all_ = one2all(C), all2one(C)
+    if rule in USE_DIFFICULTY:
+        hard = difficulty(scores, precise=precise)
+    weights = weights_from_signals(
+        one, all_, hard, tasks=scores.tasks, rule=rule, temperature=temperature, alpha=alpha, fixed=fixed
+    )
+    return dataclasses.replace(
+        weights,
+        provenance=weights.provenance
+        | {
+            "scores": {"mini": scores.mini.tolist(), "probes": scores.probes.tolist()},
+            "transforms": scores.transforms,
+            "precise": precise,
+            "on_unidentified": on_unidentified,
+            "unidentified": list(unidentified(scores)),
+        },
+    )
+
+
+def weights_from_signals(
+    one2all: Signal | None,
+    all2one: Signal | None,
+    difficulty: Signal | None,
+    *,
+    tasks: Iterable[str],
+    rule: str = "cotbal",
+    temperature: float = 0.5,
+    alpha: float = 0.5,
+    fixed: Mapping[str, float] | None = None,
+) -> TaskWeights:
+    """Return the task weights that follow from the three signals of N tasks; estimated weights sum to N.
+
+        l_one2all = N softmax(C_one2all / T)      l_all2one = N softmax(-C_all2one / T)
+        l_C = (l_one2all + l_all2one) / 2         l_D = N softmax(D / T)
+        l_CoTBal = alpha l_C + (1 - alpha) l_D
+
+    Args:
+        one2all: C_one2all (N,), None where the rule does without it.
+        all2one: C_all2one (N,), likewise.
+        difficulty: D (N,), likewise.
+        tasks: the N task names.
+        rule: which of the formulas, as in `estimate_weights`.
+        temperature: T > 0.
+        alpha: the share of the contribution in Eq. 11, 0..1.
+        fixed: {task: weight} of further tasks that take no part in the estimate.
+
+    Raises:
+        TypeError: a fixed weight is not a number.
+        ValueError: fewer than two tasks, a signal that the rule needs is missing, of another length or not
+            finite, an unknown rule, T or alpha out of range, a fixed task among `tasks`.
+
+    Example:
+        >>> weights = weights_from_signals([0, 0], [0, 0], [0, 0], tasks=["a", "b"], fixed={"chat": 1.0})
+        >>> dict(weights)
+        {'a': 1.0, 'b': 1.0, 'chat': 1.0}
+    """
+    _check_rule(rule)
+    names = task_names(tasks)
+    if len(names) < 2:
+        raise ValueError(
+            f"tasks: expected at least 2 estimated tasks to balance, got {len(names)}: {names[0]}"
+        )
+    stated = checked_weights(fixed, "fixed") if fixed else {}
+    if both := sorted(set(stated) & set(names)):
+        raise ValueError(f"fixed: {', '.join(both)} is also an estimated task; take it out of one of the two")
+    _check_range(temperature, alpha)
+    signals = {
+        "one2all": _signal(one2all, names, "one2all", needed=rule in USE_ONE2ALL),
+        "all2one": _signal(all2one, names, "all2one", needed=rule in USE_ALL2ONE),
+        "difficulty": _signal(difficulty, names, "difficulty", needed=rule in USE_DIFFICULTY),
+    }
+    estimated = _apply(rule, signals, len(names), temperature, alpha)
+    provenance: dict[str, Any] = {"tasks": list(names)}
+    provenance |= {name: signal.tolist() for name, signal in signals.items() if signal is not None}
+    return TaskWeights(
+        dict(zip(names, estimated.tolist(), strict=True)) | stated,
+        rule=rule,
+        temperature=None if rule == "equal" else temperature,
+        alpha=alpha if rule == "cotbal" else None,
+        fixed=stated,
+        provenance=provenance,
+    )
+
+
+def _apply(
+    rule: str, signals: Mapping[str, Tensor | None], n_tasks: int, temperature: float, alpha: float
+) -> Tensor:
+    def softmax(name: str, sign: float) -> Tensor:
+        signal = signals[name]
+        assert signal is not None
+        return n_tasks * torch.softmax(sign * signal / temperature, dim=0)
+
+    if rule == "equal":
+        return torch.ones(n_tasks, dtype=torch.float64)
+    if rule == "one2all":
+        return softmax("one2all", 1.0)
+    if rule == "all2one":
+        return softmax("all2one", -1.0)
+    if rule == "difficulty":
+        return softmax("difficulty", 1.0)
+    balanced = (softmax("one2all", 1.0) + softmax("all2one", -1.0)) / 2
+    return balanced if rule == "contribution" else alpha * balanced + (1 - alpha) * softmax("difficulty", 1.0)
+
+
+def _signal(values: Signal | None, tasks: Sequence[str], name: str, *, needed: bool) -> Tensor | None:
+    if values is None:
+        if needed:
+            raise ValueError(f"{name}: the rule needs this signal, got None")
+        return None
+    signal = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    if signal.shape != (len(tasks),):
+        raise ValueError(
+            f"{name}: expected one value per task, shape ({len(tasks)},), got {tuple(signal.shape)}"
+        )
+    for task, value in zip(tasks, signal.tolist(), strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: task {task!r}: expected a finite number, got {value}")
+    return signal
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+
+
+def _check_range(temperature: float, alpha: float) -> None:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature: expected a finite number > 0, got {temperature}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number in 0..1, got {alpha}")

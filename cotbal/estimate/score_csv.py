@@ -1,0 +1,67 @@
+"""The score table as a CSV file.
+
+Header `run,<task>,<task>,...`; a row `mini`, one row per task named after the task of its probe run; optional
+rows `single_mini`, `single_full` and `transform` (per task empty, `reciprocal` or `complement: bound`).
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cotbal.files import write_text_atomically
+from cotbal.tasks import task_names, unknown_task
+
+MINI, SINGLE_MINI, SINGLE_FULL, TRANSFORM = "mini", "single_mini", "single_full", "transform"
+OPTIONAL = (SINGLE_MINI, SINGLE_FULL, TRANSFORM)
+RESERVED = (MINI, *OPTIONAL)
+
+
+def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+    """Return the task names and the cells of each row, checked for their number and names.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a bad header, an unknown, repeated or missing row, a row of another length.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(stream)]
+    lines = [line for line in lines if any(line)]
+    if not lines or lines[0][0] != "run":
+        raise ValueError(
+            f"expected the header 'run,<task>,<task>,...', got {','.join(lines[0]) if lines else 'nothing'!r}"
+        )
+    tasks = task_names(lines[0][1:], "header")
+    rows: dict[str, list[str]] = {}
+    for name, *cells in lines[1:]:
+        if name not in (*tasks, *RESERVED):
+            raise ValueError(f"unknown row {unknown_task(name, (*tasks, *RESERVED))}")
+        if name in rows:
+            raise ValueError(f"row {name!r} stands twice; keep one")
+        if len(cells) != len(tasks):
+            raise ValueError(f"row {name!r}: expected {len(tasks)} cells, one per task, got {len(cells)}")
+        rows[name] = cells
+    if missing := [name for name in (MINI, *tasks) if name not in rows]:
+        raise ValueError(f"missing rows: {', '.join(missing)}; one row 'mini' and one per task are needed")
+    return tasks, rows
+
+
+def numbers(cells: Sequence[str], tasks: Sequence[str], row: str) -> list[float]:
+    """Return the cells of a row as numbers; ValueError names the row and task of one that is none."""
+    values = []
+    for cell, task in zip(cells, tasks, strict=True):
+        try:
+            values.append(float(cell))
+        except ValueError:
+            got = repr(cell) if cell else "an empty cell"
+            raise ValueError(f"row {row!r}, task {task!r}: expected a number, got {got}") from None
+    return values
+
+
+def write_score_csv(path: str | Path, tasks: Sequence[str], rows: Mapping[str, Sequence[object]]) -> Path:
+    """Return `path` after writing header and rows there, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", *tasks])
+    writer.writerows([name, *cells] for name, cells in rows.items())
+    return write_text_atomically(path, text.getvalue())

@@ -1,0 +1,187 @@
+"""The table of validation scores that every estimate starts from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotbal.estimate.score_csv import (
+    MINI,
+    RESERVED,
+    SINGLE_FULL,
+    SINGLE_MINI,
+    TRANSFORM,
+    numbers,
+    read_score_csv,
+    write_score_csv,
+)
+from cotbal.estimate.transforms import checked_transforms, oriented
+from cotbal.tasks import task_names, unknown_task
+
+Values = Sequence[float] | Tensor
+Items = Mapping[str, Mapping[str, Values]]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Scores:
+    """Validation scores V of the mini run, the N probe runs and, where given, of single-task runs.
+
+    The score of a task with several validation sets is their plain mean.
+
+    Args:
+        tasks: the N task names.
+        mini: (N,), V_j(mini) of the model trained on the mini subsets of all tasks.
+        probes: (N, N), probes[i][j] = V_j(i+mini) of the model with the full set of task i.
+        single_mini: (N,), V_i of the model trained on the mini subset of task i alone (precise difficulty).
+        single_full: (N,), V_i of the model trained on the full set of task i alone.
+        items: {run: {task: 1-d scores}}, a run being "mini" or the task of a probe, the items in the same
+            order in every run. They give the standard error that tells whether a column is identified.
+        transforms: {task: "reciprocal" or "complement: bound"} where lower is better. Scores are given and
+            kept as measured; the signals use 1/m or bound - m.
+
+    Raises:
+        TypeError: a task name is not a string.
+        ValueError: a wrong shape, a score that is not a finite number, a repeated or reserved task name, one
+            of single_mini and single_full without the other, items of an unknown run or of unequal lengths.
+
+    Example:
+        >>> scores = Scores(["a", "b"], mini=[0.2, 0.3], probes=[[0.6, 0.4], [0.3, 0.5]])
+        >>> scores.probes[0, 1].item()
+        0.4
+    """
+
+    tasks: tuple[str, ...]
+    mini: Tensor
+    probes: Tensor
+    single_mini: Tensor | None
+    single_full: Tensor | None
+    items: dict[str, dict[str, Tensor]]
+    transforms: dict[str, str]
+
+    def __init__(
+        self,
+        tasks: Iterable[str],
+        mini: Values,
+        probes: Sequence[Values] | Tensor,
+        *,
+        single_mini: Values | None = None,
+        single_full: Values | None = None,
+        items: Items | None = None,
+        transforms: Mapping[str, str] | None = None,
+    ) -> None:
+        names = task_names(tasks)
+        if reserved := [name for name in names if name in RESERVED]:
+            raise ValueError(f"tasks: {', '.join(reserved)} names a row of the score table; rename the task")
+        if (single_mini is None) != (single_full is None):
+            raise ValueError(
+                "single_mini, single_full: expected both or neither; the precise difficulty needs both"
+            )
+        size = len(names)
+        values = {
+            "tasks": names,
+            "mini": _scores(mini, (size,), MINI, names),
+            "probes": _scores(probes, (size, size), "probes", names),
+            "single_mini": None if single_mini is None else _scores(single_mini, (size,), SINGLE_MINI, names),
+            "single_full": None if single_full is None else _scores(single_full, (size,), SINGLE_FULL, names),
+            "items": _checked_items(items or {}, names),
+            "transforms": checked_transforms(transforms, names),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def oriented(self, run: str) -> Tensor:
+        """Return "mini" (N,), "probes" (N, N), "single_mini" or "single_full" (N,) with higher being better.
+
+        Raises:
+            ValueError: the single-task runs are asked for and were not given, or a transform cannot be made.
+        """
+        values = getattr(self, run)
+        if values is None:
+            raise ValueError(
+                f"{run}: the precise difficulty needs the single-task runs; give single_mini and single_full"
+            )
+        return oriented(values, self.tasks, self.transforms)
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> "Scores":
+        """Return the scores in a CSV file: header `run,<task>,...`, rows `mini` and one per task.
+
+        Rows `single_mini`, `single_full` and `transform` are optional; items are not part of the file.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: a missing, repeated or unknown row, a cell that is missing or not a finite number.
+        """
+        try:
+            tasks, cells = read_score_csv(path)
+            rows = {name: numbers(cells[name], tasks, name) for name in cells if name != TRANSFORM}
+            named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
+            return cls(
+                tasks,
+                rows[MINI],
+                [rows[task] for task in tasks],
+                single_mini=rows.get(SINGLE_MINI),
+                single_full=rows.get(SINGLE_FULL),
+                transforms={task: transform for task, transform in named if transform},
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Return `path` after writing all but the items there; `from_csv` reads the same numbers back."""
+        rows: dict[str, list[Any]] = {MINI: self.mini.tolist()}
+        rows |= dict(zip(self.tasks, self.probes.tolist(), strict=True))
+        if self.single_mini is not None and self.single_full is not None:
+            rows |= {SINGLE_MINI: self.single_mini.tolist(), SINGLE_FULL: self.single_full.tolist()}
+        if self.transforms:
+            rows[TRANSFORM] = [self.transforms.get(task, "") for task in self.tasks]
+        return write_score_csv(path, self.tasks, rows)
+
+
+def _scores(values: Any, shape: tuple[int, ...], run: str, tasks: tuple[str, ...]) -> Tensor:
+    table = _float64(values, run)
+    if table.shape != shape:
+        raise ValueError(f"{run}: expected shape {shape} for {len(tasks)} tasks, got {tuple(table.shape)}")
+    if not bool(table.isfinite().all()):
+        *row, column = (~table.isfinite()).nonzero()[0].tolist()
+        name = tasks[row[0]] if row else run
+        value = table[(*row, column)].item()
+        raise ValueError(f"run {name!r}, task {tasks[column]!r}: expected a finite score, got {value}")
+    return table
+
+
+def _float64(values: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: expected rows of numbers of equal length, got {values!r} ({error})"
+        ) from error
+
+
+def _checked_items(items: Items, tasks: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+    checked: dict[str, dict[str, Tensor]] = {}
+    lengths: dict[str, int] = {}
+    for run, by_task in items.items():
+        if run not in (MINI, *tasks):
+            raise ValueError(f"items: no such run {unknown_task(run, (MINI, *tasks))}")
+        checked[run] = {}
+        for task, values in by_task.items():
+            where = f"items[{run!r}][{task!r}]"
+            if task not in tasks:
+                raise ValueError(f"{where}: no such task {unknown_task(task, tasks)}")
+            scores = _float64(values, where)
+            if scores.dim() != 1 or not len(scores) or not bool(scores.isfinite().all()):
+                raise ValueError(
+                    f"{where}: expected a 1-d list of finite scores, got shape {tuple(scores.shape)}"
+                )
+            if lengths.setdefault(task, len(scores)) != len(scores):
+                raise ValueError(
+                    f"{where}: expected {lengths[task]} items as in the other runs, got {len(scores)}; "
+                    "every run must score the same items in the same order"
+                )
+            checked[run][task] = scores
+    return checked

@@ -1,0 +1,71 @@
+"""Turning a metric where lower is better into a score where higher is better."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from cotbal.tasks import unknown_task
+
+_EXPECTED = "expected 'reciprocal' (1/m) or 'complement: bound' (bound - m)"
+
+
+def checked_transforms(transforms: Mapping[str, str] | None, tasks: Iterable[str]) -> dict[str, str]:
+    """Return {task: transform} in the order of `tasks`, each "reciprocal" or "complement: bound".
+
+    Negation is not offered: the ratio of Eq. 9 has no meaning for negative scores.
+
+    Raises:
+        ValueError: a task that is not among `tasks`, or another transform.
+    """
+    given, known = dict(transforms or {}), list(tasks)
+    for task in given:
+        if task not in known:
+            raise ValueError(f"transforms: no such task {unknown_task(task, known)}")
+    return {task: _normal(given[task], task) for task in known if task in given}
+
+
+def oriented(values: Tensor, tasks: tuple[str, ...], transforms: Mapping[str, str]) -> Tensor:
+    """Return scores where higher is better, from measured ones.
+
+    Args:
+        values: (N,) or (runs, N) float64, one column per task.
+        tasks: the N task names.
+        transforms: what `checked_transforms` returned.
+
+    Raises:
+        ValueError: a value <= 0 where the reciprocal is asked for.
+    """
+    columns = list(values.unbind(-1))
+    for place, task in enumerate(tasks):
+        if task not in transforms:
+            continue
+        column = columns[place]
+        if transforms[task] == "reciprocal":
+            if bool((column <= 0).any()):
+                raise ValueError(
+                    f"transforms[{task!r}]: the reciprocal needs values > 0, got {column.min().item()}; "
+                    "use 'complement: bound'"
+                )
+            columns[place] = 1.0 / column
+        else:
+            columns[place] = _bound(transforms[task]) - column
+    return torch.stack(columns, dim=-1)
+
+
+def _bound(transform: str) -> float:
+    return float(transform.partition(":")[2])
+
+
+def _normal(transform: object, task: str) -> str:
+    if transform == "reciprocal":
+        return "reciprocal"
+    if isinstance(transform, str) and transform.partition(":")[0].strip() == "complement":
+        try:
+            bound = _bound(transform)
+        except ValueError:
+            bound = math.nan
+        if math.isfinite(bound):
+            return f"complement: {bound!r}"
+    raise ValueError(f"transforms[{task!r}]: {_EXPECTED}, got {transform!r}")
