@@ -50,7 +50,7 @@ class Execution:
         return len(self.records) == len(self.plan)
 
     def take_up(self) -> dict[str, Record]:
-        """Moves on as far as the results on disk allow; returns the runs that are finished since the last call."""
+        """Moves on as far as the results on disk allow; returns the runs that are newly finished."""
         found = {}
         for name in self.plan:
             if name in self.records:
@@ -63,7 +63,7 @@ class Execution:
         return found
 
     def next_job(self, running: Collection[str]) -> Job | None:
-        """The job with the longest chain behind it, of those whose key is not in `running`; None if there is none."""
+        """The job with the longest chain behind it whose key is not in `running`; None if there is none."""
         ready = [job for job in self.jobs.values() if job.key not in running]
         return max(ready, key=lambda job: self.plan.chain(job.name), default=None)
 

@@ -1,4 +1,4 @@
-"""Runs a plan on worker processes of one thread each, which are kept alive; finished runs are not repeated."""
+"""Runs a plan on kept-alive worker processes of one thread each; finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cotbal.estimate.execution import Execution, Job
-from cotbal.estimate.plan import LateSpec, Plan
+from cotbal.estimate.plan import Plan
 from cotbal.estimate.store import LOG_FILE, Record, Store
 
 # A worker that dies is most often out of memory or killed by hand; a run that ends three has another trouble.
@@ -71,7 +71,7 @@ def _container_cores() -> int:
 
 
 class Worker:
-    """A worker process. Its messages arrive in `inbox` as (worker, message), and (worker, None) at its death."""
+    """A worker process; its messages arrive in `inbox` as (worker, message), with None at its death."""
 
     def __init__(self, inbox: queue.SimpleQueue[Message], log: Path, preload: Sequence[str]) -> None:
         # The worker shall import the very modules that the driver would.
@@ -214,7 +214,8 @@ class Pool:
         if job.deaths > MAX_RETRIES:
             raise RunError(
                 f"run {job.name!r}: its worker process died {job.deaths} times, the last time {reason}"
-                f" (SIGKILL is mostly a lack of memory: try fewer --workers). End of its log:\n{self._log_end(job)}"
+                " (SIGKILL is mostly a lack of memory: try fewer --workers). End of its log:\n"
+                + self._log_end(job)
             )
         self.listener.lost(job.name, reason)
 

@@ -154,7 +154,7 @@ def _file_sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-class OutputInUse(RuntimeError):
+class OutputInUseError(RuntimeError):
     """Another process works in this output folder."""
 
 
@@ -163,7 +163,7 @@ def locked(out: Path) -> Iterator[None]:
     """Holds the output folder for this process; the kernel lets go when the process ends, however it ends.
 
     Raises:
-        OutputInUse: another process holds it; the message names the process.
+        OutputInUseError: another process holds it; the message names the process.
     """
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -172,8 +172,8 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-            message = f"{out} is in use by {holder}. Wait for it, stop it, or choose another folder with --out."
-            raise OutputInUse(message) from None
+            advice = "Wait for it, stop it, or choose another folder with --out"
+            raise OutputInUseError(f"{out} is in use by {holder}. {advice}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         yield

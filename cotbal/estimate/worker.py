@@ -1,7 +1,7 @@
 """A worker process: reads jobs as JSON lines, runs them, answers with JSON lines.
 
-Started by `cotbal.estimate.pool` as `python -m cotbal.estimate.worker`. It imports once and runs many jobs. It ends
-at once when its input closes, so that none outlives a driver that was killed.
+Started by `cotbal.estimate.pool` as `python -m cotbal.estimate.worker`. It imports once and runs many jobs.
+It ends at once when its input closes, so that none outlives a driver that was killed.
 """
 
 from __future__ import annotations
