@@ -1,0 +1,182 @@
+"""Bars and dots, one row per task or method: difficulty (figure 3b), weights, dI and dE with seed noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cotbal.report import seeds
+from cotbal.report.seeds import Estimate
+from cotbal.report.style import (
+    BLUE,
+    GREEN,
+    GRID,
+    INK,
+    MUTED,
+    PINK,
+    SKY,
+    VERMILION,
+    label_size,
+    panel,
+    short,
+    spell_in_figure,
+)
+
+# Marker (its shape alone tells them apart), colour, size (points), shift so that equal values stay visible.
+MARKS = {
+    "cotbal": ("o", VERMILION, 8.0, 0.0),
+    "contribution": ("s", BLUE, 5.0, -0.12),
+    "one2all": ("^", SKY, 5.5, -0.26),
+    "all2one": ("v", GREEN, 5.5, 0.26),
+    "difficulty": ("D", PINK, 4.5, 0.12),
+    "EW": ("s", BLUE, 6.5, -0.1),
+    "CoTBal": ("o", VERMILION, 7.5, 0.1),
+}
+
+
+def difficulty_figure(results: seeds.Results) -> Figure:
+    """Return D (Eq. 9) as one bar per task, with the standard error where there are several seeds."""
+    values = seeds.vector(results, "difficulty")
+    figure, axes = panel(4.4, _height(len(values)))
+    means = [np.nan if value.mean is None else value.mean for value in values]
+    places = np.arange(len(values))
+    axes.barh(places, means, height=0.62, color=BLUE)
+    for place, value in enumerate(values):
+        _whisker(axes, value, place, INK)
+        _value_at_end(axes, value, place)
+    _name_rows(axes, results["tasks"])
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.margins(x=0.16)
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if min(means) < 0 else 0.0)
+    axes.set_xlabel("difficulty $D_i$   (0 = the mini subset is enough)")
+    return figure
+
+
+def weights_figure(results: seeds.Results) -> Figure:
+    """Return each task's weight under every rule (Eq. 5, 7, 8, 10, 11) as dots; equal weighting is a line."""
+    figure, axes = panel(4.4, _height(len(results["tasks"]), row=0.36))
+    # CoTBal last, so that its dot lies on top.
+    for rule in reversed([rule for rule in seeds.rules(results) if rule in MARKS]):
+        values = list(seeds.weights(results, rule).values())
+        draw_dots(axes, values, rule, seeds.RULES[rule], errors=rule == "cotbal")
+    axes.axvline(1, color=INK, linewidth=1, zorder=1, label="equal (1)")
+    _name_rows(axes, results["tasks"])
+    axes.set_xlabel("task weight $\\lambda_i$")
+    _legend(axes)
+    return figure
+
+
+def relative_figure(results: seeds.Results, methods: Sequence[str]) -> Figure:
+    """Return test scores relative to STL as dots: the radar chart's data where two tasks span no area."""
+    figure, axes = panel(4.4, _height(len(results["tasks"]), row=0.5))
+    for method in methods:
+        values = [shifted(value, 1.0) for value in seeds.improvement(results, method).values()]
+        draw_dots(axes, values, method, method)
+    axes.axvline(1, color=INK, linewidth=1, zorder=1, label="STL (1)")
+    _name_rows(axes, results["tasks"])
+    axes.margins(y=0.4)
+    axes.set_xlabel("test score / score of the single-task model")
+    _legend(axes)
+    return figure
+
+
+def improvement_figure(results: seeds.Results) -> Figure:
+    """Return dI% and dE% (Eq. 13, 14) by method: a small dot per seed, the mean with its standard error."""
+    methods = [method for method in seeds.methods(results) if method != "STL"]
+    figure = Figure(figsize=(5.2, _height(len(methods))))
+    FigureCanvasAgg(figure)
+    left, right = figure.add_axes((0, 0, 0.48, 1)), figure.add_axes((0.52, 0, 0.48, 1))
+    _panel_of(left, results, methods, "delta_i", r"$\Delta I\%$   (higher is better)")
+    _panel_of(right, results, methods, "delta_e", r"$\Delta E\%$   (lower is better)")
+    right.tick_params(labelleft=False)
+    return figure
+
+
+def draw_dots(axes: Axes, values: Sequence[Estimate], mark: str, label: str, errors: bool = True) -> None:
+    """Draw one dot per row in the look of `mark`, with standard errors if asked."""
+    marker, colour, size, shift = MARKS[mark]
+    means = [np.nan if value.mean is None else value.mean for value in values]
+    places = np.arange(len(values)) + shift
+    axes.plot(means, places, marker, color=colour, markersize=size, label=label, zorder=3)
+    for place, value in enumerate(values):
+        if errors:
+            _whisker(axes, value, place, colour)
+
+
+def shifted(value: Estimate, by: float) -> Estimate:
+    """Return `value` with `by` added to its mean."""
+    return Estimate(None if value.mean is None else value.mean + by, value.stderr)
+
+
+def _panel_of(axes: Axes, results: seeds.Results, methods: Sequence[str], key: str, label: str) -> None:
+    singles: list[Mapping[str, float]] = [seed[key] for seed in seeds.each_seed(results)]
+    for place, method in enumerate(methods):
+        points = [seed[method] for seed in singles]
+        axes.plot(points, [place] * len(points), "o", color=MUTED, markersize=3, alpha=0.6, zorder=2)
+        value = seeds.summary(results, key, method)
+        colour = VERMILION if method == "CoTBal" else BLUE
+        if value.mean is not None:
+            axes.plot([value.mean], [place], "D", color=colour, markersize=6, zorder=4)
+        _whisker(axes, value, place, colour)
+    axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+    _name_rows(axes, methods)
+    axes.margins(x=0.1)
+    axes.set_xlabel(label)
+
+
+def _height(rows: int, row: float = 0.32) -> float:
+    return max(1.0, (row if rows <= 16 else 0.2) * rows)
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(
+        range(len(names)), [short(name) for name in names], fontsize=label_size(len(names)), color=INK
+    )
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def _whisker(axes: Axes, value: Estimate, place: float, colour: str) -> None:
+    if value.mean is not None and value.stderr is not None:
+        axes.errorbar(
+            value.mean, place, xerr=value.stderr, fmt="none", ecolor=colour, elinewidth=1.3, capsize=2.5
+        )
+
+
+def _value_at_end(axes: Axes, value: Estimate, place: int) -> None:
+    if value.mean is None:
+        return
+    outward = 1 if value.mean >= 0 else -1
+    end = value.mean + outward * (value.stderr or 0.0)
+    axes.annotate(
+        spell_in_figure(value.mean),
+        (end, place),
+        xytext=(4 * outward, 0),
+        textcoords="offset points",
+        ha="left" if outward > 0 else "right",
+        va="center",
+        fontsize=8,
+        color=INK,
+    )
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    # The line of equal weights first, then CoTBal, then its parts.
+    axes.legend(
+        handles[::-1],
+        labels[::-1],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=3,
+        fontsize=8,
+        handletextpad=0.4,
+    )
+    axes.spines["bottom"].set_color(GRID)

@@ -1,0 +1,33 @@
+"""Figures and pictures as text that stands inside an HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+
+from matplotlib.image import imsave
+
+from cotbal.report.style import GRID, INK, MUTED, PAPER
+
+# The page's own colours, so that the figures follow its light and dark modes.
+_PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--card)"}
+
+
+def inline_svg(svg: str, name: str, description: str) -> str:
+    """Return the `<svg>` element of a saved figure: ids prefixed with `name`, structural colours left to the page."""
+    element = svg[svg.index("<svg") :].strip()
+    element = re.sub(r'\bid="', f'id="{name}-', element)
+    element = re.sub(r'href="#', f'href="#{name}-', element)
+    element = element.replace("url(#", f"url(#{name}-")
+    for colour, variable in _PAGE_COLOURS.items():
+        element = element.replace(colour, variable)
+    return element.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+
+
+def png_data_uri(image: Any) -> str:
+    """Return a uint8 array (H, W, 3) as a PNG data URI, pixel by pixel."""
+    buffer = io.BytesIO()
+    imsave(buffer, image, format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,103 @@
+"""The tables of the page as text, ready for the template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cotbal.report import seeds
+from cotbal.report.seeds import spell, spell_difference, spell_estimate
+
+MOST_COLUMNS_OF_C = 16
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table: its id in the page, its headers (the first names the rows) and its rows of text."""
+
+    name: str
+    head: list[str]
+    rows: list[list[str]]
+    strong: int | None = None  # the column to stress
+
+
+def all_tables(results: seeds.Results) -> dict[str, PageTable]:
+    """Return every table of the page by name; N x N tables only where they can be read."""
+    makers = [weights_table, signals_table, test_table, improvement_table]
+    if len(results["tasks"]) <= MOST_COLUMNS_OF_C:
+        makers += [contribution_table, validation_table]
+    return {table.name: table for table in (make(results) for make in makers)}
+
+
+def weights_table(results: seeds.Results) -> PageTable:
+    """Return the weights of the weighted tasks, then of the fixed ones, by rule; equal weights go without saying."""
+    rules = [rule for rule in seeds.rules(results) if rule != "equal"]
+    columns = {rule: seeds.weights(results, rule) for rule in rules}
+    rows = [[task, *(_weight(rule, columns[rule][task]) for rule in rules)] for task in results["tasks"]]
+    rows += [[f"{task} (fixed)", *[spell(weight)] * len(rules)] for task, weight in results["fixed"].items()]
+    return PageTable("weights", ["task", *(seeds.RULES[rule] for rule in rules)], rows, strong=1)
+
+
+def _weight(rule: str, value: seeds.Estimate) -> str:
+    return spell_estimate(value) if rule == "cotbal" else spell(value.mean)
+
+
+def signals_table(results: seeds.Results) -> PageTable:
+    """Return the means of C over the others (Eq. 4, 6) and D (Eq. 9)."""
+    columns = [seeds.vector(results, key) for key in ("one2all", "all2one", "difficulty")]
+    rows = [
+        [task, *(spell_estimate(column[place]) for column in columns)]
+        for place, task in enumerate(results["tasks"])
+    ]
+    return PageTable("signals", ["task", "gives to the others", "gets from the others", "difficulty D"], rows)
+
+
+def contribution_table(results: seeds.Results) -> PageTable:
+    """Return C (Eq. 3)."""
+    cells = seeds.contribution(results)
+    rows = [
+        [task, *(spell(cell.mean) for cell in row)] for task, row in zip(results["tasks"], cells, strict=True)
+    ]
+    return PageTable("contribution", ["trained in full", *results["tasks"]], rows)
+
+
+def validation_table(results: seeds.Results) -> PageTable:
+    """Return the validation scores that C and D were computed from."""
+    rows = [
+        [name, *(spell(value.mean) for value in values)] for name, values in seeds.validation(results).items()
+    ]
+    rows[0][0] = "none (mini run)"
+    heads = [f"{task} ({results['metrics'][task]})" for task in results["tasks"]]
+    return PageTable("validation", ["trained in full", *heads], rows)
+
+
+def test_table(results: seeds.Results) -> PageTable:
+    """Return the test scores by method, one row for each metric of each task."""
+    methods = seeds.methods(results)
+    rows = [
+        [f"{row.task} ({row.metric})", *(spell_estimate(row.by_method[method]) for method in methods)]
+        for row in seeds.test_rows(results)
+    ]
+    return PageTable("test", ["task", *methods], rows, strong=_column_of("CoTBal", methods))
+
+
+def improvement_table(results: seeds.Results) -> PageTable:
+    """Return dI and dE in percent, and their paired differences from EW."""
+    methods = [method for method in seeds.methods(results) if method != "STL"]
+    rows = [
+        [
+            method,
+            *(
+                spell_difference(results, key, method)
+                if paired
+                else spell_estimate(seeds.summary(results, key, method), 2)
+                for key in ("delta_i", "delta_e")
+                for paired in (False, True)
+            ),
+        ]
+        for method in methods
+    ]
+    return PageTable("improvement", ["method", "ΔI %", "ΔI − EW", "ΔE %", "ΔE − EW"], rows)
+
+
+def _column_of(method: str, methods: list[str]) -> int | None:
+    return methods.index(method) + 1 if method in methods else None

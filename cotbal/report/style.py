@@ -1,0 +1,97 @@
+"""The look of the figures: colours, rcParams, names that fit, and saving the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cotbal.report.seeds import spell
+
+# Structural colours occur nowhere else in a figure, so that the page can swap them for its own (dark mode).
+INK, MUTED, GRID, PAPER = "#1f2934", "#5f6b78", "#d5dbe2", "#fefefe"
+# Okabe and Ito's palette, told apart with every common colour vision.
+VERMILION, BLUE, SKY, GREEN, PINK, ORANGE = "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00"
+
+_RC: dict[str, Any] = {
+    "svg.hashsalt": "cotbal",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": PAPER,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.1,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.8,
+}
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Draw and saves in the report's look whatever the reader's own matplotlib settings are."""
+    with style.context(_RC, after_reset=True):
+        yield
+
+
+def panel(width: float, height: float, polar: bool = False) -> tuple[Figure, Axes]:
+    """Return a figure whose axes fill `width` x `height` inches; labels outside are kept on saving."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.add_axes((0, 0, 1, 1), projection="polar" if polar else None)
+
+
+def short(name: str, limit: int = 24) -> str:
+    """Return `name`, its middle left out if longer than `limit`, for use as a label (no mathtext)."""
+    if len(name) > limit:
+        head = (limit - 1) // 2
+        name = f"{name[:head]}…{name[-(limit - 1 - head) :]}"
+    return name.replace("$", r"\$")
+
+
+def spell_in_figure(value: float) -> str:
+    """Return `value` with two decimals and the minus sign that matplotlib's own labels have."""
+    return spell(value, 2).replace("-", "\N{MINUS SIGN}")
+
+
+def label_size(count: int) -> float:
+    """Return the font size (points) of `count` task names along one axis."""
+    return 9 if count <= 16 else 7
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Return the figure as PNG at 200 dpi, without metadata."""
+    return _saved(figure, format="png", dpi=200, metadata={"Software": None})
+
+
+def svg_text(figure: Figure) -> str:
+    """Return the figure as SVG with text as paths, without metadata."""
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    return _saved(figure, format="svg", metadata=metadata).decode()
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with paper_style():
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
