@@ -6,9 +6,14 @@ from pathlib import Path
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:
-    """Return `path` after writing `text` (UTF-8) to it whole or not at all.
+    """Return `path` after writing `text` there in UTF-8; otherwise as `write_bytes_atomically`."""
+    return write_bytes_atomically(path, text.encode())
 
-    The text goes to a temporary file in the same folder, which then takes the place of `path`.
+
+def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
+    """Return `path` after writing `content` to it whole or not at all.
+
+    The bytes go to a temporary file in the same folder, which then takes the place of `path`.
     Missing folders are made.
 
     Raises:
@@ -18,8 +23,7 @@ def write_text_atomically(path: str | Path, text: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        temporary.write_bytes(content)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -45,8 +45,8 @@ def estimate_weights(
 
     Raises:
         TypeError: a fixed weight is not a number.
-        ValueError: fewer than two estimated tasks, an unknown rule, T or alpha out of range, a fixed task that
-            is also an estimated one, a column that is not identified, a score <= 0 that the difficulty needs.
+        ValueError: fewer than two estimated tasks, an unknown rule, T or alpha out of range, a fixed task
+            that is also an estimated one, a column that is not identified, a score <= 0 where Eq. 9 needs it.
 
     Example:
         >>> scores = Scores(["a", "b"], mini=[0.2, 0.3], probes=[[0.6, 0.4], [0.3, 0.5]])

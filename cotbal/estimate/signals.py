@@ -37,7 +37,8 @@ def contribution(scores: Scores, *, on_unidentified: str = "raise") -> Tensor:
         raise ValueError(
             f"scores: {'; '.join(reasons.values())}. The contribution to "
             f"{'this task' if len(reasons) == 1 else 'these tasks'} is not identified (Eq. 3): "
-            "validate on more items, use larger sets, or leave it out with on_unidentified='drop'"
+            "validate on more items, use larger sets, or leave it out with on_unidentified='drop' "
+            "(--on-unidentified drop)"
         )
     mini = scores.oriented("mini")
     table = (scores.oriented("probes") - mini) / _denominators(scores)

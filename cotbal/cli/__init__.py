@@ -1,0 +1,15 @@
+"""The command line `cotbal`, one file per verb."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; without its packages, say which extra to install and exit with 2."""
+    try:
+        from cotbal.cli.main import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        print(f'cotbal: {error.name} is not installed; pip install "cotbal[cli]"', file=sys.stderr)
+        sys.exit(2)
+    app(prog_name="cotbal")

@@ -1,0 +1,79 @@
+"""The root of the command line: the verbs, --version, and one line for each mistake of the user."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cotbal.cli.demo import demo
+from cotbal.cli.report import report
+from cotbal.cli.weights import weights
+
+# The extra that brings a package which a verb imports.
+_EXTRAS = {
+    "jinja2": "report",
+    "matplotlib": "report",
+    "numpy": "report",
+    "safetensors": "demo",
+    "sklearn": "demo",
+    "transformers": "demo",
+}
+
+
+class _OneLineErrors(TyperGroup):
+    """Turns the errors that a user can cause into one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; with --debug its errors keep their traceback."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            _fail(str(error))
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None or ctx.params.get("debug"):
+                raise
+            _fail(f'{error.name} is not installed; pip install "cotbal[{extra}]"')
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"cotbal: {' '.join(message.split())}", err=True)
+    raise typer.Exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from cotbal import __version__
+
+        typer.echo(f"cotbal {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Balance the tasks of visual instruction tuning: estimate task weights and show what they do.
+
+    Example: cotbal demo
+    """
+
+
+app.command()(demo)
+app.command()(weights)
+app.command()(report)

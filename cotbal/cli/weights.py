@@ -1,0 +1,140 @@
+"""`cotbal weights`: from a score table to contribution, difficulty, every rule's weights and weights.json."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cotbal.estimate.scores import Scores
+    from cotbal.weights import TaskWeights
+
+
+def weights(
+    scores: Annotated[
+        Path, typer.Argument(help="Header run,TASK,TASK,...; a row mini and a row per task, named after it.")
+    ],
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="The rule to write: cotbal, contribution, one2all, all2one, difficulty or equal.",
+        ),
+    ] = "cotbal",
+    temperature: Annotated[float, typer.Option(help="T: below 1 sharpens the weights.")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="Share of the contribution in rule cotbal, 0..1.")] = 0.5,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=WEIGHT", help="A task with a stated weight; may be repeated."),
+    ] = None,
+    precise: Annotated[
+        bool, typer.Option("--precise", help="Difficulty from the rows single_mini and single_full.")
+    ] = False,
+    on_unidentified: Annotated[
+        str, typer.Option(help="A task that its full data does not help: raise, or drop its column of C.")
+    ] = "raise",
+    out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("weights.json"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Print contribution, difficulty and every rule's weights of a score table, and write the weights.
+
+    Example: cotbal weights scores.csv --fixed chat=1.0 --out weights.json
+    """
+    from cotbal.estimate.rules import RULES, estimate_weights
+    from cotbal.estimate.scores import Scores
+
+    table = Scores.from_csv(scores)
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "alpha": alpha,
+        "fixed": _fixed(fixed or []),
+        "precise": precise,
+        "on_unidentified": on_unidentified,
+    }
+    chosen = estimate_weights(table, rule=rule, **options)
+    by_rule, missing = {}, {}
+    for name in RULES:
+        try:
+            by_rule[name] = estimate_weights(table, rule=name, **options)
+        except ValueError as error:
+            missing[name] = str(error)
+    summary = _summary(table, chosen, by_rule, missing)
+    chosen.save(out)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        _print(summary)
+        typer.echo(f"Wrote {out} (rule {rule}).")
+
+
+def _fixed(pairs: list[str]) -> dict[str, float]:
+    fixed: dict[str, float] = {}
+    for pair in pairs:
+        task, equals, weight = pair.rpartition("=")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not (task and equals) or math.isnan(value):
+            raise ValueError(f"--fixed: expected TASK=WEIGHT with a number, got {pair!r}")
+        if task in fixed:
+            raise ValueError(f"--fixed: task {task!r} stands twice; keep one")
+        fixed[task] = value
+    return fixed
+
+
+def _summary(
+    table: "Scores", chosen: "TaskWeights", by_rule: dict[str, "TaskWeights"], missing: dict[str, str]
+) -> dict[str, Any]:
+    from cotbal.estimate.signals import contribution
+
+    C = contribution(table, on_unidentified="drop")
+    signals = {
+        name: by_rule[name].provenance[name] if name in by_rule else None
+        for name in ("one2all", "all2one", "difficulty")
+    }
+    return {
+        "tasks": list(table.tasks),
+        "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
+        **signals,
+        "unidentified": chosen.provenance["unidentified"],
+        "weights": {rule: dict(estimated) for rule, estimated in by_rule.items()},
+        "not_available": missing,
+        "rule": chosen.rule,
+        "fixed": chosen.fixed,
+    }
+
+
+def _print(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from cotbal.report.tables import print_columns
+
+    def spell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    console, tasks = Console(), summary["tasks"]
+    rows = summary["contribution"]
+    print_columns(
+        console,
+        "Contribution C: the row's task to the column's task (Eq. 3)",
+        tasks,
+        {task: [spell(row[place]) for row in rows] for place, task in enumerate(tasks)},
+    )
+    titles = {"one2all": "C one-to-all", "all2one": "C all-to-one", "difficulty": "D"}
+    signals = {
+        title: [spell(value) for value in summary[key] or [None] * len(tasks)]
+        for key, title in titles.items()
+    }
+    print_columns(
+        console, "Mean contribution to and from the others (Eq. 4, 6), difficulty (Eq. 9)", tasks, signals
+    )
+    names = [*tasks, *summary["fixed"]]
+    columns = {rule: [spell(by_task[name]) for name in names] for rule, by_task in summary["weights"].items()}
+    print_columns(console, "Weights by rule", names, columns)
+    if summary["unidentified"]:
+        typer.echo(f"Not identified: {', '.join(summary['unidentified'])}.")
+    for reason in dict.fromkeys(summary["not_available"].values()):
+        rules = [rule for rule, its_reason in summary["not_available"].items() if its_reason == reason]
+        typer.echo(f"No weights by {', '.join(rules)}: {reason}.")
