@@ -160,7 +160,7 @@ class PlainProgress:
 
     def _whole(self) -> str:
         left = "" if self._course.done == self._course.total else f", {self._course.left_in_words()}"
-        return f"{self._course.percent:.0f} %{left}"
+        return f"{int(self._course.percent)} %{left}"
 
     def _say(self, line: str) -> None:
         self._last = self._clock()

@@ -7,9 +7,15 @@ from typing import Any
 
 from cotbal.report.seeds import Estimate, unidentified
 
-# A difference counts as seen when it is beyond so many standard errors of the paired differences.
-NOISE_ERRORS = 2.0
-BOTH = (("delta_i", "ΔI%", "higher is better"), ("delta_e", "ΔE%", "lower is better"))
+# 97.5 % points of Student's t for 1, 2, ... degrees of freedom: how many standard errors the mean of a few seeds
+# may be off in 95 of 100 cases. Two standard errors would be far too few for three seeds.
+STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+MEASURES = {"delta_i": "ΔI%", "delta_e": "ΔE%"}
+
+
+def noise_errors(seeds: int) -> float:
+    """The number of standard errors within which a mean over `seeds` >= 2 seeds is called noise."""
+    return STUDENT_T[min(seeds - 1, len(STUDENT_T)) - 1]
 
 
 def verdict(method: str, differences: Mapping[str, Estimate], seeds: int) -> str:
@@ -17,25 +23,24 @@ def verdict(method: str, differences: Mapping[str, Estimate], seeds: int) -> str
 
     Args:
         method: its name.
-        differences: mean and standard error over seeds of the paired difference, for "delta_i" and "delta_e".
+        differences: mean and standard error over the seeds of the paired difference, for each of `MEASURES`.
         seeds: number of seeds.
     """
     if any(difference.mean is None for difference in differences.values()):
         return f"{method} against EW: not defined, as a single-task model scored 0."
     if seeds == 1:
-        figures = ", ".join(f"{sign} {differences[key].mean:+.2f}" for key, sign, _ in BOTH)
-        return f"{method} against EW with one seed: {figures}; one seed cannot tell this from noise."
-    parts = [f"{sign} {_judged(differences[key])} ({better})" for key, sign, better in BOTH]
-    return f"{method} against EW over {seeds} seeds: {'; '.join(parts)}."
+        figures = ", ".join(f"{sign} {differences[key].mean:+.2f}" for key, sign in MEASURES.items())
+        return f"{method} against EW: {figures}. One seed cannot tell this from noise."
+    parts = (f"{sign} {_judged(differences[key], seeds)}" for key, sign in MEASURES.items())
+    return f"{method} against EW: {'; '.join(parts)}."
 
 
-def _judged(difference: Estimate) -> str:
+def _judged(difference: Estimate, seeds: int) -> str:
     mean, error = difference.mean, difference.stderr
     assert mean is not None
     assert error is not None
-    inside = abs(mean) <= NOISE_ERRORS * error
-    place = "inside the seed noise" if inside else f"beyond {NOISE_ERRORS:.0f} standard errors"
-    return f"{mean:+.2f} ± {error:.2f}, {place}"
+    inside = abs(mean) <= noise_errors(seeds) * error
+    return f"{mean:+.2f} ± {error:.2f}, {'inside' if inside else 'beyond'} the seed noise"
 
 
 def statements(results: Mapping[str, Any]) -> list[str]:
@@ -44,22 +49,31 @@ def statements(results: Mapping[str, Any]) -> list[str]:
     Args:
         results: all of results.json but its "statements" and "run".
     """
-    count = len(results["seeds"])
-    sentences = [entry["verdict"] for entry in results["summary"]["against_EW"].values()]
-    if count == 1:
-        sentences.append(
-            "Single seeds of this demo differ by several points either way; `cotbal demo --full` runs three."
-        )
-    else:
-        sentences.append(
-            f"Standard errors from {count} seeds are rough themselves; a difference within"
-            f" {NOISE_ERRORS:.0f} of them is called inside the seed noise."
-        )
-    for task, times in unidentified(results).items():
-        where = "" if count == 1 else f" in {times} of {count} seeds"
-        sentences.append(
-            f"What other tasks contribute to {task} was not identified{where}: its own probe gained too"
-            " little over the mini run, so its column of C is left out of the means."
-        )
-    sentences.append("Profiles train for different lengths: do not compare ΔI% or ΔE% between them.")
-    return sentences
+    verdicts = [entry["verdict"] for entry in results["summary"]["against_EW"].values()]
+    return [
+        *verdicts,
+        _about_noise(len(results["seeds"]), len(verdicts)),
+        *_about_unidentified(results),
+        "ΔI% is better when higher, ΔE% when lower. Profiles train for different lengths: do not compare"
+        " their values.",
+    ]
+
+
+def _about_noise(seeds: int, verdicts: int) -> str:
+    if seeds == 1:
+        return "Single seeds of this demo differ by several points either way; `cotbal demo --full` runs three."
+    return (
+        f"Inside the seed noise: within {noise_errors(seeds):g} standard errors of the paired differences"
+        f" (95 % for {seeds} seeds). Of {len(MEASURES) * verdicts} such comparisons, one in twenty is beyond"
+        " it by chance."
+    )
+
+
+def _about_unidentified(results: Mapping[str, Any]) -> list[str]:
+    seeds = len(results["seeds"])
+    return [
+        f"What other tasks contribute to {task} was not identified"
+        + ("" if seeds == 1 else f" in {count} of {seeds} seeds")
+        + ": its own probe gained too little over the mini run, so its column of C is left out of the means."
+        for task, count in unidentified(results).items()
+    ]

@@ -49,22 +49,32 @@ class Execution:
         """Whether every run has finished."""
         return len(self.records) == len(self.plan)
 
-    def take_up(self) -> dict[str, Record]:
-        """Moves on as far as the results on disk allow; returns the runs that are newly finished."""
+    def take_up(self, running: Collection[str] = ()) -> dict[str, Record]:
+        """Moves on as far as the results on disk allow; returns the runs that are newly finished.
+
+        Args:
+            running: keys that a worker is busy with; it may have written the result and not yet said so.
+        """
         found = {}
         for name in self.plan:
             if name in self.records:
                 continue
             if name not in self.jobs and all(need in self.records for need in self.plan[name].needs):
                 self.jobs[name] = self._job(name)
-            if name in self.jobs and (record := self.store.record(self.jobs[name].key)) is not None:
+            if name not in self.jobs or self.jobs[name].key in running:
+                continue
+            if (record := self.store.record(self.jobs[name].key)) is not None:
                 self.records[name] = found[name] = record
                 del self.jobs[name]
         return found
 
     def next_job(self, running: Collection[str]) -> Job | None:
-        """The job with the longest chain behind it whose key is not in `running`; None if there is none."""
-        ready = [job for job in self.jobs.values() if job.key not in running]
+        """The job with the longest chain behind it whose key is not in `running`; None if there is none.
+
+        Among equals the plan's order decides.
+        """
+        waiting = (self.jobs[name] for name in self.plan if name in self.jobs)
+        ready = [job for job in waiting if job.key not in running]
         return max(ready, key=lambda job: self.plan.chain(job.name), default=None)
 
     def _job(self, name: str) -> Job:

@@ -174,7 +174,7 @@ class Pool:
 
     def _start_jobs(self) -> None:
         while True:
-            running = {worker.job.key for worker in self._workers if worker.job is not None}
+            running = self._running()
             job = self.execution.next_job(running)
             if job is None or len(running) == self.size:
                 return
@@ -183,6 +183,9 @@ class Pool:
             idle = next(worker for worker in self._workers if worker.job is None)
             idle.give(job, self.execution.store.out)
             self.listener.started(job.name)
+
+    def _running(self) -> set[str]:
+        return {worker.job.key for worker in self._workers if worker.job is not None}
 
     def _handle(self, worker: Worker, message: dict[str, Any] | None) -> None:
         job = worker.job
@@ -200,7 +203,7 @@ class Pool:
             self._finish(job)
 
     def _finish(self, job: Job) -> None:
-        found = self.execution.take_up()
+        found = self.execution.take_up(self._running())
         if job.name not in found:
             raise RunError(f"run {job.name!r} has finished, but {self._folder(job)} holds no readable result")
         for name, record in found.items():

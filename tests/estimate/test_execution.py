@@ -1,0 +1,92 @@
+from cotbal.estimate.execution import Execution
+from cotbal.estimate.plan import LateSpec, Plan
+from cotbal.estimate.store import Record, Store
+from tests.estimate.fake_runs import small_plan, spec
+
+
+def finish(execution, name, value=None, running=()):
+    job = execution.jobs[name]
+    folder = execution.store.folder(job.key)
+    folder.mkdir(parents=True)
+    result = {"value": value or name}
+    execution.store.write(
+        Record(job.key, result, 0.0, 1.0, 1.0), function=job.spec.function, settings=job.spec.settings
+    )
+    return execution.take_up(running)
+
+
+def test_runs_start_when_what_they_need_has_finished_and_the_longest_chain_first(tmp_path):
+    execution = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
+    assert execution.take_up() == {}
+    order = []
+    while not execution.complete:
+        job = execution.next_job(())
+        order.append(job.name)
+        finish(execution, job.name)
+    assert order == ["s/base", "s/probe2", "s/probe1", "s/probe0", "s/final", "s/beside", "s/short"]
+    assert execution.records["s/final"].result == {"value": "s/final"}
+
+
+def test_late_run_is_built_from_results_and_goes_to_the_front(tmp_path):
+    execution = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
+    execution.take_up()
+    for name in ("s/base", "s/probe0", "s/probe1"):
+        finish(execution, name, value=name[-1])
+    assert "s/final" not in execution.jobs
+    finish(execution, "s/probe2", value="2")
+    final = execution.next_job(())
+    assert final.name == "s/final"
+    assert final.spec.settings["value"] == "0+1+2"
+    assert final.needs == {"base": str(tmp_path / "runs" / execution.records["s/base"].key)}
+
+
+def test_other_results_of_needed_runs_make_another_run(tmp_path):
+    keys = set()
+    for value in ("1", "2"):
+        plan = Plan(
+            [spec("base", tmp_path / "journal", value=value), spec("next", tmp_path / "journal", ("base",))]
+        )
+        execution = Execution(plan, Store(tmp_path))
+        execution.take_up()
+        finish(execution, "base")
+        keys.add(execution.jobs["next"].key)
+    assert len(keys) == 2
+
+
+def test_second_start_takes_up_everything_late_runs_included(tmp_path):
+    first = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
+    first.take_up()
+    while not first.complete:
+        finish(first, first.next_job(()).name)
+    second = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
+    assert second.take_up() == first.records
+    assert second.complete
+
+
+def test_run_that_has_written_its_result_but_not_said_so_is_not_taken_up_by_another(tmp_path):
+    plan = Plan([spec("a", tmp_path / "journal"), spec("b", tmp_path / "journal")])
+    execution = Execution(plan, Store(tmp_path))
+    execution.take_up()
+    running = {execution.jobs["b"].key}
+    finish(execution, "b", running=running)
+    assert list(finish(execution, "a", running=running)) == ["a"]
+    assert list(execution.take_up()) == ["b"]
+
+
+def test_two_names_of_one_run_are_run_once(tmp_path):
+    def same(results):
+        return spec("late", tmp_path / "journal", value=results["base"]["value"])
+
+    plan = Plan(
+        [
+            spec("base", tmp_path / "journal"),
+            LateSpec("x", 1, ("base",), same),
+            LateSpec("y", 1, ("base",), same),
+        ]
+    )
+    execution = Execution(plan, Store(tmp_path))
+    execution.take_up()
+    finish(execution, "base")
+    job = execution.next_job(())
+    assert execution.next_job({job.key}) is None
+    assert set(finish(execution, job.name)) == {"x", "y"}

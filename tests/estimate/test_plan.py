@@ -1,0 +1,53 @@
+import pytest
+
+from cotbal.estimate.plan import LateSpec, Plan
+from cotbal.estimate.store import RunSpec
+
+
+def spec(name, steps, *needs):
+    return RunSpec(name, "module:function", {"name": name}, steps, needs)
+
+
+# base 10 -> probes 5 and 7 -> final 20; ew 20 and stl 3 wait for the base alone.
+DEMO = Plan(
+    [
+        spec("base", 10),
+        spec("p", 5, "base"),
+        spec("q", 7, "base"),
+        LateSpec("final", 20, ("base", "p", "q"), lambda results: spec("final", 20, "base")),
+        spec("ew", 20, "base"),
+        spec("stl", 3, "base"),
+    ]
+)
+
+
+def test_runs_that_others_wait_for_come_first_then_the_longest():
+    order = sorted(DEMO, key=lambda name: -DEMO.chain(name))
+    assert order == ["base", "q", "p", "final", "ew", "stl"]
+    assert [DEMO.chain(name) for name in order] == [37, 27, 25, 20, 20, 3]
+
+
+@pytest.mark.parametrize(
+    ("workers", "done", "running", "left"),
+    [
+        (1, {}, [], 65),
+        # base 10; q until 17, p until 15; ew from 15 to 35, final from 17 to 37; stl from 35 to 38.
+        (2, {}, [], 38),
+        (8, {}, [], 37),
+        (2, {"base": 4}, ["base"], 34),
+        (2, {"base": 10, "p": 5, "q": 7, "final": 15, "ew": 20}, ["final"], 5),
+        (2, {"base": 10, "p": 5, "q": 7, "final": 20, "ew": 20, "stl": 3}, [], 0),
+    ],
+)
+def test_what_is_left_is_the_plan_played_through(workers, done, running, left):
+    assert DEMO.remaining(done, running, workers) == left
+
+
+def test_name_that_occurs_twice():
+    with pytest.raises(ValueError, match="'a' occurs twice"):
+        Plan([spec("a", 1), spec("a", 2)])
+
+
+def test_need_that_does_not_come_before():
+    with pytest.raises(ValueError, match="'a' needs 'b'"):
+        Plan([spec("a", 1, "b"), spec("b", 1)])

@@ -1,0 +1,134 @@
+"""Real worker processes. Each imports torch, so the tests share few plans."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cotbal.estimate.plan import Plan
+from cotbal.estimate.pool import MAX_RETRIES, RunError, default_workers, run_plan
+from cotbal.estimate.store import Store
+from tests.estimate.fake_runs import Notes, alive, small_plan, spec, starts
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def gone(journal):
+    return not any(alive(pid) for _, pid in starts(journal))
+
+
+def test_plan_runs_in_order_on_kept_alive_workers_and_then_only_reads(tmp_path):
+    journal, notes = tmp_path / "journal", Notes()
+    plan = small_plan(journal, nap=0.05)
+    records = run_plan(plan, Store(tmp_path), notes, workers=2)
+    assert records["s/final"].result == {
+        "value": "s/probe0+s/probe1+s/probe2",
+        "left": {"base": "s/base"},
+        "threads": "1",
+    }
+    order = [name for name, _ in starts(journal)]
+    assert order[:4] == ["s/base", "s/probe2", "s/probe1", "s/probe0"]
+    assert sorted(order) == sorted(plan)
+    assert len({pid for _, pid in starts(journal)}) == 2
+    assert notes.about("opened") == ["0/7 on 2"]
+    assert sorted(notes.about("finished")) == sorted(plan)
+    assert set(notes.about("advanced")) >= {"s/final", "s/beside"}
+    assert gone(journal)
+
+    again = Notes()
+    assert run_plan(small_plan(journal, nap=0.05), Store(tmp_path), again, workers=2) == records
+    assert len(starts(journal)) == len(plan)
+    assert again.told == [("opened", "7/7 on 1")]
+
+
+def test_run_whose_worker_dies_is_tried_again_on_a_fresh_worker(tmp_path):
+    journal, notes = tmp_path / "journal", Notes()
+    plan = Plan([spec("a", journal, kills=MAX_RETRIES)])
+    assert run_plan(plan, Store(tmp_path), notes, workers=1)["a"].result["value"] == "a"
+    assert len({pid for _, pid in starts(journal, "a")}) == MAX_RETRIES + 1
+    assert notes.about("lost") == ["a: killed by SIGKILL"] * MAX_RETRIES
+
+
+def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
+    journal = tmp_path / "journal"
+    plan = Plan([spec("a", journal, kills=99)])
+    with pytest.raises(RunError, match=r"'a': its worker process died 3 times.*SIGKILL[\s\S]*this is a"):
+        run_plan(plan, Store(tmp_path), Notes(), workers=1)
+    assert len(starts(journal)) == MAX_RETRIES + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"raises": "no such corpus"}, "RuntimeError: no such corpus"), ({"exits": True}, "SystemExit: 3")],
+)
+def test_run_that_raises_ends_with_its_traceback_and_is_not_tried_again(tmp_path, settings, message):
+    journal = tmp_path / "journal"
+    plan = Plan([spec("a", journal, steps=2), spec("b", journal, **settings)])
+    with pytest.raises(RunError, match=rf"run 'b' failed[\s\S]*fake_runs.py[\s\S]*{message}"):
+        run_plan(plan, Store(tmp_path), Notes(), workers=1)
+    assert [name for name, _ in starts(journal)] == ["a", "b"]
+    assert gone(journal)
+    assert list(run_plan(Plan([spec("a", journal, steps=2)]), Store(tmp_path), Notes(), workers=1)) == ["a"]
+    assert len(starts(journal)) == 2
+
+
+def test_worker_count(tmp_path):
+    assert 1 <= default_workers() <= len(os.sched_getaffinity(0))
+    with pytest.raises(ValueError, match="workers: expected at least 1, got 0"):
+        run_plan(Plan([]), Store(tmp_path), Notes(), workers=0)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    def start(nap):
+        arguments = [sys.executable, "-m", "tests.estimate.fake_runs", str(tmp_path), str(nap)]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_driver_leaves_no_orphan_and_loses_the_running_runs_only(tmp_path, driver, number):
+    journal = tmp_path / "journal.txt"
+    first = driver(0.15)
+    wait_until(lambda: len(starts(journal)) >= 3)
+    first.send_signal(number)
+    first.communicate()
+    wait_until(lambda: gone(journal), seconds=5)
+    finished = sorted(path.parent.name for path in tmp_path.glob("runs/*/result.json"))
+    assert finished
+    lost = len(starts(journal)) - len(finished)
+    assert 1 <= lost <= 2
+    plan, notes = small_plan(journal, 0.15), Notes()
+    assert run_plan(plan, Store(tmp_path), notes, workers=2)["s/final"].result["left"] == {"base": "s/base"}
+    assert len(starts(journal)) == len(plan) + lost
+    assert notes.about("opened") == [f"{len(finished)}/7 on 2"]
+
+
+def test_of_two_drivers_at_once_one_works_and_the_other_says_who(tmp_path, driver):
+    journal = tmp_path / "journal.txt"
+    both = [driver(0.05), driver(0.05)]
+    outcomes = [process.communicate()[1] for process in both]
+    loser = both[0] if both[0].returncode else both[1]
+    winner = both[1] if loser is both[0] else both[0]
+    assert winner.returncode == 0
+    assert f"in use by process {winner.pid}" in outcomes[both.index(loser)]
+    assert len(starts(journal)) == len(small_plan(journal))
+
+
+def test_disk_that_takes_no_result_stops_with_the_reason_and_leaves_nothing_half(tmp_path):
+    journal = tmp_path / "journal"
+    plan = Plan([spec("a", journal, value="x" * 100, disk=200)])
+    with pytest.raises(RunError, match=os.strerror(errno.EFBIG)):
+        run_plan(plan, Store(tmp_path), Notes(), workers=1)
+    (folder,) = (tmp_path / "runs").glob("*/")
+    assert sorted(path.name for path in folder.iterdir()) == ["left.txt", "log.txt"]

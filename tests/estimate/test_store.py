@@ -1,0 +1,143 @@
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cotbal.estimate.store import OutputInUseError, Record, RunSpec, Store, locked, run_key
+
+SPEC = RunSpec("a", "module:function", {"seed": 0, "data": {"x": "full", "y": "mini"}}, steps=3)
+RECORD = Record("0123456789abcdef", {"score": 0.25, "items": [1.0, 0.5]}, 10.0, 12.5, 2.0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path)
+    store.folder(RECORD.key).mkdir(parents=True)
+    return store
+
+
+def write(store, record=RECORD):
+    (store.folder(record.key) / "model.bin").write_bytes(b"12345")
+    store.write(record, function="module:function", settings={"seed": 0})
+    return store.folder(record.key) / "result.json"
+
+
+def test_key_is_16_hex_digits_of_what_determines_the_result():
+    key = run_key(SPEC)
+    assert len(key) == 16
+    assert int(key, 16) >= 0
+    reordered = {"data": {"y": "mini", "x": "full"}, "seed": 0}
+    assert run_key(dataclasses.replace(SPEC, name="b", steps=9, settings=reordered)) == key
+
+
+@pytest.mark.parametrize(
+    ("change", "needs"),
+    [
+        ({"function": "module:other"}, []),
+        ({"settings": {**SPEC.settings, "seed": 1}}, []),
+        ({"settings": {**SPEC.settings, "data": {"x": "full", "y": "full"}}}, []),
+        ({}, ["1111111111111111"]),
+    ],
+)
+def test_key_changes_with_everything_that_determines_the_result(change, needs):
+    assert run_key(dataclasses.replace(SPEC, **change), needs) != run_key(SPEC)
+
+
+def test_key_of_settings_that_are_not_json():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run_key(dataclasses.replace(SPEC, settings={"weight": float("nan")}))
+
+
+def test_record_comes_back(store):
+    assert store.record(RECORD.key) is None
+    write(store)
+    assert store.record(RECORD.key) == RECORD
+
+
+def test_result_cut_off_anywhere_is_not_finished(store):
+    path = write(store)
+    whole = path.read_bytes()
+    for length in range(0, len(whole.rstrip()), 7):
+        path.write_bytes(whole[:length])
+        assert store.record(RECORD.key) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 300, b"\xff\xfe", b"[]", b"null", b"{}", b'{"schema_version": 1}']
+)
+def test_damaged_result_is_not_finished(store, content):
+    write(store).write_bytes(content)
+    assert store.record(RECORD.key) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema_version": 2}, {"key": "another"}, {"versions": {"torch": "1.0"}}, {"result": [1]}]
+)
+def test_result_of_something_else_is_not_finished(store, change):
+    path = write(store)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert store.record(RECORD.key) is None
+
+
+def test_result_whose_model_is_lost_or_cut_off_is_not_finished(store):
+    model = write(store).with_name("model.bin")
+    model.write_bytes(b"123")
+    assert store.record(RECORD.key) is None
+    model.unlink()
+    assert store.record(RECORD.key) is None
+
+
+def test_further_files_in_the_folder_do_no_harm(store):
+    write(store).with_name("notes.txt").write_text("mine")
+    assert store.record(RECORD.key) == RECORD
+
+
+def test_full_disk_leaves_the_old_result_and_nothing_half(store, monkeypatch):
+    path = write(store)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(store, dataclasses.replace(RECORD, cpu_seconds=3.0))
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model.bin", "result.json"]
+
+
+def test_result_that_is_not_finite_is_not_written(store):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(store, dataclasses.replace(RECORD, result={"score": float("inf")}))
+    assert store.record(RECORD.key) is None
+
+
+def test_second_process_is_told_who_holds_the_folder(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(OutputInUseError, match=f"in use by process {os.getpid()} on"),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_lock_goes_with_its_process_even_by_kill_9(tmp_path):
+    code = (
+        "import pathlib, sys, time; from cotbal.estimate.store import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(OutputInUseError, match=f"process {holder.pid}"), locked(tmp_path):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with locked(tmp_path):
+        pass
