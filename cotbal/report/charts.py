@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -115,9 +115,9 @@ def shifted(value: Estimate, by: float) -> Estimate:
 
 
 def _panel_of(axes: Axes, results: seeds.Results, methods: Sequence[str], key: str, label: str) -> None:
-    singles: list[Mapping[str, float]] = [seed[key] for seed in seeds.each_seed(results)]
     for place, method in enumerate(methods):
-        points = [seed[method] for seed in singles]
+        singles = [seed[key][method] for seed in seeds.each_seed(results)]
+        points = [point for point in singles if point is not None]
         axes.plot(points, [place] * len(points), "o", color=MUTED, markersize=3, alpha=0.6, zorder=2)
         value = seeds.summary(results, key, method)
         colour = VERMILION if method == "CoTBal" else BLUE

@@ -7,7 +7,7 @@ import io
 import re
 from typing import Any
 
-from matplotlib.image import imsave
+from PIL import Image
 
 from cotbal.report.style import GRID, INK, MUTED, PAPER
 
@@ -16,7 +16,7 @@ _PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", 
 
 
 def inline_svg(svg: str, name: str, description: str) -> str:
-    """Return the `<svg>` element of a saved figure: ids prefixed with `name`, structural colours left to the page."""
+    """Return a saved figure's `<svg>` with ids of its own and structural colours left to the page."""
     element = svg[svg.index("<svg") :].strip()
     element = re.sub(r'\bid="', f'id="{name}-', element)
     element = re.sub(r'href="#', f'href="#{name}-', element)
@@ -29,5 +29,5 @@ def inline_svg(svg: str, name: str, description: str) -> str:
 def png_data_uri(image: Any) -> str:
     """Return a uint8 array (H, W, 3) as a PNG data URI, pixel by pixel."""
     buffer = io.BytesIO()
-    imsave(buffer, image, format="png", metadata={"Software": None})
+    Image.fromarray(image).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -31,7 +31,8 @@ def write_page(
     Args:
         results: the results dictionary, schema version 1.
         folder: made if it is missing.
-        samples: records to show, each with "task", "question", "answer" and "image": a uint8 array (H, W, 3) or None.
+        samples: records to show, each with "task", "question", "answer" and "image", a uint8 array (H, W, 3)
+            or None.
 
     Raises:
         ValueError: `results` has another schema version or lacks a seed.
@@ -66,17 +67,17 @@ def render_page(results: seeds.Results, samples: Sequence[Mapping[str, Any]] | N
 
 
 def _statements(results: seeds.Results) -> list[str]:
-    """Return the statements, and the verdict on CoTBal if they do not contain it."""
-    verdicts = [
-        entry["verdict"] for method, entry in results["summary"]["against_EW"].items() if method == "CoTBal"
-    ]
-    return list(dict.fromkeys([*verdicts, *results["statements"]]))
+    """Return the verdict on CoTBal and every statement that is not about another method."""
+    ours = results["summary"]["against_EW"].get("CoTBal")
+    others = _verdicts(results)
+    lines = [*([ours["verdict"]] if ours else []), *results["statements"]]
+    return [line for line in dict.fromkeys(lines) if line not in others]
 
 
 def _verdicts(results: seeds.Results) -> list[str]:
     """Return the verdicts on the other methods."""
-    verdicts = [entry["verdict"] for entry in results["summary"]["against_EW"].values()]
-    return [verdict for verdict in dict.fromkeys(verdicts) if verdict not in _statements(results)]
+    verdicts = results["summary"]["against_EW"]
+    return [entry["verdict"] for method, entry in verdicts.items() if method != "CoTBal"]
 
 
 def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +86,8 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cost(run: Mapping[str, Any]) -> str:
-    workers = f"{run['workers']} worker process{'es' if run['workers'] != 1 else ''}"
-    return f"{_duration(run['wall_seconds'])} of wall time on {workers}, {_duration(run['cpu_seconds'])} of CPU time"
+    wall, cpu = _duration(run["wall_seconds"]), _duration(run["cpu_seconds"])
+    return f"{wall} of wall time, {cpu} of CPU time, workers: {run['workers']}"
 
 
 def _duration(seconds: float) -> str:
@@ -96,15 +97,10 @@ def _duration(seconds: float) -> str:
 
 def _code(results: seeds.Results) -> str:
     """Return three lines that train with these weights; task ids count the names in the comment from 0."""
-    weights = [value.mean for value in seeds.weights(results, "cotbal").values()] + list(
-        results["fixed"].values()
+    estimated = [value.mean for value in seeds.weights(results, "cotbal").values()]
+    weights = ", ".join(seeds.spell(weight, 4) for weight in [*estimated, *results["fixed"].values()])
+    names = ", ".join(" ".join(name.split()) for name in (*results["tasks"], *results["fixed"]))
+    call = (
+        "cotbal.linear_gtw_cross_entropy(hidden, lm_head.weight, labels, task_ids, task_weights, shift=True)"
     )
-    names = [" ".join(str(name).split()) for name in (*results["tasks"], *results["fixed"])]
-    return "\n".join(
-        (
-            "import torch, cotbal",
-            f"task_weights = torch.tensor([{', '.join(seeds.spell(w, 4) for w in weights)}])  # {', '.join(names)}",
-            "loss = cotbal.linear_gtw_cross_entropy("
-            "hidden, lm_head.weight, labels, task_ids, task_weights, shift=True)",
-        )
-    )
+    return f"import torch, cotbal\ntask_weights = torch.tensor([{weights}])  # {names}\nloss = {call}"

@@ -29,7 +29,7 @@ def all_tables(results: seeds.Results) -> dict[str, PageTable]:
 
 
 def weights_table(results: seeds.Results) -> PageTable:
-    """Return the weights of the weighted tasks, then of the fixed ones, by rule; equal weights go without saying."""
+    """Return the weights of the weighted tasks, then of the fixed ones, by rule, without the equal rule."""
     rules = [rule for rule in seeds.rules(results) if rule != "equal"]
     columns = {rule: seeds.weights(results, rule) for rule in rules}
     rows = [[task, *(_weight(rule, columns[rule][task]) for rule in rules)] for task in results["tasks"]]
@@ -84,19 +84,13 @@ def improvement_table(results: seeds.Results) -> PageTable:
     """Return dI and dE in percent, and their paired differences from EW."""
     methods = [method for method in seeds.methods(results) if method != "STL"]
     rows = [
-        [
-            method,
-            *(
-                spell_difference(results, key, method)
-                if paired
-                else spell_estimate(seeds.summary(results, key, method), 2)
-                for key in ("delta_i", "delta_e")
-                for paired in (False, True)
-            ),
-        ]
-        for method in methods
+        [method, *_two(results, "delta_i", method), *_two(results, "delta_e", method)] for method in methods
     ]
     return PageTable("improvement", ["method", "ΔI %", "ΔI − EW", "ΔE %", "ΔE − EW"], rows)
+
+
+def _two(results: seeds.Results, key: str, method: str) -> tuple[str, str]:
+    return spell_estimate(seeds.summary(results, key, method), 2), spell_difference(results, key, method)
 
 
 def _column_of(method: str, methods: list[str]) -> int | None:

@@ -12,8 +12,8 @@ Results = Mapping[str, Any]
 RULES = {
     "cotbal": "CoTBal",
     "contribution": "contribution",
-    "one2all": "one-to-all",
-    "all2one": "all-to-one",
+    "one2all": "one2all",
+    "all2one": "all2one",
     "difficulty": "difficulty",
     "equal": "equal",
 }

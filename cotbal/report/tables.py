@@ -9,10 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cotbal.report import seeds
-from cotbal.report.seeds import spell, spell_estimate
+from cotbal.report.seeds import spell, spell_difference, spell_estimate
 
 MOST_ROWS_OF_C = 16
 _NAME_WIDTH, _PADDING = 24, 2
+
+Columns = Mapping[str, Sequence[str]]  # header -> cells
 
 
 def print_results(results: seeds.Results, console: Console) -> None:
@@ -34,13 +36,9 @@ def print_results(results: seeds.Results, console: Console) -> None:
 
 
 def print_columns(
-    console: Console,
-    title: str,
-    names: Sequence[str],
-    columns: Mapping[str, Sequence[str]],
-    corner: str = "task",
+    console: Console, title: str, names: Sequence[str], columns: Columns, corner: str = "task"
 ) -> None:
-    """Print a table of row names and right-aligned columns, in as many blocks as the console's width needs."""
+    """Print row names and right-aligned columns, in as many blocks as the width needs."""
     room = console.width - min(_NAME_WIDTH, max(map(len, [corner, *names]))) - _PADDING
     for number, block in enumerate(_blocks(columns, room)):
         table = Table(title=Text(title if number == 0 else f"{title} (continued)", style="bold"))
@@ -85,19 +83,16 @@ def _print_signals(results: seeds.Results, console: Console) -> None:
     tasks = results["tasks"]
     numbered = [f"{place} {task}" for place, task in enumerate(tasks, start=1)]
     means = {
-        "one-to-all": [spell(value.mean, 2) for value in seeds.vector(results, "one2all")],
-        "all-to-one": [spell(value.mean, 2) for value in seeds.vector(results, "all2one")],
+        "one2all": [spell(value.mean, 2) for value in seeds.vector(results, "one2all")],
+        "all2one": [spell(value.mean, 2) for value in seeds.vector(results, "all2one")],
         "difficulty D": [spell(value.mean, 2) for value in seeds.vector(results, "difficulty")],
     }
     if len(tasks) <= MOST_ROWS_OF_C:
         matrix = seeds.contribution(results)
         cells = {str(j + 1): [spell(row[j].mean, 2) for row in matrix] for j in range(len(tasks))}
-        print_columns(
-            console, "Contribution C: row trained in full, column (by number) helped", numbered, columns
-        )
-    print_columns(
-        console, "Mean contribution to the others, from the others, and difficulty", numbered, means
-    )
+        title = "Contribution C: row trained in full, column (by number) helped"
+        print_columns(console, title, numbered, cells)
+    print_columns(console, "Contribution to and from the others (means), and difficulty", numbered, means)
 
 
 def _print_weights(results: seeds.Results, console: Console) -> None:
@@ -123,19 +118,11 @@ def _print_test(results: seeds.Results, console: Console) -> None:
 def _print_improvement(results: seeds.Results, console: Console) -> None:
     methods = [method for method in seeds.methods(results) if method != "STL"]
     columns = {}
-    for key, label in (("delta_i", "dI %"), ("delta_e", "dE %")):
-        columns[label] = [spell_estimate(seeds.summary(results, key, method), 2) for method in methods]
-        columns[f"{label.split()[0]} - EW"] = [
-            seeds.spell_difference(results, key, method) for method in methods
-        ]
+    for key, label in (("delta_i", "dI"), ("delta_e", "dE")):
+        columns[f"{label} %"] = [spell_estimate(seeds.summary(results, key, method), 2) for method in methods]
+        columns[f"{label} - EW"] = [spell_difference(results, key, method) for method in methods]
     print_columns(console, "Improvement over the single-task models", methods, columns, corner="method")
-    text = "dI: higher is better, dE: lower is better. "
-    noise = (
-        "± is the standard error over seeds."
-        if len(results["seeds"]) > 1
-        else "One seed: its noise is unknown."
-    )
-    console.print(Text(text + noise))
+    console.print(Text(f"dI: higher is better, dE: lower is better. {seeds.noise_note(results)}"))
     console.print()
 
 

@@ -26,20 +26,21 @@ def make_results(
     metrics = {task: METRICS[i % len(METRICS)] for i, task in enumerate(tasks)}
     lost = {seed: ([tasks[3 % n_tasks]] if unidentified and seed == seeds[0] else []) for seed in seeds}
     by_seed = {str(seed): _one_seed(tasks, metrics, seed, lost[seed], len(seeds) > 1) for seed in seeds}
+    summary = _summary(list(by_seed.values()))
     return {
         "schema_version": 1,
         "kind": "demo",
         "profile": "quick",
         "tasks": tasks,
         "fixed": {"chat": 1.0},
-        "metrics": metrics,
+        "metrics": {**metrics, "chat": "EM"},
         "temperature": 0.5,
         "alpha": 0.5,
         "seeds": list(seeds),
         "by_seed": by_seed,
-        "summary": _summary(list(by_seed.values())),
+        "summary": summary,
         "statements": [
-            "CoTBal against EW: dI -0.20, inside the seed noise; neither is shown to be better.",
+            *(entry["verdict"] for entry in summary["against_EW"].values()),
             *(
                 f"{name}: its gain was too small to divide by (seed {seed})."
                 for seed in seeds
@@ -99,6 +100,7 @@ def _one_seed(
             task: test[method][task][metrics[task]] / test["STL"][task][metrics[task]] - 1 for task in tasks
         }
         for method in test
+        if method != "STL"
     }
     return {
         "scores": {"mini": mini, "probes": probes},
@@ -163,13 +165,13 @@ def _mean(values: Any) -> float:
 
 
 def _summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    methods = list(seeds[0]["test"])
+    methods = list(seeds[0]["delta_i"])
     own = {
         key: {method: _estimate([seed[key][method] for seed in seeds]) for method in methods}
         for key in ("delta_i", "delta_e")
     }
     against = {}
-    for method in (name for name in methods if name not in ("STL", "EW")):
+    for method in (name for name in methods if name != "EW"):
         pairs = {key: _estimate([seed[key][method] - seed[key]["EW"] for seed in seeds]) for key in own}
         against[method] = {**pairs, "verdict": f"{method}: the difference from EW is inside the seed noise."}
     return {**own, "against_EW": against}
