@@ -49,6 +49,8 @@ class TaskWeights(Mapping[str, float]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", checked_weights(self.weights, "weights"))
         object.__setattr__(self, "fixed", checked_weights(self.fixed, "fixed") if self.fixed else {})
+        if not isinstance(self.provenance, Mapping):
+            raise TypeError(f"provenance: expected a mapping, got {type(self.provenance).__name__}")
         object.__setattr__(self, "provenance", dict(self.provenance))
         for task, weight in self.fixed.items():
             if self.weights.get(task) != weight:

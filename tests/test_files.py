@@ -1,0 +1,23 @@
+import os
+
+import pytest
+
+from cotbal.files import write_bytes_atomically, write_text_atomically
+
+
+def test_text_is_written_as_utf8_without_touching_line_ends(tmp_path):
+    path = write_text_atomically(tmp_path / "new" / "folder" / "file.txt", "é\r\n")
+    assert path.read_bytes() == "é\r\n".encode()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):
+    path = write_bytes_atomically(tmp_path / "file.bin", b"old")
+
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_bytes_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

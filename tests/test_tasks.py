@@ -1,0 +1,60 @@
+import pytest
+
+from cotbal.tasks import TaskIndex, record_task, task_names
+
+
+def test_ids_are_places_and_back():
+    index = TaskIndex(("b", "a", "c"))
+    assert [index.id(name) for name in index.names] == [0, 1, 2]
+    assert [index.name(i) for i in range(len(index))] == ["b", "a", "c"]
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'VQAv' \(did you mean 'VQAv2'\?\); known tasks: VQAv2, GQA"):
+        TaskIndex(("VQAv2", "GQA")).id("VQAv")
+
+
+@pytest.mark.parametrize("task_id", [-1, 2])
+def test_an_id_out_of_range_raises(task_id):
+    with pytest.raises(ValueError, match="0 <= id < 2"):
+        TaskIndex(("a", "b")).name(task_id)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        ("abc", TypeError, "single string"),
+        ([], ValueError, "at least one"),
+        (["a", 1], TypeError, "strings"),
+        (["a", " "], ValueError, "non-empty"),
+        (["a", "b", "a"], ValueError, "repeated: a"),
+    ],
+)
+def test_bad_names_raise(names, error, message):
+    with pytest.raises(error, match=message):
+        task_names(names)
+
+
+def test_a_record_tells_its_task_in_this_order():
+    options = {"field": "channel", "file": "data/gqa.json", "file_tasks": {"gqa.json": "from file"}}
+    assert record_task({"task": "own", "channel": "field"}, **options) == "own"
+    assert record_task({"channel": "field"}, **options) == "field"
+    assert record_task({}, **options) == "from file"
+    assert record_task({"channel": "field"}, file="x", file_tasks={"x": "file"}) == "file"
+
+
+def test_the_whole_path_goes_before_the_bare_file_name():
+    tasks = {"train.json": "bare", "gqa/train.json": "whole"}
+    assert record_task({}, file="gqa/train.json", file_tasks=tasks) == "whole"
+    assert record_task({}, file="vqa/train.json", file_tasks=tasks) == "bare"
+
+
+@pytest.mark.parametrize("record", [{"id": 7}, {"id": 7, "task": None}, {"id": 7, "source": "GQA"}])
+def test_a_record_without_a_task_raises_with_its_id(record):
+    with pytest.raises(ValueError, match="record 7: expected its task in 'task' or 'channel'"):
+        record_task(record, field="channel", file="other.json", file_tasks={"gqa.json": "GQA"})
+
+
+def test_a_task_that_is_no_string_raises():
+    with pytest.raises(TypeError, match="record 7, field 'task'"):
+        record_task({"id": 7, "task": 3})
