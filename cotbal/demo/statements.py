@@ -61,7 +61,9 @@ def statements(results: Mapping[str, Any]) -> list[str]:
 
 def _about_noise(seeds: int, verdicts: int) -> str:
     if seeds == 1:
-        return "Single seeds of this demo differ by several points either way; `cotbal demo --full` runs three."
+        return (
+            "Single seeds of this demo differ by several points either way; `cotbal demo --full` runs three."
+        )
     return (
         f"Inside the seed noise: within {noise_errors(seeds):g} standard errors of the paired differences"
         f" (95 % for {seeds} seeds). Of {len(MEASURES) * verdicts} such comparisons, one in twenty is beyond"

@@ -1,0 +1,78 @@
+import dataclasses
+
+import pytest
+
+from cotbal.estimate import Scores, estimate_weights
+from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.store import RunSpec
+
+TASKS = ("a", "b", "c")
+MINI = [0.2, 0.3, 0.25]
+PROBES = [[0.6, 0.35, 0.3], [0.25, 0.7, 0.2], [0.3, 0.4, 0.5]]
+
+
+@dataclasses.dataclass
+class ToyRecipe:
+    tasks = TASKS
+    fixed = {"chat": 1.0}  # noqa: RUF012 - a protocol's attribute, not state
+    with_items: bool = True
+
+    def mini(self):
+        return RunSpec("mini", "m:f", {"kind": "mini"}, 3, ("base",))
+
+    def probe(self, task):
+        return RunSpec(f"probe {task}", "m:f", {"kind": task}, 5, ("base",))
+
+    def final(self, rule, weights):
+        return RunSpec(f"final {rule}", "m:f", {"weights": dict(weights)}, 9, ("base",))
+
+    def validation_scores(self, result):
+        return result["scores"]
+
+    def validation_items(self, result):
+        return result["items"] if self.with_items else None
+
+
+def result(row, spread=0.001):
+    items = {task: [score - spread, score, score + spread] for task, score in zip(TASKS, row, strict=True)}
+    return {"scores": dict(zip(TASKS, row, strict=True)), "items": items}
+
+
+RESULTS = {"mini": result(MINI), **{f"probe {t}": result(row) for t, row in zip(TASKS, PROBES, strict=True)}}
+
+
+def test_final_run_waits_for_all_estimation_runs_and_has_its_size_before():
+    algorithm = Algorithm1(ToyRecipe())
+    assert [spec.name for spec in algorithm.estimation_runs()] == ["mini", "probe a", "probe b", "probe c"]
+    final = algorithm.final_run()
+    assert (final.name, final.steps) == ("final cotbal", 9)
+    assert final.needs == ("base", "mini", "probe a", "probe b", "probe c")
+
+
+@pytest.mark.parametrize("rule", ["cotbal", "one2all", "difficulty"])
+def test_final_run_gets_the_weights_of_its_rule(rule):
+    algorithm = Algorithm1(ToyRecipe(), temperature=0.7, alpha=0.25)
+    expected = estimate_weights(
+        Scores(TASKS, MINI, PROBES), rule=rule, temperature=0.7, alpha=0.25, fixed={"chat": 1.0}
+    )
+    assert algorithm.final_run(rule).build(RESULTS).settings == {"weights": expected.weights}
+
+
+@pytest.mark.parametrize("with_items", [True, False])
+def test_scores_keep_the_items_for_the_noise_guard(with_items):
+    scores = Algorithm1(ToyRecipe(with_items)).scores(RESULTS)
+    assert scores.mini.tolist() == MINI
+    assert scores.probes.tolist() == PROBES
+    assert set(scores.items) == ({"mini", *TASKS} if with_items else set())
+
+
+def test_noisy_gain_is_dropped_or_raises_as_asked():
+    # The gain of c's probe, with items that disagree about it: 0.25 +- 0.6.
+    noisy = {
+        **RESULTS,
+        "probe c": {**RESULTS["probe c"], "items": {**RESULTS["probe c"]["items"], "c": [0.0, 1.5, 0.0]}},
+    }
+    dropped = Algorithm1(ToyRecipe(), on_unidentified="drop").weights(noisy)
+    assert dropped.provenance["unidentified"] == ["c"]
+    with pytest.raises(ValueError, match="'c'"):
+        Algorithm1(ToyRecipe()).final_run().build(noisy)

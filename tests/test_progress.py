@@ -1,0 +1,147 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from cotbal.estimate.plan import Plan
+from cotbal.estimate.store import Record, RunSpec
+from cotbal.progress import Course, LiveProgress, PlainProgress, in_words, progress_on
+
+RECORD = Record("k", {}, 0.0, 1.0, 1.0)
+
+
+def spec(name, steps, *needs):
+    return RunSpec(name, "m:f", {}, steps, needs)
+
+
+PLAN = Plan(
+    [spec("base", 10), spec("long", 40, "base"), spec("short", 20, "base"), spec("late", 30, "short")]
+)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")],
+)
+def test_duration_in_words(seconds, words):
+    assert in_words(seconds) == words
+
+
+def test_time_left_follows_the_longest_way_and_the_speed_of_one_worker(clock):
+    course = Course(clock)
+    course.open(PLAN, {}, workers=2)
+    course.start("base")
+    assert course.seconds_left() is None
+    clock.now = 5.0
+    course.advance("base", 10)
+    # 2 steps a second; then short 20 and late 30 after one another, long beside them.
+    assert course.seconds_left() == pytest.approx(25.0)
+    course.finish("base")
+    course.start("long")
+    course.start("short")
+    clock.now = 15.0
+    course.advance("long", 20)
+    course.advance("short", 10)
+    # 40 steps in 5 + 2 x 10 busy seconds; left 10 + 30 in a row.
+    assert course.seconds_left() == pytest.approx(40 * 25 / 40)
+    assert course.percent == pytest.approx(40.0)
+
+
+def test_what_an_earlier_start_has_done_counts_as_done_but_not_for_the_speed(clock):
+    course = Course(clock)
+    course.open(PLAN, {"base": RECORD, "long": RECORD}, workers=1)
+    assert course.percent == pytest.approx(50.0)
+    course.start("short")
+    clock.now = 10.0
+    course.advance("short", 10)
+    assert course.seconds_left() == pytest.approx(40.0)
+
+
+def test_lost_run_is_to_be_done_again(clock):
+    course = Course(clock)
+    course.open(PLAN, {"base": RECORD}, workers=1)
+    course.start("long")
+    clock.now = 10.0
+    course.advance("long", 39)
+    course.lose("long")
+    assert course.done == 10
+
+
+def test_steps_beyond_the_announced_ones_do_not_pass_the_end(clock):
+    course = Course(clock)
+    course.open(PLAN, {}, workers=1)
+    course.start("base")
+    course.advance("base", 99)
+    assert course.done == 10
+
+
+def told(progress):
+    with progress:
+        progress.opened(PLAN, {"base": RECORD}, 2)
+        progress.started("short")
+        progress.advanced("short", 5)
+        progress.lost("short", "killed by SIGKILL")
+        progress.started("short")
+        progress.advanced("short", 20)
+        progress.waited()
+        progress.finished("short", RECORD)
+
+
+def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
+    stream = io.StringIO()
+    told(PlainProgress(stream, lambda record: "mean score 0.500", clock))
+    assert stream.getvalue().splitlines() == [
+        "continuing: 1 of 4 runs are finished; the rest on 2 worker processes",
+        "start   short (20 steps)",
+        "again   short: its worker process died (killed by SIGKILL)",
+        "start   short (20 steps)",
+        "done    short: 0.0 s, mean score 0.500; 30 %, estimating the time left",
+    ]
+
+
+def test_plain_lines_come_at_most_twice_a_minute_when_nothing_starts_or_ends(clock):
+    stream = io.StringIO()
+    progress = PlainProgress(stream, lambda record: "", clock)
+    progress.opened(PLAN, {}, 1)
+    progress.started("base")
+    for second in range(1, 100):
+        clock.now = float(second)
+        progress.advanced("base", second // 10)
+    lines = stream.getvalue().splitlines()[2:]
+    assert len(lines) == 3
+    assert lines[0] == "        3 %, about 16 min 10 s left"
+
+
+def test_live_view_shows_the_whole_and_a_line_per_finished_run():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, color_system=None)
+    told(LiveProgress(console, lambda record: "mean score 0.500"))
+    text = stream.getvalue()
+    assert "continuing: 1 of 4 runs are finished" in text
+    assert "all runs" in text
+    assert "again short: its worker process died" in text
+    assert "done short: 0.0 s, mean score 0.500" in text
+
+
+def test_view_fits_the_console():
+    assert isinstance(progress_on(Console(file=io.StringIO()), lambda record: ""), PlainProgress)
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    assert isinstance(progress_on(terminal, lambda record: ""), LiveProgress)
+
+
+def test_first_line_when_everything_is_finished():
+    stream = io.StringIO()
+    PlainProgress(stream, lambda record: "").opened(PLAN, dict.fromkeys(PLAN, RECORD), 1)
+    assert stream.getvalue() == "all 4 runs are finished\n"
