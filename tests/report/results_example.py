@@ -173,7 +173,10 @@ def _summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     against = {}
     for method in (name for name in methods if name != "EW"):
         pairs = {key: _estimate([seed[key][method] - seed[key]["EW"] for seed in seeds]) for key in own}
-        against[method] = {**pairs, "verdict": f"{method}: the difference from EW is inside the seed noise."}
+        place = (
+            "inside the seed noise" if len(seeds) > 1 else "from one seed, which cannot tell it from noise"
+        )
+        against[method] = {**pairs, "verdict": f"{method}: the difference from EW is {place}."}
     return {**own, "against_EW": against}
 
 
