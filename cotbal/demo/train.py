@@ -1,0 +1,133 @@
+"""The training loop: AdamW on cotbal's GTW loss, one batch per optimizer step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+import cotbal
+from cotbal.balancing import tla_weights, token_counts
+from cotbal.demo.batches import Batch, Example, collate
+from cotbal.demo.profiles import Profile
+
+Report = Callable[[int], None]
+# The task weights (N,) of one step, from the step's batch alone.
+Weighting = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Means over the last tenth of the steps: the weighted loss, and each task's own (None if it never occurred)."""
+
+    loss: float
+    task_loss: list[float | None]
+
+
+def static_weighting(weights: Tensor) -> Weighting:
+    """The same weights (N,) in every step."""
+    return lambda batch: weights
+
+
+def tla_weighting(num_tasks: int) -> Weighting:
+    """Each step's TLA weights, from the tokens that its tasks have in it."""
+    return lambda batch: tla_weights(token_counts(batch.labels, batch.task_ids, num_tasks, shift=True))
+
+
+def fit(
+    model: LlavaForConditionalGeneration,
+    examples: Sequence[Example],
+    batches: Iterable[Sequence[int]],
+    steps: int,
+    weighting: Weighting,
+    profile: Profile,
+    report: Report,
+) -> Outcome:
+    """Trains the model in place for `steps` steps and tells how the loss ended.
+
+    Args:
+        model: on the device to train on.
+        examples: the training data.
+        batches: indices into `examples`, one sequence per step; exactly `steps` of them.
+        steps: length of the learning rate's schedule.
+        weighting: the task weights of each step.
+        profile: the recipe.
+        report: called with the number of steps done after each one.
+    """
+    model.train()
+    optimizer, schedule = make_optimizer(
+        model.parameters(), steps, profile.learning_rate, profile.warmup
+    )
+    tail = max(1, steps // 10)
+    losses: list[Tensor] = []
+    sums: list[Tensor] = []
+    counts: list[Tensor] = []
+    for done, indices in enumerate(batches, start=1):
+        batch = collate([examples[index] for index in indices], str(model.device))
+        loss, stats = _loss(model, batch, weighting(batch))
+        update(loss, model, optimizer, schedule)
+        if done > steps - tail:
+            losses.append(loss.detach())
+            sums.append(stats.loss_sum)
+            counts.append(stats.token_count)
+        report(done)
+    if done != steps:
+        raise AssertionError(f"{steps} steps were announced, {done} were run")
+    return _outcome(losses, sums, counts)
+
+
+def _loss(
+    model: LlavaForConditionalGeneration, batch: Batch, task_weights: Tensor
+) -> tuple[Tensor, cotbal.TaskStats]:
+    hidden = model.model(**batch.inputs(), use_cache=False).last_hidden_state
+    return cotbal.linear_gtw_cross_entropy(
+        hidden,
+        model.lm_head.weight,
+        batch.labels,
+        batch.task_ids,
+        task_weights,
+        shift=True,
+        return_stats=True,
+    )
+
+
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], steps: int, learning_rate: float, warmup_share: float
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, and a learning rate that rises linearly and falls to 0 as a cosine."""
+    optimizer = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    warmup = max(1, round(warmup_share * steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def update(
+    loss: Tensor,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    """One optimizer step, the gradient's norm clipped to 1."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _outcome(losses: list[Tensor], sums: list[Tensor], counts: list[Tensor]) -> Outcome:
+    # Kept as tensors until here: reading a number at each step would stall a GPU.
+    total, tokens = torch.stack(sums).sum(0).tolist(), torch.stack(counts).sum(0).tolist()
+    means = [loss / count if count else None for loss, count in zip(total, tokens, strict=True)]
+    return Outcome(float(torch.stack(losses).mean()), means)
