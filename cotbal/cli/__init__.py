@@ -8,8 +8,9 @@ def main() -> None:
     try:
         from cotbal.cli.main import app
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("typer", "rich"):
             raise
-        print(f'cotbal: {error.name} is not installed; pip install "cotbal[cli]"', file=sys.stderr)
+        print(f'cotbal: {package} is not installed; pip install "cotbal[cli]"', file=sys.stderr)
         sys.exit(2)
     app(prog_name="cotbal")

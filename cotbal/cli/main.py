@@ -14,6 +14,7 @@ _EXTRAS = {
     "jinja2": "report",
     "matplotlib": "report",
     "numpy": "report",
+    "rich": "cli",
     "safetensors": "demo",
     "sklearn": "demo",
     "transformers": "demo",
@@ -32,10 +33,10 @@ class _OneLineErrors(TyperGroup):
                 raise
             _fail(str(error))
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None or ctx.params.get("debug"):
+            package = (error.name or "").partition(".")[0]
+            if package not in _EXTRAS or ctx.params.get("debug"):
                 raise
-            _fail(f'{error.name} is not installed; pip install "cotbal[{extra}]"')
+            _fail(f'{package} is not installed; pip install "cotbal[{_EXTRAS[package]}]"')
 
 
 def _fail(message: str) -> None:

@@ -44,8 +44,11 @@ def _page(results: Path, folder: Path, as_json: bool) -> None:
     from cotbal.report.page import write_page
 
     content = _load(results)
-    page = write_page(content, folder)
-    figures = write_figures(content, folder / "figures")
+    try:
+        page = write_page(content, folder)
+        figures = write_figures(content, folder / "figures")
+    except KeyError as error:
+        raise ValueError(f"{results}: expected the results of `cotbal demo`, got none for {error}") from error
     if as_json:
         written = {"page": str(page), "figures": {name: str(path) for name, path in figures.items()}}
         typer.echo(json.dumps(written, indent=2))
@@ -59,9 +62,8 @@ def _load(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from error
-    if not isinstance(content, dict) or content.get("schema_version") != 1:
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        raise ValueError(f"{path}: expected a results file of schema_version 1, got {version!r}")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected the results of `cotbal demo`, got a {type(content).__name__}")
     return content
 
 

@@ -1,5 +1,6 @@
 """The table of validation scores that every estimate starts from."""
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ class Scores:
                 single_full=rows.get(SINGLE_FULL),
                 transforms={task: transform for task, transform in named if transform},
             )
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
 
     def to_csv(self, path: str | Path) -> Path:

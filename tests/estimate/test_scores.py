@@ -166,6 +166,7 @@ def test_writing_and_reading_keeps_every_bit(tmp_path, data):
         (TABLE.replace("b,0.3,0.5\n", ""), "missing rows: b"),
         (TABLE.replace("mini,0.2,0.3\n", ""), "missing rows: mini"),
         (TABLE + "a,1,2\n", "row 'a' stands twice"),
+        (TABLE + "a" * 200_000, "field larger than field limit"),
         (TABLE + "c,1,2\n", "unknown row 'c'"),
         (TABLE + "single_mini,1,2\n", "expected both or neither"),
         (TABLE + "transform,negate,\n", r"transforms\['a'\]"),

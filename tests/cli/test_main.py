@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import cotbal
+from cotbal.cli.main import app
+from tests.cli.commands import run_cotbal
+
+
+@pytest.mark.parametrize("verb", ["demo", "weights", "report"])
+def test_the_help_of_a_verb_shows_an_example(verb):
+    shown = CliRunner().invoke(app, [verb, "--help"])
+    assert shown.exit_code == 0
+    assert f"Example: cotbal {verb}" in shown.output
+
+
+def test_the_version_is_that_of_the_package():
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"cotbal {cotbal.__version__}\n")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, cotbal\n"
+        "heavy = {'transformers', 'sklearn', 'matplotlib', 'jinja2', 'numpy'} - set(sys.modules)\n"
+        "import cotbal.cli.main\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("typer", ["--version"], "cli"),
+        ("rich", ["report", "--paper-tables"], "cli"),
+        ("matplotlib", ["report", "results.json"], "report"),
+    ],
+)
+def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, extra):
+    (tmp_path / "results.json").write_text('{"schema_version": 1}')
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments}\n"
+        "from cotbal.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == f'cotbal: {missing} is not installed; pip install "cotbal[{extra}]"\n'
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    done = run_cotbal("weights", "missing.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("cotbal: ")
+    assert "missing.csv" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = run_cotbal("--debug", "weights", "missing.csv", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "FileNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["weights"], ["weights", "--nonsense"]])
+def test_a_wrong_command_exits_with_2(arguments):
+    assert CliRunner().invoke(app, arguments).exit_code == 2

@@ -1,0 +1,145 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cotbal.cli.main import app
+from cotbal.estimate import Scores, contribution, difficulty, estimate_weights
+from cotbal.weights import TaskWeights
+from tests.cli.commands import run_cotbal
+
+TABLE = """run,vqa,ocr,bbox
+mini,0.40,0.30,0.10
+vqa,0.60,0.32,0.12
+ocr,0.44,0.70,0.11
+bbox,0.41,0.33,0.50
+"""
+UNIDENTIFIED = TABLE.replace("ocr,0.44,0.70", "ocr,0.44,0.30")
+
+
+@pytest.fixture
+def scores(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def test_the_tables_are_printed_and_the_weights_written(scores, tmp_path):
+    done = run_cotbal("weights", "scores.csv", "--fixed", "chat=1.5", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = estimate_weights(Scores.from_csv(scores), fixed={"chat": 1.5})
+    assert TaskWeights.load(tmp_path / "weights.json") == expected
+    for text in (
+        "Contribution C",
+        "0.1125",
+        "0.5714",
+        f"{expected['bbox']:.4f}",
+        "1.5000",
+        "all2one",
+        "weights.json",
+    ):
+        assert text in done.stdout
+
+
+def test_the_json_holds_every_signal_and_rule(scores, tmp_path, monkeypatch):
+    options = ["--rule", "difficulty", "--temperature", "0.25", "--alpha", "0.9", "--out", "new/w.json"]
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["weights", "scores.csv", "--json", *options])
+    assert done.exit_code == 0
+    summary, table = json.loads(done.stdout), Scores.from_csv(scores)
+    assert summary["contribution"] == contribution(table).tolist()
+    assert summary["difficulty"] == difficulty(table).tolist()
+    for rule, weights in summary["weights"].items():
+        assert weights == dict(estimate_weights(table, rule=rule, temperature=0.25, alpha=0.9))
+    assert len(summary["weights"]) == 6
+    written = TaskWeights.load(tmp_path / "new" / "w.json")
+    assert (written.rule, written.temperature, dict(written)) == (
+        "difficulty",
+        0.25,
+        summary["weights"]["difficulty"],
+    )
+
+
+def test_a_column_that_is_not_identified_can_be_dropped(tmp_path, monkeypatch):
+    (tmp_path / "scores.csv").write_text(UNIDENTIFIED)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["weights", "scores.csv", "--on-unidentified", "drop"])
+    assert done.exit_code == 0
+    assert "Not identified: ocr." in done.stdout
+    assert TaskWeights.load(tmp_path / "weights.json").provenance["unidentified"] == ["ocr"]
+
+
+def test_a_rule_that_needs_no_contribution_does_without(tmp_path, monkeypatch):
+    (tmp_path / "scores.csv").write_text(UNIDENTIFIED)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["weights", "scores.csv", "--rule", "difficulty"])
+    assert done.exit_code == 0
+    assert "No weights by cotbal, contribution, one2all, all2one: scores: V(ocr + mini)" in done.stdout
+
+
+def test_the_precise_difficulty_is_used(tmp_path, monkeypatch):
+    (tmp_path / "scores.csv").write_text(TABLE + "single_mini,0.1,0.2,0.3\nsingle_full,0.2,0.8,0.4\n")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["weights", "scores.csv", "--precise", "--json"])
+    assert json.loads(done.stdout)["difficulty"] == pytest.approx([0.5, 0.75, 0.25])
+
+
+def assert_refused(stdout, stderr, code, folder, message):
+    assert (code, stdout) == (2, "")
+    assert stderr.count("\n") == 1
+    assert message in stderr
+    assert (folder / "weights.json").read_text() == "old"
+    assert {path.name for path in folder.iterdir()} == {"scores.csv", "weights.json"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TABLE.replace("0.44", "nan"), "scores.csv: run 'ocr', task 'vqa': expected a finite score, got nan"),
+        (
+            TABLE.replace("0.44", ""),
+            "scores.csv: row 'ocr', task 'vqa': expected a number, got an empty cell",
+        ),
+        (TABLE.replace("vqa,0.60,0.32,0.12\n", ""), "scores.csv: missing rows: vqa"),
+        (UNIDENTIFIED, "V(ocr + mini) - V(mini) of task 'ocr' is 0, expected > 0"),
+    ],
+    ids=["nan", "missing cell", "missing task", "zero denominator"],
+)
+def test_bad_scores_are_one_line_and_nothing_is_written_over(tmp_path, text, message):
+    (tmp_path / "scores.csv").write_text(text)
+    (tmp_path / "weights.json").write_text("old")
+    done = run_cotbal("weights", "scores.csv", cwd=tmp_path)
+    assert_refused(done.stdout, done.stderr, done.returncode, tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fixed", "vqa=1"], "fixed: vqa is also an estimated task"),
+        (["--fixed", "chat"], "--fixed: expected TASK=WEIGHT with a number, got 'chat'"),
+        (["--fixed", "chat=-1"], "fixed['chat']: expected a finite weight >= 0"),
+        (["--fixed", "chat=1", "--fixed", "chat=2"], "task 'chat' stands twice"),
+        (["--rule", "best"], "rule: expected one of"),
+        (["--temperature", "0"], "temperature: expected a finite number > 0"),
+        (["--alpha", "2"], "alpha: expected a number in 0..1"),
+        (["--precise"], "the precise difficulty needs the single-task runs"),
+        (["--on-unidentified", "ignore"], "on_unidentified: expected 'raise' or 'drop'"),
+    ],
+)
+def test_bad_options_are_one_line_and_nothing_is_written_over(
+    scores, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.json").write_text("old")
+    shown = CliRunner().invoke(app, ["weights", "scores.csv", *options])
+    assert_refused(shown.stdout, shown.stderr, shown.exit_code, tmp_path, message)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(scores, tmp_path):
+    (tmp_path / "file").write_text("old")
+    shown = CliRunner().invoke(
+        app, ["weights", str(scores), "--out", str(tmp_path / "file" / "weights.json")]
+    )
+    assert shown.exit_code == 2
+    assert shown.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "old"
