@@ -7,8 +7,8 @@ from typing import Any
 
 from cotbal.report.seeds import Estimate, unidentified
 
-# 97.5 % points of Student's t for 1, 2, ... degrees of freedom: how many standard errors the mean of a few seeds
-# may be off in 95 of 100 cases. Two standard errors would be far too few for three seeds.
+# 97.5 % points of Student's t for 1, 2, ... degrees of freedom: the mean of a few seeds is within so many
+# standard errors in 95 of 100 cases. Two standard errors would be far too few for three seeds.
 STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 MEASURES = {"delta_i": "ΔI%", "delta_e": "ΔE%"}
 

@@ -154,7 +154,7 @@ def _file_sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-class OutputInUseError(RuntimeError):
+class OutputInUseError(OSError):
     """Another process works in this output folder."""
 
 
