@@ -73,7 +73,8 @@ class Course:
 
     def lose(self, name: str) -> None:
         """The run's worker died; its steps are to be done again."""
-        self._busy_seconds += self._clock() - self._began.pop(name)
+        now = self._clock()
+        self._busy_seconds += now - self._began.pop(name, now)
         self._done[name] = 0
 
     @property

@@ -182,7 +182,6 @@ class Pool:
                 self._hire(1)
             idle = next(worker for worker in self._workers if worker.job is None)
             idle.give(job, self.execution.store.out)
-            self.listener.started(job.name)
 
     def _running(self) -> set[str]:
         return {worker.job.key for worker in self._workers if worker.job is not None}
@@ -194,6 +193,8 @@ class Pool:
             self._bury(job, worker.stop())
         elif job is None:
             raise RuntimeError(f"a worker without a job sent {message}")
+        elif message["event"] == "started":
+            self.listener.started(job.name)
         elif message["event"] == "steps":
             self.listener.advanced(job.name, message["steps"])
         elif message["event"] == "failed":

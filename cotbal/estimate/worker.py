@@ -55,8 +55,10 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     folder.mkdir(parents=True)
     _send_output_to(folder / LOG_FILE)
     started, cpu = time.time(), time.process_time()
-    settings = {**job["settings"], "needs": job["needs"]}
-    result = load_function(job["function"])(settings, folder, _throttled(send))
+    function = load_function(job["function"])
+    # Only now, so that nobody takes the seconds of the imports for those of the first steps.
+    send({"event": "started"})
+    result = function({**job["settings"], "needs": job["needs"]}, folder, _throttled(send))
     record = Record(job["key"], result, started, time.time(), time.process_time() - cpu)
     store.write(record, function=job["function"], settings=job["settings"])
 

@@ -1,0 +1,201 @@
+"""`cotbal demo --profile micro`: whole, killed at several moments, with damaged and with other files."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cotbal.cli.main import app
+from tests.estimate.fake_runs import alive
+
+RUNS = 7
+
+
+def start(out, *options):
+    arguments = [sys.executable, "-m", "cotbal.cli", "demo", "--profile", "micro", "--workers", "2"]
+    return subprocess.Popen(
+        [*arguments, "--out", str(out), "--json", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def numbers(results):
+    return {key: value for key, value in results.items() if key != "run"}
+
+
+def finished_runs(out):
+    return sorted(path.parent.name for path in out.glob("runs/*/result.json"))
+
+
+def children(pid):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until(condition, process=None, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    process = start(out, "--no-page")
+    printed, notes = process.communicate()
+    assert process.returncode == 0, notes
+    assert notes.startswith(f"{RUNS} runs on 2 worker processes\n")
+    assert json.loads(printed) == json.loads((out / "results.json").read_text())
+    return out
+
+
+@pytest.fixture
+def copied(unbroken, tmp_path):
+    return Path(shutil.copytree(unbroken, tmp_path / "out"))
+
+
+def results_of(out):
+    return numbers(json.loads((out / "results.json").read_text()))
+
+
+@pytest.fixture
+def run():
+    def run(out, *options):
+        arguments = ["demo", "--profile", "micro", "--workers", "2", "--out", str(out), *options]
+        return CliRunner().invoke(app, arguments)
+
+    return run
+
+
+def test_kills_at_several_moments_change_no_number_and_leave_no_process(unbroken, tmp_path):
+    for number, moment in (
+        (signal.SIGKILL, 0),
+        (signal.SIGKILL, 2),
+        (signal.SIGTERM, 4),
+        (signal.SIGKILL, 5),
+    ):
+        before = finished_runs(tmp_path)
+        process = start(tmp_path, "--no-page")
+        wait_until(lambda p=process: len(children(p.pid)) == 2, process)
+        workers = children(process.pid)
+        wait_until(lambda m=moment: len(finished_runs(tmp_path)) >= m, process)
+        process.send_signal(number)
+        _, notes = process.communicate()
+        wait_until(lambda pids=workers: not any(map(alive, pids)), seconds=5)
+        if before:
+            assert notes.startswith(f"continuing: {len(before)} of {RUNS} runs are finished")
+        if number == signal.SIGTERM:
+            assert process.returncode == 128 + number
+            assert notes.endswith("the same command continues from them\n")
+    kept = finished_runs(tmp_path)
+    assert 5 <= len(kept) < RUNS
+    process = start(tmp_path, "--no-page")
+    printed, notes = process.communicate()
+    assert notes.startswith(f"continuing: {len(kept)} of {RUNS} runs are finished")
+    assert numbers(json.loads(printed)) == results_of(unbroken)
+    for key in finished_runs(unbroken):
+        one, other = (
+            json.loads((out / "runs" / key / "result.json").read_text())["result"]
+            for out in (unbroken, tmp_path)
+        )
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_second_start_only_prints_and_draws(copied, run):
+    stamps = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/*")}
+    result = run(copied)
+    assert result.exit_code == 0
+    assert result.stderr == f"all {RUNS} runs are finished\n"
+    assert "Weights by rule" in result.stdout
+    assert "One seed cannot tell this from noise" in " ".join(result.stdout.split())
+    assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/*")} == stamps
+    page = (copied / "report.html").read_text()
+    assert "<svg" in page
+    assert {path.suffix for path in (copied / "figures").iterdir()} == {".png", ".svg"}
+    for line in result.stdout.splitlines()[-5:]:
+        assert Path(line.split()[-1]).exists()
+
+
+def test_damaged_result_is_run_again_and_nothing_else(copied, unbroken, run):
+    damaged, *others = finished_runs(copied)
+    path = copied / "runs" / damaged / "result.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    stamps = {key: (copied / "runs" / key / "result.json").stat().st_mtime_ns for key in others}
+    result = run(copied, "--json", "--no-page")
+    assert result.stderr.startswith("continuing: ")
+    assert result.stderr.count("\nstart ") == 1
+    assert numbers(json.loads(result.stdout)) == results_of(unbroken)
+    assert {key: (copied / "runs" / key / "result.json").stat().st_mtime_ns for key in others} == stamps
+
+
+def test_another_seed_in_the_same_folder_is_not_mixed_up(copied, unbroken, run):
+    result = run(copied, "--seed", "1", "--json", "--no-page")
+    assert result.stderr.startswith(f"{RUNS} runs on")
+    other = json.loads(result.stdout)
+    assert other["seeds"] == [1]
+    assert other["by_seed"]["1"]["scores"] != results_of(unbroken)["by_seed"]["0"]["scores"]
+    again = run(copied, "--json", "--no-page")
+    assert again.stderr == f"all {RUNS} runs are finished\n"
+    assert numbers(json.loads(again.stdout)) == results_of(unbroken)
+
+
+def test_figure_that_fails_does_not_lose_the_results(copied, unbroken, run, monkeypatch):
+    (copied / "results.json").unlink()
+
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("cotbal.report.figures.write_figures", fail)
+    result = run(copied, "--json")
+    assert result.exit_code == 1
+    assert "not all figures: RuntimeError('no ink')" in result.stderr
+    assert numbers(json.loads(result.stdout)) == results_of(copied) == results_of(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--profile", "huge"), "profile must be one of quick, full, micro, got 'huge'"),
+        (("--workers", "0"), "'--workers'"),
+        (("--seed", "-1"), "'--seed'"),
+        (("--device", "tpu"), "'--device'"),
+    ],
+)
+def test_mistake_is_told_and_nothing_is_written(tmp_path, run, options, message):
+    result = run(tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_cannot_be_made(tmp_path, run):
+    (tmp_path / "file").write_text("in the way")
+    result = run(tmp_path / "file" / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("cotbal: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_run_that_fails_is_shown_with_its_traceback(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("cotbal.demo.pipeline.FUNCTION", "cotbal.demo.job:walk")
+    result = run(tmp_path)
+    assert result.exit_code == 1
+    assert "AttributeError: module 'cotbal.demo.job' has no attribute 'walk'" in result.stderr
+    assert not (tmp_path / "results.json").exists()
