@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cotbal.report import seeds
 from cotbal.report.charts import difficulty_figure, improvement_figure, weights_figure
-from cotbal.report.files import write_bytes
+from cotbal.files import write_bytes_atomically
 from cotbal.report.heatmap import contribution_figure
 from cotbal.report.radar import radar_figure
 from cotbal.report.style import paper_style, png_bytes, svg_text
@@ -37,11 +37,9 @@ def write_figures(results: seeds.Results, folder: Path) -> dict[str, Path]:
     Raises:
         ValueError: `results` has another schema version or lacks a seed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for name, figure in draw_figures(results).items():
         for suffix, content in (("png", png_bytes(figure)), ("svg", svg_text(figure).encode())):
             path = folder / f"{name}.{suffix}"
-            write_bytes(path, content)
-            written[path.name] = path
+            written[path.name] = write_bytes_atomically(path, content)
     return written

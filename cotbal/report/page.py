@@ -54,6 +54,7 @@ def render_page(results: seeds.Results, samples: Sequence[Mapping[str, Any]] | N
         results=results,
         seeds_note=seeds.seeds_note(results),
         noise_note=seeds.noise_note(results),
+        unidentified_note=seeds.imputed_note(results),
         statements=_statements(results),
         verdicts=_verdicts(results),
         figures={

@@ -93,6 +93,12 @@ def unidentified_note(results: Results) -> str:
     return f"Not identified (gain too small to divide by): {', '.join(names)}." if names else ""
 
 
+def imputed_note(results: Results) -> str:
+    """Return what stands in the mean columns for the unidentified tasks, empty if there are none."""
+    note = unidentified_note(results)
+    return f"{note} What they get from the others is set to the mean of the identified tasks." if note else ""
+
+
 def validation(results: Results) -> dict[str, list[Estimate]]:
     """Return the mean validation score of each run (`mini`, then one per probe) on each weighted task."""
     tasks, seeds = results["tasks"], [seed["scores"] for seed in each_seed(results)]

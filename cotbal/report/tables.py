@@ -93,6 +93,9 @@ def _print_signals(results: seeds.Results, console: Console) -> None:
         title = "Contribution C: row trained in full, column (by number) helped"
         print_columns(console, title, numbered, cells)
     print_columns(console, "Contribution to and from the others (means), and difficulty", numbered, means)
+    if note := seeds.imputed_note(results):
+        console.print(Text(note))
+        console.print()
 
 
 def _print_weights(results: seeds.Results, console: Console) -> None:

@@ -99,6 +99,11 @@ def test_names_and_samples_are_escaped(html, page):
     assert "12 & more" in page.text
 
 
+def test_an_unidentified_task_is_said_to_have_a_stand_in(page):
+    assert "<b>x</b>. What they get from the others is set to the mean" in page.text
+    assert "set to the mean" not in Page(render_page(make_results(3, unidentified=False))).text
+
+
 def test_statements_are_said_once(html, one):
     for results in (one, make_results(seeds=(0, 1))):
         text = Page(render_page(results)).text
