@@ -5,6 +5,7 @@ Importing this patches nothing, touches no GPU and prints nothing.
 
 from importlib.metadata import version
 
+from cotbal.gradcheck import GradientReport, check_gradients
 from cotbal.losses import TaskStats, gtw_cross_entropy, linear_gtw_cross_entropy
 from cotbal.modules import GTWLoss, LinearGTWLoss
 
@@ -12,8 +13,10 @@ __version__ = version("cotbal")
 
 __all__ = [
     "GTWLoss",
+    "GradientReport",
     "LinearGTWLoss",
     "TaskStats",
+    "check_gradients",
     "gtw_cross_entropy",
     "linear_gtw_cross_entropy",
 ]

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from csrc_triton import torch_path
 from csrc_triton.linear_gtw_cross_entropy import (
@@ -108,9 +107,9 @@ class GTWCrossEntropy(torch.autograd.Function):
         return reduce_losses(losses, weights, denominator, plan.reduction), losses, correct
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Scales the gradient of the forward pass by the upstream gradient, 0-d or (R,)."""
+        _refuse_second_derivative()
         if ctx.gradient is None:
             raise RuntimeError(
                 "the gradient of this loss was already handed out: the kernel scales it in place, so a graph "
@@ -158,9 +157,9 @@ class LinearGTWCrossEntropy(torch.autograd.Function):
         return loss, result.losses, result.correct
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Scales dX (R, D) and dW (V, D) by the upstream gradient; nothing of size R x V is touched."""
+        _refuse_second_derivative()
         scaled = (None if gradient is None else _scaled(gradient, upstream) for gradient in ctx.gradients)
         return *scaled, None, None, None, None
 
@@ -175,6 +174,15 @@ def _triton_chunk_loss(denominator: Tensor | None, plan: LossPlan) -> ChunkLoss:
         )
 
     return chunk_loss
+
+
+def _refuse_second_derivative() -> None:
+    # Autograd records inside backward exactly under create_graph=True; it would record a constant here.
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph=True: this loss has no second derivative; "
+            'use impl="reference", which autograd differentiates'
+        )
 
 
 def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:

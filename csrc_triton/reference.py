@@ -31,11 +31,11 @@ def row_weights(
 
 
 def row_losses(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """c_r = lse_r - z_{r, y_r} where w_r is not 0, exactly 0 elsewhere: (R,) in the accumulation dtype."""
+    """c_r = -log softmax(z_r)[y_r] where w_r is not 0, exactly 0 elsewhere: (R,), accumulation dtype."""
     dtype = accumulation_dtype(logits.dtype)
     read = weights != 0
     z = logits[read].to(dtype)
-    losses = torch.logsumexp(z, dim=1) - z.gather(1, labels[read][:, None])[:, 0]
+    losses = -torch.log_softmax(z, dim=1).gather(1, labels[read][:, None])[:, 0]
     return torch.zeros(labels.shape, dtype=dtype, device=logits.device).masked_scatter(read, losses)
 
 

@@ -1,0 +1,145 @@
+"""Holds an implementation of the loss against the reference in float64, beside plain torch at its dtype."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cotbal.losses import gtw_cross_entropy, linear_gtw_cross_entropy
+from csrc_triton.reference import accumulation_dtype
+
+# Units in the last place of the largest entry. On logits one for the order of a sum and one for an
+# exponential; the products with the vocabulary add two sums of their own.
+_ULPS = {"logits": 2.0, "linear": 4.0}
+# The reference's own error in float64, relative to the largest input: a thousand roundings.
+_REFERENCE_ROUNDING = 2.0**-42
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """Largest absolute errors against float64 of "loss" and "logits", or of "loss", "hidden" and "weight".
+
+    Attributes:
+        errors: of the implementation that was checked.
+        plain: of plain torch at the same dtype: float32 cross-entropy of the upcast logits, weighted outside.
+        tolerance: how far an error may exceed plain torch's: 2 units in the last place of the largest entry,
+            4 for the linear loss.
+    """
+
+    errors: dict[str, float]
+    plain: dict[str, float]
+    tolerance: dict[str, float]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every error is at most plain torch's plus the tolerance (an error of NaN is not)."""
+        return all(self.errors[name] <= self.plain[name] + self.tolerance[name] for name in self.errors)
+
+    def __str__(self) -> str:
+        lines = [f"{'output':<8} {'error':>10} {'plain torch':>12} {'tolerance':>10}"]
+        for name, error in self.errors.items():
+            lines.append(f"{name:<8} {error:>10.3g} {self.plain[name]:>12.3g} {self.tolerance[name]:>10.3g}")
+        return "\n".join(lines)
+
+
+def check_gradients(
+    fn: Callable[..., Any],
+    *features: Tensor,
+    labels: Tensor,
+    task_ids: Tensor | None = None,
+    task_weights: Tensor | None = None,
+    upstream: float = 1.0,
+    raise_exception: bool = True,
+    **options: Any,
+) -> GradientReport:
+    """Returns how far loss and gradients of `fn` are from the reference in float64, beside plain torch's.
+
+    Args:
+        fn: called as `fn(*features, labels, task_ids, task_weights, **options)`; returns the loss.
+        features: the logits (..., V), or hidden states (..., D) and weight (V, D), in the dtype to check.
+        labels: (...) int64.
+        task_ids: as in `gtw_cross_entropy`.
+        task_weights: as in `gtw_cross_entropy`.
+        upstream: the gradient that reaches the loss from above.
+        raise_exception: whether a failed check raises.
+        options: further arguments, given to the reference too (`impl` and `memory_budget` to `fn` alone).
+
+    Raises:
+        AssertionError: an error is larger than plain torch's plus the tolerance; the message is the table.
+
+    Example:
+        >>> import torch, cotbal
+        >>> logits, labels = torch.randn(8, 50, dtype=torch.bfloat16), torch.randint(50, (8,))
+        >>> cotbal.check_gradients(cotbal.gtw_cross_entropy, logits, labels=labels).ok
+        True
+    """
+    names = ("logits",) if len(features) == 1 else ("hidden", "weight")
+    tasks = (labels, task_ids, task_weights)
+    shared = {name: value for name, value in options.items() if name not in ("impl", "memory_budget")}
+    checked = _run(fn, features, tasks, upstream, options)
+    exact_fn = gtw_cross_entropy if len(features) == 1 else linear_gtw_cross_entropy
+    doubles = tuple(feature.double() for feature in features)
+    exact = _run(exact_fn, doubles, tasks, upstream, shared | {"impl": "reference"})
+    plain = _run(_plain_torch, features, tasks, upstream, shared)
+    outputs = ("loss", *names)
+    errors, plain_errors = (
+        {name: _largest(got - want) for name, got, want in zip(outputs, run, exact, strict=True)}
+        for run in (checked, plain)
+    )
+    rounding = _REFERENCE_ROUNDING * max(1.0, abs(upstream), *(_largest(feature) for feature in features))
+    dtypes = (accumulation_dtype(features[0].dtype), *(feature.dtype for feature in features))
+    tolerance = {
+        name: _ULPS["logits" if len(features) == 1 else "linear"] * torch.finfo(dtype).eps * _largest(want)
+        + rounding
+        for name, dtype, want in zip(outputs, dtypes, exact, strict=True)
+    }
+    report = GradientReport(errors, plain_errors, tolerance)
+    if raise_exception and not report.ok:
+        raise AssertionError(f"gradients are further from float64 than plain torch's:\n{report}")
+    return report
+
+
+def _run(
+    fn: Callable[..., Any],
+    features: tuple[Tensor, ...],
+    tasks: tuple[Tensor, Tensor | None, Tensor | None],
+    upstream: float,
+    options: dict[str, Any],
+) -> list[Tensor]:
+    """Loss and gradients of one implementation, in float64."""
+    leaves = [feature.detach().clone().requires_grad_() for feature in features]
+    loss = fn(*leaves, *tasks, **options)
+    loss.backward(torch.full_like(loss, upstream))
+    return [loss.detach().double(), *(leaf.grad.double() for leaf in leaves if leaf.grad is not None)]
+
+
+def _plain_torch(*arguments: Any, shift: bool = False, ignore_index: int = -100, **options: Any) -> Tensor:
+    """Eq. 2 as one writes it with `F.cross_entropy`: upcast, reduction="none", weights outside."""
+    *features, labels, task_ids, task_weights = arguments
+    logits = features[0] if len(features) == 1 else features[0] @ features[1].t()
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    weights = torch.ones_like(labels, dtype=logits.dtype)
+    if task_weights is not None:
+        ids = task_ids.reshape(task_ids.shape + (1,) * (labels.ndim - task_ids.ndim))
+        weights = weights * task_weights.to(logits.dtype)[ids]
+    weights = weights if options.get("token_weights") is None else weights * options["token_weights"]
+    if shift:
+        logits, labels, weights = logits[..., :-1, :], labels[..., 1:], weights[..., 1:]
+    flat = labels.reshape(-1)
+    losses = F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), flat, reduction="none", ignore_index=ignore_index
+    )
+    weights = weights.reshape(-1) * (flat != ignore_index)
+    reduction, denominator = options.get("reduction", "weighted_mean"), options.get("denominator")
+    if reduction == "none":
+        rows = (losses * weights).reshape(labels.shape)
+        return F.pad(rows, (0, 1)) if shift else rows
+    total = (losses * weights).sum()
+    return total if reduction == "sum" else total / (weights.sum() if denominator is None else denominator)
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0

@@ -1,0 +1,276 @@
+"""What must hold for every input, whatever the implementation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import cotbal
+from tests.laws.cases import IGNORE, IMPL_DTYPES, Case, cases
+from tests.tolerances import LOSS, RELATIVE, assert_close
+
+everywhere = pytest.mark.parametrize(
+    ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
+)
+
+
+def loss_and_gradient(case: Case, impl: str, **options: object) -> tuple[Tensor, Tensor]:
+    logits = case.logits.detach().clone().requires_grad_()
+    loss = cotbal.gtw_cross_entropy(
+        logits,
+        case.labels,
+        case.task_ids,
+        case.task_weights,
+        token_weights=case.token_weights,
+        impl=impl,
+        **options,
+    )
+    loss.backward(torch.ones_like(loss))
+    return loss.detach(), logits.grad
+
+
+@everywhere
+@given(st.data())
+def test_weights_of_one_equal_torch(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype, token_weights=False))
+    case = case.replace(task_weights=torch.ones_like(case.task_weights))
+    loss, gradient = loss_and_gradient(case, impl)
+    logits = case.logits.double().requires_grad_()
+    expected = F.cross_entropy(logits.flatten(0, 1), case.labels.flatten(), ignore_index=IGNORE)
+    expected.backward()
+    assert_close(loss, expected, LOSS[dtype])
+    assert_close(gradient, logits.grad, RELATIVE[dtype])
+
+
+@everywhere
+@given(st.data())
+def test_equals_equation_2_written_out(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    """Sums over rows in a Python loop, float64: independent of the reference."""
+    case = data.draw(cases(dtype))
+    logits = case.logits.double().requires_grad_()
+    numerator, denominator = torch.zeros((), dtype=torch.float64), 0.0
+    for b, s in torch.nonzero(case.labels != IGNORE).tolist():
+        weight = float(case.weights[b, s])
+        if weight > 0:
+            numerator = numerator - weight * logits[b, s].log_softmax(0)[case.labels[b, s]]
+        denominator += weight
+    (numerator / denominator).backward()
+    loss, gradient = loss_and_gradient(case, impl)
+    assert_close(loss, numerator / denominator, LOSS[dtype])
+    assert_close(gradient, logits.grad, RELATIVE[dtype])
+
+
+@everywhere
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
+@given(st.data())
+def test_no_further_from_float64_than_plain_torch(
+    impl: str, dtype: torch.dtype, reduction: str, data: st.DataObject
+) -> None:
+    case = data.draw(cases(dtype))
+    cotbal.check_gradients(
+        cotbal.gtw_cross_entropy,
+        case.logits,
+        labels=case.labels,
+        task_ids=case.task_ids,
+        task_weights=case.task_weights,
+        token_weights=case.token_weights,
+        reduction=reduction,
+        upstream=data.draw(st.sampled_from([1.0, 0.25, 3.0])),
+        shift=data.draw(st.booleans()),
+        impl=impl,
+    )
+
+
+@everywhere
+@given(st.data())
+def test_stats_equal_the_reference(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    options = {"token_weights": case.token_weights, "return_stats": True}
+    _, stats = cotbal.gtw_cross_entropy(*case.arguments, impl=impl, **options)
+    _, expected = cotbal.gtw_cross_entropy(*case.arguments, impl="reference", **options)
+    assert_close(stats.loss_sum, expected.loss_sum, LOSS[dtype])
+    assert torch.equal(stats.token_count, expected.token_count)
+    assert torch.equal(stats.correct_count, expected.correct_count)
+    read = (case.weights > 0).flatten()
+    assert torch.equal(stats.token_count, case.task_ids.flatten()[read].bincount(minlength=case.n_tasks))
+    argmax = case.logits.argmax(-1).flatten() == case.labels.flatten()
+    counted = case.task_ids.flatten()[read & argmax].bincount(minlength=case.n_tasks)
+    assert torch.equal(stats.correct_count, counted)
+
+
+@everywhere
+@pytest.mark.parametrize("mode", ["sum", "denominator"])
+@given(st.data())
+def test_linear_in_the_weights(impl: str, dtype: torch.dtype, mode: str, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    options = {"reduction": "sum"} if mode == "sum" else {"denominator": torch.tensor(2.5)}
+    other = case.task_weights.flip(0) + 0.5
+    parts = [
+        loss_and_gradient(case, impl, **options),
+        loss_and_gradient(case.replace(task_weights=other), impl, **options),
+    ]
+    whole = loss_and_gradient(case.replace(task_weights=2 * case.task_weights + 0.5 * other), impl, **options)
+    # Three roundings instead of one.
+    assert_close(whole[0], 2 * parts[0][0] + 0.5 * parts[1][0], 3 * LOSS[dtype])
+    assert_close(whole[1], 2 * parts[0][1].double() + 0.5 * parts[1][1].double(), 3 * RELATIVE[dtype])
+
+
+@everywhere
+@given(st.data())
+def test_scaling_all_weights_changes_nothing(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    loss, gradient = loss_and_gradient(case, impl)
+    scaled_loss, scaled_gradient = loss_and_gradient(case.replace(task_weights=case.task_weights * 7), impl)
+    assert_close(scaled_loss, loss, LOSS[dtype])
+    assert_close(scaled_gradient, gradient, RELATIVE[dtype])
+
+
+@everywhere
+@given(st.data())
+def test_relabelling_tasks_changes_nothing(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    order = torch.tensor(data.draw(st.permutations(range(case.n_tasks))))
+    weights = torch.empty_like(case.task_weights)
+    weights[order] = case.task_weights
+    relabelled = case.replace(task_ids=order[case.task_ids], task_weights=weights)
+    for got, expected in zip(loss_and_gradient(relabelled, impl), loss_and_gradient(case, impl), strict=True):
+        assert torch.equal(got, expected)
+
+
+@everywhere
+@given(st.data())
+def test_permuting_rows_permutes_the_gradient(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype, token_weights=False))
+    order = torch.tensor(data.draw(st.permutations(range(case.labels.shape[1]))))
+    permuted = case.replace(
+        logits=case.logits[:, order], labels=case.labels[:, order], task_ids=case.task_ids[:, order]
+    )
+    loss, gradient = loss_and_gradient(case, impl)
+    permuted_loss, permuted_gradient = loss_and_gradient(permuted, impl)
+    assert_close(permuted_loss, loss, LOSS[dtype])
+    assert_close(permuted_gradient, gradient[:, order], RELATIVE[dtype])
+
+
+@everywhere
+@given(st.data())
+def test_micro_batches_add_up_under_the_denominator_of_the_step(
+    impl: str, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    case = data.draw(cases(dtype, token_weights=False))
+    whole_loss, whole_gradient = loss_and_gradient(case, impl)
+    denominator = case.weights.sum().to(case.task_weights.dtype)
+    parts = [
+        loss_and_gradient(
+            Case(case.logits[b], case.labels[b], case.task_ids[b], case.task_weights, None),
+            impl,
+            denominator=denominator,
+        )
+        for b in range(case.labels.shape[0])
+    ]
+    assert_close(sum(loss for loss, _ in parts), whole_loss, LOSS[dtype])
+    assert_close(torch.stack([gradient for _, gradient in parts]), whole_gradient, RELATIVE[dtype])
+
+
+@everywhere
+@given(st.data())
+def test_rows_of_weight_zero_are_not_read(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype, token_weights=False))
+    case = case.replace(task_weights=torch.cat([case.task_weights, torch.zeros_like(case.task_weights[:1])]))
+    dropped = torch.zeros_like(case.labels, dtype=torch.bool)
+    dropped[0, 1] = True
+    case = case.replace(task_ids=case.task_ids.masked_fill(dropped, case.n_tasks - 1))
+    case.labels[0, 1] = 1
+    loss, gradient = loss_and_gradient(case, impl)
+    poisoned = case.replace(logits=case.logits.masked_fill(dropped[..., None], float("nan")))
+    poisoned_loss, poisoned_gradient = loss_and_gradient(poisoned, impl)
+    assert torch.equal(poisoned_loss, loss)
+    assert torch.equal(poisoned_gradient, gradient)
+    assert (poisoned_gradient[0, 1] == 0).all()
+
+
+@everywhere
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
+@pytest.mark.parametrize("why", ["ignored", "weight 0", "no rows"])
+def test_nothing_valid_is_zero_with_its_graph(
+    impl: str, dtype: torch.dtype, reduction: str, why: str
+) -> None:
+    n_rows = 0 if why == "no rows" else 3
+    logits = torch.full((n_rows, 40), float("nan"), dtype=dtype, requires_grad=True)
+    labels = torch.full((n_rows,), IGNORE if why == "ignored" else 1)
+    task_weights = torch.tensor([0.0 if why == "weight 0" else 1.0])
+    loss, stats = cotbal.gtw_cross_entropy(
+        logits,
+        labels,
+        torch.zeros_like(labels),
+        task_weights,
+        reduction=reduction,
+        impl=impl,
+        return_stats=True,
+    )
+    assert loss.requires_grad
+    assert (loss == 0).all()
+    loss.sum().backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+    assert stats.loss_sum.tolist() == [0.0]
+    assert stats.token_count.tolist() == [0]
+
+
+@everywhere
+@given(st.data())
+def test_same_bits_every_time(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    for first, second in zip(loss_and_gradient(case, impl), loss_and_gradient(case, impl), strict=True):
+        assert torch.equal(first, second)
+
+
+@everywhere
+@given(st.data())
+def test_rows_need_not_be_contiguous(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    batch, length, n_cols = case.logits.shape
+    wide = torch.full((batch, length, 2, n_cols + 5), float("nan"), dtype=dtype)
+    wide[:, :, 0, 3 : n_cols + 3] = case.logits
+    column_major = case.logits.flatten(0, 1).t().contiguous().t().unflatten(0, (batch, length))
+    expected = loss_and_gradient(case, impl)
+    for view in (wide[:, :, 0, 3 : n_cols + 3], column_major):
+        assert batch * length == 1 or not view.is_contiguous()
+        leaf = view.detach().requires_grad_()
+        loss = cotbal.gtw_cross_entropy(
+            leaf, *case.arguments[1:], token_weights=case.token_weights, impl=impl
+        )
+        loss.backward()
+        assert torch.equal(loss.detach(), expected[0])
+        assert torch.equal(leaf.grad, expected[1])
+
+
+@everywhere
+@given(st.data())
+def test_an_id_per_sample_is_an_id_per_token(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    per_sample = case.task_ids[:, 0].clone()
+    per_token = per_sample[:, None].expand(case.labels.shape)
+    expected = cotbal.gtw_cross_entropy(
+        case.logits, case.labels, per_token, case.task_weights + 0.1, impl=impl
+    )
+    got = cotbal.gtw_cross_entropy(case.logits, case.labels, per_sample, case.task_weights + 0.1, impl=impl)
+    assert torch.equal(got, expected)
+
+
+@everywhere
+@given(st.data())
+def test_shift_takes_everything_from_the_next_position(
+    impl: str, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    case = data.draw(cases(dtype))
+    tokens = None if case.token_weights is None else case.token_weights[:, 1:]
+    by_hand = Case(case.logits[:, :-1], case.labels[:, 1:], case.task_ids[:, 1:], case.task_weights, tokens)
+    loss, gradient = loss_and_gradient(case, impl, shift=True)
+    expected_loss, expected_gradient = loss_and_gradient(by_hand, impl)
+    assert_close(loss, expected_loss, LOSS[dtype])
+    assert_close(gradient[:, :-1], expected_gradient, RELATIVE[dtype])
+    assert (gradient[:, -1] == 0).all()
+    rows = cotbal.gtw_cross_entropy(*case.arguments, shift=True, reduction="none", impl=impl)
+    assert rows.shape == case.labels.shape
+    assert (rows[:, -1] == 0).all()

@@ -1,0 +1,13 @@
+"""How much the tests try: `make test` stays within minutes, `make test-full` runs the long matrices."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+
+def load_hypothesis_profile() -> None:
+    # A kernel in the interpreter takes milliseconds a row: a deadline would only measure the machine.
+    common = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("fast", max_examples=12, **common)
+    settings.register_profile("full", max_examples=300, **common)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))

@@ -1,0 +1,382 @@
+"""Extremes, bad input and what this version does not carry."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import cotbal
+from tests.tolerances import LOSS, RELATIVE, assert_close
+
+IMPLS = ("reference", "torch", "triton")
+every_impl = pytest.mark.parametrize("impl", IMPLS)
+fast_impl = pytest.mark.parametrize("impl", ["torch", "triton"])
+LOW_PRECISION = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def rows(n_rows: int = 6, n_cols: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n_rows, n_cols, generator=generator), torch.randint(
+        n_cols, (n_rows,), generator=generator
+    )
+
+
+@every_impl
+def test_a_token_of_loss_zero_stays_in_the_denominator(impl: str) -> None:
+    """Validity is the label's, never `loss != 0`."""
+    logits = torch.zeros(2, 10)
+    logits[0, 3] = 500.0
+    loss = cotbal.gtw_cross_entropy(logits, torch.tensor([3, 0]), impl=impl)
+    assert loss.item() == pytest.approx(math.log(10) / 2, rel=1e-6)
+
+
+@every_impl
+def test_the_denominator_is_weighted(impl: str) -> None:
+    """The published example of a wrong denominator gives 1.2 here instead of 6/7."""
+    logits = torch.zeros(3, 2)
+    logits[0, 0] = logits[1, 0] = 500.0
+    weights = torch.tensor([1.0, 2.0])
+    loss = cotbal.gtw_cross_entropy(
+        logits, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]), weights, impl=impl
+    )
+    assert loss.item() == pytest.approx(2 * math.log(2) / 4, rel=1e-6)
+
+
+@fast_impl
+@pytest.mark.parametrize("dtype", LOW_PRECISION)
+def test_a_confident_token_keeps_its_gradient_and_loss(impl: str, dtype: torch.dtype) -> None:
+    """p - 1 is 0 in float32 at a margin of 20; the sum over the others is not."""
+    logits = torch.zeros(1, 64, dtype=dtype)
+    logits[0, 5] = 20.0
+    logits.requires_grad_()
+    loss = cotbal.gtw_cross_entropy(logits, torch.tensor([5]), impl=impl)
+    loss.backward()
+    exact = logits.detach().double().requires_grad_()
+    F.cross_entropy(exact, torch.tensor([5])).backward()
+    others = 63 * math.exp(-20)
+    assert loss.item() == pytest.approx(math.log1p(others), rel=1e-5)
+    # float16's smallest step is 6e-8: the entries of 2e-9 vanish there, the label's own of 1.3e-7 does not.
+    relative = 0.5 if dtype == torch.float16 else 2 * RELATIVE[dtype]
+    assert logits.grad[0, 5].item() == pytest.approx(exact.grad[0, 5].item(), rel=relative)
+
+
+@fast_impl
+@pytest.mark.parametrize("dtype", LOW_PRECISION)
+@pytest.mark.parametrize("size", [1e4, 3e4])
+def test_huge_logits(impl: str, dtype: torch.dtype, size: float) -> None:
+    logits, labels = rows()
+    logits = (logits.sign() * size).to(dtype)
+    cotbal.check_gradients(cotbal.gtw_cross_entropy, logits, labels=labels, impl=impl)
+
+
+@fast_impl
+@pytest.mark.parametrize("dtype", LOW_PRECISION)
+def test_minus_infinity_off_the_label(impl: str, dtype: torch.dtype) -> None:
+    """Whole blocks of it, at the start, in the middle and at the end."""
+    logits, labels = rows(n_cols=5000)
+    labels[:] = 4200
+    for row, masked in enumerate([slice(0, 4100), slice(4300, 5000), slice(1000, 4200), slice(0, 4200)]):
+        logits[row, masked] = -math.inf
+    logits[4, 0:4200] = logits[4, 4201:] = -math.inf
+    logits = logits.to(dtype).requires_grad_()
+    loss = cotbal.gtw_cross_entropy(logits, labels, impl=impl)
+    loss.backward()
+    exact = logits.detach().double().requires_grad_()
+    expected = F.cross_entropy(exact, labels)
+    expected.backward()
+    assert_close(loss, expected, LOSS[dtype])
+    assert_close(logits.grad, exact.grad, RELATIVE[dtype])
+
+
+@every_impl
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {3: math.nan},
+        {7: math.nan},
+        {3: math.inf},
+        {7: math.inf},
+        {7: -math.inf},
+        dict.fromkeys(range(50), -math.inf),
+    ],
+    ids=["nan", "nan at the label", "inf", "inf at the label", "-inf at the label", "-inf everywhere"],
+)
+def test_what_is_not_finite_is_as_in_torch(impl: str, entries: dict[int, float]) -> None:
+    logits, _ = rows(n_rows=2)
+    for column, value in entries.items():
+        logits[0, column] = value
+    labels = torch.tensor([7, 1])
+    logits.requires_grad_()
+    got = cotbal.gtw_cross_entropy(logits, labels, reduction="none", impl=impl)
+    expected = F.cross_entropy(logits, labels, reduction="none")
+    assert_close(got, expected, LOSS[torch.float32])
+    assert not got[0].isfinite()
+    if impl != "reference":
+        (gradient,) = torch.autograd.grad(got[0], logits)
+        (expected_gradient,) = torch.autograd.grad(expected[0], logits)
+        assert torch.equal(gradient[0].isnan(), expected_gradient[0].isnan())
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
+def test_gradcheck_in_float64(impl: str, reduction: str) -> None:
+    logits, labels = rows(n_rows=5, n_cols=7)
+    labels[1] = -100
+    tasks = torch.tensor([0, 1, 1, 2, 0]), torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
+    options = {"token_weights": torch.rand(5, dtype=torch.float64), "reduction": reduction, "impl": impl}
+    assert torch.autograd.gradcheck(
+        lambda z: cotbal.gtw_cross_entropy(z, labels, *tasks, **options), logits.double().requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum"])
+def test_linear_gradcheck_in_float64(impl: str, reduction: str) -> None:
+    hidden, weight = torch.randn(5, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+    labels = torch.tensor([6, -100, 0, 3, 3])
+    tasks = torch.tensor([0, 1, 1, 2, 0]), torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda h, w: cotbal.linear_gtw_cross_entropy(h, w, labels, *tasks, reduction=reduction, impl=impl),
+        (hidden.requires_grad_(), weight.requires_grad_()),
+    )
+
+
+def test_check_gradients_can_fail() -> None:
+    logits, labels = rows()
+    tasks = {"task_ids": torch.arange(6) % 2, "task_weights": torch.tensor([1.0, 3.0])}
+
+    def unweighted(logits: torch.Tensor, labels: torch.Tensor, *_: object) -> torch.Tensor:
+        return F.cross_entropy(logits, labels)
+
+    with pytest.raises(AssertionError, match="further from float64"):
+        cotbal.check_gradients(unweighted, logits, labels=labels, **tasks)
+    report = cotbal.check_gradients(unweighted, logits, labels=labels, raise_exception=False, **tasks)
+    assert not report.ok
+    assert report.errors["logits"] > 1e-3
+    assert cotbal.check_gradients(unweighted, logits, labels=labels).ok
+
+
+def test_backward_twice() -> None:
+    logits, labels = rows()
+    logits.requires_grad_()
+    loss = cotbal.gtw_cross_entropy(logits, labels, impl="torch")
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(2 * loss, logits, retain_graph=True)
+    assert torch.equal(second, 2 * first)
+    loss = cotbal.gtw_cross_entropy(logits, labels, impl="triton")
+    torch.autograd.grad(loss, logits, retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward once"):
+        torch.autograd.grad(loss, logits)
+
+
+@fast_impl
+def test_a_second_derivative_is_refused(impl: str) -> None:
+    logits, labels = rows()
+    loss = cotbal.gtw_cross_entropy(logits.requires_grad_(), labels, impl=impl)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, logits, create_graph=True)
+    loss = cotbal.linear_gtw_cross_entropy(
+        torch.ones(6, 3), torch.ones(50, 3).requires_grad_(), labels, impl=impl
+    )
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        loss.backward(create_graph=True)
+
+
+@fast_impl
+def test_the_logits_are_left_alone(impl: str) -> None:
+    logits, labels = rows()
+    before = logits.clone()
+    cotbal.gtw_cross_entropy(logits.requires_grad_(), labels, impl=impl).backward()
+    assert torch.equal(logits, before)
+
+
+@fast_impl
+def test_autocast_takes_the_product_to_its_dtype(impl: str) -> None:
+    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    labels = torch.arange(6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = cotbal.linear_gtw_cross_entropy(hidden, weight, labels, impl=impl)
+        expected = F.cross_entropy(F.linear(hidden, weight).float(), labels)
+    assert loss.dtype == torch.float32
+    assert_close(loss, expected, LOSS[torch.float32])
+    loss.backward()
+    assert hidden.grad.dtype == weight.grad.dtype == torch.float32
+
+
+def test_modules_equal_their_functions_and_keep_their_weights_in_float32() -> None:
+    logits, labels = rows()
+    task_ids, weights = torch.arange(6) % 3, [0.1, 1.7, 2.3]
+    criterion = cotbal.GTWLoss(weights, reduction="sum").to(torch.bfloat16)
+    expected = cotbal.gtw_cross_entropy(logits, labels, task_ids, torch.tensor(weights), reduction="sum")
+    assert torch.equal(criterion(logits, labels, task_ids), expected)
+    assert torch.equal(criterion(logits, labels, task_ids, reduction="none").sum(), expected)
+    assert "task_weights=[0.1" in repr(criterion)
+    hidden, head = torch.randn(6, 8), torch.randn(50, 8)
+    linear = cotbal.LinearGTWLoss(weights)
+    expected = cotbal.linear_gtw_cross_entropy(hidden, head, labels, task_ids, torch.tensor(weights))
+    assert torch.equal(linear(hidden, head, labels, task_ids), expected)
+    assert torch.equal(cotbal.GTWLoss()(logits, labels), cotbal.gtw_cross_entropy(logits, labels))
+
+
+LOGITS, LABELS = rows()
+IDS, WEIGHTS = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1.0, 2.0, 0.5])
+BAD = {
+    "labels of another shape": ({"labels": LABELS[:5]}, ValueError, r"labels: expected shape \(6,\)"),
+    "labels of another dtype": (
+        {"labels": LABELS.int()},
+        TypeError,
+        "labels: expected int64, got torch.int32",
+    ),
+    "label too large": (
+        {"labels": torch.full_like(LABELS, 50)},
+        ValueError,
+        r"labels: .* 0\.\.49 .* got 50 in row 0",
+    ),
+    "label below 0": ({"labels": torch.full_like(LABELS, -1)}, ValueError, r"labels: .* got -1 in row 0"),
+    "ids of another shape": (
+        {"task_ids": IDS[:4]},
+        ValueError,
+        r"task_ids: expected the labels' shape \(6,\)",
+    ),
+    "ids of another dtype": ({"task_ids": IDS.float()}, TypeError, "task_ids: expected int64"),
+    "id too large": ({"task_ids": IDS + 1}, ValueError, r"task_ids: .* 0\.\.2 .* got 3 in row 4"),
+    "id below 0": ({"task_ids": IDS - 1}, ValueError, r"task_ids: .* got -1 in row 0"),
+    "ids without weights": ({"task_weights": None}, ValueError, "task_weights: expected beside task_ids"),
+    "weights without ids": ({"task_ids": None}, ValueError, "task_ids: expected beside task_weights"),
+    "weight below 0": ({"task_weights": -WEIGHTS}, ValueError, "task_weights: expected finite values >= 0"),
+    "weight of NaN": ({"task_weights": WEIGHTS * math.nan}, ValueError, "task_weights: expected finite"),
+    "weights in bfloat16": ({"task_weights": WEIGHTS.bfloat16()}, TypeError, "would round the weights"),
+    "weights of two dimensions": ({"task_weights": WEIGHTS[None]}, ValueError, r"expected shape \(N,\)"),
+    "weights that want a gradient": (
+        {"task_weights": WEIGHTS.clone().requires_grad_()},
+        NotImplementedError,
+        "task_weights",
+    ),
+    "token weights of another shape": (
+        {"token_weights": torch.ones(5)},
+        ValueError,
+        "token_weights: expected",
+    ),
+    "token weights of inf": (
+        {"token_weights": torch.full((6,), math.inf)},
+        ValueError,
+        "token_weights: expected",
+    ),
+    "denominator as a number": (
+        {"denominator": 3.0},
+        TypeError,
+        "denominator: expected a 0-d float32 tensor",
+    ),
+    "denominator of 0": ({"denominator": torch.tensor(0.0)}, ValueError, "denominator: .* got 0.0"),
+    "denominator below 0": ({"denominator": torch.tensor(-1.0)}, ValueError, "denominator: .* got -1.0"),
+    "denominator of NaN": ({"denominator": torch.tensor(math.nan)}, ValueError, "denominator: .* got nan"),
+    "denominator of a sum": (
+        {"denominator": torch.tensor(1.0), "reduction": "sum"},
+        ValueError,
+        "denominator",
+    ),
+    "reduction": ({"reduction": "mean"}, ValueError, "reduction: expected one of weighted_mean, sum, none"),
+    "implementation": ({"impl": "cuda"}, ValueError, "impl: expected one of auto, triton, torch, reference"),
+    "stats without tasks": (
+        {"task_ids": None, "task_weights": None, "return_stats": True},
+        ValueError,
+        "return_stats: needs task_ids and task_weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_bad_input_is_named(name: str, level: str) -> None:
+    changes, error, message = BAD[name]
+    arguments = {"labels": LABELS, "task_ids": IDS, "task_weights": WEIGHTS} | changes
+    linear = (torch.ones(6, 3), torch.ones(50, 3))
+    fn, features = (
+        (cotbal.gtw_cross_entropy, (LOGITS,))
+        if level == "logits"
+        else (cotbal.linear_gtw_cross_entropy, linear)
+    )
+    with pytest.raises(error, match=message):
+        fn(*features, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "weight", "options", "error", "message"),
+    [
+        (torch.ones(6, 3), torch.ones(50, 4), {}, ValueError, r"expected \(\.\.\., D\) and \(V, D\)"),
+        (
+            torch.ones(6, 3),
+            torch.ones(50, 3).bfloat16(),
+            {},
+            TypeError,
+            "weight: expected the dtype of hidden",
+        ),
+        (torch.ones(6, 3), torch.ones(50, 3), {"memory_budget": "max"}, ValueError, "memory_budget"),
+        (torch.ones(6, 3), torch.ones(50, 3), {"memory_budget": 0}, ValueError, "memory_budget"),
+        (torch.ones(6, 3), torch.ones(50, 3), {"reduction": "none"}, NotImplementedError, 'reduction="none"'),
+        (torch.ones(6, 3).long(), torch.ones(50, 3).long(), {}, TypeError, "expected a floating dtype"),
+    ],
+)
+def test_bad_input_of_the_linear_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, options: dict, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        cotbal.linear_gtw_cross_entropy(hidden, weight, LABELS, **options)
+
+
+NOT_YET = {
+    "label_smoothing": 0.1,
+    "z_loss": 1e-4,
+    "softcap": 30.0,
+    "class_weights": torch.ones(50),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), (NOT_YET | {"inplace": True}).items(), ids=str)
+def test_options_not_carried_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(NotImplementedError, match=name):
+        cotbal.gtw_cross_entropy(LOGITS, LABELS, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    (NOT_YET | {"bias": torch.ones(50), "valid_count": 6, "accumulate_weight_grad": True}).items(),
+    ids=str,
+)
+def test_linear_options_not_carried_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(NotImplementedError, match=name):
+        cotbal.linear_gtw_cross_entropy(torch.ones(6, 3), torch.ones(50, 3), LABELS, **{name: value})
+
+
+def test_the_kernel_refuses_what_it_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="takes float16, bfloat16 and float32"):
+        cotbal.gtw_cross_entropy(LOGITS.double(), LABELS, impl="triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a CUDA tensor"):
+        cotbal.gtw_cross_entropy(LOGITS, LABELS, impl="triton")
+
+
+def test_the_environment_chooses_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COTBAL_IMPL", "nonsense")
+    with pytest.raises(ValueError, match="nonsense"):
+        cotbal.gtw_cross_entropy(LOGITS, LABELS)
+    assert cotbal.gtw_cross_entropy(LOGITS, LABELS, impl="torch").isfinite()
+
+
+def test_ids_of_ignored_rows_may_be_padding() -> None:
+    labels, ids = LABELS.clone(), IDS.clone()
+    labels[2], ids[2] = -100, -100
+    got = cotbal.gtw_cross_entropy(LOGITS, labels, ids, WEIGHTS)
+    ids[2] = 0
+    assert torch.equal(got, cotbal.gtw_cross_entropy(LOGITS, labels, ids, WEIGHTS))
+
+
+@pytest.mark.parametrize("n_rows", [1, 130])
+@pytest.mark.parametrize("n_cols", [1, 1023, 1025, 16385, 32003])
+@fast_impl
+@pytest.mark.full
+def test_real_blocks_and_vocabularies(impl: str, n_rows: int, n_cols: int) -> None:
+    logits, labels = rows(n_rows, n_cols)
+    for dtype in LOW_PRECISION:
+        cotbal.check_gradients(cotbal.gtw_cross_entropy, (4 * logits).to(dtype), labels=labels, impl=impl)
