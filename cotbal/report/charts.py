@@ -51,7 +51,7 @@ def difficulty_figure(results: seeds.Results) -> Figure:
         _value_at_end(axes, value, place)
     _name_rows(axes, results["tasks"])
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.16)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if min(means) < 0 else 0.0)
     axes.set_xlabel("difficulty $D_i$   (0 = the mini subset is enough)")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from cotbal.files import write_bytes_atomically
 from cotbal.report import seeds
 from cotbal.report.charts import difficulty_figure, improvement_figure, weights_figure
-from cotbal.files import write_bytes_atomically
 from cotbal.report.heatmap import contribution_figure
 from cotbal.report.radar import radar_figure
 from cotbal.report.style import paper_style, png_bytes, svg_text

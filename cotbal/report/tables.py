@@ -41,8 +41,8 @@ def print_columns(
     """Print row names and right-aligned columns, in as many blocks as the width needs."""
     room = console.width - min(_NAME_WIDTH, max(map(len, [corner, *names]))) - _PADDING
     for number, block in enumerate(_blocks(columns, room)):
-        table = Table(title=Text(title if number == 0 else f"{title} (continued)", style="bold"))
-        table.title_justify, table.box = "left", None
+        console.print(Text(title if number == 0 else f"{title} (continued)", style="bold"))
+        table = Table(box=None)
         table.add_column(corner, max_width=_NAME_WIDTH, overflow="ellipsis", no_wrap=True)
         for header in block:
             table.add_column(Text(header), justify="right", no_wrap=True)
