@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
+from cotbal.estimate.course import Course
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.store import Record
 
@@ -17,92 +18,6 @@ if TYPE_CHECKING:
 Headline = Callable[[Record], str]
 # Without a terminal, a line about the whole at most so often (seconds) when no run starts or ends.
 QUIET_SECONDS = 30.0
-
-
-def in_words(seconds: float) -> str:
-    """A duration for people: "42 s", "3 min 05 s", "1 h 02 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-class Course:
-    """How far a plan is, in steps, and when it will be over.
-
-    The speed is that of this session, steps per second of a busy worker. The time left plays the rest of the
-    plan through in the order in which the pool will start it, so waiting for a long last run is in it.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._done: dict[str, int] = {}
-        self._began: dict[str, float] = {}
-        self._busy_seconds = 0.0
-        self._session_steps = 0
-        self.workers = 1
-        self.plan = Plan([])
-
-    def open(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
-        """Begins with what an earlier start has left."""
-        self.plan, self.workers = plan, workers
-        self._done = {name: plan[name].steps for name in finished}
-
-    def start(self, name: str) -> None:
-        """A worker is busy with this run from now on."""
-        self._began[name] = self._clock()
-        self._done[name] = 0
-
-    def advance(self, name: str, steps: int) -> None:
-        """The run has done so many steps, at most its own number."""
-        steps = min(steps, self.plan[name].steps)
-        self._session_steps += steps - self._done[name]
-        self._done[name] = steps
-
-    def finish(self, name: str) -> float:
-        """The run has finished; returns the seconds that it took here, 0 where it shared another's result."""
-        if name not in self._began:
-            self._done[name] = self.plan[name].steps
-            return 0.0
-        self.advance(name, self.plan[name].steps)
-        seconds = self._clock() - self._began.pop(name)
-        self._busy_seconds += seconds
-        return seconds
-
-    def lose(self, name: str) -> None:
-        """The run's worker died; its steps are to be done again."""
-        now = self._clock()
-        self._busy_seconds += now - self._began.pop(name, now)
-        self._done[name] = 0
-
-    @property
-    def total(self) -> int:
-        """Steps of the whole plan."""
-        return sum(self.plan.steps.values())
-
-    @property
-    def done(self) -> int:
-        """Steps done, those of earlier starts included."""
-        return sum(self._done.values())
-
-    @property
-    def percent(self) -> float:
-        """Share of the steps that is done, 0 to 100."""
-        return 100.0 * self.done / self.total if self.total else 100.0
-
-    def seconds_left(self) -> float | None:
-        """Expected seconds until the plan has finished, None as long as no step has been seen."""
-        busy = self._busy_seconds + sum(self._clock() - began for began in self._began.values())
-        if not self._session_steps or busy <= 0:
-            return None
-        return self.plan.remaining(self._done, list(self._began), self.workers) * busy / self._session_steps
-
-    def left_in_words(self) -> str:
-        """The time left for people."""
-        seconds = self.seconds_left()
-        return "estimating the time left" if seconds is None else f"about {in_words(seconds)} left"
 
 
 class PlainProgress:

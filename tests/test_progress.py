@@ -3,9 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
+from cotbal.estimate.course import Course, in_words
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.store import Record, RunSpec
-from cotbal.progress import Course, LiveProgress, PlainProgress, in_words, progress_on
+from cotbal.progress import LiveProgress, PlainProgress, progress_on
 
 RECORD = Record("k", {}, 0.0, 1.0, 1.0)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from cotbal.demo.pipeline import Demo
 from cotbal.demo.results import assemble, write_results
-from cotbal.estimate.pool import Listener, default_workers, run_plan
+from cotbal.estimate.pool import Listener, run_plan
 from cotbal.estimate.store import Record, Store, locked
+from cotbal.estimate.worker_process import default_workers
 
 
 def run_demo(

@@ -86,4 +86,8 @@ class Execution:
             need.rpartition("/")[2]: str(self.store.folder(key).resolve())
             for need, key in zip(spec.needs, keys, strict=True)
         }
+        if len(folders) != len(keys):
+            raise ValueError(
+                f"needs of {name!r}: expected names that differ after the last '/', got {spec.needs}"
+            )
         return Job(name, spec, run_key(spec, keys), folders)

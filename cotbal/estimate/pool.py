@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import queue
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,13 +13,10 @@ from typing import Any, Protocol
 from cotbal.estimate.execution import Execution, Job
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.store import LOG_FILE, Record, Store
+from cotbal.estimate.worker_process import Message, Worker, default_workers
 
 # A worker that dies is most often out of memory or killed by hand; a run that ends three has another trouble.
 MAX_RETRIES = 2
-# Each worker holds torch, transformers and a small model.
-WORKER_BYTES = 1 << 30
-MAX_WORKERS = 8
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 WAIT_SECONDS = 0.5
 LOG_LINES = 20
 
@@ -53,75 +45,6 @@ class Listener(Protocol):
 
     def waited(self) -> None:
         """A moment has gone by without news."""
-
-
-def default_workers() -> int:
-    """Worker processes that this machine bears: its usable cores, 1 GiB of memory for each, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores, _container_cores(), memory // WORKER_BYTES, MAX_WORKERS))
-
-
-def _container_cores() -> int:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        return MAX_WORKERS
-
-
-class Worker:
-    """A worker process; its messages arrive in `inbox` as (worker, message), with None at its death."""
-
-    def __init__(self, inbox: queue.SimpleQueue[Message], log: Path, preload: Sequence[str]) -> None:
-        # The worker shall import the very modules that the driver would.
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        with log.open("ab") as errors:
-            # A session of its own: Ctrl-C reaches the driver alone, which then stops its workers.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "cotbal.estimate.worker", *preload],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, **ONE_THREAD, "PYTHONPATH": paths},
-                start_new_session=True,
-            )
-        self.job: Job | None = None
-        self._inbox = inbox
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            # Only a worker killed in the middle of a line leaves one without an end.
-            if line.endswith(b"\n"):
-                self._inbox.put((self, json.loads(line)))
-        self._inbox.put((self, None))
-
-    def give(self, job: Job, out: Path) -> None:
-        """Lets the worker begin with a job."""
-        self.job = job
-        settings = dict(job.spec.settings)
-        message = {"out": str(out.resolve()), "key": job.key, "settings": settings, "needs": job.needs}
-        text = json.dumps({**message, "function": job.spec.function})
-        assert self._process.stdin is not None
-        # A worker that is dead already has put its end of file into the inbox.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(text.encode() + b"\n")
-            self._process.stdin.flush()
-
-    def stop(self) -> int:
-        """Kills the process; returns its exit status, which is an earlier one where it was dead already."""
-        self._process.kill()
-        status = self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-        return status
-
-
-Message = tuple[Worker, dict[str, Any] | None]
 
 
 @dataclass

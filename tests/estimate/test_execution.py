@@ -1,3 +1,5 @@
+import pytest
+
 from cotbal.estimate.execution import Execution
 from cotbal.estimate.plan import LateSpec, Plan
 from cotbal.estimate.store import Record, Store
@@ -71,6 +73,16 @@ def test_run_that_has_written_its_result_but_not_said_so_is_not_taken_up_by_anot
     finish(execution, "b", running=running)
     assert list(finish(execution, "a", running=running)) == ["a"]
     assert list(execution.take_up()) == ["b"]
+
+
+def test_needs_that_would_share_a_name_are_refused(tmp_path):
+    journal = tmp_path / "journal"
+    plan = Plan([spec("x/base", journal), spec("y/base", journal), spec("z", journal, ("x/base", "y/base"))])
+    execution = Execution(plan, Store(tmp_path))
+    execution.take_up()
+    finish(execution, "x/base")
+    with pytest.raises(ValueError, match="needs of 'z'"):
+        finish(execution, "y/base")
 
 
 def test_two_names_of_one_run_are_run_once(tmp_path):
