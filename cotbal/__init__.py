@@ -5,9 +5,12 @@ Importing this patches nothing, touches no GPU and prints nothing.
 
 from importlib.metadata import version
 
+from cotbal import metrics
+from cotbal.estimate import Scores, contribution, difficulty, estimate_weights, weights_from_signals
 from cotbal.gradcheck import GradientReport, check_gradients
 from cotbal.losses import TaskStats, gtw_cross_entropy, linear_gtw_cross_entropy
 from cotbal.modules import GTWLoss, LinearGTWLoss
+from cotbal.weights import TaskWeights
 
 __version__ = version("cotbal")
 
@@ -15,8 +18,15 @@ __all__ = [
     "GTWLoss",
     "GradientReport",
     "LinearGTWLoss",
+    "Scores",
     "TaskStats",
+    "TaskWeights",
     "check_gradients",
+    "contribution",
+    "difficulty",
+    "estimate_weights",
     "gtw_cross_entropy",
     "linear_gtw_cross_entropy",
+    "metrics",
+    "weights_from_signals",
 ]

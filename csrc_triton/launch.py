@@ -11,9 +11,10 @@ class Launch:
     num_warps: int
 
 
-_BY_BLOCK = (Launch(1024, 4), Launch(4096, 8), Launch(16384, 16))
+# Larger blocks spill registers: 16384 columns at 16 and at 32 warps do.
+ROW_LAUNCHES = (Launch(1024, 4), Launch(4096, 8), Launch(8192, 16))
 
 
 def row_launch(n_cols: int) -> Launch:
     """The launch for rows of `n_cols` columns: the smallest block that holds one, else the largest."""
-    return next((entry for entry in _BY_BLOCK if n_cols <= entry.block), _BY_BLOCK[-1])
+    return next((entry for entry in ROW_LAUNCHES if n_cols <= entry.block), ROW_LAUNCHES[-1])

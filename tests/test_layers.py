@@ -1,0 +1,90 @@
+"""The arrows of the house: each component imports only what is listed here, and only downward."""
+
+from tests.imports import arrows
+
+# Training and estimation are two flows; cotbal.weights is their bridge. A new arrow is decided on here.
+OWN = {
+    "csrc_triton": set(),
+    "cotbal._inputs": {"csrc_triton"},
+    "cotbal.ops": {"csrc_triton"},
+    "cotbal.losses": {"csrc_triton", "cotbal._inputs", "cotbal.ops"},
+    "cotbal.modules": {"cotbal.losses"},
+    "cotbal.gradcheck": {"csrc_triton", "cotbal.losses"},
+    "cotbal.balancing": set(),
+    "cotbal.files": set(),
+    "cotbal.tasks": set(),
+    "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
+    "cotbal.metrics": set(),
+    "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
+    "cotbal.progress": {"cotbal.estimate"},
+    "cotbal.report": {"cotbal.files", "cotbal.metrics"},
+    "cotbal.integrations": set(),
+    "cotbal": {
+        "cotbal.estimate",
+        "cotbal.gradcheck",
+        "cotbal.losses",
+        "cotbal.metrics",
+        "cotbal.modules",
+        "cotbal.weights",
+    },
+    "cotbal.demo": {
+        "cotbal",
+        "cotbal.balancing",
+        "cotbal.estimate",
+        "cotbal.metrics",
+        "cotbal.report",
+        "cotbal.weights",
+    },
+    "cotbal.cli": {
+        "cotbal.__version__",
+        "cotbal.demo",
+        "cotbal.estimate",
+        "cotbal.progress",
+        "cotbal.report",
+        "cotbal.weights",
+    },
+}
+TRAINING = {
+    "csrc_triton",
+    "cotbal._inputs",
+    "cotbal.ops",
+    "cotbal.losses",
+    "cotbal.modules",
+    "cotbal.gradcheck",
+}
+ESTIMATION = {
+    "cotbal.estimate",
+    "cotbal.metrics",
+    "cotbal.report",
+    "cotbal.demo",
+    "cotbal.cli",
+    "cotbal.progress",
+}
+# What a component may need besides torch. Triton belongs to the kernels; the core needs nothing else.
+OTHERS = {
+    "csrc_triton": {"triton"},
+    "cotbal.progress": {"rich"},
+    "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
+    "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},
+    "cotbal.cli": {"rich", "typer"},
+}
+
+
+def test_every_arrow_is_a_known_one() -> None:
+    own, others = arrows()
+    assert set(own) == set(OWN), "a component came or went: give it its place in OWN"
+    for source, targets in own.items():
+        assert targets <= OWN[source], f"{source} imports {sorted(targets - OWN[source])}"
+        extra = others[source] - {"torch"} - OTHERS.get(source, set())
+        assert not extra, f"{source} imports {sorted(extra)}"
+
+
+def test_the_arrows_run_one_way() -> None:
+    """No cycle among the components, and none from the training side to the estimation side."""
+    remaining = {source: targets & OWN.keys() for source, targets in OWN.items()}
+    while remaining:
+        lowest = {source for source, targets in remaining.items() if not targets & remaining.keys()}
+        assert lowest, f"a cycle among {sorted(remaining)}"
+        remaining = {source: targets for source, targets in remaining.items() if source not in lowest}
+    for source in TRAINING:
+        assert not OWN[source] & ESTIMATION

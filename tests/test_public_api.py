@@ -1,0 +1,70 @@
+"""The public names, their documentation, and what importing the package does not do."""
+
+import doctest
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import cotbal
+
+NAMES = {
+    "GTWLoss",
+    "GradientReport",
+    "LinearGTWLoss",
+    "Scores",
+    "TaskStats",
+    "TaskWeights",
+    "check_gradients",
+    "contribution",
+    "difficulty",
+    "estimate_weights",
+    "gtw_cross_entropy",
+    "linear_gtw_cross_entropy",
+    "metrics",
+    "weights_from_signals",
+}
+# What the others return; each is shown in their examples.
+RESULTS = {"TaskStats", "GradientReport", "metrics"}
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(cotbal.__all__) == NAMES
+    assert all(hasattr(cotbal, name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"metrics"}))
+def test_every_name_is_documented(name: str) -> None:
+    assert (inspect.getdoc(getattr(cotbal, name)) or "").strip()
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - RESULTS))
+def test_every_example_runs(name: str) -> None:
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(cotbal, name), name)
+    assert sum(len(example.examples) for example in examples) > 0, f"{name} has no example"
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        runner.run(example)
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", cotbal.metrics.__all__)
+def test_every_metric_example_runs(name: str) -> None:
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(cotbal.metrics, name), name)
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        runner.run(example)
+    assert runner.failures == 0
+
+
+def test_importing_does_nothing_but_import() -> None:
+    """No output, no kernel, no GPU, none of the extras' packages."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import cotbal; "
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
+        "heavy = new & {'triton', 'transformers', 'matplotlib', 'rich', 'typer', 'sklearn', 'jinja2'}; "
+        "assert not heavy, heavy; assert not torch.cuda.is_initialized()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
