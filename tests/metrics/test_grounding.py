@@ -64,6 +64,8 @@ def test_overlap_counts_the_cells_of_a_grid(first, second):
         "[0.1, 0.2]",
         "[0.9, 0.0, 0.1, 1.0]",
         "[0.0, 0.9, 1.0, 0.1]",
+        "[0.0, 1.0, 1.0, 0.0]",
+        "[1.0, 0.0, 0.0, 1.0]",
         "[0.5, 0.5, 0.5, 0.9]",
         "[0.1, 0.5, 0.9, 0.5]",
         None,
@@ -88,7 +90,9 @@ def test_accuracy_is_strictly_above_the_threshold():
     assert acc_at_iou(boxes, [WHOLE] * 3, threshold=0.75) == [0.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("reference", ["none", "[0.1, 0.2]", [0.9, 0, 0.1, 1], [0, 0, 0, 1]])
+@pytest.mark.parametrize(
+    "reference", ["none", "[0.1, 0.2]", [0.9, 0, 0.1, 1], [0, 0, 0, 1], [0, 0.9, 1, 0.1], [0, 0, 1, 0]]
+)
 def test_a_bad_reference_raises(reference):
     with pytest.raises(ValueError, match=r"references\[1\]: expected a box"):
         box_iou([WHOLE, WHOLE], [WHOLE, reference])
