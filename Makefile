@@ -7,11 +7,12 @@ export OMP_NUM_THREADS := 1
 JOBS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full lint format bench clean
+.PHONY: help demo test test-full test-breakage lint format bench clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
+	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks that need no GPU"
 
@@ -31,7 +32,11 @@ test: $(VENV)/.ready
 
 test-full: $(VENV)/.ready
 	@echo "== tests with the long matrices, $(JOBS) processes"
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-breakage: $(VENV)/.ready
+	@echo "== the loss broken on purpose: which tests notice"
+	@$(BIN)/python -m tests.breakage
 
 lint: $(VENV)/.ready
 	@echo "== ruff, mypy"
@@ -42,7 +47,7 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@echo "== benchmarks without a GPU"
-	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:xdist -W default
+	@$(BIN)/python -m pytest benchmarks -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

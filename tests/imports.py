@@ -10,7 +10,7 @@ PACKAGES = ("csrc_triton", "cotbal", "integrations")
 
 
 def component(path: Path) -> str:
-    """`cotbal/demo/world.py` is cotbal.demo, `cotbal/losses.py` cotbal.losses, `integrations/` its package."""
+    """`cotbal/demo/world.py` is cotbal.demo, `cotbal/losses.py` cotbal.losses, and so on."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts[0] != "cotbal":
         return {"integrations": "cotbal.integrations"}.get(parts[0], parts[0])
