@@ -15,12 +15,15 @@ from cotbal.cli.main import app
 from tests.estimate.fake_runs import alive
 
 RUNS = 7
+# By profile: the number of runs, and after how many finished ones the demo is killed, again and again.
+KILLS = {"micro": (RUNS, (0, 2, 4, 5)), "quick": (18, (0, 2, 9, 16))}
+SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-def start(out, *options):
-    arguments = [sys.executable, "-m", "cotbal.cli", "demo", "--profile", "micro", "--workers", "2"]
+def start(out, profile="micro"):
+    arguments = [sys.executable, "-m", "cotbal.cli", "demo", "--profile", profile, "--workers", "2"]
     return subprocess.Popen(
-        [*arguments, "--out", str(out), "--json", *options],
+        [*arguments, "--out", str(out), "--json", "--no-page"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -47,7 +50,7 @@ def children(pid):
     return found
 
 
-def wait_until(condition, process=None, seconds=120.0):
+def wait_until(condition, process=None, seconds=600.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -55,14 +58,19 @@ def wait_until(condition, process=None, seconds=120.0):
         time.sleep(0.01)
 
 
+def run_through(out, profile="micro"):
+    process = start(out, profile)
+    printed, notes = process.communicate()
+    assert process.returncode == 0, notes
+    return json.loads(printed), notes
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken")
-    process = start(out, "--no-page")
-    printed, notes = process.communicate()
-    assert process.returncode == 0, notes
+    printed, notes = run_through(out)
     assert notes.startswith(f"{RUNS} runs on 2 worker processes\n")
-    assert json.loads(printed) == json.loads((out / "results.json").read_text())
+    assert printed == json.loads((out / "results.json").read_text())
     return out
 
 
@@ -84,38 +92,48 @@ def run():
     return run
 
 
-def test_kills_at_several_moments_change_no_number_and_leave_no_process(unbroken, tmp_path):
-    for number, moment in (
-        (signal.SIGKILL, 0),
-        (signal.SIGINT, 2),
-        (signal.SIGTERM, 4),
-        (signal.SIGKILL, 5),
-    ):
-        before = finished_runs(tmp_path)
-        process = start(tmp_path, "--no-page")
-        wait_until(lambda p=process: len(children(p.pid)) == 2, process)
-        workers = children(process.pid)
-        wait_until(lambda m=moment: len(finished_runs(tmp_path)) >= m, process)
-        process.send_signal(number)
-        _, notes = process.communicate()
-        wait_until(lambda pids=workers: not any(map(alive, pids)), seconds=5)
-        if before:
-            assert notes.startswith(f"continuing: {len(before)} of {RUNS} runs are finished")
-        if number != signal.SIGKILL:
-            assert process.returncode == 128 + number
-            assert notes.endswith("the same command continues from them\n")
-    kept = finished_runs(tmp_path)
-    assert 5 <= len(kept) < RUNS
-    process = start(tmp_path, "--no-page")
-    printed, notes = process.communicate()
-    assert notes.startswith(f"continuing: {len(kept)} of {RUNS} runs are finished")
-    assert numbers(json.loads(printed)) == results_of(unbroken)
-    for key in finished_runs(unbroken):
+def kill_at(out, profile, moment, number):
+    runs, before = KILLS[profile][0], len(finished_runs(out))
+    process = start(out, profile)
+    wait_until(lambda: len(children(process.pid)) == min(2, runs - before), process)
+    workers = children(process.pid)
+    wait_until(lambda: len(finished_runs(out)) >= moment, process)
+    process.send_signal(number)
+    _, notes = process.communicate()
+    wait_until(lambda: not any(map(alive, workers)), seconds=5)
+    if before:
+        assert notes.startswith(f"continuing: {before} of {runs} runs are finished")
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert notes.endswith("the same command continues from them\n")
+
+
+def kill_and_compare(profile, whole, out):
+    runs, moments = KILLS[profile]
+    for moment, number in zip(moments, SIGNALS, strict=True):
+        kill_at(out, profile, moment, number)
+    kept = len(finished_runs(out))
+    assert moments[-1] <= kept < runs
+    printed, notes = run_through(out, profile)
+    assert notes.startswith(f"continuing: {kept} of {runs} runs are finished")
+    assert numbers(printed) == results_of(whole)
+    assert finished_runs(out) == finished_runs(whole)
+    for key in finished_runs(whole):
         one, other = (
-            json.loads((out / "runs" / key / "result.json").read_text())["result"]
-            for out in (unbroken, tmp_path)
+            json.loads((o / "runs" / key / "result.json").read_text())["result"] for o in (whole, out)
         )
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_kills_at_several_moments_change_no_number_and_leave_no_process(unbroken, tmp_path):
+    kill_and_compare("micro", unbroken, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_kills_of_the_quick_profile_change_no_number(tmp_path):
+    run_through(tmp_path / "whole", "quick")
+    kill_and_compare("quick", tmp_path / "whole", tmp_path / "killed")
 
 
 def test_second_start_only_prints_and_draws(copied, run):
@@ -128,6 +146,8 @@ def test_second_start_only_prints_and_draws(copied, run):
     assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/*")} == stamps
     page = (copied / "report.html").read_text()
     assert "<svg" in page
+    # A picture of a task's sample.
+    assert "data:image/png;base64" in page
     assert {path.suffix for path in (copied / "figures").iterdir()} == {".png", ".svg"}
     for line in result.stdout.splitlines()[-5:]:
         assert Path(line.split()[-1]).exists()
