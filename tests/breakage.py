@@ -3,6 +3,7 @@
 Each breakage is made in a copy of the tree. Exit code 1 if the tests stay green under any of them.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -97,7 +98,8 @@ def failing_tests(breakage: Breakage, folder: Path) -> set[str]:
         )
     path.write_text(code.replace(breakage.right, breakage.wrong))
     command = [sys.executable, "-m", "pytest", *TESTS, "-n", "2", "-m", "not full", "--tb=no", "-rf"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = os.environ | {"HYPOTHESIS_PROFILE": "breakage"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(f"pytest could not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return set(re.findall(r"^FAILED (\S+?)(?:\[|\s|$)", done.stdout, re.MULTILINE))

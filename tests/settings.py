@@ -2,7 +2,7 @@
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 
 def load_hypothesis_profile() -> None:
@@ -10,4 +10,6 @@ def load_hypothesis_profile() -> None:
     common = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
     settings.register_profile("fast", max_examples=12, **common)
     settings.register_profile("full", max_examples=300, **common)
+    # For deliberate breakage only whether a test fails matters, not its smallest example.
+    settings.register_profile("breakage", max_examples=12, phases=[Phase.explicit, Phase.generate], **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
