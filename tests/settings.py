@@ -11,5 +11,5 @@ def load_hypothesis_profile() -> None:
     settings.register_profile("fast", max_examples=12, **common)
     settings.register_profile("full", max_examples=300, **common)
     # For deliberate breakage only whether a test fails matters, not its smallest example.
-    settings.register_profile("breakage", max_examples=12, phases=[Phase.explicit, Phase.generate], **common)
+    settings.register_profile("breakage", max_examples=4, phases=[Phase.explicit, Phase.generate], **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
