@@ -80,7 +80,10 @@ class Execution:
     def _job(self, name: str) -> Job:
         spec = self.plan[name]
         if isinstance(spec, LateSpec):
-            spec = spec.build({need: self.records[need].result for need in spec.needs})
+            try:
+                spec = spec.build({need: self.records[need].result for need in spec.needs})
+            except ValueError as error:
+                raise ValueError(f"run {name!r} cannot be made: {error}") from error
         keys = [self.records[need].key for need in spec.needs]
         folders = {
             need.rpartition("/")[2]: str(self.store.folder(key).resolve())

@@ -85,6 +85,17 @@ def test_needs_that_would_share_a_name_are_refused(tmp_path):
         finish(execution, "y/base")
 
 
+def test_late_run_that_cannot_be_made_is_named(tmp_path):
+    def fail(results):
+        raise ValueError("task 'x' has no gain")
+
+    plan = Plan([spec("a", tmp_path / "journal"), LateSpec("seed 1/final", 1, ("a",), fail)])
+    execution = Execution(plan, Store(tmp_path))
+    execution.take_up()
+    with pytest.raises(ValueError, match="run 'seed 1/final' cannot be made: task 'x' has no gain"):
+        finish(execution, "a")
+
+
 def test_two_names_of_one_run_are_run_once(tmp_path):
     def same(results):
         return spec("late", tmp_path / "journal", value=results["base"]["value"])
