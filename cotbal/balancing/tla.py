@@ -20,7 +20,7 @@ def token_counts(
         task_ids: int64 in 0..num_tasks-1, of the labels' shape or one per leading sample (B,).
         num_tasks: N.
         ignore_index: the label of tokens that are not trained on.
-        shift: whether the loss predicts position t+1 from t, so that the first label of a sequence is no target.
+        shift: whether the loss predicts position t+1 from t, so that a sequence's first label is no target.
 
     Raises:
         ValueError: shapes that do not fit, or an id out of range.
@@ -47,10 +47,10 @@ def token_counts(
 def tla_weights(counts: torch.Tensor) -> torch.Tensor:
     """The task weights that turn the weighted mean of Eq. 2 into TLA, (N,) float32.
 
-    w_t = c / n_t with c = sum(n) / (tasks present). A task absent from the step gets weight 0, which no token uses.
+    w_t = c / n_t with c = sum(n) / (tasks present). A task absent from the step gets 0, which no token uses.
 
     Args:
-        counts: n, (N,) int64, the valid tokens of each task in the whole optimizer step, as `token_counts` gives them.
+        counts: n, (N,) int64, the valid tokens of each task in the whole optimizer step (`token_counts`).
 
     Example:
         >>> tla_weights(torch.tensor([30, 10, 0]))

@@ -1,8 +1,8 @@
 """The base stage: from random weights to the "pretrained LMM" that every run starts from.
 
-Trained from random weights the tasks never learn to look at the picture in the demo's time. So the vision tower first
-learns what each patch shows, as CLIP comes pretrained, then the whole model learns to list a scene's content, as
-LLaVA aligns vision and language before instruction tuning.
+From random weights the tasks never learn to look at the picture in the demo's time. So the vision tower first
+learns what each patch shows, as CLIP comes pretrained; then the whole model learns to list a scene's content,
+as LLaVA aligns vision and language before instruction tuning.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def _align(
     lengths = [len(example.ids) for example in examples]
     batches = _batches(lengths, profile.alignment_steps, profile.batch_size, random_source(seed, "align"))
     weights = torch.ones(1, device=model.device)
-    return fit(
-        model, examples, batches, profile.alignment_steps, static_weighting(weights), profile, report
-    )
+    return fit(model, examples, batches, profile.alignment_steps, static_weighting(weights), profile, report)
 
 
 def _train_vision(
@@ -70,7 +68,8 @@ def _train_vision(
     )
     pixels = to_pixels([scene.image for scene in scenes]).to(model.device)
     targets = torch.from_numpy(patch_targets(scenes)).to(model.device)
-    batches = _batches([1] * len(scenes), profile.head_steps, profile.head_batch_size, random_source(seed, "heads"))
+    rng = random_source(seed, "heads")
+    batches = _batches([1] * len(scenes), profile.head_steps, profile.head_batch_size, rng)
     for done, indices in enumerate(batches, start=1):
         # Without the class token: one feature per patch, the same that the projector takes.
         features = tower(pixels[indices]).last_hidden_state[:, 1:]

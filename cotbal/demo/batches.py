@@ -39,7 +39,7 @@ class Batch:
         attention_mask: (B, S) int64, 0 on padding.
         labels: (B, S) int64, -100 everywhere but on answers.
         task_ids: (B,) int64.
-        pixel_values: (images, 3, 24, 24) float32 in -1..1 of the rows that have a picture, in order; None without.
+        pixel_values: (images, 3, 24, 24) float32 in -1..1 of the rows with a picture, in order; else None.
     """
 
     input_ids: torch.Tensor

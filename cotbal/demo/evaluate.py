@@ -44,9 +44,7 @@ def evaluate(
 
 
 @torch.inference_mode()
-def generate(
-    model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor], limit: int
-) -> list[str]:
+def generate(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor], limit: int) -> list[str]:
     """The greedy answers to left-padded prompts, of at most `limit` words."""
     model.eval()
     output = model.generate(**inputs, do_sample=False, max_new_tokens=limit)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import LlavaForConditionalGeneration
 
 from cotbal.demo.base import train_base
@@ -26,10 +25,11 @@ def run(settings: Mapping[str, Any], folder: Path, report: Callable[[int], None]
     """Trains one model and returns its result as JSON values.
 
     Args:
-        settings: they determine the result. Either `{"kind": "base", "profile", "seed"}`, or `{"kind": "train",
-            "profile", "seed", "data": {task: "full" | "mini"}, "weights": {task: float} | None (all 1),
-            "weighting": "static" | "tla", "split": "validation" | "test", "evaluate": [task, ...]}`. Both take
-            "device" ("cpu" if absent). "needs": {"base": folder} tells where the base model is.
+        settings: they determine the result. Either `{"kind": "base", "profile", "seed"}`, or
+            `{"kind": "train", "profile", "seed", "data": {task: "full" | "mini"},
+            "weights": {task: float} | None (all 1), "weighting": "static" | "tla",
+            "split": "validation" | "test", "evaluate": [task, ...]}`; both take "device" ("cpu" if absent).
+            "needs": {"base": folder} tells where the base model is.
         folder: where the base model is written to.
         report: called with the steps done, of the `cotbal.demo.profiles.steps(settings)` in all.
 
@@ -58,6 +58,7 @@ def _base(profile: Profile, settings: Mapping[str, Any], folder: Path, report: R
 
 def _train(profile: Profile, settings: Mapping[str, Any], report: Report) -> dict[str, Any]:
     started = time.perf_counter()
+    _check_evaluation(profile, settings)
     tasks = [task for task in profile.all_tasks if task in settings["data"]]
     length = profile.training_steps(settings["data"])
     weighting = _weighting(settings, tasks)
@@ -83,6 +84,16 @@ def _train(profile: Profile, settings: Mapping[str, Any], report: Report) -> dic
     }
 
 
+def _check_evaluation(profile: Profile, settings: Mapping[str, Any]) -> None:
+    # Before the training, not after it.
+    if settings["split"] not in ("validation", "test"):
+        raise ValueError(f"split must be 'validation' or 'test', got {settings['split']!r}")
+    unknown = [task for task in settings["evaluate"] if task not in profile.all_tasks]
+    if unknown:
+        known = ", ".join(profile.all_tasks)
+        raise ValueError(f"evaluate names task {unknown[0]!r}; profile {profile.name} has {known}")
+
+
 def _fit(
     model: LlavaForConditionalGeneration,
     profile: Profile,
@@ -96,9 +107,7 @@ def _fit(
         examples += [encode_record(corpus.records[i], corpus.image(i), task_id) for i in indices]
     lengths = [len(example.ids) for example in examples]
     batches = epoch_batches(lengths, profile.epochs, profile.batch_size, random_source(seed, "order"))
-    return fit(
-        model, examples, batches, profile.training_steps(settings["data"]), weighting, profile, report
-    )
+    return fit(model, examples, batches, profile.training_steps(settings["data"]), weighting, profile, report)
 
 
 def _starting_model(profile: Profile, settings: Mapping[str, Any]) -> LlavaForConditionalGeneration:

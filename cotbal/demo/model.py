@@ -13,7 +13,7 @@ from cotbal.demo.profiles import Profile
 from cotbal.demo.tokenizer import END_ID, IMAGE_ID, PAD_ID, VOCABULARY
 from cotbal.demo.world import SIZE
 
-# The libraries' 0.02 suits widths of thousands; at 64-96 channels it leaves the signal too small to learn from.
+# The libraries' 0.02 suits widths of thousands; at 64-96 channels the signal would be too small to learn.
 _INITIALIZER_RANGE = 0.05
 _MAX_POSITIONS = 256
 

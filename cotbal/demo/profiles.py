@@ -127,7 +127,7 @@ def _digits(name: str, epochs: int) -> Profile:
 PROFILES: dict[str, Profile] = {
     "quick": _digits("quick", 6),
     "full": _digits("full", 8),
-    # For tests of the machinery: CIDEr gives credit for a sentence's form, which even this model learns at once.
+    # For tests of the machinery: CIDEr credits a sentence's form, which even this model learns at once.
     "micro": Profile(
         name="micro",
         tasks=("caption", "regcap"),

@@ -11,7 +11,7 @@ from itertools import permutations
 
 import numpy as np
 
-from cotbal.demo.world import COLORS, COLUMNS, ROWS, SIZE, Digit, Scene
+from cotbal.demo.world import COLUMNS, ROWS, SIZE, Digit, Scene
 
 Turn = tuple[str, str]
 COUNT_WORDS = ("zero", "one", "two", "three", "four")
@@ -26,7 +26,8 @@ class Task:
         paper: the task of the paper that it stands for.
         metric: the name of its score, "EM", "CIDEr" or "IoU".
         instruction: the response format, said once at the end of the first question.
-        ask: `(scene, rng) -> turns`, every question at most once, in random order. A text-only task ignores the scene.
+        ask: `(scene, rng) -> turns`, every question at most once, in random order; a text-only task ignores
+            the scene.
         least_digits: the fewest digits of its scenes; 0 means that it has no picture.
         turns: questions per training conversation, where the scene allows so many.
     """
@@ -57,7 +58,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 
 def vqa(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """How many digits; which digit has this colour; which colour has this digit (where it is the only one)."""
+    """How many digits; which digit has a colour; which colour a digit has (if there is one of it)."""
     values = [digit.value for digit in scene.digits]
     turns = [("how many digits are there ?", COUNT_WORDS[len(values)])]
     turns += [(f"what digit is {d.color} ?", str(d.value)) for d in scene.digits]
@@ -67,21 +68,15 @@ def vqa(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 
 def rel(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Is there such a digit, where does it stand, how do two of them lie: as often yes as no in each kind."""
-    absent = [color for color in COLORS if color not in {digit.color for digit in scene.digits}]
-    exists = [(f"is there a {digit.color} digit ?", "yes") for digit in scene.digits]
-    exists += [(f"is there a {color} digit ?", "no") for color in absent]
-    places = [
-        (f"is the {digit.color} digit at the {place} ?", _yes_no(place in digit.place.split()))
-        for digit in scene.digits
-        for place in (*ROWS, *COLUMNS)
-    ]
+    """In which row or column a digit stands, and how two digits lie: there as often yes as no."""
+    places = [(f"in which row is the {digit.color} digit ?", ROWS[digit.row]) for digit in scene.digits]
+    places += [(f"in which column is the {d.color} digit ?", COLUMNS[d.column]) for d in scene.digits]
     relations = [
-        (f"is the {a.color} digit {relation} the {b.color} digit ?", _yes_no(holds))
+        (f"is the {a.color} digit {relation} the {b.color} digit ?", "yes" if holds else "no")
         for a, b in permutations(scene.digits, 2)
         for relation, holds in _relations(a, b).items()
     ]
-    return _shuffled([turn for kind in (exists, places, relations) for turn in _balanced(kind, rng)], rng)
+    return _shuffled(places + _balanced(relations, rng), rng)
 
 
 def _relations(a: Digit, b: Digit) -> dict[str, bool]:
@@ -91,10 +86,6 @@ def _relations(a: Digit, b: Digit) -> dict[str, bool]:
         "above": a.row < b.row,
         "below": a.row > b.row,
     }
-
-
-def _yes_no(holds: bool) -> str:
-    return "yes" if holds else "no"
 
 
 def _balanced(turns: list[Turn], rng: np.random.Generator) -> list[Turn]:
@@ -133,7 +124,7 @@ def bbox(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 def chat(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     """Sums, differences and successors of numbers, without a picture."""
-    turns = {}
+    turns: dict[str, str] = {}
     while len(turns) < TASKS["chat"].turns:
         a, b = (int(value) for value in rng.integers(0, 10, 2))
         question, answer = (

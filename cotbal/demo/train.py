@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ Weighting = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Means over the last tenth of the steps: the weighted loss, and each task's own (None if it never occurred)."""
+    """Means over the last tenth of the steps: the weighted loss, and each task's own (None if absent)."""
 
     loss: float
     task_loss: list[float | None]
@@ -59,9 +60,7 @@ def fit(
         report: called with the number of steps done after each one.
     """
     model.train()
-    optimizer, schedule = make_optimizer(
-        model.parameters(), steps, profile.learning_rate, profile.warmup
-    )
+    optimizer, schedule = make_optimizer(model.parameters(), steps, profile.learning_rate, profile.warmup)
     tail = max(1, steps // 10)
     losses: list[Tensor] = []
     sums: list[Tensor] = []
@@ -84,7 +83,7 @@ def _loss(
     model: LlavaForConditionalGeneration, batch: Batch, task_weights: Tensor
 ) -> tuple[Tensor, cotbal.TaskStats]:
     hidden = model.model(**batch.inputs(), use_cache=False).last_hidden_state
-    return cotbal.linear_gtw_cross_entropy(
+    result = cotbal.linear_gtw_cross_entropy(
         hidden,
         model.lm_head.weight,
         batch.labels,
@@ -93,6 +92,8 @@ def _loss(
         shift=True,
         return_stats=True,
     )
+    # With return_stats it is always the pair.
+    return cast("tuple[Tensor, cotbal.TaskStats]", result)
 
 
 def make_optimizer(

@@ -8,7 +8,7 @@ split by their source, so no digit of a validation or test scene was ever seen i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,7 @@ class Sources:
     indices: npt.NDArray[np.int64]
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_sources(split: str) -> Sources:
     """The handwritten digits of a split.
 
