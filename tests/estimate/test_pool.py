@@ -11,7 +11,7 @@ import pytest
 
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.pool import MAX_RETRIES, RunError, run_plan
-from cotbal.estimate.store import Store
+from cotbal.estimate.store import Store, run_key
 from cotbal.estimate.worker_process import default_workers
 from tests.estimate.fake_runs import Notes, alive, small_plan, spec, starts
 
@@ -27,9 +27,13 @@ def gone(journal):
     return not any(alive(pid) for _, pid in starts(journal))
 
 
-def test_plan_runs_in_order_on_kept_alive_workers_and_then_only_reads(tmp_path):
+def test_plan_runs_in_order_on_kept_alive_workers_and_then_only_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     journal, notes = tmp_path / "journal", Notes()
     plan = small_plan(journal, nap=0.05)
+    left_by_a_kill = Store(tmp_path).folder(run_key(plan["s/base"])) / "half.bin"
+    left_by_a_kill.parent.mkdir(parents=True)
+    left_by_a_kill.write_bytes(b"half")
     records = run_plan(plan, Store(tmp_path), notes, workers=2)
     assert records["s/final"].result == {
         "value": "s/probe0+s/probe1+s/probe2",
@@ -47,6 +51,7 @@ def test_plan_runs_in_order_on_kept_alive_workers_and_then_only_reads(tmp_path):
     assert sorted(notes.about("finished")) == sorted(plan)
     assert set(notes.about("advanced")) >= {"s/final", "s/beside"}
     assert gone(journal)
+    assert not left_by_a_kill.exists()
 
     again = Notes()
     assert run_plan(small_plan(journal, nap=0.05), Store(tmp_path), again, workers=2) == records
@@ -141,6 +146,15 @@ def test_killed_driver_leaves_no_orphan_and_loses_the_running_runs_only(tmp_path
     assert run_plan(plan, Store(tmp_path), notes, workers=2)["s/final"].result["left"] == {"base": "s/base"}
     assert len(starts(journal)) == len(plan) + lost
     assert notes.about("opened") == [f"{len(finished)}/7 on 2"]
+
+
+def test_worker_in_a_long_step_does_not_outlive_its_killed_driver(tmp_path, driver):
+    journal = tmp_path / "journal.txt"
+    first = driver(300)
+    wait_until(lambda: starts(journal))
+    first.kill()
+    first.communicate()
+    wait_until(lambda: gone(journal), seconds=5)
 
 
 def test_of_two_drivers_at_once_one_works_and_the_other_says_who(tmp_path, driver):
