@@ -41,7 +41,8 @@ def run(settings: dict[str, Any], folder: Path, report: Callable[[int], None]) -
         report(step + 1)
     (folder / "left.txt").write_text(settings.get("value", name))
     left = {need: (Path(path) / "left.txt").read_text() for need, path in settings["needs"].items()}
-    return {"value": settings.get("value", name), "left": left, "threads": os.environ["OMP_NUM_THREADS"]}
+    process = {"threads": os.environ["OMP_NUM_THREADS"], "own_session": os.getsid(0) == os.getpid()}
+    return {"value": settings.get("value", name), "left": left, **process}
 
 
 def spec(name: str, journal: Path, needs: tuple[str, ...] = (), **settings: Any) -> RunSpec:

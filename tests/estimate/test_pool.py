@@ -39,6 +39,8 @@ def test_plan_runs_in_order_on_kept_alive_workers_and_then_only_reads(tmp_path, 
         "value": "s/probe0+s/probe1+s/probe2",
         "left": {"base": "s/base"},
         "threads": "1",
+        # So Ctrl-C on a terminal reaches the driver alone.
+        "own_session": True,
     }
     order = [name for name, _ in starts(journal)]
     # The two started together may note it in either order.
