@@ -1,6 +1,7 @@
 """`cotbal demo --profile micro`: whole, killed at several moments, with damaged and with other files."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
+from cotbal.estimate.store import locked
 from tests.estimate.fake_runs import alive
 
 RUNS = 7
@@ -174,6 +176,15 @@ def test_another_seed_in_the_same_folder_is_not_mixed_up(copied, unbroken, run):
     again = run(copied, "--json", "--no-page")
     assert again.stderr == f"all {RUNS} runs are finished\n"
     assert numbers(json.loads(again.stdout)) == results_of(unbroken)
+
+
+def test_second_start_at_the_same_time_says_who_works_there(tmp_path, run):
+    with locked(tmp_path):
+        result = run(tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"cotbal: {tmp_path} is in use by process {os.getpid()} on ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_figure_that_fails_does_not_lose_the_results(copied, unbroken, run, monkeypatch):
