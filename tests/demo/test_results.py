@@ -140,6 +140,8 @@ def test_seconds_count_once_and_pauses_do_not():
     made = records()
     made["EW"] = dataclasses.replace(made["EW"], started=500.0, finished=507.0)
     made["same run"] = made["EW"]
+    made["mini"] = dataclasses.replace(made["mini"], started=501.0, finished=502.0)
+    made["CoTBal"] = dataclasses.replace(made["CoTBal"], started=503.0, finished=504.0)
     run = assemble(Demo("toy", (0,)), made, workers=2, command="cotbal demo")["run"]
     # 100 to 120 and 500 to 507; a base of 9 s and seven others of 4 s.
     assert run["wall_seconds"] == pytest.approx(27.0)
