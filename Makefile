@@ -47,7 +47,7 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@echo "== benchmarks without a GPU"
-	@$(BIN)/python -m pytest benchmarks -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
+	@$(BIN)/python -m pytest benchmarks -s -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
