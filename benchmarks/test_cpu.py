@@ -1,7 +1,7 @@
 """The CPU path of the linear loss against full logits in plain torch, forward and backward, in one run.
 
 Absolute times of a CPU say little; read the ratio of the two rows of a group. FLOPs: 6 Nv V D for cotbal and
-6 N V D for full logits (one product forward, two backward), Nv valid rows of N. `added_mib` is the peak memory
+6 N V D for full logits (one product forward, two backward), Nv valid rows of N. `added_mib` is the memory
 that one step adds to a fresh process.
 """
 
