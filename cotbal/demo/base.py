@@ -34,7 +34,7 @@ def train_base(
     """The base model of a seed and how its alignment ended."""
     corpus = alignment_corpus(seed, profile.base_scenes)
     model = build_model(profile, seed).to(device)
-    _train_vision(model, corpus.scenes, profile, seed, report)
+    train_vision(model, corpus.scenes, profile, seed, report)
     units = head_units(profile)
     outcome = _align(model, corpus, profile, seed, lambda done: report(units + done))
     return model, outcome
@@ -50,7 +50,7 @@ def _align(
     return fit(model, examples, batches, profile.alignment_steps, static_weighting(weights), profile, report)
 
 
-def _train_vision(
+def train_vision(
     model: LlavaForConditionalGeneration,
     scenes: Sequence[Scene],
     profile: Profile,

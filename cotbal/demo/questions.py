@@ -137,12 +137,19 @@ def chat(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 
 def align(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """The base stage's dense description: everything there is to know about the scene.
+    """The base stage's dense description, in one of two orders, sometimes with the last digit's box.
 
-    The digit comes first: said last, after its colour and place, it is learnt three times as slowly.
+    Digit first and in reading order, the model learns to go over the patches and read each. Colour first and
+    in random order, it learns to find a patch by what it shows. Boxes everywhere would drown both in
+    coordinates; without any, the mini run would not know their words.
     """
-    parts = [f"{d.value} {d.color} {d.place} {format_box(d.box)}" for d in scene.digits]
-    return [("list everything .", " ".join(parts))]
+    if rng.random() < 0.5:
+        return [("list everything .", " ".join(f"{d.value} {d.color} {d.place}" for d in scene.digits))]
+    digits = [scene.digits[index] for index in rng.permutation(len(scene.digits))]
+    text = " ".join(f"{d.color} {d.place} {d.value}" for d in digits)
+    if rng.random() < 0.25:
+        text += f" {format_box(digits[-1].box)}"
+    return [("list everything .", text)]
 
 
 def _shuffled(turns: list[Turn], rng: np.random.Generator) -> list[Turn]:

@@ -12,7 +12,8 @@ PAD_ID, END_ID, IMAGE_ID = 0, 1, 2
 _SENTENCES = (
     "describe the image . list everything . read all digits in order . use a full sentence . "
     "answer with a single word . answer with digits only . describe each region . "
-    "give the box of each phrase how many digits are there ? what digit is what color is the ? is the digit left of right of above below "
+    "give the box of each phrase how many digits are there ? "
+    "what digit is what color is the ? is the digit left of right of above below "
     "what is the sum of all digits ? the largest digit the smallest digit region [ ] , : a the at digit "
     "in which row is the digit ? in which column what is plus ? minus what comes after ? yes no"
 )

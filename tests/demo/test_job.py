@@ -1,6 +1,7 @@
-"""One run of the demo: its result follows from its settings, weights matter, progress ends where announced."""
+"""One run of the demo: its result follows from its settings, weights matter, progress is as announced."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ import pytest
 import torch
 
 from cotbal.demo import profiles
-from cotbal.demo.base import patch_targets
+from cotbal.demo.base import patch_targets, train_vision
+from cotbal.demo.batches import collate, encode_record
 from cotbal.demo.job import MODEL_FILE, run
 from cotbal.demo.model import build_model, load_model, save_model
 from cotbal.demo.profiles import PROFILES, steps
-from cotbal.demo.records import load_corpus
+from cotbal.demo.records import alignment_corpus, load_corpus
+from cotbal.demo.train import tla_weighting
 
 MICRO = PROFILES["micro"]
+TASKS = ((0, "caption"), (1, "regcap"))
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def test_result_and_progress(tmp_path: Path) -> None:
     result = run(wanted, tmp_path, reported.append)
     assert reported[-1] == steps(wanted)
     assert reported == sorted(reported)
-    assert max(b - a for a, b in zip(reported, reported[1:], strict=False)) <= 10
+    assert max(b - a for a, b in itertools.pairwise(reported)) <= 10
     assert result["steps"] == 10 * 5
     assert set(result["task_loss"]) == {"caption", "chat"}
     items = result["items"]["caption"]["CIDEr"]
@@ -105,7 +109,14 @@ def test_a_weight_of_zero_is_as_good_as_no_training_on_the_task(tmp_path: Path) 
     assert lone["task_loss"]["regcap"] < both["task_loss"]["regcap"]
 
 
-def test_tla_differs_from_equal_weights(tmp_path: Path) -> None:
+def test_tla_gives_every_present_task_of_a_step_the_same_share(tmp_path: Path) -> None:
+    examples = [encode_record(load_corpus("micro", 0, t, "train").records[0], None, i) for i, t in TASKS]
+    batch = collate(examples)
+    weights = tla_weighting(3)(batch)
+    tokens = [sum(label != -100 for label in example.labels) for example in examples]
+    assert len(set(tokens)) == 2
+    assert (weights[:2] * torch.tensor(tokens)).tolist() == pytest.approx([sum(tokens) / 2] * 2)
+    assert weights[2] == 0
     tla = run(settings(weighting="tla", evaluate=[]), tmp_path, ignore)
     assert tla["task_loss"] != run(settings(evaluate=[]), tmp_path, ignore)["task_loss"]
 
@@ -124,16 +135,19 @@ def test_base_stage_and_a_run_from_it(short: profiles.Profile, tmp_path: Path) -
     assert reported[-1] == steps(base) == 8 // 4 + 6
     trained = load_model(short, tmp_path / MODEL_FILE).state_dict()
     untrained = build_model(short, 0).state_dict()
-    # Both parts train: the heads the vision tower, the alignment all of it.
-    assert all(not torch.equal(trained[n], untrained[n]) for n in ("lm_head.weight", _tower_name(trained)))
+    assert not torch.equal(trained["lm_head.weight"], untrained["lm_head.weight"])
     wanted = settings(profile="short", needs={"base": str(tmp_path)})
     from_base = run(wanted, tmp_path / "unused", ignore)
     save_model(build_model(short, 0), tmp_path / MODEL_FILE)
     assert run(wanted, tmp_path / "unused", ignore)["loss"] != from_base["loss"]
 
 
-def _tower_name(names: dict[str, torch.Tensor]) -> str:
-    return next(name for name in names if "patch_embedding" in name)
+def test_the_vision_heads_train_the_vision_tower_alone(short: profiles.Profile) -> None:
+    model, before = build_model(short, 0), build_model(short, 0).state_dict()
+    train_vision(model, alignment_corpus(0, 64).scenes, short, 0, ignore)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any("patch_embedding" in name for name in changed)
+    assert all("vision_tower" in name for name in changed)
 
 
 def test_patch_targets_tell_digit_color_and_box() -> None:

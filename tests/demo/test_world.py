@@ -33,7 +33,7 @@ def test_boxes_hold_the_digit_and_lie_inside_the_picture() -> None:
         assert 0 <= y1 < y2 <= SIZE
         outside = np.ones((SIZE, SIZE), bool)
         outside[y1:y2, x1:x2] = False
-        # The background is below 40 with noise of sd 6; faint strokes (ink below 3/16) may stay outside the box.
+        # The background is below 40 with noise of sd 6; ink below 3/16 may stay outside the box.
         assert scene.image[outside].max() < 110
         assert scene.image[~outside].max() > 110
         assert digit.column == min(2, (x1 + x2) // 2 // 8)
@@ -58,7 +58,7 @@ def test_the_label_is_that_of_the_handwritten_digit() -> None:
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_a_scene_has_one_to_four_digits(count: int) -> None:
-    with pytest.raises(ValueError, match="count must be 1..4"):
+    with pytest.raises(ValueError, match=r"count must be 1\.\.4"):
         draw_scene(np.random.default_rng(0), load_sources("train"), count)
 
 
