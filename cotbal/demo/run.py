@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -49,9 +48,8 @@ def run_demo(
 
 
 def headline(record: Record) -> str:
-    """The most important of a finished run: its mean score over the tasks, else its loss."""
+    """The most important of a finished run: its score on every task, else its loss."""
     scores = record.result.get("scores")
     if scores is None:
         return f"loss {record.result['loss']:.3f}"
-    mean = statistics.fmean(value for metrics in scores.values() for value in metrics.values())
-    return f"mean score {mean:.3f}"
+    return ", ".join(f"{task} {value:.2f}" for task, metrics in scores.items() for value in metrics.values())

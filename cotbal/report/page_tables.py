@@ -77,7 +77,7 @@ def test_table(results: seeds.Results) -> PageTable:
         [f"{row.task} ({row.metric})", *(spell_estimate(row.by_method[method]) for method in methods)]
         for row in seeds.test_rows(results)
     ]
-    return PageTable("test", ["task", *methods], rows, strong=_column_of("CoTBal", methods))
+    return PageTable("test", ["task", *methods], rows)
 
 
 def improvement_table(results: seeds.Results) -> PageTable:
@@ -91,7 +91,3 @@ def improvement_table(results: seeds.Results) -> PageTable:
 
 def _two(results: seeds.Results, key: str, method: str) -> tuple[str, str]:
     return spell_estimate(seeds.summary(results, key, method), 2), spell_difference(results, key, method)
-
-
-def _column_of(method: str, methods: list[str]) -> int | None:
-    return methods.index(method) + 1 if method in methods else None
