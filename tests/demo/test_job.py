@@ -134,6 +134,8 @@ def test_base_stage_and_a_run_from_it(short: profiles.Profile, tmp_path: Path) -
     result = run(base, tmp_path, reported.append)
     assert result["steps"] == 14
     assert reported[-1] == steps(base) == 8 // 4 + 6
+    # Both stages ran, each reporting every step.
+    assert len(reported) == 8 + 6
     trained = load_model(short, tmp_path / MODEL_FILE).state_dict()
     untrained = build_model(short, 0).state_dict()
     assert not torch.equal(trained["lm_head.weight"], untrained["lm_head.weight"])
