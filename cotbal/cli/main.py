@@ -31,12 +31,18 @@ class _OneLineErrors(TyperGroup):
         except (ValueError, TypeError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            _fail(str(error))
+            _fail(_in_words(error))
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package not in _EXTRAS or ctx.params.get("debug"):
                 raise
             _fail(f'{package} is not installed; pip install "cotbal[{_EXTRAS[package]}]"')
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
 
 
 def _fail(message: str) -> None:

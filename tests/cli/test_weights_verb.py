@@ -143,3 +143,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(scores, tmp_path):
     assert shown.exit_code == 2
     assert shown.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_missing_file_is_named_without_an_error_number(tmp_path):
+    done = run_cotbal("weights", "absent.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "cotbal: absent.csv: no such file or directory\n"
