@@ -1,4 +1,5 @@
-# `make demo` and `make test` work on a machine with nothing but Python >= 3.10: each makes the .venv it needs.
+# `make demo` and `make test` work on a machine with nothing but Python >= 3.11: each makes the .venv it needs.
+# (The package itself runs on 3.10; the pinned transformers does not.)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +19,8 @@ help:
 
 $(VENV)/.ready: pyproject.toml constraints.txt setup.py
 	@echo "== making $(VENV) (torch, transformers and the tools: once, a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "expected Python 3.11 or newer, got $$($(PYTHON) --version); try: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@

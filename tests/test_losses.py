@@ -372,6 +372,22 @@ def test_ids_of_ignored_rows_may_be_padding() -> None:
     assert torch.equal(got, cotbal.gtw_cross_entropy(LOGITS, labels, ids, WEIGHTS))
 
 
+@fast_impl
+def test_offsets_beyond_two_to_the_31(impl: str) -> None:
+    """The third row begins at element 2.2e9; memory that is never touched is only address space."""
+    stride, n_cols = 1_100_000_000, 40
+    logits = torch.empty(2 * stride + n_cols, dtype=torch.float16).as_strided((3, n_cols), (stride, 1))
+    values, labels = rows(3, n_cols)
+    logits.copy_(values)
+    expected = F.cross_entropy(logits.float(), labels, reduction="none")
+    leaf = logits.requires_grad_()
+    got = cotbal.gtw_cross_entropy(leaf, labels, reduction="none", impl=impl)
+    assert_close(got, expected, LOSS[torch.float16])
+    (gradient,) = torch.autograd.grad(got.sum(), leaf)
+    exact = (values.half().float().softmax(1) - F.one_hot(labels, n_cols)).double()
+    assert_close(gradient, exact, RELATIVE[torch.float16])
+
+
 @pytest.mark.parametrize("n_rows", [1, 130])
 @pytest.mark.parametrize("n_cols", [1, 1023, 1025, 16385, 32003])
 @fast_impl

@@ -147,9 +147,9 @@ def _scores(values: Any, shape: tuple[int, ...], run: str, tasks: tuple[str, ...
     if table.shape != shape:
         raise ValueError(f"{run}: expected shape {shape} for {len(tasks)} tasks, got {tuple(table.shape)}")
     if not bool(table.isfinite().all()):
-        *row, column = (~table.isfinite()).nonzero()[0].tolist()
-        name = tasks[row[0]] if row else run
-        value = table[(*row, column)].item()
+        place = (~table.isfinite()).nonzero()[0].tolist()
+        name, column = tasks[place[0]] if len(place) == 2 else run, place[-1]
+        value = table[tuple(place)].item()
         raise ValueError(f"run {name!r}, task {tasks[column]!r}: expected a finite score, got {value}")
     return table
 
