@@ -91,9 +91,10 @@ def check_gradients(
     )
     rounding = _REFERENCE_ROUNDING * max(1.0, abs(upstream), *(_largest(feature) for feature in features))
     dtypes = (accumulation_dtype(features[0].dtype), *(feature.dtype for feature in features))
+    ulps = _ULPS["logits" if len(features) == 1 else "linear"]
+    # Below its smallest normal number a dtype has no more relative precision.
     tolerance = {
-        name: _ULPS["logits" if len(features) == 1 else "linear"] * torch.finfo(dtype).eps * _largest(want)
-        + rounding
+        name: ulps * torch.finfo(dtype).eps * max(_largest(want), torch.finfo(dtype).tiny) + rounding
         for name, dtype, want in zip(outputs, dtypes, exact, strict=True)
     }
     report = GradientReport(errors, plain_errors, tolerance)

@@ -1,6 +1,7 @@
 """The one table of tolerances; each entry says why it is what it is."""
 
 import torch
+from torch import Tensor
 
 # Relative to the largest entry of the expected tensor.
 RELATIVE = {
@@ -17,9 +18,13 @@ RELATIVE = {
 # Losses are float32 even for 16-bit logits.
 LOSS = {dtype: RELATIVE[torch.float64 if dtype == torch.float64 else torch.float32] for dtype in RELATIVE}
 
+# Absolute, for gradients of tiny entries only: the expected p - 1 is itself rounded relative to 1, in float64;
+# float16 cannot tell apart what is less than its smallest step.
+FLOOR = {dtype: 2.0**-24 if dtype == torch.float16 else 2.0**-50 for dtype in RELATIVE}
 
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
-    """max |actual - expected| <= relative * max |expected|; the same places are not finite."""
+
+def assert_close(actual: Tensor, expected: Tensor, relative: float, floor: float = 0.0) -> None:
+    """max |actual - expected| <= relative * max |expected| + floor; the same places are not finite."""
     actual, expected = actual.detach().double(), expected.detach().double()
     assert actual.shape == expected.shape
     finite = expected.isfinite()
@@ -27,4 +32,22 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, relative: float) 
     assert torch.equal(actual.isnan(), expected.isnan())
     if finite.any():
         error = (actual - expected)[finite].abs().max().item()
-        assert error <= relative * expected[finite].abs().max().item(), (error, relative)
+        assert error <= relative * expected[finite].abs().max().item() + floor, (error, relative, floor)
+
+
+def assert_gradients_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, roundings: int = 1) -> None:
+    """Gradients in `dtype`; `roundings` is how often the expected one was rounded on its way."""
+    assert_close(actual, expected, roundings * RELATIVE[dtype], roundings * FLOOR[dtype])
+
+
+def assert_losses_close(actual: Tensor, expected: Tensor, logits: Tensor, scale: float = 1.0) -> None:
+    """Losses of `logits`: differences of logits, so rounded relative to the largest of them.
+
+    Args:
+        actual: the loss.
+        expected: what it should be.
+        logits: what it was computed from.
+        scale: the sum of the weights where the loss is not divided by it.
+    """
+    tolerance = LOSS[logits.dtype]
+    assert_close(actual, expected, tolerance, tolerance * scale * logits.detach().double().abs().max().item())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import cotbal
 from tests.laws.cases import IGNORE, IMPL_DTYPES, Case, cases
-from tests.tolerances import LOSS, RELATIVE, assert_close
+from tests.tolerances import assert_gradients_close, assert_losses_close
 
 everywhere = pytest.mark.parametrize(
     ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
@@ -40,8 +40,8 @@ def test_weights_of_one_equal_torch(impl: str, dtype: torch.dtype, data: st.Data
     logits = case.logits.double().requires_grad_()
     expected = F.cross_entropy(logits.flatten(0, 1), case.labels.flatten(), ignore_index=IGNORE)
     expected.backward()
-    assert_close(loss, expected, LOSS[dtype])
-    assert_close(gradient, logits.grad, RELATIVE[dtype])
+    assert_losses_close(loss, expected, case.logits)
+    assert_gradients_close(gradient, logits.grad, dtype)
 
 
 @everywhere
@@ -58,8 +58,8 @@ def test_equals_equation_2_written_out(impl: str, dtype: torch.dtype, data: st.D
         denominator += weight
     (numerator / denominator).backward()
     loss, gradient = loss_and_gradient(case, impl)
-    assert_close(loss, numerator / denominator, LOSS[dtype])
-    assert_close(gradient, logits.grad, RELATIVE[dtype])
+    assert_losses_close(loss, numerator / denominator, case.logits)
+    assert_gradients_close(gradient, logits.grad, dtype)
 
 
 @everywhere
@@ -90,7 +90,7 @@ def test_stats_equal_the_reference(impl: str, dtype: torch.dtype, data: st.DataO
     options = {"token_weights": case.token_weights, "return_stats": True}
     _, stats = cotbal.gtw_cross_entropy(*case.arguments, impl=impl, **options)
     _, expected = cotbal.gtw_cross_entropy(*case.arguments, impl="reference", **options)
-    assert_close(stats.loss_sum, expected.loss_sum, LOSS[dtype])
+    assert_losses_close(stats.loss_sum, expected.loss_sum, case.logits, case.labels.numel())
     assert torch.equal(stats.token_count, expected.token_count)
     assert torch.equal(stats.correct_count, expected.correct_count)
     read = (case.weights > 0).flatten()
@@ -112,9 +112,12 @@ def test_linear_in_the_weights(impl: str, dtype: torch.dtype, mode: str, data: s
         loss_and_gradient(case.replace(task_weights=other), impl, **options),
     ]
     whole = loss_and_gradient(case.replace(task_weights=2 * case.task_weights + 0.5 * other), impl, **options)
-    # Three roundings instead of one.
-    assert_close(whole[0], 2 * parts[0][0] + 0.5 * parts[1][0], 3 * LOSS[dtype])
-    assert_close(whole[1], 2 * parts[0][1].double() + 0.5 * parts[1][1].double(), 3 * RELATIVE[dtype])
+    # Three roundings instead of one, of losses that are not divided by their weights.
+    total = float((2 * case.weights.max() + 0.5 * other.max()) * case.labels.numel())
+    assert_losses_close(whole[0], 2 * parts[0][0] + 0.5 * parts[1][0], case.logits, 3 * total)
+    assert_gradients_close(
+        whole[1], 2 * parts[0][1].double() + 0.5 * parts[1][1].double(), dtype, roundings=3
+    )
 
 
 @everywhere
@@ -123,8 +126,8 @@ def test_scaling_all_weights_changes_nothing(impl: str, dtype: torch.dtype, data
     case = data.draw(cases(dtype))
     loss, gradient = loss_and_gradient(case, impl)
     scaled_loss, scaled_gradient = loss_and_gradient(case.replace(task_weights=case.task_weights * 7), impl)
-    assert_close(scaled_loss, loss, LOSS[dtype])
-    assert_close(scaled_gradient, gradient, RELATIVE[dtype])
+    assert_losses_close(scaled_loss, loss, case.logits)
+    assert_gradients_close(scaled_gradient, gradient, dtype)
 
 
 @everywhere
@@ -149,8 +152,8 @@ def test_permuting_rows_permutes_the_gradient(impl: str, dtype: torch.dtype, dat
     )
     loss, gradient = loss_and_gradient(case, impl)
     permuted_loss, permuted_gradient = loss_and_gradient(permuted, impl)
-    assert_close(permuted_loss, loss, LOSS[dtype])
-    assert_close(permuted_gradient, gradient[:, order], RELATIVE[dtype])
+    assert_losses_close(permuted_loss, loss, case.logits)
+    assert_gradients_close(permuted_gradient, gradient[:, order], dtype)
 
 
 @everywhere
@@ -169,8 +172,8 @@ def test_micro_batches_add_up_under_the_denominator_of_the_step(
         )
         for b in range(case.labels.shape[0])
     ]
-    assert_close(sum(loss for loss, _ in parts), whole_loss, LOSS[dtype])
-    assert_close(torch.stack([gradient for _, gradient in parts]), whole_gradient, RELATIVE[dtype])
+    assert_losses_close(sum(loss for loss, _ in parts), whole_loss, case.logits)
+    assert_gradients_close(torch.stack([gradient for _, gradient in parts]), whole_gradient, dtype)
 
 
 @everywhere
@@ -268,8 +271,8 @@ def test_shift_takes_everything_from_the_next_position(
     by_hand = Case(case.logits[:, :-1], case.labels[:, 1:], case.task_ids[:, 1:], case.task_weights, tokens)
     loss, gradient = loss_and_gradient(case, impl, shift=True)
     expected_loss, expected_gradient = loss_and_gradient(by_hand, impl)
-    assert_close(loss, expected_loss, LOSS[dtype])
-    assert_close(gradient[:, :-1], expected_gradient, RELATIVE[dtype])
+    assert_losses_close(loss, expected_loss, case.logits)
+    assert_gradients_close(gradient[:, :-1], expected_gradient, dtype)
     assert (gradient[:, -1] == 0).all()
     rows = cotbal.gtw_cross_entropy(*case.arguments, shift=True, reduction="none", impl=impl)
     assert rows.shape == case.labels.shape

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import cotbal
 from tests.laws.cases import IGNORE, IMPL_DTYPES, Case, cases
-from tests.tolerances import LOSS, RELATIVE, assert_close
+from tests.tolerances import LOSS, RELATIVE, assert_close, assert_gradients_close
 
 everywhere = pytest.mark.parametrize(
     ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
@@ -61,8 +61,8 @@ def test_chunks_change_nothing(impl: str, dtype: torch.dtype, data: st.DataObjec
         results.append((loss, hidden.grad, weight.grad, stats))
     (loss, hidden_gradient, weight_gradient, stats), expected = results
     assert_close(loss, expected[0], LOSS[dtype])
-    assert_close(hidden_gradient, expected[1], RELATIVE[dtype])
-    assert_close(weight_gradient, expected[2], 2 * RELATIVE[dtype])
+    assert_gradients_close(hidden_gradient, expected[1], dtype)
+    assert_gradients_close(weight_gradient, expected[2], dtype, roundings=2)
     assert torch.equal(stats.token_count, expected[3].token_count)
     assert torch.equal(stats.correct_count, expected[3].correct_count)
     assert_close(stats.loss_sum, expected[3].loss_sum, LOSS[dtype])
@@ -83,7 +83,7 @@ def test_what_is_frozen_gets_no_gradient(impl: str, dtype: torch.dtype, frozen: 
         trained = hidden if frozen == "weight" else weight
         (gradient,) = torch.autograd.grad(loss, trained)
         (expected_gradient,) = torch.autograd.grad(expected, trained)
-        assert_close(gradient, expected_gradient, 2 * RELATIVE[dtype])
+        assert_gradients_close(gradient, expected_gradient, dtype, roundings=2)
 
 
 @everywhere
