@@ -18,7 +18,7 @@ RELATIVE = {
 # Losses are float32 even for 16-bit logits.
 LOSS = {dtype: RELATIVE[torch.float64 if dtype == torch.float64 else torch.float32] for dtype in RELATIVE}
 
-# Absolute, for gradients of tiny entries only: the expected p - 1 is itself rounded relative to 1, in float64;
+# Absolute, for gradients of tiny entries only: the expected p - 1 is itself rounded relative to 1 (float64);
 # float16 cannot tell apart what is less than its smallest step.
 FLOOR = {dtype: 2.0**-24 if dtype == torch.float16 else 2.0**-50 for dtype in RELATIVE}
 
