@@ -17,6 +17,8 @@ from csrc_triton.linear_gtw_cross_entropy import (
 from csrc_triton.rows import Rows, scale_of
 
 IMPLEMENTATIONS = ("auto", "triton", "torch", "reference")
+# Found out once: a search of the path for every loss would cost more than small losses do.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -58,7 +60,7 @@ def choose_implementation(impl: str, logits_like: Tensor) -> str:
 
 
 def _why_not_triton(tensor: Tensor) -> str | None:
-    if importlib.util.find_spec("triton") is None:
+    if not _HAS_TRITON:
         return "triton is not installed"
     if tensor.dtype not in _TRITON_DTYPES:
         return f"the kernel takes float16, bfloat16 and float32, got {tensor.dtype}"
