@@ -228,7 +228,7 @@ def _check_divisible(rows: Rows, denominator: Tensor | None) -> None:
     if denominator is None:
         return
     holds = torch.isfinite(denominator) & (
-        (denominator > 0) | ((denominator == 0) & (rows.weights() == 0).all())
+        (denominator > 0) | ((denominator == 0) & (rows.weights == 0).all())
     )
     if holds.is_cuda:
         torch._assert_async(holds, "denominator: expected a finite value > 0")

@@ -108,7 +108,7 @@ def gtw_cross_entropy(
     if impl == "reference":
         return _reference(flat, rows, denominator, inputs, return_stats)
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
-    weights = rows.weights()
+    weights = rows.weights
     plan = LossPlan(impl, reduction, return_stats, torch.is_grad_enabled())
     divisor = _divisor(weights, denominator, reduction)
     loss, losses, correct = GTWCrossEntropy.apply(flat, rows, weights, divisor, plan)
@@ -208,7 +208,7 @@ def linear_gtw_cross_entropy(
     flat = hidden.reshape(-1, hidden.shape[-1])
     if impl == "reference":
         return _reference(flat @ weight.t(), rows, denominator, inputs, return_stats)
-    weights = rows.weights()
+    weights = rows.weights
     plan = LossPlan(impl, reduction, return_stats, torch.is_grad_enabled(), memory_budget)
     divisor = _divisor(weights, denominator, reduction)
     loss, losses, correct = LinearGTWCrossEntropy.apply(flat, weight, rows, weights, divisor, plan)

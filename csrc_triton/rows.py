@@ -1,6 +1,7 @@
 """What each row carries besides its logits. Made from labels only, so it is known before the forward pass."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Rows:
     ignore_index: int
     dtype: torch.dtype
 
+    @cached_property
     def weights(self) -> Tensor:
         """w_r = token_weights_r * task_weights[task_ids_r], 0 where the row is not valid: (R,)."""
         valid = self.labels != self.ignore_index

@@ -1,5 +1,7 @@
 """What must hold for every input, whatever the implementation."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor
 
 import cotbal
 from tests.laws.cases import IGNORE, IMPL_DTYPES, Case, cases
-from tests.tolerances import assert_gradients_close, assert_losses_close
+from tests.tolerances import LOSS, assert_close, assert_gradients_close, assert_losses_close
 
 everywhere = pytest.mark.parametrize(
     ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
@@ -277,3 +279,55 @@ def test_shift_takes_everything_from_the_next_position(
     rows = cotbal.gtw_cross_entropy(*case.arguments, shift=True, reduction="none", impl=impl)
     assert rows.shape == case.labels.shape
     assert (rows[:, -1] == 0).all()
+
+
+@everywhere
+@pytest.mark.parametrize("value", [-math.inf, -1e4, 1e4])
+@given(st.data())
+def test_extreme_logits_off_the_label(
+    impl: str, dtype: torch.dtype, value: float, data: st.DataObject
+) -> None:
+    case = data.draw(cases(dtype, token_weights=False))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    extreme = torch.rand(case.logits.shape, generator=generator) < data.draw(st.sampled_from([0.2, 0.9, 1.0]))
+    extreme.scatter_(2, case.labels.clamp(min=0)[..., None], value=False)
+    logits = case.logits.masked_fill(extreme, value)
+    exact = logits.double().requires_grad_()
+    losses = F.cross_entropy(
+        exact.flatten(0, 1), case.labels.flatten(), reduction="none", ignore_index=IGNORE
+    )
+    expected = (losses * case.weights.flatten()).sum() / case.weights.sum()
+    expected.backward()
+    loss, gradient = loss_and_gradient(case.replace(logits=logits), impl)
+    # The extremes either vanish or are the loss itself, so the ordinary logits set the rounding.
+    assert_close(loss, expected, LOSS[dtype], LOSS[dtype] * case.logits.double().abs().max().item())
+    assert_gradients_close(gradient, exact.grad, dtype)
+
+
+@everywhere
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@given(st.data())
+def test_infinity_and_nan_in_a_row_that_counts_give_nan(
+    impl: str, dtype: torch.dtype, value: float, data: st.DataObject
+) -> None:
+    case = data.draw(cases(dtype))
+    case.logits[0, 0, data.draw(st.integers(0, case.logits.shape[-1] - 1))] = value
+    loss, gradient = loss_and_gradient(case, impl)
+    assert loss.isnan()
+    assert gradient[0, 0].isnan().all()
+
+
+@everywhere
+@given(st.data())
+def test_labels_and_ids_out_of_range_raise(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(cases(dtype))
+    place = tuple(data.draw(st.integers(0, size - 1)) for size in case.labels.shape)
+    n_cols = case.logits.shape[-1]
+    labels, task_ids = case.labels.clone(), case.task_ids.clone()
+    labels[place] = data.draw(st.sampled_from([-1, -101, n_cols, n_cols + 7]))
+    with pytest.raises(ValueError, match="labels: expected values in"):
+        loss_and_gradient(case.replace(labels=labels), impl)
+    labels[place] = 0
+    task_ids[place] = data.draw(st.sampled_from([-1, IGNORE, case.n_tasks]))
+    with pytest.raises(ValueError, match="task_ids: expected values in"):
+        loss_and_gradient(case.replace(labels=labels, task_ids=task_ids), impl)
