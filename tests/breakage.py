@@ -77,6 +77,18 @@ BREAKAGES = (
         "return total.copy_(product)",
     ),
     Breakage(
+        "lanes of -inf are not guarded (Triton)",
+        "csrc_triton/gtw_cross_entropy.py",
+        'shift = tl.where(new_max == float("-inf"), 0.0, new_max)',
+        "shift = new_max",
+    ),
+    Breakage(
+        "task ids out of range are let through",
+        "cotbal/_inputs.py",
+        "in_range = (rows.task_ids >= 0) & (rows.task_ids < n_tasks)",
+        "in_range = rows.task_ids >= 0",
+    ),
+    Breakage(
         "rows of weight 0 are read",
         "csrc_triton/torch_path.py",
         "torch.nonzero(weights)[:, 0]",
