@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # One thread per process: OpenMP threads of parallel processes spin against each other.
 export OMP_NUM_THREADS := 1
 JOBS ?= 2
+THREADS ?= 2
 DEMO_ARGS ?=
 
 .PHONY: help demo test test-full test-breakage lint format bench clean
@@ -49,8 +50,8 @@ format: $(VENV)/.ready
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(VENV)/.ready
-	@echo "== benchmarks without a GPU"
-	@$(BIN)/python -m pytest benchmarks -s -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
+	@echo "== benchmarks without a GPU, $(THREADS) threads"
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest benchmarks -s -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
