@@ -1,127 +1,167 @@
-"""Checks what a loss is given and lays it out as rows; an error says what was expected and what came."""
+"""Checks what a loss is given and lays it out as rows; an error says what was expected and what came.
 
-from dataclasses import dataclass
+Only shapes, dtypes and plain numbers: what is in the tensors is checked where the operators run.
+"""
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cotbal._arguments import RowArguments
 from csrc_triton.reference import accumulation_dtype
-from csrc_triton.rows import Rows
 
 _REDUCTIONS = ("weighted_mean", "sum", "none")
 _LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WEIGHT_DTYPES = (torch.float32, torch.float64)
-# What each option of the full interface is when it is not used.
-_UNUSED = {"label_smoothing": 0.0, "z_loss": 0.0, "inplace": False, "accumulate_weight_grad": False}
 
 
-@dataclass(frozen=True)
-class RowInputs:
-    """The arguments of a loss after their checks, in the shapes that the caller gave."""
+def row_arguments(
+    features: Tensor,
+    n_cols: int,
+    labels: Tensor,
+    task_ids: Tensor | None,
+    task_weights: Tensor | None,
+    *,
+    token_weights: Tensor | None,
+    class_weights: Tensor | None,
+    denominator: Tensor | None,
+    reduction: str,
+    ignore_index: int,
+    shift: bool,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    return_stats: bool,
+    impl: str,
+) -> RowArguments:
+    """Returns the arguments as rows, one per label, for `features`: logits (..., V) or hidden (..., D).
 
-    n_cols: int
-    labels: Tensor
-    task_ids: Tensor | None
-    task_weights: Tensor | None
-    token_weights: Tensor | None
-    denominator: Tensor | None
-    ignore_index: int
-    reduction: str
-    dtype: torch.dtype
+    Raises:
+        ValueError: a shape, a device or an option that cannot be right.
+        TypeError: a wrong dtype.
+    """
+    if features.dtype not in _LOGIT_DTYPES:
+        raise TypeError(f"logits or hidden states: expected a floating dtype, got {features.dtype}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    if return_stats and task_weights is None:
+        raise ValueError(
+            "return_stats: needs task_ids and task_weights, got none; pass weights of 1 to count only"
+        )
+    _check_labels(labels, features)
+    task_ids = _check_tasks(labels, task_ids, task_weights)
+    _check_weights("task_weights", task_weights, features)
+    _check_weights("token_weights", token_weights, features, tuple(labels.shape))
+    _check_weights("class_weights", class_weights, features, (n_cols,))
+    _check_denominator(denominator, reduction, features)
+    _check_number("label_smoothing", label_smoothing, 0 <= label_smoothing <= 1, "in 0..1")
+    _check_number("z_loss", z_loss, 0 <= z_loss < math.inf, "finite and >= 0")
+    if softcap is not None:
+        _check_number("softcap", softcap, 0 < softcap < math.inf, "finite and > 0, or None")
+    if shift and labels.ndim == 0:
+        raise ValueError("shift=True: expected labels (..., S), got a single label")
+    if shift:
+        labels = _shifted(labels, ignore_index)
+        task_ids = None if task_ids is None else _shifted(task_ids, 0)
+        token_weights = None if token_weights is None else _shifted(token_weights, 0)
+    dtype = accumulation_dtype(features.dtype)
+    return RowArguments(
+        labels=labels.reshape(-1).contiguous(),
+        task_ids=None if task_ids is None else task_ids.reshape(-1).contiguous(),
+        task_weights=_flat(task_weights, dtype),
+        token_weights=_flat(token_weights, dtype),
+        class_weights=_flat(class_weights, dtype),
+        denominator=None if denominator is None else denominator.to(dtype),
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=float(label_smoothing),
+        z_loss=float(z_loss),
+        softcap=None if softcap is None else float(softcap),
+        want_correct=return_stats,
+        reads_unweighted=_needs_gradient(task_weights),
+        impl=impl,
+    )
 
-    @classmethod
-    def of(
-        cls,
-        features: Tensor,
-        n_cols: int,
-        labels: Tensor,
-        task_ids: Tensor | None,
-        task_weights: Tensor | None,
-        token_weights: Tensor | None,
-        denominator: Tensor | None,
-        ignore_index: int,
-        reduction: str,
-    ) -> "RowInputs":
-        """Checks the arguments that go with `features`, the logits (..., V) or the hidden states (..., D)."""
-        if features.dtype not in _LOGIT_DTYPES:
-            raise TypeError(f"logits or hidden states: expected a floating dtype, got {features.dtype}")
-        if reduction not in _REDUCTIONS:
-            raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-        _check_labels(labels, features)
-        task_ids = _check_tasks(labels, task_ids, task_weights)
-        _check_weights("task_weights", task_weights, features)
-        if token_weights is not None and token_weights.shape != labels.shape:
-            raise ValueError(
-                f"token_weights: expected the labels' shape {tuple(labels.shape)}, "
-                f"got {tuple(token_weights.shape)}"
-            )
-        _check_weights("token_weights", token_weights, features)
-        _check_denominator(denominator, reduction, features)
-        return cls(
-            n_cols,
-            labels,
-            task_ids,
-            task_weights,
-            token_weights,
-            denominator,
-            ignore_index,
-            reduction,
-            accumulation_dtype(features.dtype),
+
+def needs_gradients(*tensors: Tensor | None) -> tuple[bool, ...]:
+    """Whether autograd will ask for the gradient of each."""
+    return tuple(_needs_gradient(tensor) for tensor in tensors)
+
+
+def check_logits(logits: Tensor, *, inplace: bool, impl: str) -> None:
+    """Checks what only the loss on logits has."""
+    if logits.ndim < 1 or logits.shape[-1] == 0:
+        raise ValueError(f"logits: expected (..., V) with V > 0, got {tuple(logits.shape)}")
+    if not inplace:
+        return
+    if torch.compiler.is_compiling():
+        raise ValueError("inplace=True: not under torch.compile; leave it out there")
+    if impl == "reference":
+        raise ValueError('inplace=True: impl="reference" keeps the logits; use impl="auto"')
+    base = logits if logits._base is None else logits._base
+    if base.is_leaf and base.requires_grad:
+        raise ValueError(
+            "inplace=True: expected logits that a model made, got a leaf that requires grad; "
+            "its values would be lost, leave inplace out"
         )
 
 
-def check_options(**options: object) -> None:
-    """Raises NotImplementedError for each option of the full interface that this version does not carry."""
-    for name, value in options.items():
-        if isinstance(value, Tensor) or value not in (None, _UNUSED.get(name)):
-            raise NotImplementedError(f"{name}: not implemented in this version of cotbal; leave it out")
-
-
-def check_linear(hidden: Tensor, weight: Tensor, reduction: str, memory_budget: int | str | None) -> None:
-    """Checks what only the linear loss has: hidden (..., D), weight (V, D) and the memory budget."""
-    if weight.ndim != 2 or hidden.ndim < 1 or hidden.shape[-1] != weight.shape[1]:
+def check_linear(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, memory_budget: Any, valid_count: Any
+) -> None:
+    """Checks what only the linear loss has: hidden (..., D), weight (V, D), bias (V,) and two numbers."""
+    if weight.ndim != 2 or weight.numel() == 0:
+        raise ValueError(
+            f"weight: expected the whole head (V, D), got {tuple(weight.shape)}; under ZeRO-3 or FSDP the "
+            "loss must run where the head is gathered"
+        )
+    if hidden.ndim < 1 or hidden.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"hidden, weight: expected (..., D) and (V, D), "
             f"got {tuple(hidden.shape)} and {tuple(weight.shape)}"
         )
-    if hidden.dtype != weight.dtype:
-        raise TypeError(f"weight: expected the dtype of hidden, {hidden.dtype}, got {weight.dtype}")
-    if reduction == "none":
-        raise NotImplementedError(
-            'reduction="none": not implemented for the linear loss in this version; use gtw_cross_entropy'
-        )
-    is_bytes = isinstance(memory_budget, int) and not isinstance(memory_budget, bool) and memory_budget > 0
-    if memory_budget is not None and memory_budget != "min" and not is_bytes:
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != hidden.dtype:
+            raise TypeError(f"{name}: expected the dtype of hidden, {hidden.dtype}, got {tensor.dtype}")
+        if tensor is not None and tensor.device != hidden.device:
+            raise ValueError(f"{name}: expected a tensor on {hidden.device}, got one on {tensor.device}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: expected shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}")
+    if memory_budget is not None and memory_budget != "min" and not _is_count(memory_budget, 1):
         raise ValueError(f'memory_budget: expected a number of bytes, "min" or None, got {memory_budget!r}')
+    if valid_count is not None and not _is_count(valid_count, 0):
+        raise ValueError(f"valid_count: expected an int >= 0 or None, got {valid_count!r}")
 
 
-def flatten_rows(inputs: RowInputs, *, shift: bool, return_stats: bool) -> tuple[Rows, Tensor | None]:
-    """Returns the rows (one per label, shifted where asked) and the given denominator in their dtype."""
-    if return_stats and inputs.task_weights is None:
+def check_accumulation(weight: Tensor, reduction: str, impl: str) -> None:
+    """Checks what `accumulate_weight_grad` needs."""
+    if torch.compiler.is_compiling():
+        raise ValueError("accumulate_weight_grad=True: not under torch.compile; leave it out there")
+    if not weight.is_leaf:
+        raise ValueError("accumulate_weight_grad=True: expected a parameter as weight, got a computed tensor")
+    if reduction == "none" or impl == "reference":
         raise ValueError(
-            "return_stats: needs task_ids and task_weights, got none; pass weights of 1 to count only"
+            'accumulate_weight_grad=True: not with reduction="none" or impl="reference"; leave it out there'
         )
-    labels, task_ids, token_weights = inputs.labels, inputs.task_ids, inputs.token_weights
-    if shift:
-        labels = _shifted(labels, inputs.ignore_index)
-        task_ids = None if task_ids is None else _shifted(task_ids, 0)
-        token_weights = None if token_weights is None else _shifted(token_weights, 0)
-    rows = Rows(
-        labels=labels.reshape(-1).contiguous(),
-        task_ids=None if task_ids is None else task_ids.reshape(-1).contiguous(),
-        task_weights=None
-        if inputs.task_weights is None
-        else inputs.task_weights.to(inputs.dtype).contiguous(),
-        token_weights=None
-        if token_weights is None
-        else token_weights.to(inputs.dtype).reshape(-1).contiguous(),
-        ignore_index=inputs.ignore_index,
-        dtype=inputs.dtype,
-    )
-    _check_range(rows, inputs.n_cols)
-    denominator = None if inputs.denominator is None else inputs.denominator.to(inputs.dtype)
-    _check_divisible(rows, denominator)
-    return rows, denominator
+
+
+def _needs_gradient(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_number(name: str, value: Any, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected a number {expected}, got {value!r}")
+
+
+def _flat(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if values is None else values.to(dtype).reshape(-1).contiguous()
 
 
 def _shifted(values: Tensor, last: int) -> Tensor:
@@ -163,7 +203,10 @@ def _check_tasks(labels: Tensor, task_ids: Tensor | None, task_weights: Tensor |
     )
 
 
-def _check_weights(name: str, weights: Tensor | None, features: Tensor) -> None:
+def _check_weights(
+    name: str, weights: Tensor | None, features: Tensor, shape: tuple[int, ...] | None = None
+) -> None:
+    """Checks a tensor of weights; without a `shape` it is (N,) and may require grad."""
     if weights is None:
         return
     if weights.dtype not in _WEIGHT_DTYPES:
@@ -172,14 +215,12 @@ def _check_weights(name: str, weights: Tensor | None, features: Tensor) -> None:
         )
     if weights.device != features.device:
         raise ValueError(f"{name}: expected a tensor on {features.device}, got one on {weights.device}")
-    if name == "task_weights" and (weights.ndim != 1 or weights.numel() == 0):
-        raise ValueError(f"task_weights: expected shape (N,), got {tuple(weights.shape)}")
-    if weights.requires_grad:
-        raise NotImplementedError(
-            f"{name}: a gradient for it is not implemented in this version; pass {name}.detach()"
-        )
-    if not weights.is_cuda and not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-        raise ValueError(f"{name}: expected finite values >= 0, got {weights.flatten()[:8].tolist()}")
+    if shape is None and (weights.ndim != 1 or weights.numel() == 0):
+        raise ValueError(f"{name}: expected shape (N,), got {tuple(weights.shape)}")
+    if shape is not None and weights.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(weights.shape)}")
+    if shape is not None and weights.requires_grad:
+        raise ValueError(f"{name}: it is a constant of the loss; pass {name}.detach()")
 
 
 def _check_denominator(denominator: Tensor | None, reduction: str, features: Tensor) -> None:
@@ -198,39 +239,4 @@ def _check_denominator(denominator: Tensor | None, reduction: str, features: Ten
             f"denominator: expected a tensor on {features.device}, got one on {denominator.device}"
         )
     if denominator.requires_grad:
-        raise NotImplementedError("denominator: it is a constant of the step; pass denominator.detach()")
-
-
-def _check_range(rows: Rows, n_cols: int) -> None:
-    """Labels in 0..V-1, task ids in 0..N-1 at valid rows: an error on a CPU, a queued assertion on a GPU."""
-    valid = rows.labels != rows.ignore_index
-    _require(
-        ~valid | ((rows.labels >= 0) & (rows.labels < n_cols)), "labels", rows.labels, f"0..{n_cols - 1}"
-    )
-    if rows.task_ids is not None and rows.task_weights is not None:
-        n_tasks = rows.task_weights.numel()
-        in_range = (rows.task_ids >= 0) & (rows.task_ids < n_tasks)
-        _require(~valid | in_range, "task_ids", rows.task_ids, f"0..{n_tasks - 1}")
-
-
-def _require(holds: Tensor, name: str, values: Tensor, expected: str) -> None:
-    if holds.is_cuda:
-        torch._assert_async(holds.all(), f"{name}: expected values in {expected} at valid rows")
-    elif not bool(holds.all()):
-        row = int((~holds).nonzero()[0])
-        raise ValueError(
-            f"{name}: expected values in {expected} at valid rows, got {int(values[row])} in row {row}"
-        )
-
-
-def _check_divisible(rows: Rows, denominator: Tensor | None) -> None:
-    """A given denominator is finite, and > 0 unless no row has any weight."""
-    if denominator is None:
-        return
-    holds = torch.isfinite(denominator) & (
-        (denominator > 0) | ((denominator == 0) & (rows.weights == 0).all())
-    )
-    if holds.is_cuda:
-        torch._assert_async(holds, "denominator: expected a finite value > 0")
-    elif not bool(holds):
-        raise ValueError(f"denominator: expected a finite value > 0, got {denominator.item()}")
+        raise ValueError("denominator: it is a constant of the step; pass denominator.detach()")

@@ -5,10 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cotbal._inputs import RowInputs, check_linear, check_options, flatten_rows
-from cotbal.ops import GTWCrossEntropy, LinearGTWCrossEntropy, LossPlan, choose_implementation
-from csrc_triton import reference
-from csrc_triton.rows import Rows
+from cotbal import _reference
+from cotbal._arguments import LossOutputs, RowArguments
+from cotbal._implementation import choose_implementation
+from cotbal._inputs import check_accumulation, check_linear, check_logits, needs_gradients, row_arguments
+from cotbal.linear_ops import AccumulatingLinearGTWCrossEntropy, linear_gtw_cross_entropy_op
+from cotbal.ops import InplaceGTWCrossEntropy, gtw_cross_entropy_op
 
 
 class TaskStats(NamedTuple):
@@ -58,11 +60,13 @@ def gtw_cross_entropy(
         reduction: "weighted_mean", "sum" (the numerator) or "none" (each w_r c_r, in the labels' shape).
         ignore_index: the label of a row that counts nowhere.
         shift: row t takes the label, task id and token weight of position t + 1 (causal language models).
-        label_smoothing: not implemented yet.
-        z_loss: not implemented yet.
-        softcap: not implemented yet.
-        class_weights: not implemented yet.
-        inplace: not implemented yet.
+        label_smoothing: eps in 0..1: that share of the target is spread evenly over all classes.
+        z_loss: zeta >= 0: adds zeta lse_r^2 to each row loss, so it is weighted as the row is.
+        softcap: > 0: logits become softcap tanh(logits / softcap) first.
+        class_weights: cw (V,) float32 or float64, finite and >= 0: row losses are weighted by cw[y_r], and so
+            is the default denominator, sum_r w_r cw[y_r], as in `torch.nn.functional.cross_entropy`.
+        inplace: write the gradient over the logits, which saves their memory. Whatever saved them for its own
+            backward pass raises then; do not read them after the loss. Without autograd they are left alone.
         return_stats: also return TaskStats; needs `task_weights`.
         impl: "auto", "triton", "torch" or "reference".
 
@@ -84,35 +88,36 @@ def gtw_cross_entropy(
         >>> loss = cotbal.gtw_cross_entropy(logits, labels, task_ids, torch.tensor([0.8, 1.2]))
         >>> loss.backward()
     """
-    check_options(
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        softcap=softcap,
-        class_weights=class_weights,
-        inplace=inplace,
-    )
-    inputs = RowInputs.of(
+    impl = choose_implementation(impl, logits)
+    check_logits(logits, inplace=inplace, impl=impl)
+    arguments = row_arguments(
         logits,
         logits.shape[-1],
         labels,
         task_ids,
         task_weights,
-        token_weights,
-        denominator,
-        ignore_index,
-        reduction,
+        token_weights=token_weights,
+        class_weights=class_weights,
+        denominator=denominator,
+        reduction=reduction,
+        ignore_index=ignore_index,
+        shift=shift,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        return_stats=return_stats,
+        impl=impl,
     )
-    impl = choose_implementation(impl, logits)
-    rows, denominator = flatten_rows(inputs, shift=shift, return_stats=return_stats)
     flat = logits.reshape(-1, logits.shape[-1])
     if impl == "reference":
-        return _reference(flat, rows, denominator, inputs, return_stats)
+        return _finish(_reference.loss(flat, arguments), arguments, labels)
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
-    weights = rows.weights
-    plan = LossPlan(impl, reduction, return_stats, torch.is_grad_enabled())
-    divisor = _divisor(weights, denominator, reduction)
-    loss, losses, correct = GTWCrossEntropy.apply(flat, rows, weights, divisor, plan)
-    return _finish(loss, losses, correct, weights, rows, inputs, return_stats)
+    (needs_gradient,) = needs_gradients(flat)
+    if inplace and needs_gradient:
+        outputs = InplaceGTWCrossEntropy.apply(flat, *arguments)
+    else:
+        outputs = gtw_cross_entropy_op(flat, *arguments, needs_gradient)
+    return _finish(LossOutputs(*outputs[:6]), arguments, labels)
 
 
 def linear_gtw_cross_entropy(
@@ -150,21 +155,26 @@ def linear_gtw_cross_entropy(
         labels: (...) int64, as are the other arguments in `gtw_cross_entropy`.
         task_ids: see `gtw_cross_entropy`.
         task_weights: see `gtw_cross_entropy`.
-        bias: not implemented yet.
+        bias: (V,) of the same dtype, added to the logits.
         token_weights: see `gtw_cross_entropy`.
         denominator: see `gtw_cross_entropy`.
-        reduction: "weighted_mean" or "sum"; "none" is not implemented yet.
+        reduction: "weighted_mean", "sum" or "none". Under "none" each row gets its own gradient from above,
+            so the backward pass computes the logits anew: 8 Nv V D FLOPs instead of 6.
         ignore_index: see `gtw_cross_entropy`.
         shift: see `gtw_cross_entropy`.
-        label_smoothing: not implemented yet.
-        z_loss: not implemented yet.
-        softcap: not implemented yet.
-        class_weights: not implemented yet.
+        label_smoothing: see `gtw_cross_entropy`.
+        z_loss: see `gtw_cross_entropy`.
+        softcap: see `gtw_cross_entropy`.
+        class_weights: see `gtw_cross_entropy`.
         return_stats: also return TaskStats; needs `task_weights`.
         impl: "auto", "triton", "torch" or "reference".
-        memory_budget: bytes of logits alive at once, "min" (64 rows), or None (CPU 128 MiB, GPU 1 GiB).
-        valid_count: not implemented yet.
-        accumulate_weight_grad: not implemented yet.
+        memory_budget: bytes of logits alive at once; "min": the least memory; None: 128 MiB on a CPU, 1 GiB
+            on a GPU.
+        valid_count: at least the number of labels that are not `ignore_index` (after the shift). Without it
+            a GPU is waited for once, to count them; the data collator knows. Too small a number raises.
+        accumulate_weight_grad: where `weight.grad` exists, add dW to it in the forward pass, which saves a
+            (V, D) buffer. One backward pass with an upstream gradient of 1 must follow, or it raises;
+            hooks of `weight` see no gradient.
 
     Returns:
         The loss, or the pair (loss, TaskStats), as `gtw_cross_entropy`.
@@ -181,92 +191,52 @@ def linear_gtw_cross_entropy(
         >>> loss = cotbal.linear_gtw_cross_entropy(hidden, head.weight, labels, shift=True)
         >>> loss.backward()
     """
-    check_options(
-        bias=bias,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        softcap=softcap,
-        class_weights=class_weights,
-        valid_count=valid_count,
-        accumulate_weight_grad=accumulate_weight_grad,
-    )
-    hidden, weight = _autocast(hidden), _autocast(weight)
-    check_linear(hidden, weight, reduction, memory_budget)
-    inputs = RowInputs.of(
+    parameter, hidden, weight = weight, _autocast(hidden), _autocast(weight)
+    bias = None if bias is None else _autocast(bias)
+    impl = choose_implementation(impl, hidden)
+    check_linear(hidden, weight, bias, memory_budget, valid_count)
+    arguments = row_arguments(
         hidden,
         weight.shape[0],
         labels,
         task_ids,
         task_weights,
-        token_weights,
-        denominator,
-        ignore_index,
-        reduction,
+        token_weights=token_weights,
+        class_weights=class_weights,
+        denominator=denominator,
+        reduction=reduction,
+        ignore_index=ignore_index,
+        shift=shift,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        return_stats=return_stats,
+        impl=impl,
     )
-    impl = choose_implementation(impl, hidden)
-    rows, denominator = flatten_rows(inputs, shift=shift, return_stats=return_stats)
     flat = hidden.reshape(-1, hidden.shape[-1])
+    if accumulate_weight_grad:
+        check_accumulation(parameter, reduction, impl)
     if impl == "reference":
-        return _reference(flat @ weight.t(), rows, denominator, inputs, return_stats)
-    weights = rows.weights
-    plan = LossPlan(impl, reduction, return_stats, torch.is_grad_enabled(), memory_budget)
-    divisor = _divisor(weights, denominator, reduction)
-    loss, losses, correct = LinearGTWCrossEntropy.apply(flat, weight, rows, weights, divisor, plan)
-    return _finish(loss, losses, correct, weights, rows, inputs, return_stats)
-
-
-def _divisor(weights: Tensor, denominator: Tensor | None, reduction: str) -> Tensor | None:
-    if reduction != "weighted_mean":
-        return None
-    return weights.sum() if denominator is None else denominator
+        logits = flat @ weight.t() if bias is None else flat @ weight.t() + bias
+        return _finish(_reference.loss(logits, arguments), arguments, labels)
+    needs = needs_gradients(flat, weight, bias)
+    budget = 0 if memory_budget == "min" else memory_budget
+    inputs = (flat, weight, bias, *arguments, None, *needs, budget, valid_count)
+    if accumulate_weight_grad and needs[1] and parameter.grad is not None:
+        outputs = AccumulatingLinearGTWCrossEntropy.apply(parameter.grad, *inputs)
+    else:
+        outputs = linear_gtw_cross_entropy_op(*inputs)
+    return _finish(LossOutputs(*outputs[:6]), arguments, labels)
 
 
 def _finish(
-    loss: Tensor,
-    losses: Tensor,
-    correct: Tensor,
-    weights: Tensor,
-    rows: Rows,
-    inputs: RowInputs,
-    return_stats: bool,
+    outputs: LossOutputs, arguments: RowArguments, labels: Tensor
 ) -> Tensor | tuple[Tensor, TaskStats]:
-    loss = loss.reshape(inputs.labels.shape) if inputs.reduction == "none" else loss
-    if not return_stats:
+    """The loss in the labels' shape for "none", with TaskStats where they are wanted."""
+    loss = outputs.loss.reshape(labels.shape) if arguments.reduction == "none" else outputs.loss
+    if not arguments.want_correct:
         return loss
-    assert rows.task_ids is not None
-    assert rows.task_weights is not None
-    counted = losses if rows.token_weights is None else losses * rows.token_weights
-    columns = torch.arange(rows.task_weights.numel(), device=weights.device)
-    # A (R, N) mask and sums along it: the same bits every time, where scattered additions on a GPU are not.
-    in_task = (rows.task_ids[:, None] == columns) & (weights != 0)[:, None]
-    return loss, TaskStats(
-        torch.where(in_task, counted[:, None], torch.zeros_like(counted[:, None])).sum(0),
-        in_task.sum(0),
-        (in_task & correct[:, None]).sum(0),
-    )
-
-
-def _reference(
-    logits: Tensor, rows: Rows, denominator: Tensor | None, inputs: RowInputs, return_stats: bool
-) -> Tensor | tuple[Tensor, TaskStats]:
-    weights = reference.row_weights(
-        rows.labels, rows.task_ids, rows.task_weights, rows.token_weights, rows.ignore_index, rows.dtype
-    )
-    losses = reference.row_losses(logits, rows.labels, weights)
-    loss = reference.reduce_losses(losses, weights, denominator, inputs.reduction)
-    loss = loss.reshape(inputs.labels.shape) if inputs.reduction == "none" else loss
-    if not return_stats:
-        return loss
-    assert rows.task_ids is not None
-    assert rows.task_weights is not None
-    read, n_tasks = weights != 0, rows.task_weights.numel()
-    correct = reference.top1_correct(logits, rows.labels, weights)
-    counted = losses.detach() if rows.token_weights is None else losses.detach() * rows.token_weights
-    return loss, TaskStats(
-        reference.task_sums(counted, rows.task_ids, read, n_tasks),
-        reference.task_sums(torch.ones_like(rows.labels), rows.task_ids, read, n_tasks),
-        reference.task_sums(correct.long(), rows.task_ids, read, n_tasks),
-    )
+    return loss, TaskStats(outputs.loss_sum, outputs.token_count, outputs.correct_count)
 
 
 def _autocast(tensor: Tensor) -> Tensor:

@@ -1,185 +1,104 @@
-"""Autograd functions of the GTW loss, and which implementation runs them."""
+"""The loss on logits as an operator of torch.library, opaque to torch.compile, and its gradients.
 
-import importlib.util
-import os
-from dataclasses import dataclass
+The gradient is formed in the forward pass; the backward pass scales it by the upstream gradient.
+"""
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from csrc_triton import torch_path
-from csrc_triton.linear_gtw_cross_entropy import (
-    ChunkLoss,
-    linear_gtw_cross_entropy_forward,
-    torch_chunk_loss,
+from cotbal._arguments import OUTPUT_SCHEMA, ROW_SCHEMA, LossOutputs, RowArguments
+from cotbal._compute import loss_on_logits, outputs_of, weigh
+from csrc_triton.task_stats import per_task
+
+
+def _compute(logits: Tensor, arguments: RowArguments, gradient: Tensor | None) -> LossOutputs:
+    """The loss on logits (R, V); fills `gradient` (R, V), which may be `logits` itself."""
+    weighed = weigh(arguments, logits.shape[1], logits)
+    losses, correct = loss_on_logits(weighed, logits, weighed.rows.labels, weighed.weights, gradient)
+    return outputs_of(weighed, losses, correct)
+
+
+@torch.library.custom_op(
+    "cotbal::gtw_cross_entropy",
+    mutates_args=(),
+    schema=f"(Tensor logits, {ROW_SCHEMA}, bool needs_gradient) -> ({OUTPUT_SCHEMA}, Tensor gradient)",
 )
-from csrc_triton.rows import Rows, scale_of
+def gtw_cross_entropy_op(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """Returns `LossOutputs` and the gradient (R, V) of the loss, (0, V) where none is needed.
 
-IMPLEMENTATIONS = ("auto", "triton", "torch", "reference")
-# Found out once: a search of the path for every loss would cost more than small losses do.
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
-_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-@dataclass(frozen=True)
-class LossPlan:
-    """How a loss is computed, the same for both levels.
-
-    Attributes:
-        impl: "triton" or "torch".
-        reduction: "weighted_mean", "sum" or "none".
-        want_correct: whether top-1 correctness is wanted.
-        grad_enabled: whether autograd was recording when the loss was called.
-        memory_budget: bytes of logits alive at once, "min" or None (linear level only).
+    Args:
+        logits: (R, V), unit column stride.
+        arguments: those of `RowArguments`, then whether the gradient is needed.
     """
-
-    impl: str
-    reduction: str
-    want_correct: bool
-    grad_enabled: bool
-    memory_budget: int | str | None = None
+    *row_arguments, needs_gradient = arguments
+    gradient = logits.new_empty(logits.shape if needs_gradient else (0, logits.shape[1]))
+    target = gradient if needs_gradient else None
+    return *_compute(logits, RowArguments(*row_arguments), target), gradient
 
 
-def choose_implementation(impl: str, logits_like: Tensor) -> str:
-    """The implementation for `impl`, the logits' dtype and device; COTBAL_IMPL takes the place of "auto".
-
-    Raises:
-        ValueError: an unknown name, or "triton" where it cannot run.
-    """
-    if impl == "auto":
-        impl = os.environ.get("COTBAL_IMPL", "auto")
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
-    problem = _why_not_triton(logits_like)
-    if impl == "auto":
-        return "triton" if logits_like.is_cuda and problem is None else "torch"
-    if impl == "triton" and problem is not None:
-        raise ValueError(f'impl="triton": {problem}; use impl="auto"')
-    return impl
+@gtw_cross_entropy_op.register_fake
+def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *row_arguments, needs_gradient = arguments
+    gradient = logits.new_empty(logits.shape if needs_gradient else (0, logits.shape[1]))
+    return *LossOutputs.fake(RowArguments(*row_arguments), logits), gradient
 
 
-def _why_not_triton(tensor: Tensor) -> str | None:
-    if not _HAS_TRITON:
-        return "triton is not installed"
-    if tensor.dtype not in _TRITON_DTYPES:
-        return f"the kernel takes float16, bfloat16 and float32, got {tensor.dtype}"
-    if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"the kernel needs a CUDA tensor, got one on {tensor.device}"
+@torch.library.custom_op(
+    "cotbal::scale_",
+    mutates_args=("gradient",),
+    schema="(Tensor(a!) gradient, Tensor factor, str impl) -> ()",
+)
+def scale_op(gradient: Tensor, factor: Tensor, impl: str) -> None:
+    """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass."""
+    if impl == "triton":
+        from csrc_triton import gtw_cross_entropy as kernel
+
+        kernel.scale_rows_(gradient, factor)
+    # Reading the factor is free on a CPU and a synchronisation on a GPU.
+    elif factor.ndim or factor.is_cuda or factor.item() != 1:
+        gradient.mul_(factor[:, None] if factor.ndim else factor)
+
+
+@scale_op.register_fake
+def _(gradient: Tensor, factor: Tensor, impl: str) -> None:
     return None
 
 
-def reduce_losses(losses: Tensor, weights: Tensor, denominator: Tensor | None, reduction: str) -> Tensor:
-    """Eq. 2 from c (R,) and w (R,): 0-d, or w_r c_r (R,) for "none"; 0 where the denominator is 0."""
-    # A row that was not read has c = 0 and w = 0: no 0 * inf can arise.
-    weighted = weights * losses
-    if reduction == "none":
-        return weighted
-    total = weighted.sum()
-    if denominator is None:
-        return total
-    return torch.where(denominator > 0, total / denominator, torch.zeros_like(total))
+class HeldGradients:
+    """Gradients of the forward pass, scaled and handed out by the backward pass, most often once."""
 
+    def __init__(self, gradients: tuple[Tensor | None, ...], impl: str) -> None:
+        self.gradients: tuple[Tensor | None, ...] | None = gradients
+        self.impl = impl
 
-class GTWCrossEntropy(torch.autograd.Function):
-    """The loss on logits (R, V); its gradient is formed in the forward pass and scaled in the backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, rows: Rows, weights: Tensor, denominator: Tensor | None, plan: LossPlan
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns (loss, c (R,), correct (R,)); the last two carry no gradient."""
-        needs_gradient = plan.grad_enabled and ctx.needs_input_grad[0]
-        if plan.impl == "triton":
-            from csrc_triton import gtw_cross_entropy as kernel
-
-            gradient = (
-                torch.empty_like(logits, memory_format=torch.contiguous_format) if needs_gradient else None
-            )
-            losses, correct = kernel.gtw_cross_entropy_forward(
-                logits, rows, denominator, gradient=gradient, want_correct=plan.want_correct
-            )
-        else:
-            scale = scale_of(weights, denominator) if needs_gradient else None
-            losses, correct, gradient = torch_path.gtw_cross_entropy_forward(
-                logits, rows.labels, weights, scale, want_correct=plan.want_correct
-            )
-        ctx.gradient, ctx.in_place = gradient, plan.impl == "triton"
-        ctx.mark_non_differentiable(losses, correct)
-        return reduce_losses(losses, weights, denominator, plan.reduction), losses, correct
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Scales the gradient of the forward pass by the upstream gradient, 0-d or (R,)."""
-        _refuse_second_derivative()
-        if ctx.gradient is None:
+    def scaled(self, factor: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients times `factor`: in place, or in copies where the graph is kept for another pass."""
+        if self.gradients is None:
             raise RuntimeError(
-                "the gradient of this loss was already handed out: the kernel scales it in place, so a graph "
-                'can be run backward once; call the loss again, or use impl="torch" with retain_graph=True'
+                "backward a second time through this loss: its gradient was handed out and scaled in place; "
+                "expected retain_graph=True at every backward but the last"
             )
-        if ctx.in_place:
-            from csrc_triton import gtw_cross_entropy as kernel
-
-            gradient, ctx.gradient = kernel.scale_rows_(ctx.gradient, upstream), None
+        gradients = self.gradients
+        if _graph_is_kept():
+            gradients = tuple(None if each is None else each.clone() for each in gradients)
         else:
-            gradient = _scaled(ctx.gradient, upstream if upstream.ndim == 0 else upstream[:, None])
-        return gradient, None, None, None, None
+            self.gradients = None
+        for each in gradients:
+            if each is not None:
+                scale_op(each if each.ndim == 2 else each[None], factor, self.impl)
+        return gradients
 
 
-class LinearGTWCrossEntropy(torch.autograd.Function):
-    """The loss on hidden @ weight.T in chunks; both gradients are formed in the forward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        rows: Rows,
-        weights: Tensor,
-        denominator: Tensor | None,
-        plan: LossPlan,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns (loss, c (R,), correct (R,)); the last two carry no gradient."""
-        result = linear_gtw_cross_entropy_forward(
-            hidden,
-            weight,
-            rows,
-            weights,
-            scale_of(weights, denominator),
-            _triton_chunk_loss(denominator, plan)
-            if plan.impl == "triton"
-            else torch_chunk_loss(plan.want_correct),
-            needs_hidden_gradient=plan.grad_enabled and ctx.needs_input_grad[0],
-            needs_weight_gradient=plan.grad_enabled and ctx.needs_input_grad[1],
-            memory_budget=plan.memory_budget,
-        )
-        ctx.gradients = (result.hidden_gradient, result.weight_gradient)
-        ctx.mark_non_differentiable(result.losses, result.correct)
-        loss = reduce_losses(result.losses, weights, denominator, plan.reduction)
-        return loss, result.losses, result.correct
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Scales dX (R, D) and dW (V, D) by the upstream gradient; nothing of size R x V is touched."""
-        _refuse_second_derivative()
-        scaled = (None if gradient is None else _scaled(gradient, upstream) for gradient in ctx.gradients)
-        return *scaled, None, None, None, None
+def _graph_is_kept() -> bool:
+    """Whether the running backward pass was called with retain_graph=True; True where torch cannot say."""
+    asks = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if asks is None else asks()
 
 
-def _triton_chunk_loss(denominator: Tensor | None, plan: LossPlan) -> ChunkLoss:
-    from csrc_triton import gtw_cross_entropy as kernel
-
-    def chunk_loss(logits: Tensor, rows: Rows, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        target = None if scale is None else logits
-        return kernel.gtw_cross_entropy_forward(
-            logits, rows, denominator, gradient=target, want_correct=plan.want_correct
-        )
-
-    return chunk_loss
-
-
-def _refuse_second_derivative() -> None:
-    # Autograd records inside backward exactly under create_graph=True; it would record a constant here.
+def refuse_second_derivative() -> None:
+    """Raises under create_graph=True: autograd would record the scaling of a constant."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             "create_graph=True: this loss has no second derivative; "
@@ -187,8 +106,77 @@ def _refuse_second_derivative() -> None:
         )
 
 
-def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    # Reading the factor is free on a CPU and a synchronisation on a GPU.
-    if factor.ndim == 0 and not factor.is_cuda and factor.item() == 1:
-        return gradient
-    return (gradient * factor).to(gradient.dtype)
+def save_rows(ctx: Any, arguments: RowArguments, outputs: LossOutputs, *features: Tensor | None) -> None:
+    """Keeps on `ctx` what the rows brought, what came of them, and features where they are needed again."""
+    ctx.save_for_backward(*arguments[:6], *outputs, *features)
+    ctx.row_options = arguments[6:]
+
+
+def saved_rows(ctx: Any) -> tuple[RowArguments, LossOutputs, tuple[Tensor | None, ...]]:
+    """What `save_rows` kept."""
+    saved = ctx.saved_tensors
+    return RowArguments(*saved[:6], *ctx.row_options), LossOutputs(*saved[6:12]), saved[12:]
+
+
+def task_weights_gradient(arguments: RowArguments, outputs: LossOutputs, upstream: Tensor) -> Tensor:
+    """dL/dtask_weights_t (N,): (loss_sum_t - L m_t) / denominator under the weighted mean.
+
+    loss_sum_t / denominator where it was given, loss_sum_t for "sum"; for "none" each row counts with its
+    own upstream gradient.
+    """
+    assert arguments.task_weights is not None
+    if arguments.reduction == "none":
+        rows = arguments.rows(0, outputs.losses)
+        return per_task(upstream * rows.token_mass * outputs.losses, rows, rows.valid)
+    if arguments.reduction == "sum":
+        return upstream * outputs.loss_sum
+    if arguments.denominator is None:
+        denominator = (arguments.task_weights * outputs.mass_sum).sum()
+        numerator = outputs.loss_sum - outputs.loss * outputs.mass_sum
+    else:
+        denominator, numerator = arguments.denominator, outputs.loss_sum
+    return torch.where(denominator > 0, upstream * numerator / denominator, torch.zeros_like(numerator))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    arguments, outputs, gradient = RowArguments(*inputs[1:-1]), LossOutputs(*output[:-1]), output[-1]
+    # A zero gradient of the logits' size for each output that has none would be made otherwise.
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.held = HeldGradients((gradient if inputs[-1] else None,), arguments.impl)
+    save_rows(ctx, arguments, outputs)
+
+
+def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative()
+    n_inputs = len(ctx.needs_input_grad)
+    if upstream is None:
+        return (None,) * n_inputs
+    gradients: list[Tensor | None] = [None] * n_inputs
+    if ctx.needs_input_grad[0]:
+        gradients[0] = ctx.held.scaled(upstream)[0]
+    if ctx.needs_input_grad[3]:
+        arguments, outputs, _ = saved_rows(ctx)
+        gradients[3] = task_weights_gradient(arguments, outputs, upstream)
+    return tuple(gradients)
+
+
+gtw_cross_entropy_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class InplaceGTWCrossEntropy(torch.autograd.Function):
+    """`gtw_cross_entropy_op` with the gradient written over the logits, which no operator may declare."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, *row_arguments: Any) -> tuple[Tensor, ...]:
+        """Returns `LossOutputs`; `logits` (R, V) hold their gradient afterwards."""
+        outputs = _compute(logits, RowArguments(*row_arguments), logits)
+        # What saved the logits for its own backward pass finds them changed, and raises.
+        torch.autograd.graph.increment_version(logits)
+        _setup_context(ctx, (logits, *row_arguments, True), (*outputs, logits.detach()))
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients of `gtw_cross_entropy_op`."""
+        return _backward(ctx, *upstream)

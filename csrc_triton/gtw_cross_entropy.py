@@ -1,4 +1,7 @@
-"""The Triton kernel: cross-entropy, task weight, denominator, gradient in one launch, a row per program."""
+"""The Triton kernel: cross-entropy, weight, denominator and gradient in one launch, a row per program.
+
+A row that fits into a block is read once, a longer one twice; its gradient is written once.
+"""
 
 import torch
 import triton
@@ -6,37 +9,19 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.launch import row_launch
-from csrc_triton.rows import Rows
-
-
-@triton.jit
-def _log1p(x):
-    """log(1 + x) for x >= 0 to full relative precision: the rounding of 1 + x is divided out again."""
-    rounded = 1.0 + x
-    step = rounded - 1.0
-    return tl.where(step == 0.0, x, tl.log(rounded) * (x / tl.where(step == 0.0, 1.0, step)))
-
-
-@triton.jit
-def _row_weight(
-    row,
-    label,
-    task_ids_ptr,
-    task_weights_ptr,
-    token_weights_ptr,
-    ignore_index,
-    HAS_TASKS: tl.constexpr,
-    HAS_TOKEN_WEIGHTS: tl.constexpr,
-):
-    """w_r = token_weights_r * task_weights[task_ids_r], 0 where the label is ignored."""
-    is_valid = label != ignore_index
-    weight = tl.where(is_valid, 1.0, 0.0)
-    if HAS_TASKS:
-        task_id = tl.load(task_ids_ptr + row, mask=is_valid, other=0)
-        weight *= tl.load(task_weights_ptr + task_id, mask=is_valid, other=0.0)
-    if HAS_TOKEN_WEIGHTS:
-        weight *= tl.load(token_weights_ptr + row, mask=is_valid, other=0.0)
-    return weight
+from csrc_triton.options import LossOptions
+from csrc_triton.row_math import (
+    finite_or_zero,
+    is_beating,
+    load_class_weights,
+    load_logits,
+    row_loss,
+    row_statistics,
+    smoothing_terms,
+    softcapped,
+    store_gradient,
+    store_zeros,
+)
 
 
 @triton.jit
@@ -48,74 +33,99 @@ def _gtw_cross_entropy_fwd_kernel(
     losses_ptr,
     correct_ptr,
     labels_ptr,
-    task_ids_ptr,
-    task_weights_ptr,
-    token_weights_ptr,
+    weights_ptr,
     denominator_ptr,
+    class_weights_ptr,
     n_cols,
     ignore_index,
-    HAS_TASKS: tl.constexpr,
-    HAS_TOKEN_WEIGHTS: tl.constexpr,
+    label_smoothing,
+    z_loss,
+    softcap,
     HAS_DENOMINATOR: tl.constexpr,
     HAS_GRADIENT: tl.constexpr,
     HAS_CORRECT: tl.constexpr,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_Z_LOSS: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+    READS_UNWEIGHTED: tl.constexpr,
+    ONE_READ: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
-    weight = _row_weight(
-        row,
-        label,
-        task_ids_ptr,
-        task_weights_ptr,
-        token_weights_ptr,
-        ignore_index,
-        HAS_TASKS,
-        HAS_TOKEN_WEIGHTS,
-    )
+    weight = tl.load(weights_ptr + row)
     logits_row_ptr = logits_ptr + row * logits_stride_row
     gradient_row_ptr = gradient_ptr + row * gradient_stride_row
-    lanes = tl.arange(0, BLOCK)
-    n_blocks = tl.cdiv(n_cols, BLOCK)
-
-    if weight == 0.0:
+    is_read = weight != 0.0
+    if READS_UNWEIGHTED:
+        is_read = label != ignore_index
+    if not is_read:
         tl.store(losses_ptr + row, 0.0)
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            for block in range(0, n_blocks):
-                cols = block * BLOCK + lanes
-                zeros = tl.zeros([BLOCK], dtype=gradient_ptr.dtype.element_ty)
-                tl.store(gradient_row_ptr + cols, zeros, mask=cols < n_cols)
+            store_zeros(gradient_row_ptr, n_cols, BLOCK)
         return
 
-    # A label outside the vocabulary must not become a plausible number: NaN, beside the launcher's assertion.
+    # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
     in_range = (label >= 0) & (label < n_cols)
-    label_logit = tl.load(logits_row_ptr + label, mask=in_range, other=float("nan")).to(tl.float32)
+    label_x = tl.load(logits_row_ptr + label, mask=in_range, other=float("nan")).to(tl.float32)
+    label_z = softcapped(label_x, 0, 1, softcap, HAS_SOFTCAP)
+    pivot = finite_or_zero(label_z)
+    label_class_weight = 1.0
+    if HAS_CLASS_WEIGHTS:
+        label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
 
-    # Lane-wise online softmax; the label's own term stays out of the sum (its gradient is minus the others').
-    lane_max = tl.full([BLOCK], float("-inf"), tl.float32)
-    lane_sum = tl.zeros([BLOCK], tl.float32)
-    lane_beaten = tl.zeros([BLOCK], tl.int32)
-    for block in range(0, n_blocks):
-        cols = block * BLOCK + lanes
-        z = tl.load(logits_row_ptr + cols, mask=cols < n_cols, other=float("-inf")).to(tl.float32)
-        new_max = tl.maximum(lane_max, z)
-        shift = tl.where(new_max == float("-inf"), 0.0, new_max)
-        lane_sum = lane_sum * tl.exp(lane_max - shift) + tl.where(cols == label, 0.0, tl.exp(z - shift))
-        lane_max = new_max
+    cols = tl.arange(0, BLOCK)
+    if ONE_READ:
+        x = load_logits(logits_row_ptr, cols, n_cols)
+        z = softcapped(x, cols, n_cols, softcap, HAS_SOFTCAP)
+        largest = tl.max(z, 0)
+        others = tl.sum(tl.where(cols == label, 0.0, tl.exp(z - finite_or_zero(largest))), 0)
+        smooth = 0.0
+        mass = 0.0
+        beaten = 0
+        if HAS_SMOOTHING:
+            class_weights = load_class_weights(class_weights_ptr, cols, n_cols, HAS_CLASS_WEIGHTS)
+            smooth = tl.sum(smoothing_terms(z, pivot, class_weights), 0)
+            mass = tl.sum(class_weights, 0)
         if HAS_CORRECT:
-            is_beaten = tl.where(cols < label, z >= label_logit, (z > label_logit) & (cols < n_cols))
-            lane_beaten += is_beaten.to(tl.int32)
-    largest = tl.max(lane_max, 0)
-    shift = tl.where(largest == float("-inf"), 0.0, largest)
-    others = tl.sum(lane_sum * tl.exp(lane_max - shift), 0)
-    total = others + tl.exp(label_logit - shift)
-    loss = (largest - label_logit) + tl.where(label_logit == largest, _log1p(others), tl.log(total))
+            beaten = tl.sum(is_beating(x, label_x, cols, label, n_cols), 0)
+    else:
+        largest, others, smooth, mass, beaten = row_statistics(
+            logits_row_ptr,
+            label,
+            label_x,
+            pivot,
+            class_weights_ptr,
+            n_cols,
+            softcap,
+            HAS_CORRECT,
+            HAS_SMOOTHING,
+            HAS_SOFTCAP,
+            HAS_CLASS_WEIGHTS,
+            BLOCK,
+        )
+    loss, label_exp, kept, rest = row_loss(
+        label_z,
+        largest,
+        others,
+        smooth,
+        mass,
+        label_class_weight,
+        n_cols,
+        label_smoothing,
+        z_loss,
+        HAS_SMOOTHING,
+        HAS_Z_LOSS,
+        HAS_CLASS_WEIGHTS,
+    )
     tl.store(losses_ptr + row, loss)
+    total = others + label_exp
     if HAS_CORRECT:
-        is_correct = (tl.sum(lane_beaten, 0) == 0) & (loss == loss)
+        is_correct = (beaten == 0) & (total == total)
         tl.store(correct_ptr + row, is_correct.to(tl.int8))
 
     if HAS_GRADIENT:
@@ -123,14 +133,51 @@ def _gtw_cross_entropy_fwd_kernel(
         if HAS_DENOMINATOR:
             denominator = tl.load(denominator_ptr)
             scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
-        factor = scale / total
-        # Backwards: the blocks read last are the ones still in cache.
-        for block in range(0, n_blocks):
-            cols = (n_blocks - 1 - block) * BLOCK + lanes
-            is_col = cols < n_cols
-            z = tl.load(logits_row_ptr + cols, mask=is_col, other=float("-inf")).to(tl.float32)
-            gradient = tl.where(cols == label, -others, tl.exp(z - shift)) * factor
-            tl.store(gradient_row_ptr + cols, gradient.to(gradient_ptr.dtype.element_ty), mask=is_col)
+        shift = finite_or_zero(largest)
+        per_exp = scale / total
+        factor = per_exp * (kept + rest)
+        label_value = per_exp * (rest * label_exp - kept * others)
+        smoothing_factor = scale * (label_smoothing / n_cols)
+        if ONE_READ:
+            store_gradient(
+                gradient_row_ptr,
+                x,
+                cols,
+                label,
+                n_cols,
+                shift,
+                scale,
+                factor,
+                label_value,
+                smoothing_factor,
+                class_weights_ptr,
+                softcap,
+                HAS_SMOOTHING,
+                HAS_SOFTCAP,
+                HAS_CLASS_WEIGHTS,
+            )
+        else:
+            n_blocks = tl.cdiv(n_cols, BLOCK)
+            # Backwards: the blocks read last are the ones still in cache.
+            for block in range(0, n_blocks):
+                block_cols = (n_blocks - 1 - block) * BLOCK + cols
+                store_gradient(
+                    gradient_row_ptr,
+                    load_logits(logits_row_ptr, block_cols, n_cols),
+                    block_cols,
+                    label,
+                    n_cols,
+                    shift,
+                    scale,
+                    factor,
+                    label_value,
+                    smoothing_factor,
+                    class_weights_ptr,
+                    softcap,
+                    HAS_SMOOTHING,
+                    HAS_SOFTCAP,
+                    HAS_CLASS_WEIGHTS,
+                )
 
 
 @triton.jit
@@ -151,23 +198,37 @@ def _scale_rows_kernel(
 
 
 def gtw_cross_entropy_forward(
-    logits: Tensor, rows: Rows, denominator: Tensor | None, *, gradient: Tensor | None, want_correct: bool
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    denominator: Tensor | None,
+    options: LossOptions,
+    *,
+    gradient: Tensor | None,
+    want_correct: bool,
+    ignore_index: int,
+    reads_unweighted: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Returns (c (R,) float32, top-1 correctness (R,) bool), fills `gradient`; rows of weight 0 are not read.
+    """Returns (c (R,) float32, top-1 correctness (R,) bool) and fills `gradient`; no synchronisation.
 
     Args:
         logits: (R, V) float16, bfloat16 or float32, unit column stride, any row stride.
-        rows: labels and weights of the R rows, float32.
+        labels: (R,) int64, in 0..V-1 or `ignore_index`.
+        weights: (R,) float32 w_r; a row of weight 0 is not read, its loss and its gradient are 0.
         denominator: 0-d float32, or None to leave the gradient undivided.
+        options: what a row's loss is; class weights in float32.
         gradient: (R, V) of the logits' dtype to receive w_r / denominator * dc_r/dlogits; it may be `logits`
             itself. None when no gradient is wanted.
         want_correct: whether top-1 correctness is wanted; all False otherwise.
+        ignore_index: the label of a row that is not valid.
+        reads_unweighted: read every row whose label is not `ignore_index`; the gradient of one whose weight
+            is 0 is 0.
     """
     n_rows, n_cols = logits.shape
     losses = torch.empty(n_rows, dtype=torch.float32, device=logits.device)
     correct = (torch.empty if want_correct else torch.zeros)(n_rows, dtype=torch.int8, device=logits.device)
     if n_rows == 0:
-        return losses, correct.bool()
+        return losses, correct.view(torch.bool)
     target = logits if gradient is None else gradient
     launch = row_launch(n_cols)
     _gtw_cross_entropy_fwd_kernel[(n_rows,)](
@@ -177,37 +238,41 @@ def gtw_cross_entropy_forward(
         target.stride(0),
         losses,
         correct,
-        rows.labels,
-        rows.labels if rows.task_ids is None else rows.task_ids,
-        losses if rows.task_weights is None else rows.task_weights,
-        losses if rows.token_weights is None else rows.token_weights,
+        labels,
+        weights,
         losses if denominator is None else denominator,
+        losses if options.class_weights is None else options.class_weights,
         n_cols,
-        rows.ignore_index,
-        HAS_TASKS=rows.task_ids is not None,
-        HAS_TOKEN_WEIGHTS=rows.token_weights is not None,
+        ignore_index,
+        options.label_smoothing,
+        options.z_loss,
+        options.softcap or 1.0,
         HAS_DENOMINATOR=denominator is not None,
         HAS_GRADIENT=gradient is not None,
         HAS_CORRECT=want_correct,
+        HAS_SMOOTHING=options.label_smoothing != 0,
+        HAS_Z_LOSS=options.z_loss != 0,
+        HAS_SOFTCAP=options.softcap is not None,
+        HAS_CLASS_WEIGHTS=options.class_weights is not None,
+        READS_UNWEIGHTED=reads_unweighted,
+        ONE_READ=n_cols <= launch.block,
         BLOCK=launch.block,
         num_warps=launch.num_warps,
     )
-    return losses, correct.bool()
+    return losses, correct.view(torch.bool)
 
 
-def scale_rows_(gradient: Tensor, factor: Tensor) -> Tensor:
+def scale_rows_(gradient: Tensor, factor: Tensor) -> None:
     """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass."""
     n_rows, n_cols = gradient.shape
     if n_rows:
         launch = row_launch(n_cols)
-        stride = 0 if factor.ndim == 0 else factor.stride(0)
         _scale_rows_kernel[(n_rows,)](
             gradient,
             gradient.stride(0),
             factor,
-            stride,
+            0 if factor.ndim == 0 else factor.stride(0),
             n_cols,
             BLOCK=launch.block,
             num_warps=launch.num_warps,
         )
-    return gradient

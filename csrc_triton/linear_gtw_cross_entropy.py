@@ -1,133 +1,320 @@
 """The product with the vocabulary and the loss in chunks of rows: never more logits than a budget allows.
 
-Ignored rows are left out before the product. The gradient is formed in the forward pass, chunk by chunk, so
-that the logits are never computed twice: 6 Nv V D FLOPs, 4 where the head or the input is frozen.
+Rows that are not read are left out before the product. The gradient is formed in the forward pass, chunk by
+chunk, so that the logits are never computed twice: 6 Nv V D FLOPs, 4 where the head or the input is frozen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from csrc_triton.rows import Rows
-from csrc_triton.torch_path import softmax_losses_
+from csrc_triton import compact
+from csrc_triton.compact import CUDA_ALIGNMENT, Compaction, GatherRows, compact_rows
 
-# fn(logits (C, V), the chunk's rows, scale (C,) or None) -> (c (C,), correct (C,)); in place.
-ChunkLoss = Callable[[Tensor, Rows, Tensor | None], tuple[Tensor, Tensor]]
+# fn(logits (C, V), labels (C,), weights (C,), gradient) -> (c (C,), correct (C,)). Overwrites the logits, of
+# unit column stride, with w_r / denominator dc_r/dlogits. A row of label ignore_index: loss and gradient 0.
+RowLoss = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 
 CPU_BUDGET = 128 * 2**20
 GPU_BUDGET = 2**30
 _MIN_CHUNK_ROWS = 64
+# Rows of logits start at multiples of 64 elements: a vocabulary of 32003 would misalign every second row.
+_COLUMN_ALIGNMENT = 64
+# Rows of the head at a time where a product needs temporaries.
+_SLAB_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Row losses (R,), top-1 correctness (R,) bool, and the gradients that were asked for."""
+    """Row losses (R,), top-1 correctness (R,) bool, and the gradients that were asked for.
+
+    `weight_gradient` is None too where it was added to a tensor of the caller's.
+    """
 
     losses: Tensor
     correct: Tensor
     hidden_gradient: Tensor | None
     weight_gradient: Tensor | None
+    bias_gradient: Tensor | None
 
 
-def chunk_rows(
-    n_rows: int, n_cols: int, bytes_per_logit: int, memory_budget: int | str | None, *, is_cuda: bool
-) -> int:
-    """The rows of a chunk: as many as keep their logits in `memory_budget` bytes, 64 or more.
+@dataclass(frozen=True)
+class ChunkMemory:
+    """Bytes that a plan of chunks weighs against each other.
 
-    "min" is 64 rows; None is 128 MiB on a CPU, 1 GiB on a GPU.
+    Attributes:
+        logits_row: a row of logits.
+        accumulator: dW in the accumulation dtype, where several chunks need one of their own.
+        rounded: dW in its own dtype: beside the logits of one chunk, but after those of several.
     """
-    if memory_budget == "min":
-        budget_rows = _MIN_CHUNK_ROWS
-    else:
-        budget = memory_budget if isinstance(memory_budget, int) else (GPU_BUDGET if is_cuda else CPU_BUDGET)
-        budget_rows = max(_MIN_CHUNK_ROWS, budget // (n_cols * bytes_per_logit))
-    return max(1, min(n_rows, budget_rows))
+
+    logits_row: int
+    accumulator: int
+    rounded: int
+
+    def chunk_rows(self, n_rows: int, memory_budget: int | str | None, *, is_cuda: bool) -> int:
+        """The rows of a chunk: as many as `memory_budget` bytes of logits allow, 64 or more, chunks alike.
+
+        None is 128 MiB on a CPU, 1 GiB on a GPU. "min" does not raise the peak: logits as large as dW is
+        when it is rounded after them, else 64 rows (128 on a GPU). One chunk needs no accumulator, so it is
+        taken wherever it needs no more memory than several.
+        """
+        if memory_budget == "min":
+            budget = self.rounded if self.accumulator else 0
+        elif isinstance(memory_budget, int):
+            budget = memory_budget
+        else:
+            budget = GPU_BUDGET if is_cuda else CPU_BUDGET
+        at_once = self.accumulator + max(0, budget - self.rounded) if self.accumulator else budget
+        if n_rows * self.logits_row <= max(budget, at_once):
+            return n_rows
+        alignment = CUDA_ALIGNMENT if is_cuda else 1
+        fitting = max(_MIN_CHUNK_ROWS, alignment, budget // self.logits_row // alignment * alignment)
+        return _round_up(_ceil_div(n_rows, _ceil_div(n_rows, fitting)), alignment)
 
 
-def torch_chunk_loss(want_correct: bool) -> ChunkLoss:
-    """The chunk loss in plain torch operations; low-precision logits are worked on in a float32 copy."""
-
-    def chunk_loss(logits: Tensor, rows: Rows, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        z = logits if logits.dtype == rows.dtype else logits.to(rows.dtype)
-        losses, correct = softmax_losses_(z, rows.labels, scale, want_correct=want_correct)
-        if z is not logits and scale is not None:
-            logits.copy_(z)
-        return losses, correct
-
-    return chunk_loss
-
-
+@torch.no_grad()
 def linear_gtw_cross_entropy_forward(
     hidden: Tensor,
     weight: Tensor,
-    rows: Rows,
+    bias: Tensor | None,
+    labels: Tensor,
     weights: Tensor,
-    scale: Tensor,
-    chunk_loss: ChunkLoss,
+    row_loss: RowLoss,
     *,
+    read: Tensor | None = None,
+    ignore_index: int,
     needs_hidden_gradient: bool,
     needs_weight_gradient: bool,
+    needs_bias_gradient: bool,
     memory_budget: int | str | None,
+    valid_count: int | None,
+    weight_gradient_into: Tensor | None = None,
+    gather: GatherRows | None = None,
 ) -> LinearResult:
-    """Returns the losses of logits = hidden @ weight.T and the gradients of sum_r scale_r c_r.
+    """Returns the losses of logits = hidden @ weight.T + bias and the gradients that `row_loss` scales.
 
     Args:
         hidden: (R, D) floating point.
         weight: (V, D) of the same dtype.
-        rows: labels and weights of the R rows.
-        weights: (R,) w_r in the accumulation dtype; rows of weight 0 are not read.
-        scale: (R,) w_r / denominator.
-        chunk_loss: turns a chunk of logits into losses and, in place, their gradient.
-        needs_hidden_gradient: False skips that product.
+        bias: (V,) of the same dtype, or None.
+        labels: (R,) int64.
+        weights: (R,) w_r in the accumulation dtype.
+        row_loss: turns a chunk of logits into losses and, in place, their gradient.
+        read: (R,) bool, the rows that are read; by default those of weight other than 0.
+        ignore_index: the label that `row_loss` sees at padding and at rows that are not read.
+        needs_hidden_gradient: False (a frozen input) skips that product.
         needs_weight_gradient: False (a frozen head) skips that product.
-        memory_budget: bytes of logits alive at once, "min", or None for the device's default.
+        needs_bias_gradient: False skips the column sums of the gradient.
+        memory_budget: bytes of logits alive at once, "min", or None for the device's default. More where
+            one chunk takes no more memory than several and their accumulator; see `ChunkMemory`.
+        valid_count: a host int, at least the number of rows read: nothing waits for a GPU then.
+        weight_gradient_into: (V, D) of the weight's dtype or the accumulation dtype; dW is added to it.
+        gather: how rows are gathered; by default Triton's kernel on a GPU, plain torch on a CPU.
+
+    Raises:
+        ValueError: more rows are read than `valid_count`, on a CPU; on a GPU a queued assertion fails.
     """
-    needs_gradient = needs_hidden_gradient or needs_weight_gradient
-    losses = torch.zeros_like(weights)
-    correct = torch.zeros_like(rows.labels, dtype=torch.bool)
-    hidden_gradient = (
-        torch.zeros_like(hidden, memory_format=torch.contiguous_format) if needs_hidden_gradient else None
+    rows = compact_rows(weights != 0 if read is None else read, valid_count)
+    dtype, into = weights.dtype, weight_gradient_into
+    needs_gradient = needs_hidden_gradient or needs_weight_gradient or needs_bias_gradient
+    memory = _chunk_memory(weight, dtype, into, needs_weight_gradient)
+    n_chunk = memory.chunk_rows(rows.n_rows, memory_budget, is_cuda=hidden.is_cuda)
+    is_single = n_chunk >= rows.n_rows
+    states = _States(hidden, rows, n_chunk, needs_hidden_gradient, gather or _default_gather(hidden.is_cuda))
+    head = _Head(
+        weight,
+        bias,
+        _WeightGradient(weight, dtype, into, is_single=is_single) if needs_weight_gradient else None,
+        weights.new_zeros(weight.shape[0]) if needs_bias_gradient else None,
     )
-    weight_gradient = None
-    read = torch.nonzero(weights)[:, 0]
-    copies = 0 if weights.is_cuda or hidden.dtype == rows.dtype else rows.dtype.itemsize
-    n_chunk = chunk_rows(
-        read.numel(), weight.shape[0], hidden.element_size() + copies, memory_budget, is_cuda=hidden.is_cuda
-    )
-    for index in read.split(n_chunk):
-        chunk_hidden = hidden[index]
-        logits = chunk_hidden @ weight.t()
-        losses[index], correct[index] = chunk_loss(
-            logits, _select(rows, index), scale[index] if needs_gradient else None
+    if rows.n_rows == 0:
+        losses, correct = weights.new_zeros(weights.shape), torch.zeros_like(labels, dtype=torch.bool)
+    else:
+        targets = rows.take(labels, ignore_index), rows.take(weights, 0)
+        results = _run_chunks(states, head, *targets, row_loss, n_chunk, needs_gradient)
+        losses, correct = (rows.put(values) for values in results)
+    return LinearResult(losses, correct, states.gradient, *head.gradients())
+
+
+class _States:
+    """Hidden states by chunks, and their gradient: written over a chunk's gathered rows, then scattered."""
+
+    def __init__(
+        self, hidden: Tensor, rows: Compaction, n_chunk: int, needs_gradient: bool, gather: GatherRows
+    ) -> None:
+        self.hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
+        self.rows, self.gather = rows, gather
+        self.gathered = None if rows.index is None else hidden.new_empty(n_chunk, hidden.shape[1])
+        new = torch.empty if rows.n_rows else torch.zeros
+        self.gradient = (
+            new(hidden.shape, dtype=hidden.dtype, device=hidden.device) if needs_gradient else None
         )
-        if hidden_gradient is not None:
-            hidden_gradient[index] = logits @ weight
-        if needs_weight_gradient:
-            weight_gradient = _accumulated(
-                weight_gradient, logits.t() @ chunk_hidden, rows.dtype, n_chunk < len(read)
-            )
-    if needs_weight_gradient:
-        weight_gradient = (
-            torch.zeros_like(weight) if weight_gradient is None else weight_gradient.to(weight.dtype)
-        )
-    return LinearResult(losses, correct, hidden_gradient, weight_gradient)
+
+    def chunk(self, start: int, length: int) -> Tensor:
+        """Compact rows start..start+length-1; zeros at padding."""
+        if self.rows.index is None or self.gathered is None:
+            return self.hidden.narrow(0, start, length)
+        index = self.rows.index.narrow(0, start, length)
+        return self.gather(self.hidden, index, out=self.gathered.narrow(0, 0, length))
+
+    def add_gradient(self, logits_gradient: Tensor, weight: Tensor, chunk: Tensor, start: int) -> None:
+        if self.gradient is None:
+            return
+        if self.rows.inverse is None:
+            torch.mm(logits_gradient, weight, out=self.gradient.narrow(0, start, chunk.shape[0]))
+        else:
+            torch.mm(logits_gradient, weight, out=chunk)
+            self.gather(chunk, self.rows.inverse, out=self.gradient, start=start)
 
 
-def _select(rows: Rows, index: Tensor) -> Rows:
-    return Rows(
-        labels=rows.labels[index],
-        task_ids=None if rows.task_ids is None else rows.task_ids[index],
-        task_weights=rows.task_weights,
-        token_weights=None if rows.token_weights is None else rows.token_weights[index],
-        ignore_index=rows.ignore_index,
-        dtype=rows.dtype,
+class _WeightGradient:
+    """dW over the chunks: one product as it is; several summed in the accumulation dtype, rounded once."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype, into: Tensor | None, *, is_single: bool) -> None:
+        self.dtype, self.into = weight.dtype, into
+        summed = weight.dtype if is_single else dtype
+        self.is_direct = into is not None and into.dtype in (summed, dtype)
+        if into is not None and self.is_direct:
+            self.total, self.beta = into, 1
+        else:
+            self.total, self.beta = torch.empty(weight.shape, dtype=summed, device=weight.device), 0
+
+    def add(self, logits_gradient: Tensor, chunk: Tensor) -> None:
+        add_product_(self.total, logits_gradient.t(), chunk, beta=self.beta)
+        self.beta = 1
+
+    def result(self) -> Tensor | None:
+        """The sum in the weight's dtype; None where it went into the caller's tensor."""
+        if not self.beta:
+            self.total.zero_()
+        if self.into is None:
+            return self.total.to(self.dtype)
+        if not self.is_direct:
+            self.into.add_(self.total)
+        return None
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The head, and the sums that become its gradients."""
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_gradient: _WeightGradient | None
+    bias_gradient: Tensor | None
+
+    def logits(self, chunk: Tensor, out: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.mm(chunk, self.weight.t(), out=out)
+        return torch.addmm(self.bias, chunk, self.weight.t(), out=out)
+
+    def add_gradients(self, logits_gradient: Tensor, chunk: Tensor) -> None:
+        if self.weight_gradient is not None:
+            self.weight_gradient.add(logits_gradient, chunk)
+        if self.bias_gradient is not None:
+            self.bias_gradient.add_(logits_gradient.sum(0, dtype=self.bias_gradient.dtype))
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        weight = None if self.weight_gradient is None else self.weight_gradient.result()
+        return weight, None if self.bias_gradient is None else self.bias_gradient.to(self.weight.dtype)
+
+
+def _run_chunks(
+    states: _States,
+    head: _Head,
+    labels: Tensor,
+    weights: Tensor,
+    row_loss: RowLoss,
+    n_chunk: int,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The losses and correctness of the compact rows; gradients go where `states` and `head` keep them."""
+    n_cols = head.weight.shape[0]
+    buffer = head.weight.new_empty(n_chunk, _round_up(n_cols, _COLUMN_ALIGNMENT))
+    parts = []
+    for start in range(0, len(labels), n_chunk):
+        length = min(n_chunk, len(labels) - start)
+        chunk = states.chunk(start, length)
+        logits = head.logits(chunk, buffer.narrow(0, 0, length).narrow(1, 0, n_cols))
+        targets = labels.narrow(0, start, length), weights.narrow(0, start, length)
+        parts.append(row_loss(logits, *targets, needs_gradient))
+        head.add_gradients(logits, chunk)
+        states.add_gradient(logits, head.weight, chunk, start)
+    losses, correct = zip(*parts, strict=True)
+    return torch.cat(losses), torch.cat(correct)
+
+
+def add_product_(total: Tensor, a: Tensor, b: Tensor, *, beta: int) -> None:
+    """Writes beta total + a @ b to `total`, not rounded to 16 bits on the way.
+
+    Args:
+        total: (V, D) of the factors' dtype, or float32 for 16-bit factors.
+        a: (V, C).
+        b: (C, D).
+        beta: 1, or 0 where `total` holds nothing yet.
+    """
+    if total.dtype == a.dtype:
+        torch.addmm(total, a, b, beta=beta, out=total)
+    elif _adds_wide_products(total.device):
+        torch.addmm(total, a, b, beta=beta, out_dtype=total.dtype, out=total)
+    elif total.is_cuda:
+        # Products in float32 would take ten times as long: each is rounded once, their sum is not.
+        total = total if beta else total.zero_()
+        for slab, rows in _slabs(total, a):
+            slab.add_(rows @ b)
+    else:
+        b = b.to(total.dtype)
+        for slab, rows in _slabs(total, a):
+            torch.addmm(slab, rows.to(total.dtype), b, beta=beta, out=slab)
+
+
+@cache
+def _adds_wide_products(device: torch.device) -> bool:
+    """Whether this torch adds a 16-bit product to a float32 tensor; some refuse, so a tiny one is tried."""
+    if device.type != "cuda" or not hasattr(torch.ops.aten.addmm, "dtype_out"):
+        return False
+    factor, total = (torch.ones(16, 16, device=device, dtype=dtype) for dtype in (torch.half, torch.float))
+    try:
+        torch.addmm(total, factor, factor, out_dtype=total.dtype, out=total)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _slabs(total: Tensor, a: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of both, some at a time: no temporary is as large as the head."""
+    return zip(total.split(_SLAB_ROWS), a.split(_SLAB_ROWS), strict=True)
+
+
+def _chunk_memory(
+    weight: Tensor, dtype: torch.dtype, into: Tensor | None, needs_weight_gradient: bool
+) -> ChunkMemory:
+    element = weight.element_size()
+    needs_accumulator = needs_weight_gradient and dtype != (weight if into is None else into).dtype
+    return ChunkMemory(
+        logits_row=_round_up(weight.shape[0], _COLUMN_ALIGNMENT) * element,
+        accumulator=weight.numel() * dtype.itemsize if needs_accumulator else 0,
+        rounded=weight.numel() * element if needs_weight_gradient and into is None else 0,
     )
 
 
-def _accumulated(total: Tensor | None, product: Tensor, dtype: torch.dtype, is_partial: bool) -> Tensor:
-    """The sum over chunks in the accumulation dtype, rounded once at the end; a single chunk as it is."""
-    if total is None:
-        return product.to(dtype) if is_partial else product
-    return total.add_(product)
+def _default_gather(is_cuda: bool) -> GatherRows:
+    if not is_cuda:
+        return compact.gather_rows
+    try:
+        from csrc_triton.gather_rows import gather_rows
+    except ImportError:
+        return compact.gather_rows
+    return gather_rows
+
+
+def _ceil_div(count: int, divisor: int) -> int:
+    return -(-count // divisor)
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return _ceil_div(count, multiple) * multiple

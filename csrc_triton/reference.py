@@ -6,6 +6,8 @@ Nothing here is fast or shared with the implementations that it judges. Autograd
 import torch
 from torch import Tensor
 
+from csrc_triton.options import LossOptions
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32: what losses, weights and sums are computed in."""
@@ -30,18 +32,35 @@ def row_weights(
     return torch.where(valid, weights, torch.zeros_like(weights))
 
 
-def row_losses(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """c_r = -log softmax(z_r)[y_r] where w_r is not 0, exactly 0 elsewhere: (R,), accumulation dtype."""
+def class_weight_of(labels: Tensor, read: Tensor, options: LossOptions, dtype: torch.dtype) -> Tensor:
+    """cw[y_r] at the rows that are read, 0 elsewhere; 1 and 0 without class weights: (R,) in `dtype`."""
+    if options.class_weights is None:
+        return read.to(dtype)
+    weights = options.class_weights.to(dtype)[torch.where(read, labels, torch.zeros_like(labels))]
+    return torch.where(read, weights, torch.zeros_like(weights))
+
+
+def row_losses(logits: Tensor, labels: Tensor, read: Tensor, options: LossOptions) -> Tensor:
+    """c_r of `LossOptions` at the rows that are read, exactly 0 elsewhere: (R,), accumulation dtype."""
     dtype = accumulation_dtype(logits.dtype)
-    read = weights != 0
-    z = logits[read].to(dtype)
-    losses = -torch.log_softmax(z, dim=1).gather(1, labels[read][:, None])[:, 0]
+    z, y = logits[read].to(dtype), labels[read][:, None]
+    if options.softcap is not None:
+        z = options.softcap * torch.tanh(z / options.softcap)
+    n_cols = z.shape[1]
+    class_weights = z.new_ones(n_cols) if options.class_weights is None else options.class_weights.to(dtype)
+    minus_log_p = -torch.log_softmax(z, dim=1)
+    kept = class_weights[y[:, 0]] * (1 - options.label_smoothing)
+    losses = torch.where(kept == 0, torch.zeros_like(kept), kept * minus_log_p.gather(1, y)[:, 0])
+    if options.label_smoothing:
+        terms = torch.where(class_weights == 0, torch.zeros_like(z), class_weights * minus_log_p)
+        losses = losses + options.label_smoothing / n_cols * terms.sum(1)
+    if options.z_loss:
+        losses = losses + options.z_loss * torch.logsumexp(z, dim=1) ** 2
     return torch.zeros(labels.shape, dtype=dtype, device=logits.device).masked_scatter(read, losses)
 
 
-def top1_correct(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def top1_correct(logits: Tensor, labels: Tensor, read: Tensor) -> Tensor:
     """Whether the label is the lowest index of the largest logit, at the rows that are read: (R,) bool."""
-    read = weights != 0
     z = logits[read]
     beaten_by = torch.arange(z.shape[1], device=z.device) < labels[read][:, None]
     label_logits = z.gather(1, labels[read][:, None])
@@ -49,18 +68,20 @@ def top1_correct(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return torch.zeros_like(read).masked_scatter(read, ~beaten)
 
 
-def reduce_losses(losses: Tensor, weights: Tensor, denominator: Tensor | None, reduction: str) -> Tensor:
-    """Eq. 2: sum_r w_r c_r / sum_r w_r; with "sum" the numerator, with "none" each w_r c_r.
+def reduce_losses(losses: Tensor, weights: Tensor, divisor: Tensor | None, reduction: str) -> Tensor:
+    """Eq. 2: sum_r w_r c_r / divisor; with "sum" the numerator, with "none" each w_r c_r.
 
-    A `denominator` (0-d) takes the place of sum_r w_r under "weighted_mean". Where it is 0 so is the loss.
+    The divisor (0-d) is sum_r w_r cw[y_r], or the denominator that was given. Where it is 0 so is the loss.
     """
-    weighted = torch.where(weights != 0, weights * losses, torch.zeros_like(losses))
+    weighted = weights * losses
     if reduction == "none":
         return weighted
+    total = weighted.sum()
     if reduction == "sum":
-        return weighted.sum()
-    divisor = weights.sum() if denominator is None else denominator.to(weights.dtype)
-    return weighted.sum() / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+        return total
+    assert divisor is not None
+    safe = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+    return torch.where(divisor == 0, torch.zeros_like(total), total / safe)
 
 
 def task_sums(values: Tensor, task_ids: Tensor, read: Tensor, n_tasks: int) -> Tensor:

@@ -16,7 +16,9 @@ class Rows:
         task_ids: (R,) int64 in 0..N-1 at valid rows, or None.
         task_weights: (N,) in the accumulation dtype, finite and >= 0; given exactly when `task_ids` is.
         token_weights: (R,) in the accumulation dtype, finite and >= 0, or None.
+        class_weights: (V,) in the accumulation dtype, finite and >= 0, or None.
         ignore_index: the label of a row that is not valid.
+        n_cols: V.
         dtype: the accumulation dtype, float32 or float64.
     """
 
@@ -24,19 +26,40 @@ class Rows:
     task_ids: Tensor | None
     task_weights: Tensor | None
     token_weights: Tensor | None
+    class_weights: Tensor | None
     ignore_index: int
+    n_cols: int
     dtype: torch.dtype
+
+    @property
+    def n_tasks(self) -> int:
+        """N, or 0 without tasks."""
+        return 0 if self.task_weights is None else self.task_weights.numel()
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Whether the label is not `ignore_index`: (R,) bool."""
+        return self.labels != self.ignore_index
+
+    @cached_property
+    def token_mass(self) -> Tensor:
+        """token_weights_r, 1 without them, 0 where the row is not valid: (R,)."""
+        mass = self.valid.to(self.dtype)
+        return mass if self.token_weights is None else mass * self.token_weights
 
     @cached_property
     def weights(self) -> Tensor:
         """w_r = token_weights_r * task_weights[task_ids_r], 0 where the row is not valid: (R,)."""
-        valid = self.labels != self.ignore_index
         if self.task_ids is None or self.task_weights is None:
-            weights = valid.to(self.dtype)
-        else:
-            # The id of an ignored row may be anything, its padding included.
-            weights = self.task_weights[self.task_ids * valid] * valid
-        return weights if self.token_weights is None else weights * self.token_weights
+            return self.token_mass
+        # The id of an ignored row may be anything, its padding included.
+        return self.task_weights[self.task_ids * self.valid] * self.token_mass
+
+    def times_class_weight(self, values: Tensor) -> Tensor:
+        """`values` (R,) times cw[y_r]; as they are without class weights."""
+        if self.class_weights is None:
+            return values
+        return values * self.class_weights[self.labels * self.valid]
 
 
 def scale_of(weights: Tensor, denominator: Tensor | None) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from tests.interpreter import round_bfloat16_to_nearest
+from tests.interpreter import mend
 from tests.settings import load_hypothesis_profile
 
 torch.set_num_threads(1)
 # The interpreter computes with numpy; on a GPU inf - inf gives NaN in silence, and so it must here.
 np.seterr(all="ignore")
-round_bfloat16_to_nearest()
+mend()
 load_hypothesis_profile()

@@ -5,9 +5,21 @@ from tests.imports import arrows
 # Training and estimation are two flows; cotbal.weights is their bridge. A new arrow is decided on here.
 OWN = {
     "csrc_triton": set(),
-    "cotbal._inputs": {"csrc_triton"},
-    "cotbal.ops": {"csrc_triton"},
-    "cotbal.losses": {"csrc_triton", "cotbal._inputs", "cotbal.ops"},
+    "cotbal._arguments": {"csrc_triton"},
+    "cotbal._compute": {"csrc_triton", "cotbal._arguments"},
+    "cotbal._implementation": set(),
+    "cotbal._inputs": {"csrc_triton", "cotbal._arguments"},
+    "cotbal._reference": {"csrc_triton", "cotbal._arguments"},
+    "cotbal.ops": {"csrc_triton", "cotbal._arguments", "cotbal._compute"},
+    "cotbal.linear_ops": {"csrc_triton", "cotbal._arguments", "cotbal._compute", "cotbal.ops"},
+    "cotbal.losses": {
+        "cotbal._arguments",
+        "cotbal._implementation",
+        "cotbal._inputs",
+        "cotbal._reference",
+        "cotbal.linear_ops",
+        "cotbal.ops",
+    },
     "cotbal.modules": {"cotbal.losses"},
     "cotbal.gradcheck": {"csrc_triton", "cotbal.losses"},
     "cotbal.balancing": set(),
@@ -46,7 +58,12 @@ OWN = {
 }
 TRAINING = {
     "csrc_triton",
+    "cotbal._arguments",
+    "cotbal._compute",
+    "cotbal._implementation",
     "cotbal._inputs",
+    "cotbal._reference",
+    "cotbal.linear_ops",
     "cotbal.ops",
     "cotbal.losses",
     "cotbal.modules",

@@ -23,7 +23,8 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-FLAGS = ("HAS_TASKS", "HAS_TOKEN_WEIGHTS", "HAS_DENOMINATOR", "HAS_GRADIENT", "HAS_CORRECT")
+FLAGS = ("HAS_DENOMINATOR", "HAS_GRADIENT", "HAS_CORRECT")
+OPTIONS = ("HAS_SMOOTHING", "HAS_Z_LOSS", "HAS_SOFTCAP", "HAS_CLASS_WEIGHTS", "READS_UNWEIGHTED", "ONE_READ")
 
 
 def source(dtype: str, launch: Launch) -> ASTSource:
@@ -35,16 +36,18 @@ def source(dtype: str, launch: Launch) -> ASTSource:
         "losses_ptr": "*fp32",
         "correct_ptr": "*i8",
         "labels_ptr": "*i64",
-        "task_ids_ptr": "*i64",
-        "task_weights_ptr": "*fp32",
-        "token_weights_ptr": "*fp32",
+        "weights_ptr": "*fp32",
         "denominator_ptr": "*fp32",
+        "class_weights_ptr": "*fp32",
         "n_cols": "i32",
         "ignore_index": "i32",
+        "label_smoothing": "fp32",
+        "z_loss": "fp32",
+        "softcap": "fp32",
     }
-    constants = dict.fromkeys(FLAGS, True) | {"BLOCK": launch.block}
+    constants = dict.fromkeys(FLAGS, True) | dict.fromkeys(OPTIONS, False) | {"BLOCK": launch.block}
     # What the launcher sees of contiguous tensors; without it loads are not vectorised.
-    aligned = {(index,): [["tt.divisibility", 16]] for index in range(12)}
+    aligned = {(index,): [["tt.divisibility", 16]] for index in range(11)}
     signature = pointers | dict.fromkeys(constants, "constexpr")
     return ASTSource(kernels._gtw_cross_entropy_fwd_kernel, signature, constants, aligned)
 

@@ -1,0 +1,140 @@
+"""What the operators compute, outside of autograd: weights of rows, losses and gradients, sums."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cotbal._arguments import LossOutputs, RowArguments
+from csrc_triton import task_stats, torch_path
+from csrc_triton.checks import check_rows, require
+from csrc_triton.linear_gtw_cross_entropy import RowLoss
+from csrc_triton.rows import Rows, scale_of
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A call whose rows have been checked and weighed: known before the logits are.
+
+    Attributes:
+        arguments: the call.
+        rows: its rows; under `reads_unweighted` a row that is not read has the label `ignore_index`.
+        weights: (R,) w_r.
+        divisor: 0-d, what the sum of w_r c_r is divided by, or None.
+    """
+
+    arguments: RowArguments
+    rows: Rows
+    weights: Tensor
+    divisor: Tensor | None
+
+    @property
+    def read(self) -> Tensor:
+        """Whether a row's logits are read: (R,) bool."""
+        return self.is_read(self.rows.labels, self.weights)
+
+    def is_read(self, labels: Tensor, weights: Tensor) -> Tensor:
+        """Whether the logits of some of the rows are read: (C,) bool."""
+        if self.arguments.reads_unweighted:
+            return labels != self.rows.ignore_index
+        return weights != 0
+
+
+def weigh(arguments: RowArguments, n_cols: int, features: Tensor) -> Weighed:
+    """Checks and weighs the rows of logits (R, V) that come from `features`.
+
+    Raises:
+        ValueError: values out of range, on a CPU; on a GPU a queued assertion fails.
+    """
+    rows = arguments.rows(n_cols, features)
+    if arguments.reads_unweighted:
+        read = rows.valid & (rows.token_mass != 0)
+        ignored = torch.full_like(rows.labels, rows.ignore_index)
+        rows = replace(rows, labels=torch.where(read, rows.labels, ignored))
+    if arguments.impl == "triton":
+        weights, mass = _weigh_by_kernel(rows, arguments.denominator)
+    else:
+        check_rows(rows, arguments.denominator)
+        weights, mass = rows.weights, rows.times_class_weight(rows.weights)
+    divisor = None
+    if arguments.reduction == "weighted_mean":
+        divisor = mass.sum() if arguments.denominator is None else arguments.denominator
+    return Weighed(arguments, rows, weights, divisor)
+
+
+def _weigh_by_kernel(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor]:
+    from csrc_triton import row_sums
+
+    if not rows.labels.is_cuda:
+        check_rows(rows, denominator)
+    weights, mass, is_bad = row_sums.weigh_rows(rows, denominator)
+    expected = (
+        f"expected labels in 0..{rows.n_cols - 1}, task_ids in 0..{rows.n_tasks - 1}, finite weights >= 0 "
+        "and a denominator > 0; the same call on a CPU says which is not"
+    )
+    require(is_bad == 0, expected, is_bad)
+    return weights, mass
+
+
+def loss_on_logits(
+    weighed: Weighed, logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Returns c and correct, both (C,), of some rows of the call; fills `gradient`, which may be `logits`.
+
+    Args:
+        weighed: the call.
+        logits: (C, V), unit column stride.
+        labels: (C,) int64.
+        weights: (C,) w_r.
+        gradient: (C, V) to receive w_r / divisor dc_r/dlogits, or None.
+    """
+    arguments = weighed.arguments
+    if arguments.impl == "triton":
+        from csrc_triton import gtw_cross_entropy as kernel
+
+        return kernel.gtw_cross_entropy_forward(
+            logits,
+            labels,
+            weights,
+            weighed.divisor,
+            arguments.options,
+            gradient=gradient,
+            want_correct=arguments.want_correct,
+            ignore_index=arguments.ignore_index,
+            reads_unweighted=arguments.reads_unweighted,
+        )
+    return torch_path.gtw_cross_entropy_forward(
+        logits,
+        labels,
+        weighed.is_read(labels, weights),
+        scale_of(weights, weighed.divisor),
+        arguments.options,
+        gradient=gradient,
+        want_correct=arguments.want_correct,
+    )
+
+
+def row_loss_of(weighed: Weighed) -> RowLoss:
+    """The loss of a chunk of the linear level's logits, which it overwrites with their gradient."""
+
+    def row_loss(logits: Tensor, labels: Tensor, weights: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+        return loss_on_logits(weighed, logits, labels, weights, logits if gradient else None)
+
+    return row_loss
+
+
+def outputs_of(weighed: Weighed, losses: Tensor, correct: Tensor) -> LossOutputs:
+    """Eq. 2 and the sums per task from c (R,) and correct (R,) bool; 0 where the denominator is 0."""
+    arguments, rows, weights = weighed.arguments, weighed.rows, weighed.weights
+    if arguments.impl == "triton":
+        from csrc_triton import row_sums
+
+        sums = row_sums.sum_rows(losses, correct, weights, rows, reads_unweighted=arguments.reads_unweighted)
+    else:
+        sums = task_stats.sum_rows(losses, correct, weighed.read, rows)
+    loss = sums.total
+    if arguments.reduction == "none":
+        loss = task_stats.weighted_losses(losses, weights)
+    elif weighed.divisor is not None:
+        loss = torch.where(weighed.divisor > 0, loss / weighed.divisor, torch.zeros_like(loss))
+    return LossOutputs(loss, losses, sums.loss_sum, sums.mass_sum, sums.token_count, sums.correct_count)

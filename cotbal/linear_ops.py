@@ -1,0 +1,187 @@
+"""The loss on hidden states and head as an operator of torch.library, and its gradients."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotbal._arguments import OUTPUT_SCHEMA, ROW_SCHEMA, LossOutputs, RowArguments
+from cotbal._compute import outputs_of, row_loss_of, weigh
+from cotbal.ops import (
+    HeldGradients,
+    refuse_second_derivative,
+    save_rows,
+    saved_rows,
+    task_weights_gradient,
+)
+from csrc_triton.checks import require
+from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
+
+_N_FEATURES, _N_ROWS = 3, len(RowArguments._fields)
+_TASK_WEIGHTS = _N_FEATURES + RowArguments._fields.index("task_weights")
+
+
+def _compute(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    arguments: RowArguments,
+    row_upstream: Tensor | None,
+    needs: tuple[bool, bool, bool],
+    memory_budget: int | None,
+    valid_count: int | None,
+    weight_gradient_into: Tensor | None = None,
+) -> tuple[LossOutputs, tuple[Tensor | None, ...]]:
+    """The loss, and the gradients in hidden, weight and bias as far as needed."""
+    weighed = weigh(arguments, weight.shape[0], hidden)
+    weights = weighed.weights if row_upstream is None else weighed.weights * row_upstream
+    result = linear_gtw_cross_entropy_forward(
+        hidden,
+        weight,
+        bias,
+        weighed.rows.labels,
+        weights,
+        row_loss_of(weighed),
+        read=weighed.read,
+        ignore_index=arguments.ignore_index,
+        needs_hidden_gradient=needs[0],
+        needs_weight_gradient=needs[1],
+        needs_bias_gradient=needs[2],
+        memory_budget="min" if memory_budget == 0 else memory_budget,
+        valid_count=valid_count,
+        weight_gradient_into=weight_gradient_into,
+    )
+    outputs = outputs_of(weighed, result.losses, result.correct)
+    return outputs, (result.hidden_gradient, result.weight_gradient, result.bias_gradient)
+
+
+def _or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_empty(0) if gradient is None else gradient
+
+
+@torch.library.custom_op(
+    "cotbal::linear_gtw_cross_entropy",
+    mutates_args=(),
+    schema=f"(Tensor hidden, Tensor weight, Tensor? bias, {ROW_SCHEMA}, Tensor? row_upstream, "
+    "bool needs_hidden, bool needs_weight, bool needs_bias, int? memory_budget, int? valid_count) -> "
+    f"({OUTPUT_SCHEMA}, Tensor hidden_gradient, Tensor weight_gradient, Tensor bias_gradient)",
+)
+def linear_gtw_cross_entropy_op(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> tuple[Tensor, ...]:
+    """Returns `LossOutputs` and the gradients in hidden, weight and bias, empty where none is needed.
+
+    Args:
+        hidden: (R, D).
+        weight: (V, D).
+        bias: (V,) or None.
+        arguments: those of `RowArguments`; a factor (R,) of the rows' gradients or None; which gradients are
+            needed; the bytes of logits alive at once (0: as few as can be); the bound on the valid rows.
+    """
+    row_upstream, *needs, memory_budget, valid_count = arguments[_N_ROWS:]
+    rows = RowArguments(*arguments[:_N_ROWS])
+    outputs, gradients = _compute(
+        hidden, weight, bias, rows, row_upstream, tuple(needs), memory_budget, valid_count
+    )
+    return *outputs, *(_or_empty(gradient, hidden) for gradient in gradients)
+
+
+@linear_gtw_cross_entropy_op.register_fake
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    needs = arguments[_N_ROWS + 1 : _N_ROWS + 4]
+    outputs = LossOutputs.fake(RowArguments(*arguments[:_N_ROWS]), hidden)
+    gradients = (
+        like.new_empty(like.shape) if needed and like is not None else hidden.new_empty(0)
+        for needed, like in zip(needs, (hidden, weight, bias), strict=True)
+    )
+    return *outputs, *gradients
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    arguments = RowArguments(*inputs[_N_FEATURES : _N_FEATURES + _N_ROWS])
+    _, *needs, memory_budget, valid_count = inputs[_N_FEATURES + _N_ROWS :]
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.needs, ctx.chunks = needs, (memory_budget, valid_count)
+    if arguments.reduction == "none":
+        # Each row will get a gradient of its own from above: the products are made anew then.
+        ctx.held = None
+        save_rows(ctx, arguments, LossOutputs(*output[:6]), *inputs[:_N_FEATURES])
+    else:
+        held = (each if needed else None for each, needed in zip(output[6:], needs, strict=True))
+        ctx.held = HeldGradients(tuple(held), arguments.impl)
+        save_rows(ctx, arguments, LossOutputs(*output[:6]))
+
+
+def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative()
+    gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+    if upstream is None:
+        return tuple(gradients)
+    arguments, outputs, features = saved_rows(ctx)
+    if any(ctx.needs):
+        if ctx.held is None:
+            gradients[:_N_FEATURES] = _recomputed(ctx, features, arguments, upstream)
+        else:
+            gradients[:_N_FEATURES] = ctx.held.scaled(upstream)
+    if ctx.needs_input_grad[_TASK_WEIGHTS]:
+        gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, outputs, upstream)
+    return tuple(gradients)
+
+
+def _recomputed(
+    ctx: Any, features: tuple[Any, ...], arguments: RowArguments, upstream: Tensor
+) -> list[Tensor | None]:
+    """Gradients in hidden, weight and bias of sum_r upstream_r w_r c_r."""
+    plain = arguments._replace(reduction="sum", want_correct=False, reads_unweighted=False)
+    output = linear_gtw_cross_entropy_op(*features, *plain, upstream, *ctx.needs, *ctx.chunks)
+    return [each if needed else None for each, needed in zip(output[6:], ctx.needs, strict=True)]
+
+
+linear_gtw_cross_entropy_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
+    """`linear_gtw_cross_entropy_op` that adds dW to `weight.grad` in the forward pass, without a buffer."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        """Returns `LossOutputs`; `weight_grad` (V, D) has grown by dW."""
+        hidden, weight, bias, *rest = inputs
+        row_upstream, *needs, memory_budget, valid_count = rest[_N_ROWS:]
+        arguments = RowArguments(*rest[:_N_ROWS])
+        outputs, (hidden_gradient, _, bias_gradient) = _compute(
+            hidden,
+            weight,
+            bias,
+            arguments,
+            row_upstream,
+            tuple(needs),
+            memory_budget,
+            valid_count,
+            weight_grad,
+        )
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.gradients = hidden_gradient, None, bias_gradient
+        save_rows(ctx, arguments, outputs)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients in hidden, bias and task weights; dW has been added already."""
+        refuse_second_derivative()
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "backward a second time with accumulate_weight_grad=True: the weight's gradient was added "
+                "once, in the forward pass; expected one backward pass for each call"
+            )
+        gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        factor = torch.zeros(()) if upstream is None else upstream
+        expected = "an upstream gradient of 1; fold constants into denominator"
+        require(factor == 1, f"accumulate_weight_grad=True: expected {expected}", factor)
+        gradients[1 : 1 + _N_FEATURES], ctx.gradients = ctx.gradients, None
+        arguments, outputs, _ = saved_rows(ctx)
+        if ctx.needs_input_grad[1 + _TASK_WEIGHTS]:
+            gradients[1 + _TASK_WEIGHTS] = task_weights_gradient(arguments, outputs, factor)
+        return tuple(gradients)

@@ -1,0 +1,54 @@
+"""What the values of labels, ids and weights must be: an error on a CPU, a queued assertion on a GPU.
+
+Shapes and dtypes are checked where the tensors come in; these values are known only where the tensors are.
+"""
+
+import torch
+from torch import Tensor
+
+from csrc_triton.rows import Rows
+
+
+def check_rows(rows: Rows, denominator: Tensor | None) -> None:
+    """Checks labels in 0..V-1 and task ids in 0..N-1 at valid rows, the weights and the denominator (0-d).
+
+    Weights are finite and >= 0; a denominator is finite, and > 0 unless no row has any weight.
+
+    Raises:
+        ValueError: on CPU tensors. On CUDA an assertion is queued, without a synchronisation.
+    """
+    _check_range("labels", rows.labels, rows, rows.n_cols)
+    if rows.task_ids is not None:
+        _check_range("task_ids", rows.task_ids, rows, rows.n_tasks)
+    for name in ("task_weights", "token_weights", "class_weights"):
+        values = getattr(rows, name)
+        if values is not None:
+            expected = f"{name}: expected finite values >= 0"
+            require((values.isfinite() & (values >= 0)).all(), expected, values.flatten()[:8])
+    if denominator is not None:
+        is_positive = (denominator > 0) | ((denominator == 0) & (rows.weights == 0).all())
+        require(is_positive & denominator.isfinite(), "denominator: expected a finite value > 0", denominator)
+
+
+def require(holds: Tensor, expected: str, got: Tensor) -> None:
+    """Raises ValueError unless `holds` (0-d bool); on CUDA it queues an assertion.
+
+    Args:
+        holds: what must be true.
+        expected: the message, "parameter: expected ...".
+        got: the value that came, for the message.
+    """
+    if holds.is_cuda:
+        torch._assert_async(holds, expected)
+    elif not bool(holds):
+        raise ValueError(f"{expected}, got {got.tolist()}")
+
+
+def _check_range(name: str, values: Tensor, rows: Rows, end: int) -> None:
+    is_wrong = rows.valid & ((values < 0) | (values >= end))
+    expected = f"{name}: expected values in 0..{end - 1} at valid rows"
+    if is_wrong.is_cuda:
+        torch._assert_async(~is_wrong.any(), expected)
+    elif bool(is_wrong.any()):
+        row = int(is_wrong.nonzero()[0])
+        raise ValueError(f"{expected}, got {int(values[row])} in row {row}")

@@ -1,0 +1,225 @@
+"""FLOPs, passes over logits, synchronisations and memory of the linear launcher, counted and not timed.
+
+On fake CUDA tensors the launcher runs as on a GPU: its shapes, its allocations and its order of operations
+are real; an operation whose shape or result depends on data raises, as it would wait for the GPU. Products,
+the gather kernel and the row loss are stand-ins there: their own launches are not seen.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from csrc_triton import linear_gtw_cross_entropy
+from csrc_triton.linear_gtw_cross_entropy import ChunkMemory, linear_gtw_cross_entropy_forward
+from tests.csrc_triton.linear_cases import LinearCase
+from tests.csrc_triton.tally import Tally
+
+# 20 % of 8192 rows at the head of Llama 3, as the collator would count them.
+ROWS, VALID, PADDED, VOCABULARY, WIDTH = 8192, 1638, 1664, 128256, 4096
+NEEDS = {
+    "both": (True, True, 6),
+    "frozen head": (True, False, 4),
+    "frozen input": (False, True, 4),
+    "none": (False, False, 2),
+}
+needed = pytest.mark.parametrize(("hidden", "weight", "products"), NEEDS.values(), ids=NEEDS)
+
+
+@pytest.fixture(autouse=True, params=[True])
+def adds_wide_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """What a GPU's torch would be found to do."""
+    monkeypatch.setattr(linear_gtw_cross_entropy, "_adds_wide_products", lambda device: request.param)
+    return request.param
+
+
+def row_loss_stand_in(
+    logits: Tensor, labels: Tensor, weights: Tensor, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    assert logits.stride(1) == 1
+    assert logits.stride(0) % 64 == 0
+    assert logits.shape[0] == labels.shape[0] == weights.shape[0]
+    return torch.zeros_like(weights), torch.zeros_like(labels, dtype=torch.bool)
+
+
+def gather_stand_in(source: Tensor, index: Tensor, *, out: Tensor, start: int = 0) -> Tensor:
+    assert out.shape == (index.shape[0], source.shape[1])
+    return out
+
+
+def on_fake_cuda(
+    tally: Tally,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    rows: int = ROWS,
+    vocabulary: int = VOCABULARY,
+    width: int = WIDTH,
+    into: torch.dtype | None = None,
+    **options: Any,
+) -> None:
+    defaults = {
+        "ignore_index": -100,
+        "needs_hidden_gradient": True,
+        "needs_weight_gradient": True,
+        "needs_bias_gradient": False,
+        "memory_budget": None,
+        "valid_count": VALID,
+    }
+    with FakeTensorMode():
+        hidden = torch.empty(rows, width, dtype=dtype, device="cuda")
+        weight = torch.empty(vocabulary, width, dtype=dtype, device="cuda")
+        labels = torch.empty(rows, dtype=torch.int64, device="cuda")
+        weights = torch.empty(rows, device="cuda")
+        target = None if into is None else torch.empty_like(weight, dtype=into)
+        with tally:
+            linear_gtw_cross_entropy_forward(
+                hidden,
+                weight,
+                None,
+                labels,
+                weights,
+                row_loss_stand_in,
+                weight_gradient_into=target,
+                gather=gather_stand_in,
+                **(defaults | options),
+            )
+
+
+@needed
+@pytest.mark.parametrize("memory_budget", [None, 1])
+def test_flops_of_the_rows_that_are_read(
+    hidden: bool, weight: bool, products: int, memory_budget: int | None
+) -> None:
+    """6 Nv V D, 4 with a frozen head or input, 2 without gradients: torch's own counter, real tensors."""
+    case = LinearCase.random(torch.float32, n_rows=300, share=0.6)
+    with FlopCounterMode(display=False) as counter:
+        case.run(needs_hidden_gradient=hidden, needs_weight_gradient=weight, memory_budget=memory_budget)
+    n_read = int(case.read.sum())
+    assert n_read > 64
+    assert counter.get_total_flops() == products * n_read * case.weight.numel()
+
+
+@needed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [PADDED, 384])
+def test_no_synchronisation_and_no_pass_over_logits(
+    hidden: bool,
+    weight: bool,
+    products: int,
+    dtype: torch.dtype,
+    chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the count, on fake CUDA tensors: products alone touch the logits, rows are padded to 128."""
+    monkeypatch.setattr(ChunkMemory, "chunk_rows", lambda *_, **__: chunk)
+    tally = Tally(large=128 * VOCABULARY)
+    on_fake_cuda(tally, dtype, needs_hidden_gradient=hidden, needs_weight_gradient=weight)
+    assert tally.flops == products * PADDED * VOCABULARY * WIDTH
+    is_rounded = weight and chunk < PADDED and dtype == torch.bfloat16
+    rounding = [("aten._to_copy.default", VOCABULARY * WIDTH)] if is_rounded else []
+    assert tally.passes == rounding
+    assert "aten._assert_async.msg" in tally.names
+    assert tally.devices == {"cuda"}
+
+
+@pytest.mark.parametrize("into", [torch.bfloat16, torch.float32])
+def test_one_chunk_adds_to_an_existing_gradient_without_a_buffer(into: torch.dtype) -> None:
+    tally = Tally(large=VOCABULARY * WIDTH)
+    on_fake_cuda(tally, into=into, needs_hidden_gradient=False)
+    assert tally.passes == []
+    assert tally.peak < 1.1 * (PADDED * VOCABULARY + PADDED * WIDTH) * 2
+
+
+@pytest.mark.parametrize("adds_wide_products", [False], indirect=True)
+def test_older_torch_needs_no_buffer_of_the_heads_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChunkMemory, "chunk_rows", lambda *_, **__: 128)
+    tally = Tally(large=2**62)
+    on_fake_cuda(tally, needs_hidden_gradient=False, into=torch.float32, memory_budget=1)
+    assert tally.peak < 0.1 * VOCABULARY * WIDTH * 2
+
+
+def test_without_the_count_a_gpu_is_asked_once() -> None:
+    with pytest.raises(DataDependentOutputException):
+        on_fake_cuda(Tally(large=1), valid_count=None)
+
+
+@pytest.mark.parametrize("valid_count", [ROWS - 1, ROWS, ROWS + 1])
+def test_a_count_of_all_rows_needs_no_scatter(valid_count: int) -> None:
+    tally = Tally(large=ROWS * VOCABULARY)
+    on_fake_cuda(tally, valid_count=valid_count, memory_budget=2**32)
+    assert tally.flops == 6 * ROWS * VOCABULARY * WIDTH
+    assert not any("searchsorted" in name for name in tally.names)
+
+
+SHAPES = {
+    "20 % of Llama 3": {"valid_count": VALID},
+    "all of Llama 3": {"valid_count": ROWS},
+    "many rows": {"rows": 32768, "valid_count": 30000},
+    "LLaVA-1.5": {"vocabulary": 32000, "valid_count": 5000},
+    "frozen head": {"needs_weight_gradient": False, "valid_count": 5000},
+    "frozen input": {"needs_hidden_gradient": False, "valid_count": ROWS},
+    "float32": {"dtype": torch.float32, "valid_count": 5000},
+    "existing gradient": {"into": torch.bfloat16, "rows": 32768, "valid_count": 20000},
+    "existing float32 gradient": {"into": torch.float32, "valid_count": 5000},
+}
+
+
+def peak(options: dict[str, Any], memory_budget: int | str | None) -> int:
+    tally = Tally(large=2**62)
+    on_fake_cuda(tally, memory_budget=memory_budget, **options)
+    return tally.peak
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_min_is_the_least_memory_of_all_budgets(shape: str) -> None:
+    budgets = [1, *(2**power for power in range(25, 38, 2))]
+    least = min(peak(SHAPES[shape], budget) for budget in budgets)
+    # Chunks are whole tiles of 128 rows.
+    assert peak(SHAPES[shape], "min") <= 1.01 * least
+
+
+def test_what_costs_no_memory_is_used() -> None:
+    """Chunks peak at accumulator + the larger of logits and dW, one chunk at logits + dW."""
+    head = VOCABULARY * WIDTH
+    memory = ChunkMemory(logits_row=2 * VOCABULARY, accumulator=4 * head, rounded=2 * head)
+    assert memory.chunk_rows(32768, "min", is_cuda=True) == WIDTH
+    for budget in ("min", 1, 2 * head):
+        assert memory.chunk_rows(2 * WIDTH, budget, is_cuda=True) == 2 * WIDTH
+        assert memory.chunk_rows(2 * WIDTH + 1, budget, is_cuda=True) <= WIDTH + 128
+    assert memory.chunk_rows(2 * WIDTH + 1, 2 * head + 2 * VOCABULARY, is_cuda=True) == 2 * WIDTH + 1
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "budget", "is_cuda", "expected"),
+    [
+        (1000, 1000 * 256, False, 1000),  # all at once
+        (1000, 999 * 256, False, 500),  # two alike
+        (1000, 400 * 256, False, 334),
+        (1000, 1, False, 63),  # never fewer than 64 fit, alike again
+        (1024, 999 * 256, True, 512),
+        (1000, 400 * 256, True, 384),  # whole tiles
+        (1000, 1, True, 128),
+        (1000, None, False, 1000),
+        (10**6, None, False, 500000),  # 128 MiB are 524288 rows of 256 bytes
+        (40, "min", False, 40),
+        (0, "min", False, 0),
+    ],
+)
+def test_chunk_rows(n_rows: int, budget: int | str | None, is_cuda: bool, expected: int) -> None:
+    memory = ChunkMemory(logits_row=256, accumulator=0, rounded=10**6)
+    assert memory.chunk_rows(n_rows, budget, is_cuda=is_cuda) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_the_only_large_thing_on_a_cpu(dtype: torch.dtype) -> None:
+    """Real tensors: besides the row loss, nothing makes a tensor of a chunk's size or reads one."""
+    case = LinearCase.random(dtype, n_rows=300, n_cols=4000, width=4, share=1.0)
+    tally = Tally(large=300 * 4000)
+    with tally:
+        case.run(row_loss_stand_in)
+    assert tally.passes == []
+    assert tally.flops == 6 * 300 * case.weight.numel()
+    assert tally.peak < 1.1 * 300 * 4032 * case.weight.element_size()
