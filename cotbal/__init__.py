@@ -3,7 +3,7 @@
 Importing this patches nothing, touches no GPU and prints nothing.
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from cotbal import metrics
 from cotbal.estimate import Scores, contribution, difficulty, estimate_weights, weights_from_signals
@@ -12,7 +12,10 @@ from cotbal.losses import TaskStats, gtw_cross_entropy, linear_gtw_cross_entropy
 from cotbal.modules import GTWLoss, LinearGTWLoss
 from cotbal.weights import TaskWeights
 
-__version__ = version("cotbal")
+try:
+    __version__ = version("cotbal")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "GTWLoss",

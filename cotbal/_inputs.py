@@ -101,7 +101,7 @@ def check_logits(logits: Tensor, *, inplace: bool, impl: str) -> None:
     if impl == "reference":
         raise ValueError('inplace=True: impl="reference" keeps the logits; use impl="auto"')
     base = logits if logits._base is None else logits._base
-    if base.is_leaf and base.requires_grad:
+    if any(each.is_leaf and each.requires_grad for each in (logits, base)):
         raise ValueError(
             "inplace=True: expected logits that a model made, got a leaf that requires grad; "
             "its values would be lost, leave inplace out"

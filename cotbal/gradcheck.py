@@ -16,6 +16,8 @@ from csrc_triton.reference import accumulation_dtype
 _ULPS = {"logits": 2.0, "linear": 4.0}
 # The reference's own error in float64, relative to the largest input: a thousand roundings.
 _REFERENCE_ROUNDING = 2.0**-42
+# Options that change how a loss is computed, not what it is.
+_HOW = ("impl", "memory_budget", "valid_count", "accumulate_weight_grad", "inplace")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def check_gradients(
         task_weights: as in `gtw_cross_entropy`.
         upstream: the gradient that reaches the loss from above.
         raise_exception: whether a failed check raises.
-        options: further arguments, given to the reference too (`impl` and `memory_budget` to `fn` alone).
+        options: further arguments; those that change the loss are given to the reference too.
 
     Raises:
         AssertionError: an error is larger than plain torch's plus the tolerance; the message is the table.
@@ -78,11 +80,12 @@ def check_gradients(
     """
     names = ("logits",) if len(features) == 1 else ("hidden", "weight")
     tasks = (labels, task_ids, task_weights)
-    shared = {name: value for name, value in options.items() if name not in ("impl", "memory_budget")}
+    shared = {name: value for name, value in options.items() if name not in _HOW}
     checked = _run(fn, features, tasks, upstream, options)
     exact_fn = gtw_cross_entropy if len(features) == 1 else linear_gtw_cross_entropy
     doubles = tuple(feature.double() for feature in features)
-    exact = _run(exact_fn, doubles, tasks, upstream, shared | {"impl": "reference"})
+    bias = {} if options.get("bias") is None else {"bias": options["bias"].double()}
+    exact = _run(exact_fn, doubles, tasks, upstream, shared | bias | {"impl": "reference"})
     plain = _run(_plain_torch, features, tasks, upstream, shared)
     outputs = ("loss", *names)
     errors, plain_errors = (
@@ -117,10 +120,12 @@ def _run(
     return [loss.detach().double(), *(leaf.grad.double() for leaf in leaves if leaf.grad is not None)]
 
 
-def _plain_torch(*arguments: Any, shift: bool = False, ignore_index: int = -100, **options: Any) -> Tensor:
-    """Eq. 2 as one writes it with `F.cross_entropy`: upcast, reduction="none", weights outside."""
+def _plain_torch(
+    *arguments: Any, shift: bool = False, ignore_index: int = -100, bias: Tensor | None = None, **options: Any
+) -> Tensor:
+    """The loss as one writes it with `F.cross_entropy`: upcast, reduction="none", weights outside."""
     *features, labels, task_ids, task_weights = arguments
-    logits = features[0] if len(features) == 1 else features[0] @ features[1].t()
+    logits = features[0] if len(features) == 1 else F.linear(features[0], features[1], bias)
     logits = logits.float() if logits.dtype != torch.float64 else logits
     weights = torch.ones_like(labels, dtype=logits.dtype)
     if task_weights is not None:
@@ -130,16 +135,36 @@ def _plain_torch(*arguments: Any, shift: bool = False, ignore_index: int = -100,
     if shift:
         logits, labels, weights = logits[..., :-1, :], labels[..., 1:], weights[..., 1:]
     flat = labels.reshape(-1)
-    losses = F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), flat, reduction="none", ignore_index=ignore_index
-    )
+    losses, mass = _plain_rows(logits.reshape(-1, logits.shape[-1]), flat, ignore_index, options)
     weights = weights.reshape(-1) * (flat != ignore_index)
     reduction, denominator = options.get("reduction", "weighted_mean"), options.get("denominator")
     if reduction == "none":
         rows = (losses * weights).reshape(labels.shape)
         return F.pad(rows, (0, 1)) if shift else rows
     total = (losses * weights).sum()
-    return total if reduction == "sum" else total / (weights.sum() if denominator is None else denominator)
+    if reduction == "sum":
+        return total
+    return total / ((weights * mass).sum() if denominator is None else denominator)
+
+
+def _plain_rows(
+    logits: Tensor, labels: Tensor, ignore_index: int, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Row losses and what each row of weight 1 adds to the denominator, both (R,)."""
+    softcap, class_weights = options.get("softcap"), options.get("class_weights")
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    losses = F.cross_entropy(
+        logits,
+        labels,
+        None if class_weights is None else class_weights.to(logits.dtype),
+        reduction="none",
+        ignore_index=ignore_index,
+        label_smoothing=options.get("label_smoothing", 0.0),
+    )
+    losses = losses + options.get("z_loss", 0.0) * torch.logsumexp(logits, dim=1) ** 2
+    if class_weights is None:
+        return losses, torch.ones_like(losses)
+    return losses, class_weights.to(losses.dtype)[labels.where(labels != ignore_index, 0)]
 
 
 def _largest(values: Tensor) -> float:

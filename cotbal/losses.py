@@ -67,6 +67,7 @@ def gtw_cross_entropy(
             is the default denominator, sum_r w_r cw[y_r], as in `torch.nn.functional.cross_entropy`.
         inplace: write the gradient over the logits, which saves their memory. Whatever saved them for its own
             backward pass raises then; do not read them after the loss. Without autograd they are left alone.
+            Logits that are no rows of one buffer (`logits[:, :-1]`, transposed) are copied first.
         return_stats: also return TaskStats; needs `task_weights`.
         impl: "auto", "triton", "torch" or "reference".
 

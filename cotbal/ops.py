@@ -81,7 +81,9 @@ class HeldGradients:
                 "expected retain_graph=True at every backward but the last"
             )
         gradients = self.gradients
-        if _graph_is_kept():
+        # While a graph is traced, a change in place would change what the forward pass returns.
+        is_traced = any(type(each) is not Tensor for each in gradients if each is not None)
+        if _graph_is_kept() or is_traced:
             gradients = tuple(None if each is None else each.clone() for each in gradients)
         else:
             self.gradients = None
