@@ -77,7 +77,7 @@ def test_every_backward_of_a_retained_graph_is_right(
 @both_levels
 @every_dtype
 def test_gradients_of_leaves_add_up(level: str, impl: str, dtype: torch.dtype) -> None:
-    """Autograd may make a gradient `leaf.grad` as it is and add to it in place: it must not be the loss's own."""
+    """Autograd may take a gradient for `leaf.grad` and add to it in place: it must not be the loss's own."""
     build = problem(level, impl, dtype)
     loss, leaves = build()
     for _ in range(3):

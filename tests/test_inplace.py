@@ -32,9 +32,7 @@ def gradient_of(leaf: Tensor, impl: str, **options: object) -> tuple[Tensor, Ten
 @every_dtype
 @pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
 @pytest.mark.parametrize("shift", [False, True])
-def test_the_gradient_is_the_ordinary_one(
-    impl: str, dtype: torch.dtype, reduction: str, shift: bool
-) -> None:
+def test_the_gradient_is_the_ordinary_one(impl: str, dtype: torch.dtype, reduction: str, shift: bool) -> None:
     options = {"reduction": reduction, "shift": shift, **OPTIONS}
     loss, gradient = gradient_of(leaf_of(dtype), impl, inplace=True, **options)
     expected_loss, expected = gradient_of(leaf_of(dtype), impl, **options)

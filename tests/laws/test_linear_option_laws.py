@@ -121,7 +121,7 @@ def test_options_go_through_the_chunks(
 @half_as_often
 @given(st.data())
 def test_rows_with_an_upstream_gradient_each(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
-    """Gradients of "none" are those of the sum with the upstream gradient as a token weight: W's and b's too."""
+    """Gradients of "none" are those of the sum with it as a token weight: those of W and b too."""
     case, o = data.draw(option_cases(dtype))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
     upstream = 0.5 + torch.rand(case.labels.shape, generator=generator).to(case.task_weights.dtype)
@@ -147,7 +147,9 @@ def test_what_is_frozen_changes_nothing_for_the_rest(
     impl: str, dtype: torch.dtype, reduction: str, trained: tuple[int, ...]
 ) -> None:
     case = many_rows(dtype)
-    case = case.replace(**{name: getattr(case, name)[:, :8] for name in ("labels", "task_ids", "token_weights")})
+    case = case.replace(
+        **{name: getattr(case, name)[:, :8] for name in ("labels", "task_ids", "token_weights")}
+    )
     o = Options(0.1, 1e-3, 20.0, reduction=reduction)
     features = head_of(case, has_bias=True)
     everything = leaves_of(features)

@@ -358,9 +358,8 @@ BAD = {
 def test_a_bad_option_is_named(name: str, level: str, impl: str) -> None:
     changes, message = BAD[name]
     case = small_case(torch.float32)
+    fn, features = cotbal.gtw_cross_entropy, (case.logits,)
+    if level == "linear":
+        fn, features = cotbal.linear_gtw_cross_entropy, (torch.ones(2, 4, 3), torch.ones(7, 3))
     with pytest.raises((ValueError, TypeError), match=message):
-        if level == "logits":
-            cotbal.gtw_cross_entropy(*case.arguments, impl=impl, **changes)
-        else:
-            hidden, head = torch.ones(2, 4, 3), torch.ones(7, 3)
-            cotbal.linear_gtw_cross_entropy(hidden, head, *case.arguments[1:], impl=impl, **changes)
+        fn(*features, *case.arguments[1:], impl=impl, **changes)

@@ -1,4 +1,4 @@
-"""Where other losses were right as formulas and wrong as part of a training; each test is named after the trap."""
+"""Where other losses were wrong as part of a training; each test is named after the trap."""
 
 import re
 import subprocess
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.profiler import profile
 
@@ -181,9 +180,9 @@ from transformers.loss import loss_utils
 from transformers.models.llama import modeling_llama
 
 def snapshot():
-    owners = [torch, torch.nn.functional, torch.nn.Module, torch.nn.CrossEntropyLoss, torch.Tensor, torch.autograd,
-              transformers, transformers.PreTrainedModel, transformers.Trainer, loss_utils, modeling_llama,
-              modeling_llama.LlamaForCausalLM]
+    owners = [torch, torch.nn.functional, torch.nn.Module, torch.nn.CrossEntropyLoss, torch.Tensor,
+              torch.autograd, transformers, transformers.PreTrainedModel, transformers.Trainer, loss_utils,
+              modeling_llama, modeling_llama.LlamaForCausalLM]
     found = {(repr(owner), name): id(value) for owner in owners for name, value in vars(owner).items()
              if callable(value) and not name.startswith("__")}
     return found | {("loss", name): id(value) for name, value in loss_utils.LOSS_MAPPING.items()}
@@ -203,14 +202,18 @@ assert not torch.cuda.is_initialized()
 def test_class_patched_for_all_later_models() -> None:
     """Importing and using the loss replaces nothing in torch or transformers."""
     done = subprocess.run(
-        [sys.executable, "-c", SNAPSHOT], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", SNAPSHOT],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("level", ["logits", "linear"])
 def test_loss_constants_under_torch_compile(level: str) -> None:
-    """Weights and denominators are data, not constants of the graph: no stale value, and no new compilation."""
+    """Weights and denominators are data, not constants of the graph: none is stale, none compiles anew."""
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
 
     def step(features: list[Tensor], weights: Tensor, denominator: Tensor, smoothing: float) -> Tensor:
@@ -224,7 +227,9 @@ def test_loss_constants_under_torch_compile(level: str) -> None:
         arguments = (features, torch.tensor(weights), torch.tensor(denominator))
         got, expected = compiled(*arguments, 0.1), step(*arguments, 0.1)
         assert_close(got, expected, LOSS[ONCE])
-        for gradient, other in zip(gradients_of(got, features), gradients_of(expected, features), strict=True):
+        for gradient, other in zip(
+            gradients_of(got, features), gradients_of(expected, features), strict=True
+        ):
             assert_gradients_close(gradient, other, ONCE)
     assert counter.frame_count == 1
     # An option that is a number of Python may compile anew, but never keep its old value.

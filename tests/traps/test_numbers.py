@@ -87,7 +87,7 @@ def test_loss_rounded_to_bf16(level: str, impl: str, dtype: torch.dtype) -> None
 @fast_impl
 @pytest.mark.parametrize("inplace", [False, True])
 def test_int32_offsets_beyond_two_to_the_31_elements(impl: str, inplace: bool) -> None:
-    """The third row begins at element 2.2e9, and in place its gradient goes there; untouched memory costs nothing."""
+    """The third row begins at element 2.2e9, as does its gradient in place; memory not touched is free."""
     stride, n_cols = 1_100_000_000, 40
     storage = torch.empty(2 * stride + n_cols, dtype=torch.bfloat16)
     logits = storage.as_strided((3, n_cols), (stride, 1))
@@ -153,11 +153,9 @@ def test_minus_infinity_logits_and_blocks_of_them(
 
 @fast_impl
 @pytest.mark.parametrize("n_cols", [1, 33, 1000, 1025, 4100])
-@pytest.mark.parametrize(
-    "options", [{}, {"label_smoothing": 0.1, "z_loss": 0.01}], ids=["cap alone", "all"]
-)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.01}], ids=["cap alone", "all"])
 def test_softcap_turned_padding_finite(impl: str, n_cols: int, options: dict[str, float]) -> None:
-    """Every logit far below -cap: a column beyond the vocabulary at tanh(-inf) would weigh as much as each."""
+    """All logits are far below -cap: a column beyond the vocabulary at tanh(-inf) would weigh as much."""
     logits = torch.full((2, n_cols), -1e4)
     loss = cotbal.gtw_cross_entropy(
         logits, torch.tensor([0, n_cols - 1]), softcap=5.0, reduction="none", impl=impl, **options
@@ -187,7 +185,7 @@ def test_reduction_none_with_wrong_weight_gradients(impl: str, memory_budget: st
 
 @fast_impl
 def test_dw_rounded_once_per_chunk(impl: str) -> None:
-    """64 chunks summed in bfloat16 differ from one chunk in the last two bits; in float32 by a rounding at most."""
+    """64 chunks summed in bfloat16 differ from one chunk by units; in float32 by a rounding at most."""
     hidden, weight = random(4096, 6).bfloat16(), random(40, 6, seed=1).bfloat16()
     labels = torch.randint(40, (4096,), generator=torch.Generator().manual_seed(2))
     gradients = []
