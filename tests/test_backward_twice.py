@@ -91,7 +91,7 @@ def test_gradients_of_leaves_add_up(level: str, impl: str, dtype: torch.dtype) -
 def test_without_retaining_torch_says_so(level: str, impl: str) -> None:
     loss, _ = problem(level, impl, torch.float32)()
     loss.backward()
-    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+    with pytest.raises(RuntimeError, match=r"backward .*a second time"):
         loss.backward()
 
 

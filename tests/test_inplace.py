@@ -92,11 +92,12 @@ def test_without_a_gradient_the_logits_are_left_alone(impl: str, why: str) -> No
     assert torch.equal(logits.detach(), before)
     assert logits._version == version
     assert loss.isfinite()
-    assert stats.token_count.tolist() == [3, 3, 0]
+    assert stats.token_count.tolist() == [2, 4, 0]
 
 
-@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+@fast_impl
 def test_a_leaf_raises(impl: str) -> None:
+    """A parameter would hold its own gradient from then on."""
     with pytest.raises(ValueError, match=r"inplace.*leaf"):
         cotbal.gtw_cross_entropy(leaf_of(), LABELS, *TASKS, impl=impl, inplace=True)
 
@@ -104,7 +105,7 @@ def test_a_leaf_raises(impl: str) -> None:
 @fast_impl
 @pytest.mark.parametrize("layout", ["columns", "strided", "slice", "expanded"])
 def test_logits_that_are_not_contiguous(impl: str, layout: str) -> None:
-    """Right or refused, never wrong; what lies between the rows is not touched."""
+    """Rows that cannot be written one by one are copied first; what lies between rows is not touched."""
     leaf = leaf_of()
     base = torch.zeros(1)
     if layout == "columns":
@@ -118,11 +119,7 @@ def test_logits_that_are_not_contiguous(impl: str, layout: str) -> None:
         logits = base[place]
     expected_logits = logits.detach().clone().requires_grad_()
     expected = cotbal.gtw_cross_entropy(expected_logits, LABELS, *TASKS, impl="reference")
-    try:
-        loss = cotbal.gtw_cross_entropy(logits, LABELS, *TASKS, impl=impl, inplace=True)
-    except (ValueError, RuntimeError) as error:
-        assert "inplace" in str(error) or "contiguous" in str(error)
-        return
+    loss = cotbal.gtw_cross_entropy(logits, LABELS, *TASKS, impl=impl, inplace=True)
     (gradient,) = torch.autograd.grad(loss, leaf)
     (expected_gradient,) = torch.autograd.grad(expected, expected_logits)
     if layout == "expanded":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd.profiler import profile
 
 import cotbal
@@ -110,7 +111,8 @@ def products_of(hidden: Tensor, weight: Tensor, impl: str) -> int:
         loss = cotbal.linear_gtw_cross_entropy(hidden, weight, LABELS, IDS, WEIGHTS, impl=impl)
         if loss.requires_grad:
             loss.backward()
-    return sum(event.count for event in recorded.key_averages() if event.key in ("aten::mm", "aten::addmm"))
+    products = {"aten::mm", "aten::addmm", "aten::addmm_"}
+    return sum(event.count for event in recorded.key_averages() if event.key in products)
 
 
 @fast_impl
@@ -147,18 +149,10 @@ def test_accumulation_is_refused_for_a_weight_that_is_no_leaf(impl: str) -> None
     """W + BA has no .grad to add to: its gradient must go on to A and B, not into the void."""
     hidden, frozen, b, a = leaves((2, 4, 5), (40, 5), (40, 2), (2, 5))
     weight = frozen.detach() + b @ a
-    try:
-        loss = cotbal.linear_gtw_cross_entropy(
+    with pytest.raises(ValueError, match="accumulate_weight_grad"):
+        cotbal.linear_gtw_cross_entropy(
             hidden, weight, LABELS, IDS, WEIGHTS, accumulate_weight_grad=True, impl=impl
         )
-    except ValueError as error:
-        assert "accumulate_weight_grad" in str(error)
-        return
-    loss.backward()
-    expected = cotbal.linear_gtw_cross_entropy(
-        hidden, frozen.detach() + b @ a, LABELS, IDS, WEIGHTS, impl="reference"
-    )
-    assert_gradients_close(a.grad, *gradients_of(expected, [a]), ONCE, roundings=4)
 
 
 @every_impl
@@ -214,7 +208,7 @@ def test_class_patched_for_all_later_models() -> None:
 @pytest.mark.parametrize("level", ["logits", "linear"])
 def test_loss_constants_under_torch_compile(level: str) -> None:
     """Weights and denominators are data, not constants of the graph: none is stale, none compiles anew."""
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
 
     def step(features: list[Tensor], weights: Tensor, denominator: Tensor, smoothing: float) -> Tensor:
         fn = cotbal.gtw_cross_entropy if level == "logits" else cotbal.linear_gtw_cross_entropy
@@ -287,6 +281,8 @@ def test_offsets_of_every_kernel_are_64_bit() -> None:
     """A row number times a stride passes 2^31; the interpreter shows it of the logits alone."""
     programs = []
     for path in Path(csrc_triton.__file__).parent.glob("*.py"):
-        programs += re.findall(r"tl\.program_id\(\d\)(\S*)", path.read_text())
+        for kernel in path.read_text().split("@triton.jit")[1:]:
+            if "stride_row" in kernel:
+                programs += re.findall(r"tl\.program_id\(\d\)(\S*)", kernel)
     assert programs
-    assert all(cast.startswith(".to(tl.int64)") for cast in programs), programs
+    assert all(cast == ".to(tl.int64)" for cast in programs), programs
