@@ -181,6 +181,8 @@ def test_a_valid_count_compiles(impl: str, count: int) -> None:
     assert_same(got, expected, RELATIVE[torch.float32])
 
 
+# torch's own, where a graph breaks on logits that are no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("impl", ["auto", "triton", "reference"])
 def test_every_implementation_compiles(level: str, impl: str) -> None:
