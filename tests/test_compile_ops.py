@@ -181,14 +181,21 @@ def test_a_valid_count_compiles(impl: str, count: int) -> None:
     assert_same(got, expected, RELATIVE[torch.float32])
 
 
-# torch's own, where a graph breaks on logits that are no leaf.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("impl", ["auto", "triton", "reference"])
-def test_every_implementation_compiles(level: str, impl: str) -> None:
-    """The reference's boolean indexing depends on data: a break is its right, wrong numbers are not."""
-    model = Model(level, {"impl": impl, "label_smoothing": 0.1})
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=impl != "reference")
+def test_the_kernel_compiles(level: str) -> None:
+    model = Model(level, {"impl": "triton", "label_smoothing": 0.1})
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    got, expected = step(compiled, model, (TOKENS, LABELS, IDS)), step(model, model, (TOKENS, LABELS, IDS))
+    assert_same(got, expected, RELATIVE[torch.float32])
+
+
+# torch's own about what it cannot trace.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_reference_may_break_a_graph_and_stays_right(level: str) -> None:
+    """Which rows it reads depends on data."""
+    model = Model(level, {"impl": "reference", "label_smoothing": 0.1})
+    compiled = torch.compile(model, backend="aot_eager")
     got, expected = step(compiled, model, (TOKENS, LABELS, IDS)), step(model, model, (TOKENS, LABELS, IDS))
     assert_same(got, expected, RELATIVE[torch.float32])
 
