@@ -90,16 +90,16 @@ def test_any_options_equal_the_formula(impl: str, dtype: torch.dtype, data: st.D
     assert_equals_the_formula(features, case, o, impl, upstream)
 
 
-def many_rows(dtype: torch.dtype) -> Case:
-    """200 rows of which 150 or so count: three chunks of 64; a vocabulary that is no multiple of anything."""
+def rows_of(dtype: torch.dtype, length: int = 6) -> Case:
+    """Twice `length` rows, three in four of which count; a vocabulary that is no multiple of anything."""
     generator = torch.Generator().manual_seed(5)
-    labels = torch.randint(37, (4, 50), generator=generator)
-    labels[torch.rand(4, 50, generator=generator) < 0.25] = IGNORE
-    task_ids = torch.randint(3, (4, 50), generator=generator)
+    labels = torch.randint(37, (2, length), generator=generator)
+    labels[torch.rand(2, length, generator=generator) < 0.25] = IGNORE
+    task_ids = torch.randint(3, (2, length), generator=generator)
     weight_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     task_weights = torch.tensor([0.5, 2.0, 1.25], dtype=weight_dtype)
-    tokens = (0.5 + torch.rand(4, 50, generator=generator)).to(weight_dtype)
-    return Case(torch.zeros(4, 50, 37, dtype=dtype), labels, task_ids, task_weights, tokens)
+    tokens = (0.5 + torch.rand(2, length, generator=generator)).to(weight_dtype)
+    return Case(torch.zeros(2, length, 37, dtype=dtype), labels, task_ids, task_weights, tokens)
 
 
 @everywhere
@@ -108,11 +108,12 @@ def many_rows(dtype: torch.dtype) -> Case:
 def test_options_go_through_the_chunks(
     impl: str, dtype: torch.dtype, reduction: str, memory_budget: str | None
 ) -> None:
-    case = many_rows(dtype)
+    """A chunk is 64 rows or more: this is two of them under "min"."""
+    case = rows_of(dtype, 50)
     generator = torch.Generator().manual_seed(6)
     weights = (0.25 + torch.rand(37, generator=generator)).to(case.task_weights.dtype)
     o = Options(0.1, 1e-3, 20.0, weights, reduction=reduction)
-    upstream = torch.randn(4, 50, generator=generator).double() if reduction == "none" else 0.25 * ONE
+    upstream = torch.randn(2, 50, generator=generator).double() if reduction == "none" else 0.25 * ONE
     features = head_of(case, has_bias=True)
     assert_equals_the_formula(features, case, o, impl, upstream, memory_budget=memory_budget)
 
@@ -146,10 +147,7 @@ def test_rows_with_an_upstream_gradient_each(impl: str, dtype: torch.dtype, data
 def test_what_is_frozen_changes_nothing_for_the_rest(
     impl: str, dtype: torch.dtype, reduction: str, trained: tuple[int, ...]
 ) -> None:
-    case = many_rows(dtype)
-    case = case.replace(
-        **{name: getattr(case, name)[:, :8] for name in ("labels", "task_ids", "token_weights")}
-    )
+    case = rows_of(dtype)
     o = Options(0.1, 1e-3, 20.0, reduction=reduction)
     features = head_of(case, has_bias=True)
     everything = leaves_of(features)
@@ -167,7 +165,7 @@ def test_what_is_frozen_changes_nothing_for_the_rest(
 
 @everywhere
 def test_statistics_of_the_linear_loss(impl: str, dtype: torch.dtype) -> None:
-    case = many_rows(dtype)
+    case = rows_of(dtype)
     o = Options(0.1, 1e-3, 20.0)
     features = head_of(case, has_bias=True)
     logits = logits_of(*(feature.double() for feature in features))
@@ -187,7 +185,7 @@ def test_statistics_of_the_linear_loss(impl: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("nothing", [False, True], ids=["some rows", "no valid row"])
 def test_a_valid_count_changes_nothing(impl: str, dtype: torch.dtype, surplus: int, nothing: bool) -> None:
     """Exact, one too many, and far more than there are rows."""
-    case, o = many_rows(dtype), Options(label_smoothing=0.1, z_loss=1e-3, shift=True)
+    case, o = rows_of(dtype), Options(label_smoothing=0.1, z_loss=1e-3, shift=True)
     case = case.replace(labels=torch.full_like(case.labels, IGNORE)) if nothing else case
     # After the shift the first position is nobody's target.
     count = int((case.labels[:, 1:] != IGNORE).sum()) + surplus
@@ -205,7 +203,7 @@ def test_a_valid_count_changes_nothing(impl: str, dtype: torch.dtype, surplus: i
 @everywhere
 @pytest.mark.parametrize("wrong", [-1, 0, 1, "one too few"])
 def test_a_valid_count_that_is_too_small_raises(impl: str, dtype: torch.dtype, wrong: int | str) -> None:
-    case = many_rows(dtype)
+    case = rows_of(dtype)
     n_valid = int((case.labels != IGNORE).sum())
     count = n_valid - 1 if wrong == "one too few" else wrong
     with pytest.raises(ValueError, match="valid_count"):
@@ -215,7 +213,7 @@ def test_a_valid_count_that_is_too_small_raises(impl: str, dtype: torch.dtype, w
 @everywhere
 def test_rows_of_weight_zero_count_as_valid(impl: str, dtype: torch.dtype) -> None:
     """valid_count is about labels: the collator that knows it knows no weights."""
-    case = many_rows(dtype)
+    case = rows_of(dtype)
     case = case.replace(task_weights=torch.tensor([0.0, 2.0, 0.0], dtype=case.task_weights.dtype))
     features = head_of(case, has_bias=False)
     got = loss_of(features, case, Options(), impl, valid_count=int((case.labels != IGNORE).sum()))
@@ -228,7 +226,7 @@ def test_rows_of_weight_zero_count_as_valid(impl: str, dtype: torch.dtype) -> No
 def test_the_weight_gradient_is_added_to_what_is_there(
     impl: str, dtype: torch.dtype, reduction: str, memory_budget: str | None
 ) -> None:
-    case, o = many_rows(dtype), Options(label_smoothing=0.1, reduction=reduction)
+    case, o = rows_of(dtype, 50), Options(label_smoothing=0.1, reduction=reduction)
     features = head_of(case, has_bias=True)
     before = torch.randn(37, WIDTH, generator=torch.Generator().manual_seed(7)).to(dtype)
     results = []
@@ -252,7 +250,7 @@ def test_the_weight_gradient_is_added_to_what_is_there(
 @everywhere
 def test_the_first_weight_gradient_is_an_ordinary_one(impl: str, dtype: torch.dtype) -> None:
     """Nothing is there yet: any upstream gradient will do, and the micro-batches after it add to it."""
-    case = many_rows(dtype)
+    case = rows_of(dtype)
     leaves, expected = (leaves_of(head_of(case, has_bias=False)) for _ in range(2))
     loss = loss_of(leaves, case, Options(), impl, accumulate_weight_grad=True)
     loss.backward(torch.full_like(loss, 0.5))
@@ -267,7 +265,7 @@ def test_an_upstream_gradient_after_accumulation_raises(
     impl: str, dtype: torch.dtype, upstream: float
 ) -> None:
     """dW is in weight.grad already when the backward pass comes."""
-    case = many_rows(dtype)
+    case = rows_of(dtype)
     leaves = leaves_of(head_of(case, has_bias=False))
     leaves[1].grad = torch.zeros_like(leaves[1])
     loss = loss_of(leaves, case, Options(), impl, accumulate_weight_grad=True)
@@ -287,7 +285,7 @@ def test_an_upstream_gradient_after_accumulation_raises(
     ids=["length", "dimensions", "bfloat16", "float64"],
 )
 def test_a_bad_bias_is_named(impl: str, bias: Tensor, error: type) -> None:
-    case = many_rows(torch.float32)
+    case = rows_of(torch.float32)
     hidden, weight = head_of(case, has_bias=False)
     with pytest.raises(error, match="bias"):
         loss_of([hidden, weight, bias], case, Options(), impl)

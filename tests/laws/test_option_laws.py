@@ -118,6 +118,7 @@ def test_an_option_alone_equals_the_formula(impl: str, dtype: torch.dtype, name:
 
 
 @everywhere
+@half_as_often
 @given(st.data())
 def test_the_statistics_are_those_of_the_whole_row_loss(
     impl: str, dtype: torch.dtype, data: st.DataObject
@@ -141,6 +142,7 @@ def test_the_statistics_are_those_of_the_whole_row_loss(
 
 
 @everywhere
+@half_as_often
 @given(st.data())
 def test_task_weights_of_one_equal_torch(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     """F.cross_entropy(weight=, label_smoothing=), whose mean divides by the labels' class weights."""
@@ -186,6 +188,7 @@ def test_options_that_say_nothing_change_nothing(impl: str, dtype: torch.dtype, 
 
 
 @everywhere
+@half_as_often
 @given(st.data())
 def test_the_z_loss_alone_is_zeta_lse_squared(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     """Classes that weigh nothing leave it alone in the sum; it keeps the row's weight."""
