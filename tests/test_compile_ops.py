@@ -151,6 +151,10 @@ def step(run: Callable[..., Any], model: Model, batch: tuple[Tensor, ...]) -> li
     return [loss.detach(), *(p.grad.clone() for p in model.parameters()), weights.grad, *stats]
 
 
+def gradients_of(loss: Tensor, trained: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, trained, retain_graph=True)
+
+
 def assert_same(got: list[Tensor], expected: list[Tensor], relative: float) -> None:
     for tensor, other in zip(got, expected, strict=True):
         assert tensor.dtype == other.dtype
@@ -198,6 +202,22 @@ def test_the_reference_may_break_a_graph_and_stays_right(level: str) -> None:
     compiled = torch.compile(model, backend="aot_eager")
     got, expected = step(compiled, model, (TOKENS, LABELS, IDS)), step(model, model, (TOKENS, LABELS, IDS))
     assert_same(got, expected, RELATIVE[torch.float32])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.full)])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_a_compiled_graph_runs_backward_twice(level: str, impl: str, backend: str) -> None:
+    """A gradient that is scaled in place would be another one the second time."""
+    model = Model(level, {"impl": impl})
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    loss = compiled(TOKENS, LABELS, IDS, torch.tensor([0.5, 2.0]))
+    expected = model(TOKENS, LABELS, IDS, torch.tensor([0.5, 2.0]))
+    trained = [model.head.weight, model.head.bias]
+    for factor in (0.25, 1.0, 3.0):
+        got = torch.autograd.grad(factor * loss, trained, retain_graph=True)
+        assert_same(list(got), [factor * g for g in gradients_of(expected, trained)], RELATIVE[torch.float32])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -284,6 +304,8 @@ def test_modules_compile(level: str) -> None:
     assert_close(compiled(*features, LABELS, IDS), module(*features, LABELS, IDS), LOSS[torch.float32])
 
 
+# torch's own about itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.full
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("variant", VARIANTS)
