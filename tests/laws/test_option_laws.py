@@ -18,8 +18,9 @@ from tests.tolerances import LOSS, assert_close, assert_gradients_close, assert_
 everywhere = pytest.mark.parametrize(
     ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
 )
-# Several runs of the kernel an example.
+# These run the kernel several times an example, and much of it is in the first law already.
 half_as_often = settings(max_examples=settings.default.max_examples // 2)
+seldom = settings(max_examples=settings.default.max_examples // 4)
 WEIGHTS = torch.tensor([0.5, 1.25, 3.0, 0.0, 2.0, 0.75, 1.5])
 ALONE = {
     "label_smoothing": Options(label_smoothing=0.1),
@@ -171,7 +172,7 @@ def test_task_weights_of_one_equal_torch(impl: str, dtype: torch.dtype, data: st
 
 
 @everywhere
-@half_as_often
+@seldom
 @given(st.data())
 def test_options_that_say_nothing_change_nothing(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
@@ -205,7 +206,7 @@ def test_the_z_loss_alone_is_zeta_lse_squared(impl: str, dtype: torch.dtype, dat
 
 
 @everywhere
-@half_as_often
+@seldom
 @given(st.data())
 def test_the_weights_gradient_is_that_of_the_statistics(
     impl: str, dtype: torch.dtype, data: st.DataObject
@@ -291,7 +292,7 @@ def test_rows_that_do_not_count_are_not_read(impl: str, dtype: torch.dtype, redu
 
 
 @everywhere
-@half_as_often
+@seldom
 @given(st.data())
 def test_options_give_the_same_bits_every_time(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case, o = data.draw(option_cases(dtype))
