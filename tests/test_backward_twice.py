@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import cotbal
 from tests.tolerances import LOSS, assert_close, assert_gradients_close
@@ -131,6 +132,27 @@ def test_two_losses_of_one_graph(level: str, impl: str) -> None:
     first, second = losses(expected, "reference")
     (0.5 * first + second).backward()
     assert_same([leaf.grad for leaf in leaves], [leaf.grad for leaf in expected], roundings=4)
+
+
+@fast_impl
+@both_levels
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_inside_a_checkpoint(level: str, impl: str, use_reentrant: bool) -> None:
+    """Activation checkpointing runs the forward pass twice for one backward pass."""
+    build = problem(level, impl, torch.float32)
+    leaves = build()[1]
+
+    def loss_of(*inputs: Tensor) -> Tensor:
+        options = {"impl": impl, "label_smoothing": 0.1}
+        if level == "linear":
+            return cotbal.linear_gtw_cross_entropy(*inputs[:2], LABELS, IDS, inputs[2], **options)
+        inplace = level == "inplace"
+        return cotbal.gtw_cross_entropy(inputs[0] * 1, LABELS, IDS, inputs[1], inplace=inplace, **options)
+
+    loss = checkpoint(loss_of, *leaves, use_reentrant=use_reentrant)
+    (0.5 * loss).backward()
+    expected = torch.autograd.grad(0.5 * loss_of(*leaves), leaves)
+    assert_same([leaf.grad for leaf in leaves], list(expected))
 
 
 @fast_impl

@@ -98,8 +98,12 @@ def test_without_a_gradient_the_logits_are_left_alone(impl: str, why: str) -> No
 @fast_impl
 def test_a_leaf_raises(impl: str) -> None:
     """A parameter would hold its own gradient from then on."""
-    with pytest.raises(ValueError, match=r"inplace.*leaf"):
-        cotbal.gtw_cross_entropy(leaf_of(), LABELS, *TASKS, impl=impl, inplace=True)
+    parameter = leaf_of()
+    # A parameter in a flat buffer of all of them.
+    flat = parameter.detach().clone().flatten()[: parameter.numel()].view(2, 4, 40).requires_grad_()
+    for leaf in (parameter, parameter.view(2, 4, 40), flat):
+        with pytest.raises(ValueError, match=r"inplace.*leaf"):
+            cotbal.gtw_cross_entropy(leaf, LABELS, *TASKS, impl=impl, inplace=True)
 
 
 @fast_impl

@@ -247,6 +247,25 @@ def test_the_weight_gradient_is_added_to_what_is_there(
     assert_gradients_close(leaves[2].grad, others[2].grad, dtype)
 
 
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize("memory_budget", ["min", None])
+def test_accumulation_under_autocast(impl: str, memory_budget: str | None) -> None:
+    """The product is bfloat16's, the gradient that is added to is the parameter's float32."""
+    case, results = rows_of(torch.float32, 50), []
+    for accumulate in (True, False):
+        leaves = leaves_of(head_of(case, has_bias=True))
+        leaves[1].grad = torch.ones_like(leaves[1])
+        options = {"memory_budget": memory_budget, "accumulate_weight_grad": accumulate}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_of(leaves, case, Options(), impl, **options)
+        loss.backward()
+        results.append(leaves)
+    for leaf, expected in zip(*results, strict=True):
+        assert leaf.grad.dtype == torch.float32
+        # The plain path rounds dW to bfloat16 before it reaches the parameter.
+        assert_gradients_close(leaf.grad - 1, expected.grad - 1, torch.bfloat16)
+
+
 @everywhere
 def test_the_first_weight_gradient_is_an_ordinary_one(impl: str, dtype: torch.dtype) -> None:
     """Nothing is there yet: any upstream gradient will do, and the micro-batches after it add to it."""

@@ -1,6 +1,7 @@
 """Where other losses computed a wrong number; each test is named after the trap."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,22 @@ def test_nan_on_nothing_valid(level: str, impl: str, reduction: str, options: st
 
 
 @fast_impl
+@both_levels
+@pytest.mark.parametrize("options", ["plain", "smoothing", "z-loss"])
+def test_nan_on_labels_of_no_class_weight(level: str, impl: str, options: str) -> None:
+    """The denominator is the sum of the labels' class weights: 0 over 0, though every label is valid."""
+    shapes = [(3, 40)] if level == "logits" else [(3, 5), (40, 5)]
+    features = [random(*shape).requires_grad_() for shape in shapes]
+    classes = torch.ones(40)
+    classes[7] = 0
+    labels = torch.full((3,), 7)
+    loss = run(level, features, labels, impl, **(OPTIONS[options] | {"class_weights": classes}))
+    assert loss.item() == 0
+    loss.backward()
+    assert all(torch.equal(leaf.grad, torch.zeros_like(leaf)) for leaf in features)
+
+
+@fast_impl
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("options", ["plain", "softcap", "class weights"])
 def test_true_class_gradient_lost_to_rounding_in_bf16(impl: str, dtype: torch.dtype, options: str) -> None:
@@ -84,27 +101,36 @@ def test_loss_rounded_to_bf16(level: str, impl: str, dtype: torch.dtype) -> None
     assert_close(mean, exact.mean(), LOSS[dtype])
 
 
+class FarApart(torch.autograd.Function):
+    """The same rows in memory with 2.2 GB between them, as a model's logits would be: no leaf."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, stride: int) -> Tensor:
+        """Returns (R, V) of row stride `stride`."""
+        storage = rows.new_empty((rows.shape[0] - 1) * stride + rows.shape[1])
+        return storage.as_strided(rows.shape, (stride, 1)).copy_(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient, in whatever memory it comes."""
+        return gradient.contiguous(), None
+
+
 @fast_impl
 @pytest.mark.parametrize("inplace", [False, True])
 def test_int32_offsets_beyond_two_to_the_31_elements(impl: str, inplace: bool) -> None:
     """The third row begins at element 2.2e9, as does its gradient in place; memory not touched is free."""
-    stride, n_cols = 1_100_000_000, 40
-    storage = torch.empty(2 * stride + n_cols, dtype=torch.bfloat16)
-    logits = storage.as_strided((3, n_cols), (stride, 1))
-    logits.copy_(3 * random(3, n_cols))
-    values, labels = logits.clone(), torch.tensor([1, 2, 39])
-    exact = values.double().requires_grad_()
+    leaf, labels = (3 * random(3, 40)).bfloat16().requires_grad_(), torch.tensor([1, 2, 39])
+    exact = leaf.detach().double().requires_grad_()
     expected = F.cross_entropy(exact, labels)
     expected.backward()
-    leaf = logits.requires_grad_()
-    # A view is no leaf, and keeps the strides.
-    rows = leaf.view(3, n_cols) if inplace else leaf
-    assert rows.stride() == (stride, 1)
-    loss = cotbal.gtw_cross_entropy(rows, labels, inplace=inplace, impl=impl)
+    logits = FarApart.apply(leaf, 1_100_000_000)
+    assert logits.stride() == (1_100_000_000, 1)
+    loss = cotbal.gtw_cross_entropy(logits, labels, inplace=inplace, impl=impl)
     assert_close(loss, expected, LOSS[torch.bfloat16])
     (gradient,) = torch.autograd.grad(loss, leaf)
     assert_gradients_close(gradient, exact.grad, torch.bfloat16)
-    assert torch.equal(leaf.detach(), gradient if inplace else values)
+    assert torch.equal(logits.detach(), gradient if inplace else leaf.detach())
 
 
 @both_levels
