@@ -367,3 +367,26 @@ def test_a_bad_option_is_named(name: str, level: str, impl: str) -> None:
         fn, features = cotbal.linear_gtw_cross_entropy, (torch.ones(2, 4, 3), torch.ones(7, 3))
     with pytest.raises((ValueError, TypeError), match=message):
         fn(*features, *case.arguments[1:], impl=impl, **changes)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "softcap", "class_weights", "shift"])
+@pytest.mark.parametrize("level", ["logits", "linear"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_check_gradients_knows_every_option(name: str, level: str, dtype: torch.dtype) -> None:
+    """It passes what is right, and what drops the option is not within its tolerance."""
+    case, o = small_case(dtype), in_dtype_of(small_case(dtype), ALONE[name])
+    fn, features = cotbal.gtw_cross_entropy, (case.logits,)
+    if level == "linear":
+        generator = torch.Generator().manual_seed(1)
+        shapes = ((2, 4, 3), (7, 3))
+        features = tuple(torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)
+        fn = cotbal.linear_gtw_cross_entropy
+    option = {name: getattr(o, name)}
+    tasks = {"labels": case.labels, "task_ids": case.task_ids, "task_weights": case.task_weights}
+    cotbal.check_gradients(fn, *features, **tasks, **option, impl="torch")
+
+    def without_it(*arguments: Tensor, **_: object) -> Tensor:
+        return fn(*arguments)
+
+    with pytest.raises(AssertionError, match="further from float64"):
+        cotbal.check_gradients(without_it, *features, **tasks, **option)
