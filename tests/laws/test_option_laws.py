@@ -177,6 +177,8 @@ def test_task_weights_of_one_equal_torch(impl: str, dtype: torch.dtype, data: st
 def test_options_that_say_nothing_change_nothing(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
     plain = outcome_of(case, Options(), impl)
+    bare = cotbal.gtw_cross_entropy(*case.arguments, token_weights=case.token_weights, impl=impl)
+    assert torch.equal(bare, plain.loss)
     weights = case.task_weights.new_ones(case.logits.shape[-1])
     same = outcome_of(case, Options(class_weights=weights), impl)
     assert_losses_close(same.loss, plain.loss, case.logits)
