@@ -165,12 +165,12 @@ def test_what_is_frozen_changes_nothing_for_the_rest(
 
 @everywhere
 def test_statistics_of_the_linear_loss(impl: str, dtype: torch.dtype) -> None:
-    case = rows_of(dtype)
+    case = rows_of(dtype, 20)
     o = Options(0.1, 1e-3, 20.0)
     features = head_of(case, has_bias=True)
     logits = logits_of(*(feature.double() for feature in features))
     # Every second row is a hit: by chance hardly any would be.
-    hits = torch.arange(6) % 2 == 0
+    hits = torch.arange(20) % 2 == 0
     case = case.replace(labels=torch.where(hits & (case.labels != IGNORE), logits.argmax(-1), case.labels))
     expected = exact(logits, case, o, case.task_weights.double())
     _, stats = loss_of(features, case, o, impl, return_stats=True)
@@ -180,7 +180,7 @@ def test_statistics_of_the_linear_loss(impl: str, dtype: torch.dtype) -> None:
     assert stats.token_count.tolist() == in_task.sum((0, 1)).tolist()
     if dtype in (torch.float64, torch.float32):
         counts = (in_task & expected.correct[..., None]).sum((0, 1))
-        assert counts.sum() >= 4
+        assert counts.sum() > 8
         assert stats.correct_count.tolist() == counts.tolist()
 
 

@@ -69,15 +69,17 @@ def test_nan_on_labels_of_no_class_weight(level: str, impl: str, options: str) -
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("options", ["plain", "softcap", "class weights"])
 def test_true_class_gradient_lost_to_rounding_in_bf16(impl: str, dtype: torch.dtype, options: str) -> None:
-    """p - 1 has 3e-8 of absolute rounding, and the gradient of a token at a margin of 16 is 1e-7 times 39."""
+    """p - 1 has 3e-8 of absolute rounding; at a margin of 20 the gradient, 39 times 2e-9, is all rounding."""
     logits = torch.zeros(1, 40, dtype=dtype)
-    logits[0, 5] = 16.0
+    logits[0, 5] = 20.0
     logits.requires_grad_()
-    run("logits", [logits], torch.tensor([5]), impl, reduction="sum", **OPTIONS[options]).backward()
+    # The weight keeps it above float16's smallest step.
+    given = OPTIONS[options] | {"token_weights": torch.tensor([1000.0]), "reduction": "sum"}
+    run("logits", [logits], torch.tensor([5]), impl, **given).backward()
     cap = OPTIONS[options].get("softcap")
-    z = 16.0 if cap is None else cap * math.tanh(16 / cap)
+    z = 20.0 if cap is None else cap * math.tanh(20 / cap)
     others = 39 * math.exp(-z)
-    expected = -others / (1 + others) * (1 if cap is None else 1 - math.tanh(16 / cap) ** 2)
+    expected = -1000 * others / (1 + others) * (1 if cap is None else 1 - math.tanh(20 / cap) ** 2)
     expected *= OPTIONS[options].get("class_weights", torch.ones(40))[5].item()
     got = logits.grad[0, 5].item()
     assert got == pytest.approx(expected, rel=2 * RELATIVE[dtype], abs=FLOOR[dtype])
