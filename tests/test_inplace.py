@@ -58,12 +58,14 @@ def test_the_logits_hold_the_gradient(impl: str, dtype: torch.dtype) -> None:
 
 
 @fast_impl
-def test_what_saved_the_logits_before_raises(impl: str) -> None:
+@pytest.mark.parametrize("with_loss", [False, True])
+def test_what_saved_the_logits_before_raises(impl: str, with_loss: bool) -> None:
+    """Whether the loss's own backward pass has run before or not."""
     logits = leaf_of() * 1
     penalty = (logits**2).sum()
     loss = cotbal.gtw_cross_entropy(logits, LABELS, *TASKS, impl=impl, inplace=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        (loss + penalty).backward()
+        (penalty + loss if with_loss else penalty).backward()
 
 
 @fast_impl
