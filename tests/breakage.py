@@ -1,6 +1,7 @@
 """Breaks the loss on purpose, one way at a time, and shows which tests notice: `make test-breakage`.
 
-Each breakage is made in a copy of the tree. Exit code 1 if the tests stay green under any of them.
+Each breakage is made in a copy of the tree. `python -m tests.breakage z-loss (torch)` makes those alone whose
+names have each of these words. Exit code 1 if the tests stay green under any of them.
 """
 
 import os
@@ -12,8 +13,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.broken_lines import BROKEN_LINES
+
 ROOT = Path(__file__).parent.parent
-TESTS = ("tests/laws", "tests/test_losses.py")
+TESTS = (
+    "tests/laws",
+    "tests/traps",
+    "tests/test_losses.py",
+    "tests/test_inplace.py",
+    "tests/test_backward_twice.py",
+    "tests/test_compile_ops.py",
+)
 
 
 @dataclass(frozen=True)
@@ -26,74 +36,10 @@ class Breakage:
     wrong: str
 
 
-BREAKAGES = (
-    Breakage(
-        "the weight is left out of the denominator",
-        "cotbal/losses.py",
-        "return weights.sum() if denominator is None",
-        "return (weights != 0).to(weights.dtype).sum() if denominator is None",
-    ),
-    Breakage(
-        "valid tokens are found by loss != 0",
-        "cotbal/ops.py",
-        "    total = weighted.sum()\n",
-        "    total = weighted.sum()\n"
-        "    denominator = None if denominator is None else (weights * (losses != 0)).sum()\n",
-    ),
-    Breakage(
-        "the label's term of the gradient is dropped (torch)",
-        "csrc_triton/torch_path.py",
-        ".scatter_(1, column, -others * factor)",
-        "",
-    ),
-    Breakage(
-        "the label's term of the gradient is dropped (Triton)",
-        "csrc_triton/gtw_cross_entropy.py",
-        "tl.where(cols == label, -others, tl.exp(z - shift)) * factor",
-        "tl.exp(z - shift) * factor",
-    ),
-    Breakage(
-        "the label's gradient is formed as p - 1 (Triton)",
-        "csrc_triton/gtw_cross_entropy.py",
-        "tl.where(cols == label, -others, tl.exp(z - shift)) * factor",
-        "(tl.exp(z - shift) / total - tl.where(cols == label, 1.0, 0.0)) * scale",
-    ),
-    Breakage(
-        "the kernel forgets the task weight",
-        "csrc_triton/gtw_cross_entropy.py",
-        "weight *= tl.load(task_weights_ptr + task_id, mask=is_valid, other=0.0)",
-        "weight *= 1.0",
-    ),
-    Breakage(
-        "the upstream gradient is not applied (Triton)",
-        "csrc_triton/gtw_cross_entropy.py",
-        "    if factor == 1.0:\n",
-        "    if factor == factor:\n",
-    ),
-    Breakage(
-        "only the last chunk's weight gradient is kept",
-        "csrc_triton/linear_gtw_cross_entropy.py",
-        "return total.add_(product)",
-        "return total.copy_(product)",
-    ),
-    Breakage(
-        "lanes of -inf are not guarded (Triton)",
-        "csrc_triton/gtw_cross_entropy.py",
-        'shift = tl.where(new_max == float("-inf"), 0.0, new_max)',
-        "shift = new_max",
-    ),
-    Breakage(
-        "task ids out of range are let through",
-        "cotbal/_inputs.py",
-        "in_range = (rows.task_ids >= 0) & (rows.task_ids < n_tasks)",
-        "in_range = rows.task_ids >= 0",
-    ),
-    Breakage(
-        "rows of weight 0 are read",
-        "csrc_triton/torch_path.py",
-        "torch.nonzero(weights)[:, 0]",
-        "torch.nonzero(labels >= 0)[:, 0]",
-    ),
+BREAKAGES = tuple(
+    Breakage(name, file, right, wrong)
+    for file, lines in BROKEN_LINES.items()
+    for name, (right, wrong) in lines.items()
 )
 
 
@@ -117,9 +63,9 @@ def failing_tests(breakage: Breakage, folder: Path) -> set[str]:
     return set(re.findall(r"^FAILED (\S+?)(?:\[|\s|$)", done.stdout, re.MULTILINE))
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     unnoticed = 0
-    for breakage in BREAKAGES:
+    for breakage in (each for each in BREAKAGES if all(word in each.name for word in words)):
         with tempfile.TemporaryDirectory() as folder:
             failed = failing_tests(breakage, Path(folder))
         unnoticed += not failed
@@ -131,4 +77,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

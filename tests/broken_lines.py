@@ -1,0 +1,262 @@
+"""The lines that `tests.breakage` breaks: for each file, what is wrong then, the right code and the wrong."""
+
+BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
+    "cotbal/_compute.py": {
+        "the weight is left out of the denominator": (
+            "divisor = mass.sum() if arguments",
+            "divisor = (mass != 0).to(mass.dtype).sum() if arguments",
+        ),
+        "the class weight is left out of the denominator (torch)": (
+            "rows.times_class_weight(rows.weights)",
+            "rows.weights",
+        ),
+        "valid tokens are found by loss != 0": (
+            "loss = torch.where(weighed.divisor > 0, loss / weighed.divisor, torch.zeros_like(loss))",
+            "loss = loss / (weights * (losses != 0)).sum()",
+        ),
+        "rows of weight 0 are read": ("return weights != 0", "return labels != self.rows.ignore_index"),
+    },
+    "cotbal/_inputs.py": {
+        "shift leaves the token weights where they are": (
+            "token_weights = None if token_weights is None else _shifted(token_weights, 0)",
+            "token_weights = token_weights",
+        ),
+        "shift leaves the task ids where they are": (
+            "task_ids = None if task_ids is None else _shifted(task_ids, 0)",
+            "task_ids = task_ids",
+        ),
+        "rows of tasks of weight 0 are not read for the weight's gradient": (
+            "reads_unweighted=_needs_gradient(task_weights)",
+            "reads_unweighted=False",
+        ),
+        "an empty head is let through": (
+            "weight.ndim != 2 or weight.numel() == 0",
+            "weight.ndim != 2",
+        ),
+        "a computed weight is let through to accumulation": ("if not weight.is_leaf:", "if False:"),
+        "a smoothing above 1 is let through": ("0 <= label_smoothing <= 1", "0 <= label_smoothing"),
+        "a class weight that wants a gradient is let through": (
+            "shape is not None and weights.requires_grad",
+            "False",
+        ),
+    },
+    "cotbal/ops.py": {
+        "a retained gradient is scaled in place": (
+            "tuple(None if each is None else each.clone() for each in gradients)",
+            "tuple(gradients)",
+        ),
+        "in place, the version of the logits stays": (
+            "torch.autograd.graph.increment_version(logits)",
+            "pass",
+        ),
+        "the gradient of the task weights lacks - L m": (
+            "numerator = outputs.loss_sum - outputs.loss * outputs.mass_sum",
+            "numerator = outputs.loss_sum",
+        ),
+        "the gradient of the task weights has - L m under a given denominator": (
+            "denominator, numerator = arguments.denominator, outputs.loss_sum",
+            "denominator = arguments.denominator\n"
+            "        numerator = outputs.loss_sum - outputs.loss * outputs.mass_sum",
+        ),
+        "the upstream gradient is not applied to the task weights of a sum": (
+            "return upstream * outputs.loss_sum",
+            "return outputs.loss_sum",
+        ),
+        "the operator does not say that it scales in place": (
+            'mutates_args=("gradient",),\n    schema="(Tensor(a!) gradient',
+            'mutates_args=(),\n    schema="(Tensor gradient',
+        ),
+        "a second derivative is let through": ("if torch.is_grad_enabled():", "if False:"),
+    },
+    "cotbal/linear_ops.py": {
+        "rows with a gradient each get their mean": (
+            "weighed.weights * row_upstream",
+            "weighed.weights * row_upstream.mean()",
+        ),
+        "accumulation does not look at the upstream gradient": (
+            "require(factor == 1,",
+            "require(factor == factor,",
+        ),
+        "an accumulated gradient is handed out twice": (
+            "gradients[1 : 1 + _N_FEATURES], ctx.gradients = ctx.gradients, None",
+            "gradients[1 : 1 + _N_FEATURES] = ctx.gradients",
+        ),
+    },
+    "cotbal/_arguments.py": {
+        "traced losses have the logits' dtype": (
+            "dtype=accumulation_dtype(features.dtype))\n        loss =",
+            "dtype=torch.float64)\n        loss =",
+        ),
+    },
+    "csrc_triton/checks.py": {
+        "task ids out of range are let through": (
+            "(values < 0) | (values >= end)",
+            "(values < 0)",
+        ),
+        "weights below 0 are let through": (
+            "(values.isfinite() & (values >= 0)).all()",
+            "values.isfinite().all()",
+        ),
+    },
+    "csrc_triton/compact.py": {
+        "a valid count that is too small is let through": ("count > valid_count:", "count < 0:"),
+        "correctness becomes a number of eight bytes": (
+            ".masked_fill_(index < 0, fill)",
+            ".masked_fill_(index < 0, fill) + 0",
+        ),
+    },
+    "csrc_triton/linear_gtw_cross_entropy.py": {
+        "only the last chunk's weight gradient is kept": (
+            "torch.addmm(total, a, b, beta=beta, out=total)",
+            "torch.addmm(total, a, b, beta=0, out=total)",
+        ),
+        "the weight gradient is rounded once per chunk": (
+            "torch.addmm(slab, rows.to(total.dtype), b, beta=beta, out=slab)",
+            "slab.copy_((slab * beta if beta else 0) + (rows.to(total.dtype) @ b).to(rows.dtype))",
+        ),
+        "accumulation overwrites what is there": (
+            "self.total, self.beta = into, 1",
+            "self.total, self.beta = into, 0",
+        ),
+        "only the last chunk's bias gradient is kept": (
+            "self.bias_gradient.add_(",
+            "self.bias_gradient.copy_(",
+        ),
+        "the bias is left out": ("if self.bias is None:", "if True:"),
+        "the product of a frozen head is made": (
+            "is_single=is_single) if needs_weight_gradient else None",
+            "is_single=is_single)",
+        ),
+    },
+    "csrc_triton/task_stats.py": {
+        "statistics are weighted by task": (
+            "loss_sum=per_task(token_mass * losses, rows, read)",
+            "loss_sum=per_task(rows.weights * losses, rows, read)",
+        ),
+        "the mass of a task lacks the class weights": (
+            "mass_sum=per_task(rows.times_class_weight(token_mass), rows, read)",
+            "mass_sum=per_task(token_mass, rows, read)",
+        ),
+    },
+    "csrc_triton/row_sums.py": {
+        "the kernel forgets the task weight": (
+            "weight *= task_weight",
+            "weight *= 1.0",
+        ),
+        "the class weight is left out of the denominator (Triton)": (
+            "tl.store(mass_ptr + rows, weight * class_weight, mask=is_row)",
+            "tl.store(mass_ptr + rows, weight, mask=is_row)",
+        ),
+        "the mass of a task lacks the class weights (Triton)": (
+            "token_weight *= tl.load(class_weights_ptr + label, mask=is_mine, other=0.0)",
+            "token_weight *= 1.0",
+        ),
+    },
+    "csrc_triton/torch_path.py": {
+        "the label's term of the gradient is dropped (torch)": (
+            "(rest * label_exp - kept * others) * factor",
+            "rest * label_exp * factor",
+        ),
+        "smoothing is dropped from the loss (torch)": (
+            "losses = losses + eps / n_cols * (mass * minus_log_p - smooth)",
+            "losses = losses + 0",
+        ),
+        "smoothing is dropped from the gradient (torch)": (
+            "z.sub_(step if options.class_weights is None else step * options.class_weights)",
+            "pass",
+        ),
+        "a class of weight 0 is smoothed onto (torch)": (".masked_fill_(options.class_weights == 0, 0)", ""),
+        "the z-loss has the class weight (torch)": (
+            "losses = losses + options.z_loss * lse**2",
+            "losses = losses + options.z_loss * lse**2 * kept",
+        ),
+        "the z-loss's gradient lacks its 2 (torch)": ("rest = rest + 2 * options", "rest = rest + options"),
+        "the cap's derivative is dropped (torch)": ("z.mul_(slope)", "pass"),
+        "hits are decided after the cap (torch)": (
+            "_top1_correct(z, labels) if",
+            "_top1_correct(z if options.softcap is None else (z / options.softcap).tanh(), labels) if",
+        ),
+        "an infinite logit reaches the gradient of a row of weight 0 (torch)": (
+            "        _clear_unweighted_(z, scale)\n",
+            "",
+        ),
+        "a row of -inf and blocks of it give NaN (torch)": (
+            "z.sub_(largest.masked_fill(largest == -torch.inf, 0)).exp_()",
+            "z.sub_(z[:, :1]).exp_()",
+        ),
+    },
+    "csrc_triton/row_math.py": {
+        "lanes of -inf are not guarded (Triton)": (
+            "shift = finite_or_zero(new_max)",
+            "shift = new_max",
+        ),
+        "columns past the end hold 0 (Triton)": (
+            'mask=cols < n_cols, other=float("-inf")).to',
+            "mask=cols < n_cols, other=0.0).to",
+        ),
+        "the cap makes columns past the end finite (Triton)": (
+            'x = tl.where(cols < n_cols, softcap * tanh(x / softcap), float("-inf"))',
+            "x = softcap * tanh(x / softcap)",
+        ),
+        "the cap's derivative is dropped (Triton)": (
+            "gradient *= 4.0 * t / ((1.0 + t) * (1.0 + t))",
+            "gradient *= 1.0",
+        ),
+        "small logits lose their digits to the cap (Triton)": (
+            "return tl.where(tl.abs(x) < 0.25, near * series, far)",
+            "return far",
+        ),
+        "the label keeps all of its weight under smoothing (Triton)": (
+            "kept = label_class_weight * (1.0 - label_smoothing)",
+            "kept = label_class_weight",
+        ),
+        "smoothing is dropped from the loss (Triton)": (
+            "loss += label_smoothing / n_classes * (mass * minus_log_p - smooth)",
+            "loss += 0.0",
+        ),
+        "smoothing is dropped from the gradient (Triton)": (
+            "gradient -= smoothing_factor * class_weights",
+            "gradient -= 0.0",
+        ),
+        "a class of weight 0 is smoothed onto (Triton)": (
+            "tl.where(class_weights == 0.0, 0.0, class_weights * (z - pivot))",
+            "class_weights * (z - pivot)",
+        ),
+        "the z-loss is lse and not its square (Triton)": ("z_loss * lse * lse", "z_loss * lse"),
+        "an infinite logit reaches the gradient of a row of weight 0 (Triton)": (
+            "    gradient = tl.where(scale == 0.0, 0.0, gradient)\n",
+            "",
+        ),
+    },
+    "csrc_triton/gtw_cross_entropy.py": {
+        "the label's term of the gradient is dropped (Triton)": (
+            "per_exp * (rest * label_exp - kept * others)",
+            "per_exp * rest * label_exp",
+        ),
+        "the label's gradient is formed as p - 1 (Triton)": (
+            "per_exp * (rest * label_exp - kept * others)",
+            "scale * ((kept + rest) * (label_exp / total) - kept)",
+        ),
+        "the z-loss's gradient is not weighted (Triton)": (
+            "factor = per_exp * (kept + rest)",
+            "factor = per_exp * kept + rest / total",
+        ),
+        "the class weight is left out of the row's loss (Triton)": (
+            "label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)",
+            "label_class_weight = 1.0",
+        ),
+        "hits are decided after the cap (Triton)": (
+            "is_beating(x, label_x, cols, label, n_cols)",
+            "is_beating(z, label_z, cols, label, n_cols)",
+        ),
+        "the loss is rounded to the logits' dtype (Triton)": (
+            "tl.store(losses_ptr + row, loss)",
+            "tl.store(losses_ptr + row, loss.to(logits_ptr.dtype.element_ty).to(tl.float32))",
+        ),
+        "offsets are 32 bit (Triton)": (
+            "ordinary sizes.\n    row = tl.program_id(0).to(tl.int64)",
+            "ordinary sizes.\n    row = tl.program_id(0)",
+        ),
+        "the upstream gradient is not applied (Triton)": ("if factor == 1.0:", "if factor == factor:"),
+    },
+}

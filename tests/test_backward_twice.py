@@ -1,0 +1,211 @@
+"""A graph run backward more than once: every gradient is right, or the error is clear."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import cotbal
+from tests.tolerances import LOSS, assert_close, assert_gradients_close
+
+fast_impl = pytest.mark.parametrize("impl", ["torch", "triton"])
+both_levels = pytest.mark.parametrize("level", ["logits", "inplace", "linear"])
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+LABELS = torch.tensor([3, -100, 39, 0, 12, 3])
+IDS = torch.tensor([0, 0, 1, 1, 2, 2])
+
+Build = Callable[[], tuple[Tensor, list[Tensor]]]
+
+
+def problem(level: str, impl: str, dtype: torch.dtype, **options: object) -> Build:
+    """A function that returns a fresh loss and its leaves: features, and the task weights at the end."""
+    generator = torch.Generator().manual_seed(1)
+    features = [2 * torch.randn(6, 40, generator=generator)]
+    if level == "linear":
+        features = [torch.randn(6, 5, generator=generator), torch.randn(40, 5, generator=generator)]
+
+    def build() -> tuple[Tensor, list[Tensor]]:
+        leaves = [feature.to(dtype).requires_grad_() for feature in features]
+        leaves.append(torch.tensor([0.5, 2.0, 1.25]).requires_grad_())
+        arguments = (LABELS, IDS, leaves[-1])
+        if level == "linear":
+            loss = cotbal.linear_gtw_cross_entropy(*leaves[:2], *arguments, impl=impl, **options)
+        else:
+            logits = leaves[0] * 1
+            inplace = level == "inplace"
+            loss = cotbal.gtw_cross_entropy(logits, *arguments, impl=impl, inplace=inplace, **options)
+        return loss, leaves
+
+    return build
+
+
+def expected_gradients(build: Build, upstream: Tensor) -> list[Tensor]:
+    """Of a graph that is run backward once, by this upstream gradient."""
+    loss, leaves = build()
+    return list(torch.autograd.grad(loss, leaves, upstream.expand_as(loss)))
+
+
+def assert_same(got: tuple[Tensor, ...] | list[Tensor], expected: list[Tensor], roundings: int = 2) -> None:
+    for gradient, other in zip(got, expected, strict=True):
+        assert_gradients_close(gradient, other, gradient.dtype, roundings=roundings)
+
+
+@fast_impl
+@both_levels
+@every_dtype
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
+def test_every_backward_of_a_retained_graph_is_right(
+    level: str, impl: str, dtype: torch.dtype, reduction: str
+) -> None:
+    """A factor first, so that scaling in place would spoil what comes after; what was handed out stays."""
+    build = problem(level, impl, dtype, reduction=reduction, label_smoothing=0.1)
+    loss, leaves = build()
+    rows = torch.linspace(-1, 2, 6) if reduction == "none" else torch.ones(())
+    handed_out = []
+    for factor in (0.25, 1.0, 3.0, 0.0, 1.0):
+        upstream = factor * rows
+        got = torch.autograd.grad(loss, leaves, upstream, retain_graph=True)
+        expected = expected_gradients(build, upstream)
+        assert_same(got, expected)
+        handed_out.append((got, [gradient.clone() for gradient in got]))
+    for got, copies in handed_out:
+        assert all(torch.equal(gradient, copy) for gradient, copy in zip(got, copies, strict=True))
+
+
+@fast_impl
+@both_levels
+@every_dtype
+def test_gradients_of_leaves_add_up(level: str, impl: str, dtype: torch.dtype) -> None:
+    """Autograd may take a gradient for `leaf.grad` and add to it in place: it must not be the loss's own."""
+    build = problem(level, impl, dtype)
+    loss, leaves = build()
+    for _ in range(3):
+        loss.backward(retain_graph=True)
+    loss.backward()
+    assert_same([leaf.grad for leaf in leaves], [4 * g for g in expected_gradients(build, torch.ones(()))], 4)
+
+
+@fast_impl
+@both_levels
+def test_without_retaining_torch_says_so(level: str, impl: str) -> None:
+    loss, _ = problem(level, impl, torch.float32)()
+    loss.backward()
+    with pytest.raises(RuntimeError, match=r"backward .*a second time"):
+        loss.backward()
+
+
+@fast_impl
+@both_levels
+def test_one_leaf_at_a_time(level: str, impl: str) -> None:
+    build = problem(level, impl, torch.float32)
+    loss, leaves = build()
+    expected = expected_gradients(build, torch.ones(()))
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        assert_same(torch.autograd.grad(loss, leaf, retain_graph=True), [gradient])
+
+
+@fast_impl
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_two_losses_of_one_graph(level: str, impl: str) -> None:
+    """Each has its own gradient, whatever the order of their backward passes."""
+    generator = torch.Generator().manual_seed(1)
+    features = [torch.randn(6, 5, generator=generator), torch.randn(40, 5, generator=generator)]
+
+    def losses(leaves: list[Tensor], impl: str) -> tuple[Tensor, Tensor]:
+        pair = []
+        logits = leaves[0] @ leaves[1].t()
+        for weights in (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 0.0, 1.0])):
+            if level == "linear":
+                pair.append(cotbal.linear_gtw_cross_entropy(*leaves, LABELS, IDS, weights, impl=impl))
+            else:
+                pair.append(cotbal.gtw_cross_entropy(logits, LABELS, IDS, weights, impl=impl))
+        return pair[0], pair[1]
+
+    leaves, expected = ([feature.clone().requires_grad_() for feature in features] for _ in range(2))
+    first, second = losses(leaves, impl)
+    second.backward(retain_graph=True)
+    (0.5 * first).backward()
+    first, second = losses(expected, "reference")
+    (0.5 * first + second).backward()
+    assert_same([leaf.grad for leaf in leaves], [leaf.grad for leaf in expected], roundings=4)
+
+
+@fast_impl
+@both_levels
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_inside_a_checkpoint(level: str, impl: str, use_reentrant: bool) -> None:
+    """Activation checkpointing runs the forward pass twice for one backward pass."""
+    build = problem(level, impl, torch.float32)
+    leaves = build()[1]
+
+    def loss_of(*inputs: Tensor) -> Tensor:
+        options = {"impl": impl, "label_smoothing": 0.1}
+        if level == "linear":
+            return cotbal.linear_gtw_cross_entropy(*inputs[:2], LABELS, IDS, inputs[2], **options)
+        inplace = level == "inplace"
+        return cotbal.gtw_cross_entropy(inputs[0] * 1, LABELS, IDS, inputs[1], inplace=inplace, **options)
+
+    loss = checkpoint(loss_of, *leaves, use_reentrant=use_reentrant)
+    (0.5 * loss).backward()
+    expected = torch.autograd.grad(0.5 * loss_of(*leaves), leaves)
+    assert_same([leaf.grad for leaf in leaves], list(expected))
+
+
+@fast_impl
+@both_levels
+def test_a_second_derivative_is_refused(level: str, impl: str) -> None:
+    loss, leaves = problem(level, impl, torch.float32)()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, leaves, create_graph=True)
+
+
+@fast_impl
+def test_an_accumulated_weight_gradient_has_one_backward(impl: str) -> None:
+    """It was added to weight.grad in the forward pass; a second backward has nothing to add."""
+    leaves = problem("linear", impl, torch.float32)()[1]
+    leaves[1].grad = torch.zeros_like(leaves[1])
+    loss = cotbal.linear_gtw_cross_entropy(
+        *leaves[:2], LABELS, IDS, leaves[2], impl=impl, accumulate_weight_grad=True
+    )
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="accumulate_weight_grad"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_the_reference_has_a_second_derivative(level: str) -> None:
+    """float64, against finite differences of the first."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(6, 40)] if level == "logits" else [(6, 5), (40, 5)]
+    features = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes
+    ]
+    fn = cotbal.gtw_cross_entropy if level == "logits" else cotbal.linear_gtw_cross_entropy
+    loss = fn(*features, LABELS, IDS, torch.tensor([0.5, 2.0, 1.25]), impl="reference")
+    direction = torch.randn(*shapes[0], generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(loss, features[0], create_graph=True)
+    (curvature,) = torch.autograd.grad((gradient * direction).sum(), features[0])
+
+    def slope(step: float) -> Tensor:
+        moved = (features[0] + step * direction).detach().requires_grad_()
+        loss = fn(moved, *features[1:], LABELS, IDS, torch.tensor([0.5, 2.0, 1.25]), impl="reference")
+        return torch.autograd.grad(loss, moved)[0]
+
+    # A difference of step 1e-4 is wrong by its square.
+    assert_close(curvature, (slope(1e-4) - slope(-1e-4)) / 2e-4, 1e-6)
+
+
+@fast_impl
+@both_levels
+@every_dtype
+def test_an_upstream_gradient_of_one_costs_no_bit(level: str, impl: str, dtype: torch.dtype) -> None:
+    build = problem(level, impl, dtype)
+    first, second = (expected_gradients(build, torch.ones(())) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    quarter = expected_gradients(build, torch.tensor(0.25))
+    # A power of two rounds nothing.
+    for gradient, other in zip(quarter[:-1], first[:-1], strict=True):
+        assert torch.equal(gradient, (other * 0.25).to(gradient.dtype))
+    assert_close(quarter[-1], first[-1] * 0.25, LOSS[torch.float32])
