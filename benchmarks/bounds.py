@@ -72,7 +72,7 @@ def _bandwidth_limit(case: Case, content: dict[str, Any]) -> float:
 
 
 def _has_clusters(content: dict[str, Any]) -> bool:
-    """Whether a row of any size stays in one cluster's registers: Triton >= 3.8 on compute capability >= 9."""
+    """Whether rows of any size stay in a cluster's registers: Triton >= 3.8, compute capability >= 9."""
     found = content["environment"]
     version = tuple(int(part) for part in found["packages"].get("triton", "0.0").split(".")[:2])
     return version >= _CLUSTER_TRITON and float(found.get("capability", 0)) >= _CLUSTER_CAPABILITY

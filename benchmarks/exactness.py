@@ -2,8 +2,8 @@
 
     python -m benchmarks.exactness [--json]
 
-Ours may be at most one unit in the last place (of the largest entry of the reference) worse than the best rival,
-for every output, dtype and kind of logits.
+Ours may be at most one unit in the last place (of the largest entry of the reference) worse than the best
+rival, for every output, dtype and kind of logits.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Ours against the best rival in one cell; `allowed` is the rival's error and one unit in the last place."""
+    """Ours against the best rival in one cell; `allowed` is the rival's error plus one unit."""
 
     cell: Cell
     best_rival: str

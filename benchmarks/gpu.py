@@ -4,20 +4,23 @@
     python -m benchmarks.gpu --dry-run       only lists it, no GPU needed
     python -m benchmarks.gpu --device cpu --tiny     the same code on small shapes
 
-It needs torch and triton, and times whatever rivals are installed. Results go to benchmarks/results/<device>/.
+It needs torch and triton, and times whatever rivals are installed. The results go to
+benchmarks/results/<device>/.
 """
 
 import argparse
+import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NoReturn
 
 from benchmarks.bounds import bounds_in_words, check_bounds
-from benchmarks.meters import Meter, ceilings, make_meter
+from benchmarks.meters import Meter, ceilings, device_name, make_meter
 from benchmarks.plan import CPU, GPU, LIMIT, TINY, Grid, Item, make_plan
 from benchmarks.providers import Provider, find_providers
 from benchmarks.results import RESULTS, environment, load, path_of
@@ -40,6 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], metavar="PROVIDER", help="only these")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="stop after this time")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--json", action="store_true", help="print the results file and the bounds as JSON")
     parser.add_argument("--elapsed", type=float, default=0.0, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -64,38 +68,44 @@ def main(arguments: list[str] | None = None) -> int:
     providers, absent = _found(options)
     items, beyond = plan_of(options, providers)
     if options.dry_run:
-        _list(items, beyond, absent)
+        for line in [*(item.key for item in items), *absent]:
+            print(line)
+        print(f"{len(items)} timings; {len(beyond)} more with --full")
         return 0
+    # With --json standard output is the JSON alone.
+    say = partial(print, flush=True, file=sys.stderr if options.json else sys.stdout)
     meter = make_meter(options.device)
-    # One shape after another is compiled on purpose; the default gives up after 8.
-    torch._dynamo.config.recompile_limit = 256
-    name = "tiny" if options.tiny else "timings"
-    path = path_of(name, meter.device, options.out)
+    path = path_of("tiny" if options.tiny else "timings", meter.device, options.out)
     runner = Runner(path, meter, providers, _head(meter, options, absent, path), fresh=options.fresh)
-    for line in absent:
-        print(line)
-    print(
-        f"{len(items)} timings on {runner_device(meter)}; {len(beyond)} more with --full; results in {path}"
-    )
+    where = f"{device_name(meter.device)}; results: {path}"
+    say("\n".join([*absent, f"{len(items)} timings, {len(beyond)} more with --full, on {where}"]))
     try:
-        left = runner.run(items, start + 60 * options.minutes, lambda line: print(line, flush=True))
+        left = runner.run(items, start + 60 * options.minutes, say)
     except DeviceLostError as error:
-        print(f"the device was lost ({error}); going on in a new process", flush=True)
-        elapsed = [*_without_elapsed(given), "--elapsed", f"{time.monotonic() - start:.1f}"]
-        os.execv(
-            sys.executable, [sys.executable, "-m", "benchmarks.gpu", *(a for a in elapsed if a != "--fresh")]
-        )
+        say(f"the device was lost ({error}); going on in a new process")
+        _start_anew(given, time.monotonic() - start)
     runner.save(complete=left == 0)
-    print(bounds_in_words(check_bounds(load(path))))
-    print(f"{time.monotonic() - start:.0f} s")
+    _conclude(load(path), say, as_json=options.json)
+    say(f"{time.monotonic() - start:.0f} s")
     if left:
-        print(f"time is up: {left} timings are left; run it again to go on")
-        return 3
-    return 0
+        say(f"time is up: {left} timings are left; run it again to go on")
+    return 3 if left else 0
 
 
-def runner_device(meter: Meter) -> str:
-    return str(environment(meter.device)["device"])
+def _start_anew(arguments: list[str], elapsed: float) -> NoReturn:
+    """Replaces this process by one that goes on with what the file has, and with the time that is left."""
+    place = arguments.index("--elapsed") if "--elapsed" in arguments else len(arguments)
+    kept = [word for word in arguments[:place] + arguments[place + 2 :] if word != "--fresh"]
+    again = [sys.executable, "-m", "benchmarks.gpu", *kept, "--elapsed", f"{elapsed:.1f}"]
+    os.execv(sys.executable, again)
+
+
+def _conclude(content: dict[str, Any], say: Callable[[str], None], *, as_json: bool) -> None:
+    bounds = check_bounds(content)
+    say(bounds_in_words(bounds))
+    if as_json:
+        checked = [asdict(bound) | {"passed": bound.passed} for bound in bounds]
+        print(json.dumps(content | {"bounds": checked}, indent=1))
 
 
 def _found(options: argparse.Namespace) -> tuple[dict[str, list[Provider]], list[str]]:
@@ -116,21 +126,6 @@ def _head(meter: Meter, options: argparse.Namespace, absent: list[str], path: Pa
         if content["environment"] == found:
             return {key: content[key] for key in ("environment", "ceilings")} | {"absent": absent}
     return {"environment": found, "ceilings": ceilings(meter, tiny=options.tiny), "absent": absent}
-
-
-def _list(items: list[Item], beyond: list[Item], absent: list[str]) -> None:
-    for item in items:
-        print(item.key)
-    for line in absent:
-        print(line)
-    print(f"{len(items)} timings; {len(beyond)} more with --full")
-
-
-def _without_elapsed(arguments: list[str]) -> list[str]:
-    if "--elapsed" not in arguments:
-        return arguments
-    place = arguments.index("--elapsed")
-    return arguments[:place] + arguments[place + 2 :]
 
 
 if __name__ == "__main__":

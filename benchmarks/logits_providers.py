@@ -16,7 +16,7 @@ from torch import Tensor
 
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
-from benchmarks.providers import Candidate, Loss, Provider, weighted_outside
+from benchmarks.providers import Candidate, Loss, Provider, compiled, weighted_outside
 
 # fn(logits (R, V), labels (R,)) -> the loss of each row (R,), 0 where ignored.
 RowLosses = Callable[[Tensor, Tensor], Tensor]
@@ -94,7 +94,7 @@ def _torch_compiled() -> Provider:
     return Provider(
         "torch compiled",
         "logits",
-        torch.compile(from_rows(upcast_rows), dynamic=False),
+        compiled(from_rows(upcast_rows)),
         "torch.compile with static shapes; the upcast is fused, so it costs no pass",
         slow_start=True,
     )

@@ -6,6 +6,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ class Meter(Protocol):
         """How far one step raises the memory above what is held before it."""
 
     def without_waiting(self, step: Step) -> str:
-        """ "none" where the step never makes the host wait for the device, else what did; "" where unknown."""
+        """What made the host wait for the device: "none" where nothing did, "" where unknown."""
 
     def is_lost(self) -> bool:
         """Whether an error has left the device unusable for this process."""
@@ -106,7 +107,7 @@ class CudaMeter:
 
 
 class CpuMeter:
-    """Wall clock and resident memory; for the CPU path, and so that the GPU's code runs where there is none."""
+    """Wall clock and resident memory; also so that the code for a GPU runs where there is none."""
 
     BUDGET_MS = 1500.0
 
@@ -127,9 +128,9 @@ class CpuMeter:
         try:
             # Makes the peak the present value. Linux only.
             Path("/proc/self/clear_refs").write_text("5")
-            before = _resident_kib("VmRSS")
+            before = resident_kib("VmRSS")
             step()
-            return (_resident_kib("VmHWM") - before) / 1024
+            return (resident_kib("VmHWM") - before) / 1024
         except OSError:
             return math.nan
 
@@ -143,7 +144,8 @@ class CpuMeter:
         pass
 
 
-def _resident_kib(field: str) -> int:
+def resident_kib(field: str) -> int:
+    """A line of this process's memory, in KiB: "VmRSS" now, "VmHWM" at most so far. Linux only."""
     # Not getrusage: there a child begins with the peak of the process that started it.
     return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
 
@@ -167,14 +169,11 @@ def ceilings(meter: Meter, *, tiny: bool = False) -> dict[str, float]:
     """Bytes/s (read and written) of a large copy and FLOP/s of a large product in bfloat16, random data."""
     n_bytes, side = (MIB, 64) if tiny else (2 * 2**30, 8192) if meter.device.type == "cuda" else (2**27, 1024)
     source = torch.randint(256, (n_bytes,), dtype=torch.uint8, device=meter.device)
-    target = torch.empty_like(source)
-    copy = statistics.median(meter.milliseconds(lambda: target.copy_(source)))
-    del source, target
+    copy = statistics.median(meter.milliseconds(partial(torch.empty_like(source).copy_, source)))
     dtype = torch.bfloat16 if meter.device.type == "cuda" else torch.float32
     left, right = (torch.randn(side, side, device=meter.device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
-    product = statistics.median(meter.milliseconds(lambda: torch.mm(left, right, out=out)))
-    meter.tidy()
+    product = statistics.median(meter.milliseconds(partial(torch.mm, left, right, out=out)))
     return {"copy_bytes_per_s": 2e3 * n_bytes / copy, "product_flop_per_s": 2e3 * side**3 / product}
 
 

@@ -1,12 +1,13 @@
 """The losses that are compared: ours and every rival that can be had, each at its best configuration.
 
-A rival without weights of its own returns the loss of each row, and the weights go on outside; one that cannot
-return them is 'unweighted' and computes the plain mean. An absent rival is named with the reason.
+A rival without weights of its own returns the loss of each row, and the weights go on outside; one that
+cannot is 'unweighted' and computes the plain mean. An absent rival is named with the reason.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class Candidate:
-    """How to come by a provider: `build` imports the rival, so that its absence is found out late and safely."""
+    """How to come by a provider: `build` imports the rival and may fail."""
 
     name: str
     level: str
@@ -98,6 +99,18 @@ def find_providers(
         else:
             found.append(provider)
     return found, absent
+
+
+def compiled(loss: Loss) -> Loss:
+    """`loss` through torch.compile with static shapes; the compiler is imported at the first call, slowly."""
+
+    @cache
+    def make() -> Loss:
+        # One shape after another is compiled on purpose; the default gives up after 8.
+        torch._dynamo.config.recompile_limit = 256
+        return torch.compile(loss, dynamic=False)
+
+    return lambda inputs: make()(inputs)
 
 
 def _missing(provider: Provider, device: torch.device) -> str:

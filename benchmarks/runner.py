@@ -19,7 +19,7 @@ from benchmarks.providers import Provider
 from benchmarks.results import load, save
 from benchmarks.step import Error, Reference, step
 
-# Wide enough for a sum in bfloat16 over many chunks, far too narrow for a wrong weight; every error is published.
+# Units in the last place: enough for sums in bfloat16 over many chunks, far too few for a wrong weight.
 GATE = 32.0
 
 

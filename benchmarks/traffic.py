@@ -1,272 +1,96 @@
-"""Bytes that a loss moves: what its kernels load and store, and what torch's operations read and write.
+"""Reads and writes per logit of loss and gradient, ours beside every rival that runs in the interpreter.
 
-    python -m benchmarks.traffic
-
-Kernels run in Triton's interpreter, where every load and store passes through two methods; they are counted by
-the tensor that they point into. The interpreter does not see torch's operations, and a TorchDispatchMode adds
-those up. An operation counts as one read of each large tensor that it is given and one write of each that it
-makes, the least that it can do, whatever it does inside.
+python -m benchmarks.traffic [--json]
 """
 
-import os
-
-if __name__ == "__main__":
-    # Read by the decorator of every kernel, ours and the rivals', at their import.
-    os.environ["TRITON_INTERPRET"] = "1"
-
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import argparse
+import json
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from triton.runtime import interpreter
-
 from benchmarks import linear_providers, logits_providers
-from benchmarks.inputs import Case, make_inputs
+from benchmarks.counting import count, per_logit
+from benchmarks.inputs import Case
+from benchmarks.interpreted import run_interpreted
 from benchmarks.providers import Provider, find_providers
-from benchmarks.step import step
 
-PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "addmv", "mv", "dot"}
-# Make tensors without touching memory, or only say something about one.
-_FREE = {
-    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_", "resize_", "_local_scalar_dense",
-    "is_same_size", "_version", "lift_fresh", "_reshape_alias",
-}  # fmt: skip
-# Write without reading; the backward pass of the negative log-likelihood takes of the logits the shape alone.
-_FILLS = {
-    "fill_", "zero_", "zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "new_zeros", "new_full",
-    "new_ones", "nll_loss_backward",
-}  # fmt: skip
-# Read as much as they give, not all that they are given.
-_GATHERS = {"gather", "index", "index_select", "embedding", "take", "nll_loss_forward"}
-# Write as much as they are given, not all of the tensor that they write into.
-_SCATTERS = {"scatter_", "scatter_add_", "index_put_", "_index_put_impl_", "index_add_", "index_copy_"}
-
-
-@dataclass
-class Traffic:
-    """Bytes read and written.
-
-    Attributes:
-        logits: of tensors as large as a part of the logits: [read, written].
-        other: of hidden states, head and their gradients (linear level).
-        products: of the matrix products, logits included.
-        by_operation: bytes by name of kernel or operation, of the first kind alone.
-    """
-
-    logits: list[int] = field(default_factory=lambda: [0, 0])
-    other: list[int] = field(default_factory=lambda: [0, 0])
-    products: list[int] = field(default_factory=lambda: [0, 0])
-    by_operation: Counter[str] = field(default_factory=Counter)
-
-
-class _Counter(TorchDispatchMode):
-    """Adds torch's operations to a Traffic; the kernels add themselves through `kernels_counted`."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.case, self.traffic = case, Traffic()
-        self.in_kernel: str | None = None
-        self._spans: list[tuple[int, int, bool]] = []
-
-    def is_logits(self, tensor: Tensor) -> bool:
-        """Whether a tensor is a chunk of logits: at least 8 rows of V, and not of width D.
-
-        The table's rule is N V / 8 elements; this one is stricter, so that small chunks do not hide.
-        """
-        large = _touched(tensor) >= min(8, self.case.rows) * self.case.vocabulary
-        return large and not (self.case.width and self.case.width in tensor.shape)
-
-    def is_other(self, tensor: Tensor) -> bool:
-        return bool(self.case.width) and self.case.width in tensor.shape and tensor.ndim > 1
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func.namespace not in ("aten", "prims", "prim"):
-            # A custom operator is made of others: look inside.
-            with self:
-                return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **kwargs)
-        result = func(*args, **kwargs)
-        if self.in_kernel is None:
-            self._add_operation(func, args, kwargs, result)
-        return result
-
-    def _add_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        name = func._schema.name.split("::")[1]
-        if func.is_view or name in _FREE or name in ("detach", "alias"):
-            return
-        mutated = {
-            argument.name
-            for argument in func._schema.arguments
-            if argument.alias_info is not None and argument.alias_info.is_write
-        }
-        named = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
-        written = [value for key, value in named.items() if key in mutated and isinstance(value, Tensor)]
-        overwrites = name in _FILLS or name == "copy_" or name.endswith("_out") or "out" in mutated
-        read = [
-            tensor
-            for key, value in named.items()
-            for tensor in tree_leaves(value)
-            if isinstance(tensor, Tensor) and not (key in mutated and overwrites)
-        ]
-        made = [] if written else [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
-        amount = None
-        if name in _GATHERS:
-            amount = sum(_touched(tensor) for tensor in made)
-        elif name in _SCATTERS:
-            amount = _scattered(named)
-        product = name in PRODUCTS
-        for tensor in [] if name in _FILLS else read:
-            self._add(tensor, 0, name, amount if tensor is read[0] else None, product)
-        for tensor in (*written, *made):
-            self._add(tensor, 1, name, amount if name in _SCATTERS else None, product)
-
-    def _add(self, tensor: Tensor, place: int, name: str, amount: int | None, product: bool) -> None:
-        count = _touched(tensor) if amount is None else amount
-        n_bytes = count * tensor.element_size()
-        if product:
-            self.traffic.products[place] += n_bytes
-        elif self.is_other(tensor):
-            self.traffic.other[place] += n_bytes
-        elif self.is_logits(tensor) and count >= min(8, self.case.rows) * self.case.vocabulary:
-            self.traffic.logits[place] += n_bytes
-            self.traffic.by_operation[name] += n_bytes
-
-    def enter_kernel(self, name: str, arguments: Iterable[Any]) -> None:
-        """Remembers which addresses are logits, so that each access can be told apart."""
-        self.in_kernel = name
-        tensors = [value for value in tree_leaves(list(arguments)) if isinstance(value, Tensor)]
-        self._spans = [
-            (
-                t.untyped_storage().data_ptr(),
-                t.untyped_storage().data_ptr() + t.untyped_storage().nbytes(),
-                self.is_other(t),
-            )
-            for t in tensors
-        ]
-
-    def add_access(self, pointers: Any, mask: Any, itemsize: int, place: int) -> None:
-        """Counts one load or store of the running kernel."""
-        count = int(mask.sum())
-        if not count:
-            return
-        address = int(pointers[mask].flat[0])
-        is_other = any(other for start, stop, other in self._spans if start <= address < stop)
-        (self.traffic.other if is_other else self.traffic.logits)[place] += count * itemsize
-        if not is_other:
-            self.traffic.by_operation[str(self.in_kernel)] += count * itemsize
-
-
-@contextmanager
-def _kernels_counted(counter: _Counter) -> Iterator[None]:
-    builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
-    load, store, launch = builder.create_masked_load, builder.create_masked_store, executor.__call__
-
-    def counted_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
-        loaded = load(self, ptrs, mask, *rest)
-        counter.add_access(ptrs.data, mask.data, loaded.data.itemsize, 0)
-        return loaded
-
-    def counted_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        counter.add_access(ptrs.data, mask.data, value.data.itemsize, 1)
-        return store(self, ptrs, value, mask, *rest)
-
-    def counted_launch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # The interpreter's own handling of the arguments is not the loss's.
-        counter.enter_kernel(self.fn.__name__, (*args, *kwargs.values()))
-        try:
-            return launch(self, *args, **kwargs)
-        finally:
-            counter.in_kernel = None
-
-    builder.create_masked_load, builder.create_masked_store = counted_load, counted_store
-    executor.__call__ = counted_launch
-    try:
-        yield
-    finally:
-        builder.create_masked_load, builder.create_masked_store = load, store
-        executor.__call__ = launch
-
-
-def count(provider: Provider, case: Case) -> Traffic:
-    """Bytes moved by one step, loss and gradient, of `provider` on the CPU."""
-    inputs = make_inputs(case)
-    # What happens once a process (a library's own set-up) happens here.
-    step(provider, make_inputs(case))
-    counter = _Counter(case)
-    with _kernels_counted(counter), counter:
-        step(provider, inputs)
-    return counter.traffic
-
-
-def per_logit(n_bytes: int, case: Case) -> float:
-    """In passes over all logits: bytes / (N V itemsize)."""
-    return n_bytes / (case.rows * case.vocabulary * case.torch_dtype.itemsize)
-
-
-def _touched(tensor: Tensor) -> int:
-    """Elements in memory: a dimension of stride 0 is one."""
-    sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
-    return math.prod(sizes) if tensor.numel() else 0
-
-
-def _scattered(named: dict[str, Any]) -> int:
-    index = named.get("index", named.get("indices"))
-    source = next(
-        (named[key] for key in ("src", "source", "values") if isinstance(named.get(key), Tensor)), None
-    )
-    if source is not None and source.numel() > 1:
-        return int(source.numel())
-    return sum(int(leaf.numel()) for leaf in tree_leaves(index) if isinstance(leaf, Tensor))
-
-
-# One program holds a row of 32768; 131072 takes two passes where there are no clusters.
-LOGITS_CASES = (Case("logits", 8, 32768, share=1.0), Case("logits", 8, 131072, share=1.0))
-LINEAR_CASE = Case("linear", 512, 4096, 64, share=1.0)
+# One program holds a row of 32768; 131072 takes two passes where there are no clusters. In float16, which is
+# as wide as bfloat16: the interpreter cannot multiply in that, as one of the rivals does.
+LOGITS_CASES = (
+    Case("logits", 8, 32768, share=1.0, dtype="float16"),
+    Case("logits", 8, 131072, share=1.0, dtype="float16"),
+)
+LINEAR_CASE = Case("linear", 512, 4096, 64, share=1.0, dtype="float16")
 UPSTREAM = (1.0, 0.25)
+# Reads and writes per logit at an upstream gradient of 1: a row that fits one program, and two passes.
+_ONE_READ, _TWO_PASSES = (1.01, 1.01), (2.01, 1.01)
 
 
-def table() -> list[dict[str, Any]]:
-    """A row for each provider, case and upstream gradient: passes over the logits, read and written."""
-    rows = []
+def report() -> dict[str, Any]:
+    """A row for each case and provider: passes over the logits, read and written, by upstream gradient."""
+    rows: list[dict[str, Any]] = []
+    skipped: list[str] = []
     for case in (*LOGITS_CASES, LINEAR_CASE):
-        for provider in _providers(case.level):
-            for upstream in UPSTREAM:
-                used = replace(case, upstream=upstream)
-                traffic = count(provider, used)
-                rows.append(
-                    {
-                        "case": str(used),
-                        "level": used.level,
-                        "vocabulary": used.vocabulary,
-                        "upstream": upstream,
-                        "provider": provider.name,
-                        "read": per_logit(traffic.logits[0], used),
-                        "written": per_logit(traffic.logits[1], used),
-                        "products_read": per_logit(traffic.products[0], used),
-                        "products_written": per_logit(traffic.products[1], used),
-                        "by_operation": {
-                            name: per_logit(n_bytes, used) for name, n_bytes in traffic.by_operation.items()
-                        },
-                    }
-                )
-    return rows
+        providers, absent = _providers(case.level)
+        skipped += [line for line in absent if line not in skipped]
+        for provider in providers:
+            described = {"level": case.level, "rows": case.rows, "vocabulary": case.vocabulary}
+            described |= {"provider": provider.name, "ours": provider.ours, "weighted": provider.weighted}
+            passes = {str(value): _passes(provider, replace(case, upstream=value)) for value in UPSTREAM}
+            rows.append(described | {"upstream": passes})
+    return {"rows": rows, "skipped": skipped}
 
 
-def _providers(level: str) -> list[Provider]:
-    """Ours by the kernel, which the CPU does not take by itself, and the rivals."""
+def failures(found: dict[str, Any]) -> list[str]:
+    """A line for each of our rows that moves more than its bound."""
+    lines = []
+    for row in found["rows"]:
+        if not row["ours"]:
+            continue
+        at_1, _ = (row["upstream"][str(value)] for value in UPSTREAM)
+        for place, name in enumerate(("read", "written")):
+            if row["level"] == "logits":
+                bound = (_ONE_READ if row["vocabulary"] <= 32768 else _TWO_PASSES)[place]
+                allowed = {"1.0": bound, "0.25": at_1[name] + 1.01}
+            else:
+                allowed = {"0.25": at_1[name]}
+            lines += [
+                f"{row['provider']}, {row['level']}, V = {row['vocabulary']}, upstream {value}: "
+                f"{name} {row['upstream'][value][name]:.3f}, allowed {most:.3f}"
+                for value, most in allowed.items()
+                if row["upstream"][value][name] > most
+            ]
+    return lines
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The table, reads + writes per logit."""
+    lines = [f"{'reads + writes per logit':<44} {'upstream 1':>14} {'0.25':>14} {'products, at 1':>16}"]
+    for row in found["rows"]:
+        name = row["provider"] if row["weighted"] else f"{row['provider'].split()[0]} (unweighted)"
+        at_1, at_other = (row["upstream"][str(value)] for value in UPSTREAM)
+        moved, other = (f"{at['read']:.2f} + {at['written']:.2f}" for at in (at_1, at_other))
+        products = f"{at_1['products_read']:.2f} + {at_1['products_written']:.2f}"
+        where = f"{row['level']}, V = {row['vocabulary']}"
+        lines.append(f"{where:<18} {name:<25} {moved:>14} {other:>14} {products:>16}")
+    lines += [f"beyond its bound: {line}" for line in failures(found)] or ["ours are within the bounds"]
+    return "\n".join([*lines, *found["skipped"]])
+
+
+def _passes(provider: Provider, case: Case) -> dict[str, Any]:
+    traffic = count(provider, case)
+    found: dict[str, Any] = {
+        "read": per_logit(traffic.logits[0], case),
+        "written": per_logit(traffic.logits[1], case),
+        "products_read": per_logit(traffic.products[0], case),
+        "products_written": per_logit(traffic.products[1], case),
+    }
+    by_operation = {name: per_logit(n_bytes, case) for name, n_bytes in traffic.by_operation.items()}
+    return found | {"by_operation": by_operation}
+
+
+def _providers(level: str) -> tuple[list[Provider], list[str]]:
+    """Ours by the kernel, which the CPU does not take by itself, and the rivals; lines about the others."""
     if level == "logits":
         own = [
             logits_providers.ours("cotbal", inplace=True, impl="triton"),
@@ -275,11 +99,24 @@ def _providers(level: str) -> list[Provider]:
     else:
         own = [linear_providers.ours("cotbal", impl="triton")]
     rivals, absent = find_providers(level)
-    for line in absent:
-        print(line)
-    return own + [rival for rival in rivals if not rival.ours and not rival.slow_start]
+    lines = [str(line) for line in absent]
+    lines += [
+        f"{r.name} ({level}): skipped, it takes another path on a CPU" for r in rivals if not r.same_on_cpu
+    ]
+    return own + [r for r in rivals if not r.ours and r.same_on_cpu and not r.slow_start], lines
+
+
+def main() -> None:
+    """Print the table, or with --json everything."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    wants_json = parser.parse_args().json
+    run_interpreted("benchmarks.traffic")
+    found = report()
+    print(json.dumps(found, indent=1) if wants_json else in_words(found))
 
 
 if __name__ == "__main__":
-    for row in table():
-        print(row["case"], row["provider"], f"{row['read']:.3f} + {row['written']:.3f}", row["by_operation"])
+    main()
