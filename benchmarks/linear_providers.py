@@ -249,6 +249,7 @@ def _compact_quack() -> Provider:
     )
 
 
+# The unweighted ones last: they are held against another reference.
 LINEAR = (
     Candidate("cotbal", "linear", partial(ours, "cotbal")),
     Candidate("cotbal min", "linear", partial(ours, "cotbal min", memory_budget="min")),
@@ -260,9 +261,9 @@ LINEAR = (
     Candidate("CCE", "linear", _cce_filtered),
     Candidate("CCE exact", "linear", _cce_exact),
     Candidate("TRL", "linear", _trl),
-    Candidate("FLA", "linear", _fla),
-    Candidate("QuACK", "linear", _quack),
     Candidate("compact + torch", "linear", _compact_torch),
     Candidate("compact + Liger", "linear", _compact_liger),
     Candidate("compact + QuACK", "linear", _compact_quack),
+    Candidate("FLA", "linear", _fla),
+    Candidate("QuACK", "linear", _quack),
 )

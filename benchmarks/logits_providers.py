@@ -209,11 +209,11 @@ LOGITS = (
     Candidate("torch fp32", "logits", _torch_upcast),
     Candidate("torch compiled", "logits", _torch_compiled),
     Candidate("Liger", "logits", _liger),
-    Candidate("Liger unweighted", "logits", _liger_unweighted),
     Candidate("FLA", "logits", _fla),
     Candidate("flash-attn", "logits", _flash_attn),
     Candidate("Unsloth", "logits", _unsloth),
     Candidate("QuACK", "logits", _quack),
     Candidate("compact + torch", "logits", _compact_torch),
     Candidate("compact + QuACK", "logits", _compact_quack),
+    Candidate("Liger unweighted", "logits", _liger_unweighted),
 )

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -61,7 +62,7 @@ def path_of(name: str, device: torch.device, folder: Path = RESULTS) -> Path:
 def save(path: Path, content: dict[str, Any]) -> Path:
     """Writes `content` with its schema version and the time, whole or not at all."""
     stamped = {"schema_version": SCHEMA_VERSION, "written": _now(), **content}
-    return write_text_atomically(path, json.dumps(stamped, indent=1) + "\n")
+    return write_text_atomically(path, json.dumps(_finite(stamped), indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -77,6 +78,15 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"{path}: expected schema_version {SCHEMA_VERSION}; delete it and run again")
     return content
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null in the place of numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:
