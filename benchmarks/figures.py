@@ -43,7 +43,7 @@ _MEASURES = (("milliseconds", "milliseconds"), ("peak_mib", "added memory, MiB")
 
 
 def draw(content: dict[str, Any], folder: Path, device: str) -> list[Path]:
-    """Writes one SVG per level that the results have: `benchmark_<level>_<device>.svg`."""
+    """Writes one PNG per level that the results have: `benchmark_<level>_<device>.png`."""
     cases = {result["key"]: Case(**result["case"]) for result in content["results"]}
     written = []
     for level in ("logits", "linear"):
@@ -52,9 +52,9 @@ def draw(content: dict[str, Any], folder: Path, device: str) -> list[Path]:
             continue
         with paper_style():
             figure = _figure(right, cases, content["environment"]["device"])
-            path = folder / f"benchmark_{level}_{device}.svg"
+            path = folder / f"benchmark_{level}_{device}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata={"Date": None})
+            figure.savefig(path, dpi=150, metadata={"Software": None})
         written.append(path)
     return written
 
@@ -63,11 +63,13 @@ def _figure(results: list[dict[str, Any]], cases: dict[str, Case], device: str) 
     figure = Figure(figsize=(9.5, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    by_vocabulary, by_share = _sweeps(results, cases)
+    by_vocabulary, by_share, centre = _sweeps(results, cases)
+    columns = (
+        (by_vocabulary, "V, 20 % of the rows valid"),
+        (by_share, f"share of valid rows, %, V = {centre}"),
+    )
     for row, (measure, label) in enumerate(_MEASURES):
-        for column, (sweep, words) in enumerate(
-            ((by_vocabulary, "vocabulary"), (by_share, "share of valid rows, %"))
-        ):
+        for column, (sweep, words) in enumerate(columns):
             _panel(axes[row][column], sweep, measure, label, words)
     handles = {h.get_label(): h for axis in axes.flat for h in axis.get_legend_handles_labels()[0]}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
@@ -79,8 +81,8 @@ def _figure(results: list[dict[str, Any]], cases: dict[str, Case], device: str) 
 Sweep = dict[str, list[tuple[float, dict[str, Any]]]]
 
 
-def _sweeps(results: list[dict[str, Any]], cases: dict[str, Case]) -> tuple[Sweep, Sweep]:
-    """The results against V (each model at its own width), and against the share at the centre's V."""
+def _sweeps(results: list[dict[str, Any]], cases: dict[str, Case]) -> tuple[Sweep, Sweep, int | None]:
+    """The results against V (each model at its own width), against the share at one V, and that V."""
     plain = [r for r in results if _is_plain(cases[r["key"]])]
     rows = _commonest(cases[r["key"]].rows for r in plain)
     at_rows = [r for r in plain if cases[r["key"]].rows == rows]
@@ -93,7 +95,7 @@ def _sweeps(results: list[dict[str, Any]], cases: dict[str, Case]) -> tuple[Swee
             by_vocabulary.setdefault(result["provider"], []).append((case.vocabulary, result))
         if case.vocabulary == centre:
             by_share.setdefault(result["provider"], []).append((100 * case.share, result))
-    return by_vocabulary, by_share
+    return by_vocabulary, by_share, centre
 
 
 def _is_plain(case: Case) -> bool:
@@ -107,7 +109,7 @@ def _commonest(values: Iterable[int]) -> int | None:
 
 def _panel(axis: Axes, sweep: Sweep, measure: str, label: str, words: str) -> None:
     for name, points in sweep.items():
-        drawn = sorted((x, r[measure]) for x, r in points if r.get(measure) is not None)
+        drawn = sorted((x, r[measure]) for x, r in points if r.get(measure))
         if not drawn or name == BARE:
             continue
         used = [other for other in _COLOURS if _COLOURS[other] == _COLOURS.get(name)]

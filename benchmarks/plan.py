@@ -28,6 +28,8 @@ _VARIED = {
     "logits": ("cotbal", "Liger", "flash-attn", "Unsloth", "QuACK", "compact + torch", "compact + QuACK"),
     "linear": ("cotbal", "Liger", "Liger scaled", "CCE exact", "TRL", "compact + torch", "compact + QuACK"),
 }
+# Full logits, for the figure against the share of valid rows.
+_VARIED_SHARE = ("torch", "torch chunked")
 _FULL_ONLY = {"torch fp32", "Liger unweighted"}
 
 
@@ -120,11 +122,8 @@ def make_plan(grid: Grid, providers: dict[str, list[Provider]], *, full: bool = 
         chosen = [name for name in names[case.level] if _belongs(name, case)]
         items += [Item(case, name) for name in [*chosen, *_bare(case)]]
     for case in variations(grid):
-        items += [
-            Item(case, name)
-            for name in names[case.level]
-            if name in _VARIED[case.level] and _belongs(name, case)
-        ]
+        varied = _VARIED[case.level] + (_VARIED_SHARE if case.share == min(SHARES) else ())
+        items += [Item(case, name) for name in names[case.level] if name in varied and _belongs(name, case)]
     return items
 
 
