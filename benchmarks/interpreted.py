@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import torch
 
-from tests.interpreter import round_bfloat16_to_nearest
+from tests.interpreter import mend
 
 
 def run_interpreted(module: str) -> None:
@@ -21,8 +21,8 @@ def run_interpreted(module: str) -> None:
 
 
 def ready() -> None:
-    """One thread, rounding to bfloat16 as on a GPU, and its silence about infinities."""
+    """One thread, rounding to bfloat16 as on a GPU, and a GPU's silence about infinities."""
     torch.set_num_threads(1)
     # The interpreter computes with numpy; on a GPU inf - inf gives NaN in silence, and so it must here.
     np.seterr(all="ignore")
-    round_bfloat16_to_nearest()
+    mend()
