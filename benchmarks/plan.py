@@ -69,7 +69,7 @@ class Grid:
 
 GPU = Grid()
 # A CPU has neither the time nor the memory; the same shape of plan at the linear level, in float32.
-CPU = Grid((), ((512, 8000), (512, 32000), (512, 128000)), (256, 1024, 4096), (0, 1), "float32")
+CPU = Grid((), ((256, 8000), (256, 32000), (256, 128000)), (128, 512, 2048), (0, 1), "float32")
 TINY = Grid((131,), ((16, 96),), (16, 32, 48), (0, 0), "float32")
 
 

@@ -177,5 +177,5 @@ def in_words(result: dict[str, Any]) -> str:
         outcome = f"{result['milliseconds']:9.3f} ms  {result['bytes_per_s'] / 1e9:7.0f} GB/s"
     else:
         outcome = f"{result['milliseconds']:9.3f} ms  {result['flop_per_s'] / 1e12:7.1f} TFLOP/s"
-    memory = f"  {result['peak_mib']:8.0f} MiB" if "peak_mib" in result else ""
+    memory = f"  {result['peak_mib']:8.0f} MiB" if result.get("peak_mib") is not None else ""
     return f"{result['provider']:<16} {outcome}{memory}  ({case})"

@@ -2,19 +2,23 @@
 
     make bench
 
-Each keeps its numbers in `extra_info`, prints its table and asserts the bounds.
+Each leaves its numbers in `extra_info` and in `results/<device>/`, prints its table and asserts the bounds.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import exactness, linear_cpu, machine_code, traffic, whole_step
+from benchmarks.results import environment, path_of, save
+
+Report = Callable[..., dict[str, Any]]
 
 
 def in_interpreter(module: str) -> dict[str, Any]:
@@ -34,45 +38,41 @@ def in_interpreter(module: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def once(benchmark: Any) -> Any:
-    """Runs a report once under pytest-benchmark and keeps what it returns."""
+def once(benchmark: Any) -> Callable[..., dict[str, Any]]:
+    """Runs a report once under pytest-benchmark; keeps, prints and returns what it found."""
 
-    def run(report: Any, *arguments: Any) -> dict[str, Any]:
+    def run(name: str, in_words: Callable[[Any], str], report: Report, *arguments: Any) -> dict[str, Any]:
         found: dict[str, Any] = benchmark.pedantic(report, args=arguments, rounds=1, iterations=1)
-        benchmark.extra_info.update(found, torch=torch.__version__)
+        benchmark.extra_info.update(found)
+        device = torch.device("cpu")
+        save(path_of(name, device), {"environment": environment(device), "found": found})
+        print("\n" + in_words(found))
         return found
 
     return run
 
 
-def test_bytes_moved(once: Any) -> None:
-    found = once(in_interpreter, "benchmarks.traffic")
-    print("\n" + traffic.in_words(found))
+def test_bytes_moved(once: Report) -> None:
+    found = once("traffic", traffic.in_words, in_interpreter, "benchmarks.traffic")
     assert not traffic.failures(found)
 
 
-def test_machine_code(once: Any) -> None:
-    found = once(machine_code.report)
-    print("\n" + machine_code.in_words(found))
+def test_machine_code(once: Report) -> None:
+    found = once("machine_code", machine_code.in_words, machine_code.report)
     assert not any(launch.get("spill_bytes") for launch in found["launches"])
 
 
-def test_error_against_float64(once: Any) -> None:
-    found = once(in_interpreter, "benchmarks.exactness")
-    print("\n" + exactness.in_words(found))
+def test_error_against_float64(once: Report) -> None:
+    found = once("exactness", exactness.in_words, in_interpreter, "benchmarks.exactness")
     assert all(verdict["passed"] for verdict in found["verdicts"])
 
 
-@pytest.mark.parametrize("share", linear_cpu.BOUNDS)
-def test_linear_on_a_cpu(share: float, once: Any) -> None:
-    row = once(linear_cpu.compare, share)
-    described: dict[str, Any] = {"rows": linear_cpu.CASE.rows, "vocabulary": linear_cpu.CASE.vocabulary}
-    described |= {"width": linear_cpu.CASE.width, "dtype": linear_cpu.CASE.dtype}
-    print("\n" + linear_cpu.in_words(described | {"shares": [row]}))
-    assert row["passed"]
+def test_linear_on_a_cpu(once: Report) -> None:
+    found = once("linear_cpu", linear_cpu.in_words, linear_cpu.report)
+    assert all(row["passed"] for row in found["shares"])
 
 
-def test_whole_step(once: Any) -> None:
-    found = once(whole_step.measure, "cpu", whole_step.SIZES["cpu"])
-    print("\n" + whole_step.in_words(found))
+def test_whole_step(once: Report) -> None:
+    size = whole_step.SIZES["cpu"]
+    found = once("whole_step", whole_step.in_words, whole_step.measure, "cpu", size)
     assert all(row.get("right") for row in found["rows"] if row["ours"])
