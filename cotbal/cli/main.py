@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cotbal.cli.bench import bench
 from cotbal.cli.demo import demo
 from cotbal.cli.report import report
 from cotbal.cli.weights import weights
@@ -84,3 +85,4 @@ def root(
 app.command()(demo)
 app.command()(weights)
 app.command()(report)
+app.command()(bench)

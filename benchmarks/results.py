@@ -1,0 +1,103 @@
+"""Result files: JSON with environment and provenance, under `benchmarks/results/<device>/`."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.meters import device_name
+from cotbal.files import write_text_atomically
+
+SCHEMA_VERSION = 1
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "liger-kernel",
+    "cut-cross-entropy",
+    "fla-core",
+    "trl",
+    "flash-attn",
+    "quack-kernels",
+    "unsloth",
+)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the numbers were made with."""
+    found: dict[str, Any] = {
+        "device": device_name(device),
+        "device_type": device.type,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_mib": properties.total_memory // 2**20,
+            "cuda": torch.version.cuda,
+        }
+    return found
+
+
+def path_of(name: str, device: torch.device, folder: Path = RESULTS) -> Path:
+    """Where the results `name` of a device are kept."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+    return folder / slug / f"{name}.json"
+
+
+def save(path: Path, content: dict[str, Any]) -> Path:
+    """Writes `content` with its schema version and the time, whole or not at all."""
+    stamped = {"schema_version": SCHEMA_VERSION, "written": _now(), **content}
+    return write_text_atomically(path, json.dumps(_finite(stamped), indent=1, allow_nan=False) + "\n")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a result file.
+
+    Raises:
+        ValueError: it is no result file of this version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got {error}; delete it and run again") from error
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"{path}: expected schema_version {SCHEMA_VERSION}; delete it and run again")
+    return content
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null in the place of numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _version(package: str) -> str | None:
+    # `torch` itself knows its build, which the metadata does not tell.
+    if package == "torch":
+        return str(torch.__version__)
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

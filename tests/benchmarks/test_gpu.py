@@ -1,0 +1,106 @@
+"""The command for a GPU on a CPU with tiny shapes: the same code but for the timer."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.bounds import check_bounds
+from benchmarks.inputs import Case
+from benchmarks.meters import make_meter
+from benchmarks.plan import GPU, LIMIT, TINY, Item, make_plan
+from benchmarks.providers import Provider, find_providers
+from benchmarks.runner import Runner
+
+# Without compiling, which a CPU takes seconds for.
+ONLY = ["--only", "cotbal", "cotbal kept", "cotbal min", "torch", "compact + torch"]
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    return gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path), *arguments, *ONLY])
+
+
+def results(tmp_path: Path) -> dict[str, Any]:
+    (path,) = tmp_path.glob("*/tiny.json")
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def test_every_timing_of_the_plan_is_taken_and_right(tmp_path: Path) -> None:
+    assert run(tmp_path) == 0
+    content = results(tmp_path)
+    assert content["complete"]
+    providers = {level: find_providers(level, names=tuple(ONLY[1:]))[0] for level in ("logits", "linear")}
+    assert [result["key"] for result in content["results"]] == [
+        item.key for item in make_plan(TINY, providers)
+    ]
+    for result in content["results"]:
+        assert result["status"] == "ok", result
+        assert result["milliseconds"] > 0
+    assert content["ceilings"]["copy_bytes_per_s"] > 0
+    assert check_bounds(content)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--minutes", "0") == 3
+    assert results(tmp_path)["results"] == []
+    assert run(tmp_path) == 0
+    before = results(tmp_path)["results"]
+    capsys.readouterr()
+    assert run(tmp_path) == 0
+    assert results(tmp_path)["results"] == before
+    assert "ms" not in capsys.readouterr().out.partition("bounds")[0].partition("4 N V")[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "status"),
+    [
+        (lambda inputs: inputs.features[0].float().sum() * 1e-3, "wrong"),
+        (lambda inputs: inputs.features[0].float().mean() * torch.nan, "wrong"),
+        (lambda inputs: 1 / 0, "failed"),
+    ],
+    ids=["another number", "NaN", "an exception"],
+)
+def test_a_loss_that_is_not_right_is_not_timed(tmp_path: Path, loss: Any, status: str) -> None:
+    provider = Provider("bad", "logits", loss, "made up")
+    runner = Runner(
+        tmp_path / "r.json",
+        make_meter("cpu"),
+        {"logits": [provider]},
+        {"environment": {}, "ceilings": {}},
+    )
+    items = [Item(Case("logits", 8, 33, dtype="float32"), "bad")]
+    assert runner.run(items, time.monotonic() + 60, lambda line: None) == 0
+    (result,) = runner.results.values()
+    assert result["status"] == status
+    assert "milliseconds" not in result
+
+
+def test_the_plan_of_a_gpu_keeps_every_factor_within_the_limit() -> None:
+    """With the rivals that install from PyPI; more of them cost the last factors, not the first."""
+    names = {
+        "logits": "cotbal|cotbal kept|torch|torch compiled|Liger|FLA|flash-attn|compact + torch",
+        "linear": "cotbal|cotbal min|torch|torch compiled|torch chunked|Liger|CCE|CCE exact|TRL|FLA|"
+        "compact + torch|compact + Liger",
+    }
+    providers = {
+        level: [Provider(name, level, lambda inputs: inputs.upstream, "") for name in listed.split("|")]
+        for level, listed in names.items()
+    }
+    items = make_plan(GPU, providers)
+    assert len(items) <= LIMIT
+    assert len({item.key for item in items}) == len(items)
+    cases = {item.case for item in items if item.provider == "cotbal"}
+    assert {case.vocabulary for case in cases if case.level == "logits"} == set(GPU.vocabularies)
+    for level in ("logits", "linear"):
+        own = {case for case in cases if case.level == level}
+        assert {case.rows for case in own} == {2048, 4096, 8192, 16384, 32768}
+        assert {case.share for case in own} == {0.05, 0.2, 1.0}
+        assert {case.kind for case in own} == {"random", "peaked"}
+        assert {case.upstream for case in own} == {1.0, 0.25}
+    assert any(case.frozen_head for case in cases)

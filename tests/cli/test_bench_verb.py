@@ -1,0 +1,36 @@
+import json
+import shutil
+from pathlib import Path
+
+import cotbal
+from tests.cli.commands import run_cotbal
+
+
+def test_a_suite_prints_its_plan_without_a_gpu(tmp_path: Path) -> None:
+    done = run_cotbal("bench", "gpu", "--", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cotbal: logits, 8192 x 32000, 100% valid, random, upstream 1, bfloat16" in done.stdout
+
+
+def test_json_is_all_that_is_printed(tmp_path: Path) -> None:
+    done = run_cotbal("bench", "step", "--json", "--", "--tiny", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["step"]["rows"]
+    assert all(row["right"] for row in rows if row["ours"])
+
+
+def test_an_unknown_suite_is_one_line(tmp_path: Path) -> None:
+    done = run_cotbal("bench", "gpus", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "suite: expected one of traffic" in done.stderr
+
+
+def test_without_a_checkout_the_error_says_what_to_do(tmp_path: Path, monkeypatch) -> None:
+    installed = tmp_path / "site"
+    for package in ("cotbal", "csrc_triton"):
+        source = Path(cotbal.__file__).parents[1] / package
+        shutil.copytree(source, installed / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    done = run_cotbal("bench", "traffic", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "clone it" in done.stderr
