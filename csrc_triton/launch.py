@@ -51,6 +51,7 @@ CLUSTERS = (
     Launch(131072, 16, num_ctas=8),
     Launch(131072, 16, tail=32768, num_ctas=8),
     Launch(262144, 32, num_ctas=8),
+    Launch(262144, 32, tail=8192, num_ctas=8),
 )
 # Softcap and smoothing need the logits beside their exponentials, and class weights with them: twice the registers.
 ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(4096, 8), Launch(8192, 16))
