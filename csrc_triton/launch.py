@@ -53,9 +53,10 @@ CLUSTERS = (
     Launch(262144, 32, num_ctas=8),
     Launch(262144, 32, tail=8192, num_ctas=8),
 )
-# Softcap and smoothing need the logits beside their exponentials, and class weights with them: twice the registers.
+# Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
 ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(4096, 8), Launch(8192, 16))
 ELEMENTWISE_TWO_PASSES = Launch(4096, 16, is_resident=False)
+STREAMS = (Launch(1024, 4, is_resident=False), Launch(4096, 8, is_resident=False))
 
 
 def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_clusters: bool) -> Launch:
@@ -67,12 +68,20 @@ def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_clust
         is_elementwise: whether softcap or label smoothing is on.
         has_clusters: `has_clusters(device)`.
     """
-    width = n_cols if is_aligned else n_cols + WORD - 1
     if is_elementwise:
         entries, otherwise = ELEMENTWISE_RESIDENT, ELEMENTWISE_TWO_PASSES
     else:
         entries, otherwise = RESIDENT + CLUSTERS * has_clusters, TWO_PASSES
-    return next((entry for entry in entries if width <= entry.capacity), otherwise)
+    if is_aligned:
+        return next((entry for entry in entries if n_cols <= entry.capacity), otherwise)
+    # The edges of such rows take the place of a tail.
+    width = n_cols + WORD - 1
+    return next((entry for entry in entries if not entry.tail and width <= entry.block), otherwise)
+
+
+def stream_launch(n_cols: int) -> Launch:
+    """The launch of a kernel that only scales rows: the smallest block that holds one, else the largest."""
+    return next((entry for entry in STREAMS if n_cols <= entry.block), STREAMS[-1])
 
 
 @cache
