@@ -1,6 +1,7 @@
 """The Triton kernel: cross-entropy, weight, denominator and gradient in one launch, a row per program.
 
-A row that fits into a block is read once, a longer one twice; its gradient is written once.
+A row that fits into the registers of a program, or of a cluster of them, is read once, a longer one twice; its
+gradient is written once.
 """
 
 import torch
@@ -8,20 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import row_launch
+from csrc_triton.launch import WORD, has_clusters, row_launch, stream_launch
 from csrc_triton.options import LossOptions
-from csrc_triton.row_math import (
-    finite_or_zero,
-    is_beating,
-    load_class_weights,
-    load_logits,
-    row_loss,
-    row_statistics,
-    smoothing_terms,
-    softcapped,
-    store_gradient,
-    store_zeros,
-)
+from csrc_triton.row_math import finite_or_zero, has_equal_before, row_loss, softcap_slope, softcapped
+from csrc_triton.row_parts import read_row, row_parts, write_label, write_row, write_zeros
 
 
 @triton.jit
@@ -49,15 +40,27 @@ def _gtw_cross_entropy_fwd_kernel(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     READS_UNWEIGHTED: tl.constexpr,
-    ONE_READ: tl.constexpr,
+    HAS_EDGES: tl.constexpr,
+    IS_RESIDENT: tl.constexpr,
+    IN_CLUSTER: tl.constexpr,
     BLOCK: tl.constexpr,
+    TAIL: tl.constexpr,
+    WORD: tl.constexpr,
 ):
     # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
     weight = tl.load(weights_ptr + row)
-    logits_row_ptr = logits_ptr + row * logits_stride_row
+    row_ptr = logits_ptr + row * logits_stride_row
     gradient_row_ptr = gradient_ptr + row * gradient_stride_row
+    HAS_REST: tl.constexpr = HAS_EDGES or TAIL > 0
+    skew = 0
+    if HAS_EDGES:
+        skew = (row * logits_stride_row % WORD).to(tl.int32)
+        row_ptr = logits_ptr + row * logits_stride_row // WORD * WORD
+        gradient_row_ptr = gradient_ptr + row * gradient_stride_row // WORD * WORD
+        class_weights_ptr -= skew
+    first, end, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, TAIL, WORD)
     is_read = weight != 0.0
     if READS_UNWEIGHTED:
         is_read = label != ignore_index
@@ -66,49 +69,40 @@ def _gtw_cross_entropy_fwd_kernel(
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            store_zeros(gradient_row_ptr, n_cols, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES, BLOCK)
         return
 
     # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
     in_range = (label >= 0) & (label < n_cols)
-    label_x = tl.load(logits_row_ptr + label, mask=in_range, other=float("nan")).to(tl.float32)
-    label_z = softcapped(label_x, 0, 1, softcap, HAS_SOFTCAP)
-    pivot = finite_or_zero(label_z)
+    label = tl.where(in_range, label + skew, -1).to(tl.int32)
+    label_x = tl.load(row_ptr + label, mask=in_range, other=float("nan")).to(tl.float32)
+    label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
     label_class_weight = 1.0
     if HAS_CLASS_WEIGHTS:
         label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
 
-    cols = tl.arange(0, BLOCK)
-    if ONE_READ:
-        x = load_logits(logits_row_ptr, cols, n_cols)
-        z = softcapped(x, cols, n_cols, softcap, HAS_SOFTCAP)
-        largest = tl.max(z, 0)
-        others = tl.sum(tl.where(cols == label, 0.0, tl.exp(z - finite_or_zero(largest))), 0)
-        smooth = 0.0
-        mass = 0.0
-        beaten = 0
-        if HAS_SMOOTHING:
-            class_weights = load_class_weights(class_weights_ptr, cols, n_cols, HAS_CLASS_WEIGHTS)
-            smooth = tl.sum(smoothing_terms(z, pivot, class_weights), 0)
-            mass = tl.sum(class_weights, 0)
-        if HAS_CORRECT:
-            beaten = tl.sum(is_beating(x, label_x, cols, label, n_cols), 0)
-    else:
-        largest, others, smooth, mass, beaten = row_statistics(
-            logits_row_ptr,
-            label,
-            label_x,
-            pivot,
-            class_weights_ptr,
-            n_cols,
-            softcap,
-            HAS_CORRECT,
-            HAS_SMOOTHING,
-            HAS_SOFTCAP,
-            HAS_CLASS_WEIGHTS,
-            BLOCK,
-        )
-    loss, label_exp, kept, rest = row_loss(
+    x, rest_x, largest_x, largest, others, smooth, mass = read_row(
+        row_ptr,
+        first,
+        end,
+        rest,
+        is_rest,
+        label,
+        label_z,
+        class_weights_ptr,
+        softcap,
+        HAS_SMOOTHING,
+        HAS_SOFTCAP,
+        HAS_CLASS_WEIGHTS,
+        HAS_REST,
+        IS_RESIDENT,
+        BLOCK,
+    )
+    if not HAS_CLASS_WEIGHTS:
+        mass = n_cols
+    # The label's own term: 0, unless its logit is -inf.
+    smooth += label_class_weight * (label_z - finite_or_zero(label_z))
+    loss, label_exp, kept, shared = row_loss(
         label_z,
         largest,
         others,
@@ -122,62 +116,51 @@ def _gtw_cross_entropy_fwd_kernel(
         HAS_Z_LOSS,
         HAS_CLASS_WEIGHTS,
     )
-    tl.store(losses_ptr + row, loss)
     total = others + label_exp
+    tl.store(losses_ptr + row, loss)
     if HAS_CORRECT:
-        is_correct = (beaten == 0) & (total == total)
-        tl.store(correct_ptr + row, is_correct.to(tl.int8))
+        is_beaten = (largest_x > label_x).to(tl.int32)
+        if largest_x == label_x:
+            is_beaten = has_equal_before(row_ptr, skew, label, label_x, min(BLOCK, 1024))
+        tl.store(correct_ptr + row, ((is_beaten == 0) & (total == total)).to(tl.int8))
 
     if HAS_GRADIENT:
         scale = weight
         if HAS_DENOMINATOR:
             denominator = tl.load(denominator_ptr)
             scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
-        shift = finite_or_zero(largest)
-        per_exp = scale / total
-        factor = per_exp * (kept + rest)
-        label_value = per_exp * (rest * label_exp - kept * others)
-        smoothing_factor = scale * (label_smoothing / n_cols)
-        if ONE_READ:
-            store_gradient(
+        if scale == 0.0:
+            write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES, BLOCK)
+        else:
+            per_exp = scale / total
+            smoothing_factor = scale * (label_smoothing / n_cols)
+            write_row(
                 gradient_row_ptr,
+                row_ptr,
                 x,
-                cols,
+                rest_x,
+                first,
+                end,
+                rest,
+                is_rest,
                 label,
-                n_cols,
-                shift,
-                scale,
-                factor,
-                label_value,
+                finite_or_zero(largest),
+                per_exp * (kept + shared),
                 smoothing_factor,
                 class_weights_ptr,
                 softcap,
                 HAS_SMOOTHING,
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
+                HAS_REST,
+                IS_RESIDENT,
+                BLOCK,
             )
-        else:
-            n_blocks = tl.cdiv(n_cols, BLOCK)
-            # Backwards: the blocks read last are the ones still in cache.
-            for block in range(0, n_blocks):
-                block_cols = (n_blocks - 1 - block) * BLOCK + cols
-                store_gradient(
-                    gradient_row_ptr,
-                    load_logits(logits_row_ptr, block_cols, n_cols),
-                    block_cols,
-                    label,
-                    n_cols,
-                    shift,
-                    scale,
-                    factor,
-                    label_value,
-                    smoothing_factor,
-                    class_weights_ptr,
-                    softcap,
-                    HAS_SMOOTHING,
-                    HAS_SOFTCAP,
-                    HAS_CLASS_WEIGHTS,
-                )
+            label_gradient = per_exp * (shared * label_exp - kept * others)
+            if HAS_SMOOTHING:
+                label_gradient -= smoothing_factor * label_class_weight
+            label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
+            write_label(gradient_row_ptr, label_gradient, label, in_range, IN_CLUSTER)
 
 
 @triton.jit
@@ -230,7 +213,16 @@ def gtw_cross_entropy_forward(
     if n_rows == 0:
         return losses, correct.view(torch.bool)
     target = logits if gradient is None else gradient
-    launch = row_launch(n_cols)
+    # Words can be told apart only where both rows start at the same place in one.
+    strides = (logits.stride(0), target.stride(0))
+    is_aligned = n_cols % WORD == 0 and strides[0] % WORD == 0
+    has_edges = not is_aligned and strides[0] % WORD == strides[1] % WORD
+    launch = row_launch(
+        n_cols,
+        is_aligned=is_aligned,
+        is_elementwise=options.softcap is not None or options.label_smoothing != 0,
+        has_clusters=has_clusters(logits.device, triton.__version__),
+    )
     _gtw_cross_entropy_fwd_kernel[(n_rows,)](
         logits,
         logits.stride(0),
@@ -255,9 +247,14 @@ def gtw_cross_entropy_forward(
         HAS_SOFTCAP=options.softcap is not None,
         HAS_CLASS_WEIGHTS=options.class_weights is not None,
         READS_UNWEIGHTED=reads_unweighted,
-        ONE_READ=n_cols <= launch.block,
+        HAS_EDGES=has_edges,
+        IS_RESIDENT=launch.is_resident,
+        IN_CLUSTER=launch.num_ctas > 1,
         BLOCK=launch.block,
+        TAIL=launch.tail,
+        WORD=WORD,
         num_warps=launch.num_warps,
+        num_ctas=launch.num_ctas,
     )
     return losses, correct.view(torch.bool)
 
@@ -266,7 +263,7 @@ def scale_rows_(gradient: Tensor, factor: Tensor) -> None:
     """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass."""
     n_rows, n_cols = gradient.shape
     if n_rows:
-        launch = row_launch(n_cols)
+        launch = stream_launch(n_cols)
         _scale_rows_kernel[(n_rows,)](
             gradient,
             gradient.stride(0),

@@ -1,20 +1,93 @@
-"""Block size and warps of a launch, by vocabulary. A table, never an autotuner: kernels write in place."""
+"""Blocks, warps and clusters of a launch, by vocabulary and device. A table, never an autotuner.
+
+Every entry compiles to 128-bit loads and stores and spills no register (`tests/csrc_triton/test_compile.py`).
+"""
 
 from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+# Rows may start anywhere in a word of this many columns: up to one column less of them is lost at its ends.
+WORD = 16
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Columns per step of a program and warps per program."""
+    """How the programs of a row divide it.
+
+    Attributes:
+        block: columns held in registers, or columns of a step of the two passes.
+        num_warps: warps of a program.
+        tail: columns held in registers besides `block`; 0 for none.
+        num_ctas: programs of the cluster that shares a row.
+        is_resident: True when the row stays in registers (one read), False for two passes over it.
+    """
 
     block: int
     num_warps: int
+    tail: int = 0
+    num_ctas: int = 1
+    is_resident: bool = True
+
+    @property
+    def capacity(self) -> int:
+        """The columns that fit into registers."""
+        return self.block + self.tail
 
 
-# Larger blocks spill registers: 16384 columns at 16 and at 32 warps do.
-ROW_LAUNCHES = (Launch(1024, 4), Launch(4096, 8), Launch(8192, 16))
+RESIDENT = (
+    Launch(1024, 4),
+    Launch(2048, 4),
+    Launch(4096, 8),
+    Launch(8192, 16),
+    Launch(16384, 16),
+    Launch(32768, 32),
+)
+TWO_PASSES = Launch(8192, 32, is_resident=False)
+# 16 warps rather than 32: two programs share a multiprocessor, and one loads while the other computes.
+CLUSTERS = (
+    Launch(65536, 16, num_ctas=4),
+    Launch(131072, 16, num_ctas=8),
+    Launch(131072, 16, tail=32768, num_ctas=8),
+    Launch(262144, 32, num_ctas=8),
+    Launch(262144, 32, tail=8192, num_ctas=8),
+)
+# Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
+ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(4096, 8), Launch(8192, 16))
+ELEMENTWISE_TWO_PASSES = Launch(4096, 16, is_resident=False)
+STREAMS = (Launch(1024, 4, is_resident=False), Launch(4096, 8, is_resident=False))
 
 
-def row_launch(n_cols: int) -> Launch:
-    """The launch for rows of `n_cols` columns: the smallest block that holds one, else the largest."""
-    return next((entry for entry in ROW_LAUNCHES if n_cols <= entry.block), ROW_LAUNCHES[-1])
+def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_clusters: bool) -> Launch:
+    """The launch for rows of `n_cols` columns: the smallest entry that holds one, else two passes.
+
+    Args:
+        n_cols: the vocabulary.
+        is_aligned: whether `n_cols` and the row stride are multiples of `WORD`.
+        is_elementwise: whether softcap or label smoothing is on.
+        has_clusters: `has_clusters(device)`.
+    """
+    if is_elementwise:
+        entries, otherwise = ELEMENTWISE_RESIDENT, ELEMENTWISE_TWO_PASSES
+    else:
+        entries, otherwise = RESIDENT + CLUSTERS * has_clusters, TWO_PASSES
+    if is_aligned:
+        return next((entry for entry in entries if n_cols <= entry.capacity), otherwise)
+    # The edges of such rows take the place of a tail.
+    width = n_cols + WORD - 1
+    return next((entry for entry in entries if not entry.tail and width <= entry.block), otherwise)
+
+
+def stream_launch(n_cols: int) -> Launch:
+    """The launch of a kernel that only scales rows: the smallest block that holds one, else the largest."""
+    return next((entry for entry in STREAMS if n_cols <= entry.block), STREAMS[-1])
+
+
+@cache
+def has_clusters(device: torch.device, triton_version: str) -> bool:
+    """Whether programs of one row can form a cluster: Triton >= 3.8 on Hopper and data-centre Blackwell."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    major, minor = (int(part) for part in triton_version.split(".")[:2])
+    return (major, minor) >= (3, 8) and torch.cuda.get_device_capability(device)[0] in (9, 10)

@@ -1,7 +1,11 @@
 """What the Triton kernels share: a row's logits, its statistics over the columns, its loss and its gradient.
 
-Columns past the end hold -inf. `label` is -1 or past the end where the label is not among the columns. The
-label's own term stays out of the sum of exponentials, so that its gradient needs no p - 1.
+`cols` are positions in a row, `is_col` says which of them are columns of it. Elsewhere, and at the label, the
+logits read as -inf: the label's own terms are scalars, kept apart, so that its gradient needs no p - 1.
+`label` is -1 or past the end where the label is not among the columns.
+
+The kernels live by their registers. Labels are int32, the label is compared with the columns once, and the
+tie that decides a top-1 is looked up in memory: each of the other ways spills (`tests/csrc_triton`).
 """
 
 import triton
@@ -29,39 +33,28 @@ def tanh(x):
 
 
 @triton.jit
-def load_logits(row_ptr, cols, n_cols):
-    """The logits x of the columns in float32."""
-    return tl.load(row_ptr + cols, mask=cols < n_cols, other=float("-inf")).to(tl.float32)
+def load_logits(row_ptr, cols, is_col, label):
+    """The logits x of the columns in float32, -inf at the label."""
+    x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf")).to(tl.float32)
+    return tl.where(cols == label, float("-inf"), x)
 
 
 @triton.jit
-def softcapped(x, cols, n_cols, softcap, HAS_SOFTCAP: tl.constexpr):
-    """Z of the logits x; past the end it stays -inf, which the cap alone would make finite."""
+def softcapped(x, is_other, softcap, HAS_SOFTCAP: tl.constexpr):
+    """Z of the logits x; where there is none it stays -inf, which the cap alone would make finite."""
     if HAS_SOFTCAP:
-        x = tl.where(cols < n_cols, softcap * tanh(x / softcap), float("-inf"))
+        x = tl.where(is_other, softcap * tanh(x / softcap), float("-inf"))
     return x
 
 
 @triton.jit
-def is_beating(x, label_x, cols, label, n_cols):
-    """1 where a column keeps the label from being the lowest index of the largest logit."""
-    return tl.where(cols < label, x >= label_x, (x > label_x) & (cols < n_cols)).to(tl.int32)
-
-
-@triton.jit
-def load_class_weights(class_weights_ptr, cols, n_cols, HAS_CLASS_WEIGHTS: tl.constexpr):
-    """Cw of the columns, 0 past the end."""
-    if HAS_CLASS_WEIGHTS:
-        class_weights = tl.load(class_weights_ptr + cols, mask=cols < n_cols, other=0.0)
-    else:
-        class_weights = tl.where(cols < n_cols, 1.0, 0.0)
-    return class_weights
-
-
-@triton.jit
-def smoothing_terms(z, pivot, class_weights):
-    """Cw (z - z_y): a class of weight 0 adds exactly 0, whatever its logit."""
-    return tl.where(class_weights == 0.0, 0.0, class_weights * (z - pivot))
+def softcap_slope(x, softcap, HAS_SOFTCAP: tl.constexpr):
+    """dz/dx = 1 / cosh^2, which 1 - tanh^2 loses near the cap."""
+    slope = 1.0
+    if HAS_SOFTCAP:
+        t = tl.exp(-2.0 * tl.abs(x / softcap))
+        slope = 4.0 * t / ((1.0 + t) * (1.0 + t))
+    return slope
 
 
 @triton.jit
@@ -71,47 +64,112 @@ def finite_or_zero(x):
 
 
 @triton.jit
-def row_statistics(
-    row_ptr,
+def exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP: tl.constexpr):
+    """exp(z - shift) of the columns, 0 at the label."""
+    return tl.exp(softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP) - shift)
+
+
+@triton.jit
+def smoothing_terms(z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS: tl.constexpr):
+    """(cw (z - z_y), cw) of the columns; a class of weight 0 adds exactly 0, whatever its logit.
+
+    The first is 0 at the label. Without class weights the second is 0: their sum is known.
+    """
+    is_counted = is_col & (cols != label)
+    terms = z - pivot
+    class_weights = terms * 0.0
+    if HAS_CLASS_WEIGHTS:
+        class_weights = tl.load(class_weights_ptr + cols, mask=is_col, other=0.0)
+        is_counted &= class_weights != 0.0
+        terms *= class_weights
+    return tl.where(is_counted, terms, 0.0), class_weights
+
+
+@triton.jit
+def smoothing_sums(
+    x,
+    cols,
+    is_col,
     label,
-    label_x,
     pivot,
     class_weights_ptr,
-    n_cols,
     softcap,
-    HAS_CORRECT: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+):
+    """The sums of `smoothing_terms` over columns in registers."""
+    z = softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP)
+    terms, class_weights = smoothing_terms(
+        z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
+    )
+    mass = 0.0
+    if HAS_CLASS_WEIGHTS:
+        mass = tl.sum(class_weights, 0)
+    return tl.sum(terms, 0), mass
+
+
+@triton.jit
+def row_statistics(
+    row_ptr,
+    first,
+    end,
+    label,
+    pivot,
+    class_weights_ptr,
+    softcap,
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(largest z, sum of exp(z - largest) of the others, sum of cw (z - z_y), sum of cw, columns that beat).
+    """(largest x, largest z, sum of exp(z - largest), of cw (z - z_y), of cw) of the columns first..end-1.
 
-    Lane by lane, with one reduction at the end of the row.
+    All but the last without the label. Lane by lane, with one reduction at the end of the row.
     """
     lanes = tl.arange(0, BLOCK)
+    lane_max_x = tl.full([BLOCK], float("-inf"), tl.float32)
     lane_max = tl.full([BLOCK], float("-inf"), tl.float32)
     lane_sum = tl.zeros([BLOCK], tl.float32)
     lane_smooth = tl.zeros([BLOCK], tl.float32)
     lane_mass = tl.zeros([BLOCK], tl.float32)
-    lane_beaten = tl.zeros([BLOCK], tl.int32)
-    for block in range(0, tl.cdiv(n_cols, BLOCK)):
+    # A block ahead: twice as many bytes under way.
+    x_ahead = load_logits(row_ptr, lanes, (lanes >= first) & (lanes < end), label)
+    for block in range(0, tl.cdiv(end, BLOCK)):
         cols = block * BLOCK + lanes
-        x = load_logits(row_ptr, cols, n_cols)
-        z = softcapped(x, cols, n_cols, softcap, HAS_SOFTCAP)
+        is_col = (cols >= first) & (cols < end)
+        x = x_ahead
+        x_ahead = load_logits(row_ptr, cols + BLOCK, cols + BLOCK < end, label)
+        z = softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP)
         new_max = tl.maximum(lane_max, z)
         shift = finite_or_zero(new_max)
-        lane_sum = lane_sum * tl.exp(lane_max - shift) + tl.where(cols == label, 0.0, tl.exp(z - shift))
+        lane_sum = lane_sum * tl.exp(lane_max - shift) + tl.exp(z - shift)
         lane_max = new_max
+        if HAS_SOFTCAP:
+            lane_max_x = tl.maximum(lane_max_x, x)
         if HAS_SMOOTHING:
-            class_weights = load_class_weights(class_weights_ptr, cols, n_cols, HAS_CLASS_WEIGHTS)
-            lane_smooth += smoothing_terms(z, pivot, class_weights)
+            terms, class_weights = smoothing_terms(
+                z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
+            )
+            lane_smooth += terms
             lane_mass += class_weights
-        if HAS_CORRECT:
-            lane_beaten += is_beating(x, label_x, cols, label, n_cols)
     largest = tl.max(lane_max, 0)
     others = tl.sum(lane_sum * tl.exp(lane_max - finite_or_zero(largest)), 0)
-    return largest, others, tl.sum(lane_smooth, 0), tl.sum(lane_mass, 0), tl.sum(lane_beaten, 0)
+    largest_x = largest
+    if HAS_SOFTCAP:
+        largest_x = tl.max(lane_max_x, 0)
+    return largest_x, largest, others, tl.sum(lane_smooth, 0), tl.sum(lane_mass, 0)
+
+
+@triton.jit
+def has_equal_before(row_ptr, first, label, label_x, BLOCK: tl.constexpr):
+    """1 where a column of first..label-1 has the label's logit: of equal ones the lowest index counts."""
+    found = 0
+    for start in range(0, label, BLOCK):
+        cols = start + tl.arange(0, BLOCK)
+        is_before = (cols >= first) & (cols < label)
+        x = tl.load(row_ptr + cols, mask=is_before, other=float("nan")).to(tl.float32)
+        found = tl.maximum(found, tl.max((x == label_x).to(tl.int32), 0))
+    return found
 
 
 @triton.jit
@@ -129,12 +187,12 @@ def row_loss(
     HAS_Z_LOSS: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
 ):
-    """(c, exp(z_y - largest), kept, rest): dc/dz = kept (p - [v = y]) + rest p - (eps / V) cw."""
+    """(c, exp(z_y - largest), kept, shared): dc/dz = kept (p - [v = y]) + shared p - (eps / V) cw."""
     label_exp = tl.exp(label_z - finite_or_zero(largest))
     log_total = tl.where(label_z == largest, log1p(others), tl.log(others + label_exp))
     minus_log_p = (largest - label_z) + log_total
     kept = label_class_weight
-    rest = 0.0
+    shared = 0.0
     if HAS_SMOOTHING:
         kept = label_class_weight * (1.0 - label_smoothing)
     loss = kept * minus_log_p
@@ -142,12 +200,12 @@ def row_loss(
         loss = tl.where(kept == 0.0, 0.0, loss)
     if HAS_SMOOTHING:
         loss += label_smoothing / n_classes * (mass * minus_log_p - smooth)
-        rest += label_smoothing / n_classes * mass
+        shared += label_smoothing / n_classes * mass
     if HAS_Z_LOSS:
         lse = largest + log_total
         loss += z_loss * lse * lse
-        rest += 2.0 * z_loss * lse
-    return loss, label_exp, kept, rest
+        shared += 2.0 * z_loss * lse
+    return loss, label_exp, kept, shared
 
 
 @triton.jit
@@ -155,12 +213,10 @@ def store_gradient(
     row_ptr,
     x,
     cols,
+    is_col,
     label,
-    n_cols,
     shift,
-    scale,
     factor,
-    label_value,
     smoothing_factor,
     class_weights_ptr,
     softcap,
@@ -168,25 +224,22 @@ def store_gradient(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
 ):
-    """Writes scale dc/dx of the columns; exactly 0 where the scale is, whatever the logits."""
-    z = softcapped(x, cols, n_cols, softcap, HAS_SOFTCAP)
-    gradient = tl.where(cols == label, label_value, tl.exp(z - shift) * factor)
+    """Writes the gradient at the logits x; at the label it writes what is to be replaced."""
+    gradient = exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP) * factor
     if HAS_SMOOTHING:
-        class_weights = load_class_weights(class_weights_ptr, cols, n_cols, HAS_CLASS_WEIGHTS)
-        gradient -= smoothing_factor * class_weights
-    if HAS_SOFTCAP:
-        # 1 / cosh^2, which 1 - tanh^2 loses near the cap.
-        t = tl.exp(-2.0 * tl.abs(x / softcap))
-        gradient *= 4.0 * t / ((1.0 + t) * (1.0 + t))
-    gradient = tl.where(scale == 0.0, 0.0, gradient)
-    tl.store(row_ptr + cols, gradient.to(row_ptr.dtype.element_ty), mask=cols < n_cols)
+        if HAS_CLASS_WEIGHTS:
+            gradient -= smoothing_factor * tl.load(class_weights_ptr + cols, mask=is_col, other=0.0)
+        else:
+            gradient -= smoothing_factor
+    gradient *= softcap_slope(x, softcap, HAS_SOFTCAP)
+    tl.store(row_ptr + cols, gradient.to(row_ptr.dtype.element_ty), mask=is_col)
 
 
 @triton.jit
-def store_zeros(row_ptr, n_cols, BLOCK: tl.constexpr):
-    """Writes a row of zeros."""
+def store_zeros(row_ptr, first, end, BLOCK: tl.constexpr):
+    """Writes zeros into the columns first..end-1."""
     lanes = tl.arange(0, BLOCK)
-    for block in range(0, tl.cdiv(n_cols, BLOCK)):
+    for block in range(0, tl.cdiv(end, BLOCK)):
         cols = block * BLOCK + lanes
         zeros = tl.zeros([BLOCK], dtype=row_ptr.dtype.element_ty)
-        tl.store(row_ptr + cols, zeros, mask=cols < n_cols)
+        tl.store(row_ptr + cols, zeros, mask=(cols >= first) & (cols < end))

@@ -1,12 +1,17 @@
-"""Compiles the kernels for GPUs that are not there and prints one line each; run in a process of its own.
+"""Compiles the loss kernel for GPUs that are not there: `python -m tests.csrc_triton.offline_compile --table`.
 
-Under the interpreter a kernel is no kernel to the compiler, so this must not share the tests' process.
+Prints what the machine code of every entry of the launch table does, as JSON lines or as a table. Cluster entries
+need Triton 3.8: `.venv-compile/bin/python`. Under the interpreter a kernel is no kernel to the compiler, so this
+runs in a process of its own.
 """
 
+import argparse
 import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import triton
@@ -14,7 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from csrc_triton import gtw_cross_entropy as kernels
-from csrc_triton.launch import ROW_LAUNCHES, Launch
+from csrc_triton import launch as table
+from csrc_triton.launch import Launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -23,50 +29,99 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-FLAGS = ("HAS_DENOMINATOR", "HAS_GRADIENT", "HAS_CORRECT")
-OPTIONS = ("HAS_SMOOTHING", "HAS_Z_LOSS", "HAS_SOFTCAP", "HAS_CLASS_WEIGHTS", "READS_UNWEIGHTED", "ONE_READ")
+POINTERS = {
+    "logits_ptr": "*{}",
+    "logits_stride_row": "i64",
+    "gradient_ptr": "*{}",
+    "gradient_stride_row": "i64",
+    "losses_ptr": "*fp32",
+    "correct_ptr": "*i8",
+    "labels_ptr": "*i64",
+    "weights_ptr": "*fp32",
+    "denominator_ptr": "*fp32",
+    "class_weights_ptr": "*fp32",
+    "n_cols": "i32",
+}
+SCALARS = {"ignore_index": "i32", "label_smoothing": "fp32", "z_loss": "fp32", "softcap": "fp32"}
+PLAIN = ("HAS_DENOMINATOR", "HAS_GRADIENT")
+SCALAR_OPTIONS = (*PLAIN, "HAS_CORRECT", "HAS_Z_LOSS", "HAS_CLASS_WEIGHTS", "READS_UNWEIGHTED")
+ALL = (*SCALAR_OPTIONS, "HAS_SMOOTHING", "HAS_SOFTCAP")
+# What may be on: everything that the entry is chosen for, and little of it.
+OPTIONS = {
+    "plain": PLAIN,
+    "no gradient": ("HAS_CORRECT",),
+    "scalar options": SCALAR_OPTIONS,
+    "smoothing": (*PLAIN, "HAS_CORRECT", "HAS_SMOOTHING"),
+    "softcap": (*PLAIN, "HAS_CORRECT", "HAS_SOFTCAP"),
+    "all": ALL,
+}
+ROW_OPTIONS = ("plain", "no gradient", "scalar options")
+ELEMENTWISE_OPTIONS = ("smoothing", "softcap", "all")
 
 
-def source(dtype: str, launch: Launch) -> ASTSource:
-    pointers = {
-        "logits_ptr": f"*{dtype}",
-        "logits_stride_row": "i64",
-        "gradient_ptr": f"*{dtype}",
-        "gradient_stride_row": "i64",
-        "losses_ptr": "*fp32",
-        "correct_ptr": "*i8",
-        "labels_ptr": "*i64",
-        "weights_ptr": "*fp32",
-        "denominator_ptr": "*fp32",
-        "class_weights_ptr": "*fp32",
-        "n_cols": "i32",
-        "ignore_index": "i32",
-        "label_smoothing": "fp32",
-        "z_loss": "fp32",
-        "softcap": "fp32",
-    }
-    constants = dict.fromkeys(FLAGS, True) | dict.fromkeys(OPTIONS, False) | {"BLOCK": launch.block}
-    # What the launcher sees of contiguous tensors; without it loads are not vectorised.
-    aligned = {(index,): [["tt.divisibility", 16]] for index in range(11)}
-    signature = pointers | dict.fromkeys(constants, "constexpr")
-    return ASTSource(kernels._gtw_cross_entropy_fwd_kernel, signature, constants, aligned)
+@dataclass(frozen=True)
+class Entry:
+    """A kernel to compile: a launch, a set of `OPTIONS`, and whether rows have edges."""
+
+    launch: Launch
+    options: str
+    has_edges: bool
+
+    @property
+    def name(self) -> str:
+        launch = self.launch
+        columns = f"{launch.block}+{launch.tail}" if launch.tail else str(launch.block)
+        reads = "1 read" if launch.is_resident else "2 reads"
+        return f"{columns} {launch.num_ctas}x{launch.num_warps} {reads}"
+
+    def source(self, dtype: str) -> ASTSource:
+        signature = {name: kind.format(dtype) for name, kind in (POINTERS | SCALARS).items()}
+        constants: dict[str, bool | int] = {name: name in OPTIONS[self.options] for name in ALL}
+        constants |= {
+            "HAS_EDGES": self.has_edges,
+            "IS_RESIDENT": self.launch.is_resident,
+            "IN_CLUSTER": self.launch.num_ctas > 1,
+            "BLOCK": self.launch.block,
+            "TAIL": self.launch.tail,
+            "WORD": table.WORD,
+        }
+        # What the launcher sees of contiguous tensors; with edges neither strides nor columns are multiples.
+        uneven = {"logits_stride_row", "gradient_stride_row", "n_cols"} if self.has_edges else set()
+        aligned = {
+            (index,): [["tt.divisibility", 16]] for index, name in enumerate(POINTERS) if name not in uneven
+        }
+        kernel = kernels._gtw_cross_entropy_fwd_kernel
+        return ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)
+
+
+def entries(*, clusters: bool) -> Iterator[Entry]:
+    """Every launch of the table with every set of options that it is chosen for."""
+    launches = table.CLUSTERS if clusters else (*table.RESIDENT, table.TWO_PASSES)
+    for launch in launches:
+        for options in ROW_OPTIONS:
+            yield Entry(launch, options, has_edges=False)
+            if not launch.tail:
+                yield Entry(launch, options, has_edges=True)
+    if not clusters:
+        for launch in (*table.ELEMENTWISE_RESIDENT, table.ELEMENTWISE_TWO_PASSES):
+            for options in ELEMENTWISE_OPTIONS:
+                yield Entry(launch, options, has_edges=False)
+                yield Entry(launch, options, has_edges=True)
 
 
 def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
+    """Registers, bytes spilled, widths in bits, cluster barriers."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, machine_code = (
-            subprocess.run(
-                [TOOLS / tool, *flags, file.name], capture_output=True, text=True, check=True
-            ).stdout
-            for tool, flags in (("cuobjdump", ["--dump-resource-usage"]), ("nvdisasm", []))
-        )
+        usage = _output("cuobjdump", "--dump-resource-usage", file.name)
+        machine_code = _output("nvdisasm", file.name)
     return {
         "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
         "spill_bytes": int(re.findall(r"STACK:(\d+)", usage)[0]),
         "wide_loads": bool(re.search(r"LDG\.E\S*\.128", machine_code)),
         "wide_stores": bool(re.search(r"STG\.E\S*\.128", machine_code)),
+        "cluster_barriers": len(re.findall(r"UCGABAR_WAIT", machine_code)),
     }
 
 
@@ -74,12 +129,40 @@ def _output(tool: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
+def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
+    """What the machine code of an entry does; for AMD that it compiles."""
+    options = {"num_warps": entry.launch.num_warps, "num_ctas": entry.launch.num_ctas}
+    compiled = triton.compile(entry.source(dtype), TARGETS[target], options)
+    line: dict[str, object] = {
+        "target": target,
+        "dtype": dtype,
+        "entry": entry.name,
+        "options": entry.options,
+        "edges": entry.has_edges,
+        "triton": triton.__version__,
+    }
+    if "cubin" in compiled.asm:
+        line |= inspect_cubin(compiled.asm["cubin"])
+        line["remote_loads"] = len(re.findall(r"ld\.shared::cluster", compiled.asm["ptx"]))
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", action="store_true", help="a table in place of JSON lines")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), action="append", help="default: all")
+    parser.add_argument("--options", choices=OPTIONS, action="append", help="default: all")
+    parser.add_argument("--clusters", action="store_true", help="the entries that need Triton 3.8")
+    arguments = parser.parse_args()
+    for target in arguments.target or TARGETS:
+        for dtype in arguments.dtype or ("bf16", "fp16", "fp32"):
+            for entry in entries(clusters=arguments.clusters):
+                if entry.options in (arguments.options or OPTIONS):
+                    line = inspect(entry, target, dtype)
+                    text = " ".join(f"{value!s:>{len(key)}}" for key, value in line.items())
+                    print(text if arguments.table else json.dumps(line), flush=True)
+
+
 if __name__ == "__main__":
-    for name, target in TARGETS.items():
-        for dtype in ("bf16", "fp16", "fp32"):
-            for launch in ROW_LAUNCHES:
-                compiled = triton.compile(source(dtype, launch), target, {"num_warps": launch.num_warps})
-                line: dict[str, object] = {"target": name, "dtype": dtype, "block": launch.block}
-                if "cubin" in compiled.asm:
-                    line |= inspect_cubin(compiled.asm["cubin"])
-                print(json.dumps(line), flush=True)
+    main()
