@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPILE := .venv-compile
 # One thread per process: OpenMP threads of parallel processes spin against each other.
 export OMP_NUM_THREADS := 1
 JOBS ?= 2
@@ -26,15 +27,24 @@ $(VENV)/.ready: pyproject.toml constraints.txt setup.py
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+# A Triton newer than torch's, whose compiler alone is used. torch is $(VENV)'s: the kernels' files import it.
+$(COMPILE)/.ready: $(VENV)/.ready requirements-compile.txt
+	@echo "== making $(COMPILE) (a newer Triton: once, half a minute)"
+	@test -x $(COMPILE)/bin/python || $(BIN)/python -m venv $(COMPILE)
+	@$(COMPILE)/bin/python -m pip install --quiet --requirement requirements-compile.txt
+	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  $(BIN)/python -c "$$purelib" > "$$($(COMPILE)/bin/python -c "$$purelib")/torch.pth"
+	@touch $@
+
 demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready $(COMPILE)/.ready
 	@echo "== tests, $(JOBS) processes"
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full"
 
-test-full: $(VENV)/.ready
+test-full: $(VENV)/.ready $(COMPILE)/.ready
 	@echo "== tests with the long matrices, $(JOBS) processes"
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
@@ -54,4 +64,4 @@ bench: $(VENV)/.ready
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest benchmarks -s -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """The Triton kernel: cross-entropy, weight, denominator and gradient in one launch, a row per program.
 
-A row that fits into the registers of a program, or of a cluster of them, is read once, a longer one twice; its
-gradient is written once.
+A row that fits into the registers of a program, or of a cluster of them, is read once, a longer one twice;
+its gradient is written once.
 """
 
 import torch

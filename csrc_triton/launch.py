@@ -54,8 +54,8 @@ CLUSTERS = (
     Launch(262144, 32, tail=8192, num_ctas=8),
 )
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
-ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(4096, 8), Launch(8192, 16))
-ELEMENTWISE_TWO_PASSES = Launch(4096, 16, is_resident=False)
+ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(4096, 16), Launch(8192, 8))
+ELEMENTWISE_TWO_PASSES = Launch(1024, 4, is_resident=False)
 STREAMS = (Launch(1024, 4, is_resident=False), Launch(4096, 8, is_resident=False))
 
 
@@ -68,10 +68,9 @@ def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_clust
         is_elementwise: whether softcap or label smoothing is on.
         has_clusters: `has_clusters(device)`.
     """
+    entries, otherwise = RESIDENT + CLUSTERS * has_clusters, TWO_PASSES
     if is_elementwise:
         entries, otherwise = ELEMENTWISE_RESIDENT, ELEMENTWISE_TWO_PASSES
-    else:
-        entries, otherwise = RESIDENT + CLUSTERS * has_clusters, TWO_PASSES
     if is_aligned:
         return next((entry for entry in entries if n_cols <= entry.capacity), otherwise)
     # The edges of such rows take the place of a tail.

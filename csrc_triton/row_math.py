@@ -77,7 +77,7 @@ def smoothing_terms(z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_
     """
     is_counted = is_col & (cols != label)
     terms = z - pivot
-    class_weights = terms * 0.0
+    class_weights = 0.0
     if HAS_CLASS_WEIGHTS:
         class_weights = tl.load(class_weights_ptr + cols, mask=is_col, other=0.0)
         is_counted &= class_weights != 0.0
@@ -151,7 +151,8 @@ def row_statistics(
                 z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
             )
             lane_smooth += terms
-            lane_mass += class_weights
+            if HAS_CLASS_WEIGHTS:
+                lane_mass += class_weights
     largest = tl.max(lane_max, 0)
     others = tl.sum(lane_sum * tl.exp(lane_max - finite_or_zero(largest)), 0)
     largest_x = largest

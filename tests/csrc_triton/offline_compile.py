@@ -1,8 +1,10 @@
-"""Compiles the loss kernel for GPUs that are not there: `python -m tests.csrc_triton.offline_compile --table`.
+"""Compiles the loss kernel for GPUs that are not there.
 
-Prints what the machine code of every entry of the launch table does, as JSON lines or as a table. Cluster entries
-need Triton 3.8: `.venv-compile/bin/python`. Under the interpreter a kernel is no kernel to the compiler, so this
-runs in a process of its own.
+    python -m tests.csrc_triton.offline_compile --table
+
+Prints what the machine code of every entry of the launch table does, as JSON lines or as a table. Cluster
+entries need Triton 3.8: `.venv-compile/bin/python`. Under the interpreter a kernel is no kernel to the
+compiler, so this runs in a process of its own.
 """
 
 import argparse

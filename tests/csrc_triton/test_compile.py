@@ -5,27 +5,70 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("triton")
 
+NVIDIA = ("sm_80", "sm_90", "sm_100")
+DTYPES = {"bf16", "fp16", "fp32"}
+COMPILE_PYTHON = Path(__file__).parents[2] / ".venv-compile" / "bin" / "python"
+# The most that an entry may be asked for; the others need fewer registers and are compiled by the long
+# matrix.
+MOST = ("scalar options", "all")
+EVERY = ("plain", "no gradient", "scalar options", "smoothing", "softcap", "all")
+# Entries times rows with edges and without, times dtypes; a cluster's tail has no edges.
+N_ENTRIES, N_CLUSTER_ENTRIES = 12, 5
+N_TAILS = 2
 
-def test_every_launch_compiles_without_spills(tmp_path: Path) -> None:
+
+def compiled(python: Path | str, cache: Path, *arguments: str) -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.csrc_triton.offline_compile"],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        [python, "-m", "tests.csrc_triton.offline_compile", *arguments],
+        env=environment | {"TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {line["target"] for line in lines} == {"sm_80", "sm_90", "sm_100", "gfx942"}
-    assert len(lines) == 4 * 3 * 3
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def options_of(names: tuple[str, ...]) -> list[str]:
+    return [argument for name in names for argument in ("--options", name)]
+
+
+def assert_wide_without_spills(line: dict[str, Any]) -> None:
+    assert line["spill_bytes"] == 0, line
+    assert line["wide_loads"], line
+    assert line["wide_stores"] or line["options"] == "no gradient", line
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+@pytest.mark.parametrize("options", [MOST, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
+def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, options: tuple[str, ...]) -> None:
+    lines = compiled(sys.executable, tmp_path, "--target", target, *options_of(options))
+    assert {line["dtype"] for line in lines} == DTYPES
+    assert len(lines) == N_ENTRIES * 2 * len(DTYPES) * len(options) // 2
     for line in lines:
-        if "registers" in line:
-            assert line["spill_bytes"] == 0, line
-            assert line["wide_loads"], line
-            assert line["wide_stores"], line
+        assert_wide_without_spills(line)
+
+
+def test_every_launch_compiles_for_amd(tmp_path: Path) -> None:
+    lines = compiled(sys.executable, tmp_path, "--target", "gfx942", "--dtype", "bf16", *options_of(MOST))
+    assert len(lines) == N_ENTRIES * 2
+
+
+@pytest.mark.skipif(not COMPILE_PYTHON.exists(), reason=".venv-compile is made by `make test`")
+@pytest.mark.parametrize("target", NVIDIA[1:])
+@pytest.mark.parametrize("options", [MOST, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
+def test_clusters_compile_without_spills(tmp_path: Path, target: str, options: tuple[str, ...]) -> None:
+    lines = compiled(COMPILE_PYTHON, tmp_path, "--clusters", "--target", target, *options_of(options))
+    assert {line["dtype"] for line in lines} == DTYPES
+    assert len(lines) == (2 * N_CLUSTER_ENTRIES - N_TAILS) * len(DTYPES) * len(options) // 2
+    for line in lines:
+        assert_wide_without_spills(line)
+        assert line["cluster_barriers"] > 0, line
+        assert line["remote_loads"] > 0, line

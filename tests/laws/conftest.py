@@ -6,7 +6,7 @@ from csrc_triton.launch import WORD, Launch
 
 
 def small_row_launch(n_cols: int, *, is_aligned: bool, **_: bool) -> Launch:
-    """One block, a block and a tail, two passes, by the number of columns; with edges a block or two passes."""
+    """One block, a block and a tail or two passes, by the columns; with edges a block or two passes."""
     if n_cols + (0 if is_aligned else WORD - 1) <= 32:
         return Launch(block=32, num_warps=1)
     if is_aligned and n_cols <= 96:

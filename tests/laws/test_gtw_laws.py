@@ -246,8 +246,9 @@ def test_rows_need_not_be_contiguous(impl: str, dtype: torch.dtype, data: st.Dat
             leaf, *case.arguments[1:], token_weights=case.token_weights, impl=impl
         )
         loss.backward()
-        assert torch.equal(loss.detach(), expected[0])
-        assert torch.equal(leaf.grad, expected[1])
+        # A row that starts elsewhere in a word is summed in another order.
+        assert_losses_close(loss.detach(), expected[0], case.logits)
+        assert_gradients_close(leaf.grad, expected[1], dtype)
 
 
 @everywhere
