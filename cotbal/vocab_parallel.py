@@ -123,7 +123,7 @@ def _checked(vocab_range: tuple[int, int]) -> tuple[int, int]:
 
 def _gather(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     gathered = values.new_empty(dist.get_world_size(group), *values.shape)
-    dist.all_gather_into_tensor(gathered, values.contiguous(), group=group)
+    dist.all_gather(list(gathered), values.contiguous(), group=group)
     return gathered
 
 
