@@ -1,20 +1,32 @@
 """The vocabulary-parallel losses on 2 and 4 real processes, against the single process and float64."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-import cotbal
 from cotbal.losses import vocab_parallel_gtw_cross_entropy, vocab_parallel_linear_gtw_cross_entropy
 from tests.ranks import Ranks
-from tests.tolerances import FLOOR, LOSS, RELATIVE, assert_close, assert_losses_close
+from tests.tolerances import LOSS, RELATIVE, assert_close
+from tests.vocab_calls import (
+    EVEN,
+    IGNORE,
+    UNEVEN,
+    Call,
+    Outcome,
+    assert_outcomes_close,
+    assert_same,
+    call_of,
+    joined,
+    outcome,
+    several_options,
+)
 
-IGNORE = -100
 WORLDS = (2, 4)
 IMPL_DTYPES = [
     ("torch", torch.float64),
@@ -25,9 +37,6 @@ IMPL_DTYPES = [
 ]
 every_level = pytest.mark.parametrize("level", ["logits", "linear"])
 fast_impl = pytest.mark.parametrize("impl", ["torch", "triton"])
-# The cuts of V = 120 columns.
-EVEN = {2: (0, 60, 120), 4: (0, 30, 60, 90, 120)}
-UNEVEN = {2: (0, 119, 120), 4: (0, 7, 50, 51, 120)}
 
 
 @pytest.fixture(scope="module", params=WORLDS)
@@ -35,123 +44,6 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ranks = Ranks(request.param, tmp_path_factory.mktemp("ranks"))
     yield ranks
     ranks.stop()
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call of a loss and of its backward pass.
-
-    Attributes:
-        features: logits (B, S, V), or hidden (B, S, D), weight (V, D) and bias (V,) or None.
-        arguments: labels, task ids and task weights, as far as given.
-        options: keywords of the loss.
-        upstream: the gradient from above, or None for 1.
-        cuts: where the pieces of the vocabulary start and end; None: it is not cut.
-        vocab_range: whether the call says where its piece is.
-    """
-
-    features: tuple[Tensor | None, ...]
-    arguments: tuple[Tensor, ...]
-    options: dict[str, Any] = field(default_factory=dict)
-    upstream: Tensor | None = None
-    cuts: tuple[int, ...] | None = None
-    vocab_range: bool = False
-
-    @property
-    def is_linear(self) -> bool:
-        return len(self.features) > 1
-
-    def piece(self, rank: int) -> "Call":
-        """What a rank calls."""
-        assert self.cuts is not None
-        columns = slice(self.cuts[rank], self.cuts[rank + 1])
-        first, *head = self.features
-        assert first is not None
-        features = (first, *(None if each is None else each[columns] for each in head))
-        if not self.is_linear:
-            features = (first[..., columns],)
-        options = dict(self.options)
-        if self.vocab_range:
-            options["vocab_range"] = (self.cuts[rank], self.cuts[-1])
-        return replace(self, features=features, options=options)
-
-    def double(self) -> "Call":
-        """The same in float64 by the reference."""
-
-        def double(value: Any) -> Any:
-            return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-        options = {name: double(value) for name, value in self.options.items() if name != "memory_budget"}
-        return replace(
-            self,
-            # The reference multiplies what stands in ignored rows by 0.
-            features=tuple(None if each is None else each.double().nan_to_num() for each in self.features),
-            arguments=tuple(double(each) for each in self.arguments),
-            options=options | {"impl": "reference"},
-            upstream=double(self.upstream),
-        )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The loss, its statistics or None, the gradients in the features and in the task weights."""
-
-    loss: Tensor
-    stats: tuple[Tensor, ...] | None
-    gradients: tuple[Tensor | None, ...]
-    task_gradient: Tensor | None
-
-
-def outcome(call: Call) -> Outcome:
-    """What comes of a call, here."""
-    features = [None if each is None else each.clone().requires_grad_() for each in call.features]
-    arguments = [each.clone() for each in call.arguments]
-    if len(arguments) == 3:
-        arguments[2].requires_grad_()
-    losses = (
-        (cotbal.gtw_cross_entropy, cotbal.linear_gtw_cross_entropy),
-        (vocab_parallel_gtw_cross_entropy, vocab_parallel_linear_gtw_cross_entropy),
-    )
-    function = losses[call.cuts is not None][call.is_linear]
-    options = dict(call.options)
-    if call.is_linear:
-        options["bias"] = features.pop()
-    got = function(*features, *arguments, **options)
-    loss, stats = got if isinstance(got, tuple) else (got, None)
-    loss.backward(call.upstream)
-    if call.is_linear:
-        features.append(options["bias"])
-    return Outcome(
-        loss.detach(),
-        None if stats is None else tuple(stats),
-        tuple(None if each is None else each.grad for each in features),
-        arguments[2].grad if len(arguments) == 3 else None,
-    )
-
-
-def assert_same(one: Tensor | None, other: Tensor | None) -> None:
-    """To the bit."""
-    assert (one is None) == (other is None)
-    if one is not None and other is not None:
-        assert torch.equal(one, other)
-
-
-def joined(call: Call, outcomes: list[Outcome]) -> Outcome:
-    """The pieces put together; what every rank has is the same to the bit."""
-    first = outcomes[0]
-    for each in outcomes[1:]:
-        assert_same(first.loss, each.loss)
-        assert_same(first.task_gradient, each.task_gradient)
-        for one, other in zip(first.stats or (), each.stats or (), strict=True):
-            assert_same(one, other)
-        if call.is_linear:
-            assert_same(first.gradients[0], each.gradients[0])
-    if not call.is_linear:
-        gradients = (torch.cat([each.gradients[0] for each in outcomes], -1),)
-        return replace(first, gradients=gradients)
-    heads = zip(*(each.gradients[1:] for each in outcomes), strict=True)
-    whole = (None if pieces[0] is None else torch.cat(pieces) for pieces in heads)
-    return replace(first, gradients=(first.gradients[0], *whole))
 
 
 def run(ranks: Ranks, call: Call) -> Outcome:
@@ -163,71 +55,16 @@ def run(ranks: Ranks, call: Call) -> Outcome:
     return joined(call, outcomes)
 
 
-def assert_outcomes_close(actual: Outcome, expected: Outcome, call: Call, roundings: int = 1) -> None:
-    """Within the table's tolerances; `roundings` is how often expected gradients were rounded."""
-    first = call.features[0]
-    assert first is not None
-    dtype = first.dtype
-    logits = first
-    if call.is_linear:
-        logits = torch.nn.functional.linear(first.double(), call.features[1].double()).to(dtype)
-        # Logits are rounded to 16 bits before the loss, so is their gradient before the products.
-        roundings += 1
-    logits = logits.nan_to_num(posinf=0.0, neginf=0.0)
-    scale = len(call.arguments[0].flatten()) * 4.0 if call.options.get("reduction") == "sum" else 1.0
-    if call.is_linear and dtype == torch.bfloat16:
-        assert_close(actual.loss, expected.loss, RELATIVE[dtype], RELATIVE[dtype] * scale)
-    else:
-        assert_losses_close(actual.loss, expected.loss, logits, scale)
-    for one, other in zip(actual.gradients, expected.gradients, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            assert_close(one, other, roundings * RELATIVE[dtype], roundings * FLOOR[dtype])
-
-
-def call_of(level: str, dtype: torch.dtype, *, seed: int = 0, **options: Any) -> Call:
-    """V = 120, D = 16, 2 x 7 rows of 3 tasks, of which some are ignored and hold NaN."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(120, (2, 7), generator=generator)
-    labels[0, :5] = torch.tensor([0, 59, 60, 119, IGNORE])
-    labels[1, 3] = IGNORE
-    task_ids = torch.randint(3, (2, 7), generator=generator)
-    task_weights = torch.tensor([0.5, 2.0, 1.25], dtype=dtype if dtype == torch.float64 else torch.float32)
-    hidden = torch.randn(2, 7, 16, generator=generator)
-    weight, bias = torch.randn(120, 16, generator=generator), torch.randn(120, generator=generator)
-    if not options.get("shift"):
-        hidden[labels == IGNORE] = torch.nan
-    options = {"memory_budget": 1} | options if level == "linear" else options
-    features = (
-        (hidden, weight, bias) if level == "linear" else (2 * torch.randn(2, 7, 120, generator=generator),)
-    )
-    return Call(tuple(each.to(dtype) for each in features), (labels, task_ids, task_weights), options)
-
-
-def several_options() -> dict[str, dict[str, Any]]:
-    generator = torch.Generator().manual_seed(9)
-    class_weights = 2 * torch.rand(120, generator=generator)
-    class_weights[::5] = 0.0
-    token_weights = 0.5 + torch.rand(2, 7, generator=generator)
-    token_weights[1, 0] = 0.0
-    everything = {"label_smoothing": 0.2, "z_loss": 0.1, "softcap": 4.0, "class_weights": class_weights}
-    return {
-        "plain": {},
-        "statistics": {"return_stats": True},
-        "smoothing": {"label_smoothing": 0.2},
-        "z-loss": {"z_loss": 0.1},
-        "softcap": {"softcap": 4.0},
-        "class weights": {"class_weights": class_weights},
-        "token weights": {"token_weights": token_weights},
-        "denominator": {"denominator": torch.tensor(7.0)},
-        "sum": {"reduction": "sum", **everything},
-        "everything": {**everything, "return_stats": True, "shift": True, "token_weights": token_weights},
-    }
+def several_calls() -> Iterator[Any]:
+    """Every option by itself in float64 and by the kernels in float32; all of them in every dtype."""
+    for name, options in several_options().items():
+        dtypes = IMPL_DTYPES if name == "everything" else [IMPL_DTYPES[0], IMPL_DTYPES[3]]
+        for impl, dtype in dtypes:
+            yield pytest.param(impl, dtype, options, id=f"{name}-{impl}-{dtype}")
 
 
 @every_level
-@pytest.mark.parametrize(("impl", "dtype"), IMPL_DTYPES)
-@pytest.mark.parametrize("options", several_options().values(), ids=several_options().keys())
+@pytest.mark.parametrize(("impl", "dtype", "options"), list(several_calls()))
 def test_the_ranks_give_what_one_process_gives(
     ranks: Ranks, level: str, impl: str, dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
@@ -368,11 +205,54 @@ def test_backward_twice(ranks: Ranks, level: str, impl: str) -> None:
         assert once.abs().sum() > 0
 
 
-def under_compile(call: Call) -> str:
+def in_half_of_the_ranks(call: Call, rank: int, n_ranks: int) -> Outcome:
+    """Two groups at work side by side, as beside data parallelism."""
+    half = n_ranks // 2
+    groups = [dist.new_group(list(range(start, start + half))) for start in (0, half)]
+    call = replace(call, options=call.options | {"group": groups[rank // half]})
+    return outcome(call.piece(rank % half))
+
+
+@every_level
+def test_a_group_of_some_ranks(ranks: Ranks, level: str) -> None:
+    n_ranks = len(ranks.processes)
+    cuts = EVEN[n_ranks // 2]
+    call = call_of(level, torch.float32, impl="torch", label_smoothing=0.1)
+    other = call_of(level, torch.float32, impl="torch", label_smoothing=0.1, seed=1)
+    pairs = [replace(each, cuts=cuts) for each in (call, other) for _ in range(n_ranks // 2)]
+    got = ranks.run(in_half_of_the_ranks, pairs, list(range(n_ranks)), [n_ranks] * n_ranks)
+    for each, outcomes in ((call, got[: n_ranks // 2]), (other, got[n_ranks // 2 :])):
+        assert_outcomes_close(joined(each, outcomes), outcome(each), each, roundings=2)
+
+
+def with_frozen_parts(call: Call, frozen: int) -> tuple[Tensor, list[Tensor | None]]:
+    features = [each.clone().requires_grad_(place != frozen) for place, each in enumerate(call.features)]
+    *two, bias = features
+    loss = vocab_parallel_linear_gtw_cross_entropy(*two, *call.arguments, bias=bias, **call.options)
+    loss.backward()
+    with torch.no_grad():
+        again = vocab_parallel_linear_gtw_cross_entropy(*two, *call.arguments, bias=bias, **call.options)
+    assert torch.equal(loss, again)
+    return loss.detach(), [each.grad for each in features]
+
+
+@fast_impl
+@pytest.mark.parametrize("frozen", [0, 1, 2], ids=["input", "head", "bias"])
+def test_what_is_frozen_gets_no_gradient(ranks: Ranks, impl: str, frozen: int) -> None:
+    n_ranks = len(ranks.processes)
+    call = replace(call_of("linear", torch.float32, impl=impl, valid_count=13), cuts=EVEN[n_ranks])
+    everything = ranks.run(outcome, [call.piece(rank) for rank in range(n_ranks)])
+    got = ranks.run(with_frozen_parts, [call.piece(rank) for rank in range(n_ranks)], [frozen] * n_ranks)
+    for (loss, gradients), expected in zip(got, everything, strict=True):
+        assert_same(loss, expected.loss)
+        for place, gradient in enumerate(gradients):
+            assert_same(gradient, None if place == frozen else expected.gradients[place])
+
+
+def under_compile(call: Call) -> None:
     compiled = torch.compile(vocab_parallel_gtw_cross_entropy, fullgraph=True, backend="eager")
-    with pytest.raises(Exception, match=r"torch.compile|Unsupported|Observed exception") as raised:
-        compiled(call.features[0], call.arguments[0])
-    return str(raised.value)
+    with pytest.raises(Exception, match=r"not under torch\.compile"):
+        compiled(*call.features, *call.arguments)
 
 
 def test_what_is_not_supported_says_so(ranks: Ranks) -> None:
@@ -385,6 +265,11 @@ def test_what_is_not_supported_says_so(ranks: Ranks) -> None:
         wrong = replace(call, options=call.options | options)
         got = ranks.run(outcome, [wrong.piece(rank) for rank in range(n_ranks)])
         assert all(isinstance(each, ValueError) and words in str(each) for each in got), got
+
+
+def test_not_under_compile(ranks: Ranks) -> None:
+    call = replace(call_of("logits", torch.float32), cuts=EVEN[len(ranks.processes)])
+    ranks.run(under_compile, [call.piece(rank) for rank in range(len(ranks.processes))])
 
 
 def test_without_a_process_group() -> None:
