@@ -65,8 +65,8 @@ def combine(pieces: Tensor) -> Tensor:
     """Returns the statistics (5, R) of whole rows from those of the K pieces, (K, 5, R), in a fixed order."""
     largest, others, smooth, beaten, label_x = pieces.unbind(1)
     top = largest.amax(0)
-    # A piece of -inf alone adds nothing; a row of it gives NaN later, as torch does.
-    others = others * (largest - top.masked_fill(top == -torch.inf, 0)).exp()
+    # A piece of -inf alone adds nothing; a row of it becomes NaN, as in torch.
+    others = others * (largest - top).exp()
     return torch.stack([top, others.sum(0), smooth.sum(0), beaten.sum(0), label_x.sum(0)])
 
 

@@ -165,12 +165,15 @@ def call_of(level: str, dtype: torch.dtype, *, seed: int = 0, **options: Any) ->
     task_weights = torch.tensor([0.5, 2.0, 1.25], dtype=dtype if dtype == torch.float64 else torch.float32)
     hidden = torch.randn(2, 7, 16, generator=generator)
     weight, bias = torch.randn(120, 16, generator=generator), torch.randn(120, generator=generator)
+    logits = 2 * torch.randn(2, 7, 120, generator=generator)
+    if level == "linear":
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        options = {"memory_budget": 1} | options
+    # Two rows that are top-1 correct.
+    labels[1, :2] = logits[1, :2].argmax(-1)
     if not options.get("shift"):
         hidden[labels == IGNORE] = torch.nan
-    options = {"memory_budget": 1} | options if level == "linear" else options
-    features = (
-        (hidden, weight, bias) if level == "linear" else (2 * torch.randn(2, 7, 120, generator=generator),)
-    )
+    features = (hidden, weight, bias) if level == "linear" else (logits,)
     return Call(tuple(each.to(dtype) for each in features), (labels, task_ids, task_weights), options)
 
 
