@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import row_launch
+from csrc_triton.launch import Launch
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -21,6 +21,10 @@ from csrc_triton.row_math import (
     store_zeros,
 )
 from csrc_triton.vocab_pieces import N_STATISTICS, Piece
+
+# Two passes over any number of columns; the options need more registers, which would spill.
+PLAIN = Launch(8192, 16)
+WITH_OPTIONS = Launch(4096, 16)
 
 
 @triton.jit
@@ -216,7 +220,7 @@ def piece_statistics(
     statistics = torch.empty(N_STATISTICS - 1, n_rows, dtype=torch.float32, device=logits.device)
     if n_rows == 0:
         return statistics
-    launch = row_launch(n_cols)
+    launch = _launch(options, want_correct=want_correct)
     _piece_statistics_fwd_kernel[(n_rows,)](
         logits,
         logits.stride(0),
@@ -279,7 +283,7 @@ def piece_losses(
         return losses, correct.view(torch.bool)
     target = logits if gradient is None else gradient
     class_weights = options.class_weights
-    launch = row_launch(n_cols)
+    launch = _launch(options, want_correct=want_correct)
     _piece_losses_fwd_kernel[(n_rows,)](
         logits,
         logits.stride(0),
@@ -313,3 +317,8 @@ def piece_losses(
         num_warps=launch.num_warps,
     )
     return losses, correct.view(torch.bool)
+
+
+def _launch(options: LossOptions, *, want_correct: bool) -> Launch:
+    needs_more = options.label_smoothing != 0 or options.softcap is not None or want_correct
+    return WITH_OPTIONS if needs_more else PLAIN
