@@ -1,32 +1,23 @@
 """The public losses: GTW cross-entropy on logits, and on hidden states with the vocabulary product inside."""
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
 
 from cotbal import _reference
-from cotbal._arguments import LossOutputs, RowArguments
+from cotbal._arguments import LossOutputs
+from cotbal._calls import TaskStats, autocast, finish
 from cotbal._implementation import choose_implementation
 from cotbal._inputs import check_accumulation, check_linear, check_logits, needs_gradients, row_arguments
 from cotbal.linear_ops import AccumulatingLinearGTWCrossEntropy, linear_gtw_cross_entropy_op
 from cotbal.ops import InplaceGTWCrossEntropy, gtw_cross_entropy_op
+from cotbal.vocab_losses import vocab_parallel_gtw_cross_entropy, vocab_parallel_linear_gtw_cross_entropy
 
-
-class TaskStats(NamedTuple):
-    """Per-task sums of one call, detached, each (N,); they come from the same pass as the loss.
-
-    Attributes:
-        loss_sum: float32 (float64 for float64 logits), sum of token_weights_r c_r over the task's rows.
-        token_count: int64, the number of those rows.
-        correct_count: int64, how many of them have their label as the lowest index of the largest logit.
-
-    A row of weight 0 is not read, so it is in none of the three.
-    """
-
-    loss_sum: Tensor
-    token_count: Tensor
-    correct_count: Tensor
+__all__ = [
+    "TaskStats",
+    "gtw_cross_entropy",
+    "linear_gtw_cross_entropy",
+    "vocab_parallel_gtw_cross_entropy",
+    "vocab_parallel_linear_gtw_cross_entropy",
+]
 
 
 def gtw_cross_entropy(
@@ -111,14 +102,14 @@ def gtw_cross_entropy(
     )
     flat = logits.reshape(-1, logits.shape[-1])
     if impl == "reference":
-        return _finish(_reference.loss(flat, arguments), arguments, labels)
+        return finish(_reference.loss(flat, arguments), arguments, labels)
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
     (needs_gradient,) = needs_gradients(flat)
     if inplace and needs_gradient:
         outputs = InplaceGTWCrossEntropy.apply(flat, *arguments)
     else:
         outputs = gtw_cross_entropy_op(flat, *arguments, needs_gradient)
-    return _finish(LossOutputs(*outputs[:6]), arguments, labels)
+    return finish(LossOutputs(*outputs[:6]), arguments, labels)
 
 
 def linear_gtw_cross_entropy(
@@ -192,8 +183,8 @@ def linear_gtw_cross_entropy(
         >>> loss = cotbal.linear_gtw_cross_entropy(hidden, head.weight, labels, shift=True)
         >>> loss.backward()
     """
-    parameter, hidden, weight = weight, _autocast(hidden), _autocast(weight)
-    bias = None if bias is None else _autocast(bias)
+    parameter, hidden, weight = weight, autocast(hidden), autocast(weight)
+    bias = None if bias is None else autocast(bias)
     impl = choose_implementation(impl, hidden)
     check_linear(hidden, weight, bias, memory_budget, valid_count)
     arguments = row_arguments(
@@ -219,7 +210,7 @@ def linear_gtw_cross_entropy(
         check_accumulation(parameter, reduction, impl)
     if impl == "reference":
         logits = flat @ weight.t() if bias is None else flat @ weight.t() + bias
-        return _finish(_reference.loss(logits, arguments), arguments, labels)
+        return finish(_reference.loss(logits, arguments), arguments, labels)
     needs = needs_gradients(flat, weight, bias)
     budget = 0 if memory_budget == "min" else memory_budget
     inputs = (flat, weight, bias, *arguments, None, *needs, budget, valid_count)
@@ -227,21 +218,4 @@ def linear_gtw_cross_entropy(
         outputs = AccumulatingLinearGTWCrossEntropy.apply(parameter.grad, *inputs)
     else:
         outputs = linear_gtw_cross_entropy_op(*inputs)
-    return _finish(LossOutputs(*outputs[:6]), arguments, labels)
-
-
-def _finish(
-    outputs: LossOutputs, arguments: RowArguments, labels: Tensor
-) -> Tensor | tuple[Tensor, TaskStats]:
-    """The loss in the labels' shape for "none", with TaskStats where they are wanted."""
-    loss = outputs.loss.reshape(labels.shape) if arguments.reduction == "none" else outputs.loss
-    if not arguments.want_correct:
-        return loss
-    return loss, TaskStats(outputs.loss_sum, outputs.token_count, outputs.correct_count)
-
-
-def _autocast(tensor: Tensor) -> Tensor:
-    device = tensor.device.type
-    if torch.is_autocast_enabled(device) and tensor.dtype == torch.float32:
-        return tensor.to(torch.get_autocast_dtype(device))
-    return tensor
+    return finish(LossOutputs(*outputs[:6]), arguments, labels)

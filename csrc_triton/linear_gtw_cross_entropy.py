@@ -93,6 +93,8 @@ def linear_gtw_cross_entropy_forward(
     memory_budget: int | str | None,
     valid_count: int | None,
     weight_gradient_into: Tensor | None = None,
+    hidden_gradient_dtype: torch.dtype | None = None,
+    plan_cols: int | None = None,
     gather: GatherRows | None = None,
 ) -> LinearResult:
     """Returns the losses of logits = hidden @ weight.T + bias and the gradients that `row_loss` scales.
@@ -113,6 +115,9 @@ def linear_gtw_cross_entropy_forward(
             one chunk takes no more memory than several and their accumulator; see `ChunkMemory`.
         valid_count: a host int, at least the number of rows read: nothing waits for a GPU then.
         weight_gradient_into: (V, D) of the weight's dtype or the accumulation dtype; dW is added to it.
+        hidden_gradient_dtype: the dtype of dX, that of `hidden` or the accumulation dtype; None: the first.
+        plan_cols: V of the plan of chunks in place of the weight's. Ranks whose pieces of the vocabulary
+            differ in size must cut the rows into the same chunks.
         gather: how rows are gathered; by default Triton's kernel on a GPU, plain torch on a CPU.
 
     Raises:
@@ -121,10 +126,11 @@ def linear_gtw_cross_entropy_forward(
     rows = compact_rows(weights != 0 if read is None else read, valid_count)
     dtype, into = weights.dtype, weight_gradient_into
     needs_gradient = needs_hidden_gradient or needs_weight_gradient or needs_bias_gradient
-    memory = _chunk_memory(weight, dtype, into, needs_weight_gradient)
+    memory = _chunk_memory(weight, plan_cols or weight.shape[0], dtype, into, needs_weight_gradient)
     n_chunk = memory.chunk_rows(rows.n_rows, memory_budget, is_cuda=hidden.is_cuda)
     is_single = n_chunk >= rows.n_rows
-    states = _States(hidden, rows, n_chunk, needs_hidden_gradient, gather or _default_gather(hidden.is_cuda))
+    gradient_dtype = (hidden_gradient_dtype or hidden.dtype) if needs_hidden_gradient else None
+    states = _States(hidden, rows, n_chunk, gradient_dtype, gather or _default_gather(hidden.is_cuda))
     head = _Head(
         weight,
         bias,
@@ -144,15 +150,20 @@ class _States:
     """Hidden states by chunks, and their gradient: written over a chunk's gathered rows, then scattered."""
 
     def __init__(
-        self, hidden: Tensor, rows: Compaction, n_chunk: int, needs_gradient: bool, gather: GatherRows
+        self,
+        hidden: Tensor,
+        rows: Compaction,
+        n_chunk: int,
+        gradient_dtype: torch.dtype | None,
+        gather: GatherRows,
     ) -> None:
         self.hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
         self.rows, self.gather = rows, gather
         self.gathered = None if rows.index is None else hidden.new_empty(n_chunk, hidden.shape[1])
         new = torch.empty if rows.n_rows else torch.zeros
-        self.gradient = (
-            new(hidden.shape, dtype=hidden.dtype, device=hidden.device) if needs_gradient else None
-        )
+        self.gradient = None
+        if gradient_dtype is not None:
+            self.gradient = new(hidden.shape, dtype=gradient_dtype, device=hidden.device)
 
     def chunk(self, start: int, length: int) -> Tensor:
         """Compact rows start..start+length-1; zeros at padding."""
@@ -165,10 +176,11 @@ class _States:
         if self.gradient is None:
             return
         if self.rows.inverse is None:
-            torch.mm(logits_gradient, weight, out=self.gradient.narrow(0, start, chunk.shape[0]))
+            add_product_(self.gradient.narrow(0, start, chunk.shape[0]), logits_gradient, weight, beta=0)
         else:
-            torch.mm(logits_gradient, weight, out=chunk)
-            self.gather(chunk, self.rows.inverse, out=self.gradient, start=start)
+            product = chunk.to(self.gradient.dtype)
+            add_product_(product, logits_gradient, weight, beta=0)
+            self.gather(product, self.rows.inverse, out=self.gradient, start=start)
 
 
 class _WeightGradient:
@@ -252,9 +264,9 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor, *, beta: int) -> None:
     """Writes beta total + a @ b to `total`, not rounded to 16 bits on the way.
 
     Args:
-        total: (V, D) of the factors' dtype, or float32 for 16-bit factors.
-        a: (V, C).
-        b: (C, D).
+        total: (M, N) of the factors' dtype, or float32 for 16-bit factors.
+        a: (M, K).
+        b: (K, N).
         beta: 1, or 0 where `total` holds nothing yet.
     """
     if total.dtype == a.dtype:
@@ -291,14 +303,14 @@ def _slabs(total: Tensor, a: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _chunk_memory(
-    weight: Tensor, dtype: torch.dtype, into: Tensor | None, needs_weight_gradient: bool
+    weight: Tensor, n_cols: int, dtype: torch.dtype, into: Tensor | None, needs_weight_gradient: bool
 ) -> ChunkMemory:
-    element = weight.element_size()
+    element, n_elements = weight.element_size(), n_cols * weight.shape[1]
     needs_accumulator = needs_weight_gradient and dtype != (weight if into is None else into).dtype
     return ChunkMemory(
-        logits_row=_round_up(weight.shape[0], _COLUMN_ALIGNMENT) * element,
-        accumulator=weight.numel() * dtype.itemsize if needs_accumulator else 0,
-        rounded=weight.numel() * element if needs_weight_gradient and into is None else 0,
+        logits_row=_round_up(n_cols, _COLUMN_ALIGNMENT) * element,
+        accumulator=n_elements * dtype.itemsize if needs_accumulator else 0,
+        rounded=n_elements * element if needs_weight_gradient and into is None else 0,
     )
 
 

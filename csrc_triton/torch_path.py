@@ -1,6 +1,7 @@
 """The loss and its gradient in plain torch operations, in one go: the path of CPU tensors and of float64."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,21 @@ from csrc_triton.options import LossOptions
 
 # Rows are worked on in blocks of about this many logits: small temporaries, still in cache for the next step.
 _BLOCK_ELEMENTS = 2**20
+RowBlock = slice | Tensor
+# fn(logits (C, V), their rows, scale (C,) or None) -> (c (C,), correct (C,)).
+BlockLoss = Callable[[Tensor, RowBlock, Tensor | None], tuple[Tensor, Tensor]]
+
+
+class RowTerms(NamedTuple):
+    """What a row's gradient is made of, each (C, 1): dc/dz = kept (p - [v = y]) + rest p - (eps / V) cw.
+
+    `others` is the sum of exp(z - largest) over the classes other than the label, `label_exp` the label's.
+    """
+
+    kept: Tensor
+    rest: Tensor
+    others: Tensor
+    label_exp: Tensor
 
 
 def softmax_losses_(
@@ -28,51 +44,100 @@ def softmax_losses_(
     """
     column = labels[:, None]
     correct = _top1_correct(z, labels) if want_correct else torch.zeros_like(labels, dtype=torch.bool)
-    slope = _softcap_(z, options.softcap, want_slope=scale is not None)
+    slope = softcap_(z, options.softcap, want_slope=scale is not None)
     label_logit = z.gather(1, column)
     largest = z.amax(dim=1, keepdim=True)
-    smooth = _smoothing_sum(z, label_logit, options)
-    # A row of -inf alone gives NaN below, as torch does; the subtraction itself must not.
-    z.sub_(largest.masked_fill(largest == -torch.inf, 0)).exp_()
+    smooth = smoothing_sum(z, label_logit, options)
+    exponentials_(z, largest)
     label_exp = z.gather(1, column)
     others = z.scatter_(1, column, 0).sum(dim=1, keepdim=True)
-    total = others + label_exp
-    log_total = torch.where(label_logit == largest, others.log1p(), total.log())
-    losses, kept, rest = _row_terms(
-        labels, (largest - label_logit) + log_total, largest + log_total, smooth, z.shape[1], options
+    losses, terms = row_terms(
+        labels, label_logit, largest, others, label_exp, smooth, n_classes=z.shape[1], options=options
     )
     if scale is not None:
-        factor = scale[:, None] / total
-        z.mul_(factor * (kept + rest))
-        z.scatter_(1, column, (rest * label_exp - kept * others) * factor)
-        if options.label_smoothing:
-            step = scale[:, None] * (options.label_smoothing / z.shape[1])
-            z.sub_(step if options.class_weights is None else step * options.class_weights)
-        if slope is not None:
-            z.mul_(slope)
-        _clear_unweighted_(z, scale)
+        form_gradient_(z, column, terms, scale[:, None], slope, n_classes=z.shape[1], options=options)
     return losses[:, 0], correct
 
 
-def _row_terms(
-    labels: Tensor, minus_log_p: Tensor, lse: Tensor, smooth: Tensor, n_cols: int, options: LossOptions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns c and the coefficients of dc/dz = kept (p - [v = y]) + rest p - (eps / V) cw, each (C, 1)."""
+def row_terms(
+    labels: Tensor,
+    label_logit: Tensor,
+    largest: Tensor,
+    others: Tensor,
+    label_exp: Tensor,
+    smooth: Tensor,
+    *,
+    n_classes: int,
+    options: LossOptions,
+) -> tuple[Tensor, RowTerms]:
+    """Returns c (C, 1) and the terms of its gradient from statistics (C, 1) over the whole vocabulary.
+
+    Args:
+        labels: (C,) int64 in 0..V-1.
+        label_logit: z_y.
+        largest: the largest z.
+        others: sum over the other classes of exp(z - largest).
+        label_exp: exp(z_y - largest).
+        smooth: sum_v cw[v] (z_v - z_y).
+        n_classes: V.
+        options: what a row's loss is.
+    """
+    log_total = torch.where(label_logit == largest, others.log1p(), (others + label_exp).log())
+    minus_log_p, lse = (largest - label_logit) + log_total, largest + log_total
     class_weights, eps = options.class_weights, options.label_smoothing
     kept = torch.full_like(minus_log_p, 1 - eps)
-    mass = minus_log_p.new_tensor(n_cols)
+    mass = minus_log_p.new_tensor(n_classes)
     if class_weights is not None:
         kept = kept * class_weights[labels][:, None]
         mass = class_weights.sum()
     rest = torch.zeros_like(kept)
     losses = torch.where(kept == 0, rest, kept * minus_log_p)
     if eps:
-        losses = losses + eps / n_cols * (mass * minus_log_p - smooth)
-        rest = rest + eps / n_cols * mass
+        losses = losses + eps / n_classes * (mass * minus_log_p - smooth)
+        rest = rest + eps / n_classes * mass
     if options.z_loss:
         losses = losses + options.z_loss * lse**2
         rest = rest + 2 * options.z_loss * lse
-    return losses, kept, rest
+    return losses, RowTerms(kept, rest, others, label_exp)
+
+
+def form_gradient_(
+    exps: Tensor,
+    column: Tensor,
+    terms: RowTerms,
+    scale: Tensor,
+    slope: Tensor | None,
+    *,
+    n_classes: int,
+    options: LossOptions,
+    is_own: Tensor | None = None,
+) -> None:
+    """Overwrites `exps` = exp(z - largest) with scale dc/dlogits.
+
+    Args:
+        exps: (C, V) all columns, or a piece of them.
+        column: (C, 1) the label's column in `exps`.
+        terms: those of the rows.
+        scale: (C, 1) w_r / denominator; a row of scale 0 becomes exactly 0.
+        slope: (C, V) dz/dlogits, or None for 1.
+        n_classes: V of the whole vocabulary.
+        options: what a row's loss is, its class weights those of the columns of `exps`.
+        is_own: (C, 1) bool, whether the label is among the columns; `column` may be any other where it is
+            not. None: everywhere.
+    """
+    kept, rest, others, label_exp = terms
+    factor = scale / (others + label_exp)
+    exps.mul_(factor * (kept + rest))
+    label_value = (rest * label_exp - kept * others) * factor
+    if is_own is not None:
+        label_value = torch.where(is_own, label_value, exps.gather(1, column))
+    exps.scatter_(1, column, label_value)
+    if options.label_smoothing:
+        step = scale * (options.label_smoothing / n_classes)
+        exps.sub_(step if options.class_weights is None else step * options.class_weights)
+    if slope is not None:
+        exps.mul_(slope)
+    _clear_unweighted_(exps, scale)
 
 
 def _top1_correct(logits: Tensor, labels: Tensor) -> Tensor:
@@ -81,7 +146,7 @@ def _top1_correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (first == labels) & ~largest.isnan()
 
 
-def _softcap_(z: Tensor, softcap: float | None, *, want_slope: bool) -> Tensor | None:
+def softcap_(z: Tensor, softcap: float | None, *, want_slope: bool) -> Tensor | None:
     """Caps z in place; returns the derivative 1 / cosh^2, which 1 - tanh^2 loses near the cap."""
     if softcap is None:
         return None
@@ -91,7 +156,7 @@ def _softcap_(z: Tensor, softcap: float | None, *, want_slope: bool) -> Tensor |
     return slope
 
 
-def _smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tensor:
+def smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tensor:
     """sum_v cw[v] (z_v - z_y), relative to the label so that large logits lose nothing: (C, 1)."""
     if not options.label_smoothing:
         return torch.zeros_like(label_logit)
@@ -101,11 +166,17 @@ def _smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tens
     return terms.sum(dim=1, keepdim=True)
 
 
+def exponentials_(z: Tensor, largest: Tensor) -> None:
+    """Overwrites z (C, V) with exp(z - largest), `largest` (C, 1)."""
+    # A row of -inf alone gives NaN later, as torch does; the subtraction itself must not.
+    z.sub_(largest.masked_fill(largest == -torch.inf, 0)).exp_()
+
+
 def _clear_unweighted_(gradient: Tensor, scale: Tensor) -> None:
-    """Rows of scale 0 become exactly 0, where 0 times an infinite logit would be NaN."""
+    """Rows of scale 0, (C, 1), become exactly 0, where 0 times an infinite logit would be NaN."""
     unweighted = scale == 0
     if gradient.is_cuda or bool(unweighted.any()):
-        gradient.masked_fill_(unweighted[:, None], 0)
+        gradient.masked_fill_(unweighted, 0)
 
 
 def gtw_cross_entropy_forward(
@@ -130,16 +201,32 @@ def gtw_cross_entropy_forward(
             itself. None when no gradient is wanted.
         want_correct: whether top-1 correctness is wanted.
     """
+
+    def losses_(z: Tensor, rows: RowBlock, row_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        return softmax_losses_(z, labels[rows], row_scale, options, want_correct=want_correct)
+
+    return run_blocks(losses_, logits, read, scale, gradient)
+
+
+def run_blocks(
+    losses_: BlockLoss, logits: Tensor, read: Tensor, scale: Tensor, gradient: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Returns (c (R,), correct (R,) bool) and fills `gradient`, from `losses_` on blocks of the read rows.
+
+    Args:
+        losses_: overwrites a block of logits in the accumulation dtype with their gradient.
+        logits: this and the others as in `gtw_cross_entropy_forward`.
+        read: (R,) bool.
+        scale: (R,).
+        gradient: (R, V) or None.
+    """
     losses = torch.zeros_like(scale)
-    correct = torch.zeros_like(labels, dtype=torch.bool)
-    for rows in _blocks(read, logits.shape[1]):
+    correct = torch.zeros_like(read)
+    for rows in row_blocks(read, logits.shape[1]):
         is_view = isinstance(rows, slice)
         in_place = gradient is logits and is_view and logits.dtype == scale.dtype
         z = logits[rows] if in_place else logits[rows].to(scale.dtype, copy=is_view)
-        row_scale = None if gradient is None else scale[rows]
-        losses[rows], correct[rows] = softmax_losses_(
-            z, labels[rows], row_scale, options, want_correct=want_correct
-        )
+        losses[rows], correct[rows] = losses_(z, rows, None if gradient is None else scale[rows])
         if gradient is not None and not in_place:
             gradient[rows] = z.to(logits.dtype)
     if gradient is not None:
@@ -147,7 +234,7 @@ def gtw_cross_entropy_forward(
     return losses, correct
 
 
-def _blocks(read: Tensor, n_cols: int) -> Iterator[slice | Tensor]:
+def row_blocks(read: Tensor, n_cols: int) -> Iterator[RowBlock]:
     """The rows to read, some at a time: slices (views, no copies) where every row is read."""
     n_rows = max(1, _BLOCK_ELEMENTS // max(1, n_cols))
     if bool(read.all()):

@@ -1,0 +1,42 @@
+"""What the public losses share: the dtype that they start in, what they return."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cotbal._arguments import LossOutputs, RowArguments
+
+
+class TaskStats(NamedTuple):
+    """Per-task sums of one call, detached, each (N,); they come from the same pass as the loss.
+
+    Attributes:
+        loss_sum: float32 (float64 for float64 logits), sum of token_weights_r c_r over the task's rows.
+        token_count: int64, the number of those rows.
+        correct_count: int64, how many of them have their label as the lowest index of the largest logit.
+
+    A row of weight 0 is not read, so it is in none of the three.
+    """
+
+    loss_sum: Tensor
+    token_count: Tensor
+    correct_count: Tensor
+
+
+def finish(
+    outputs: LossOutputs, arguments: RowArguments, labels: Tensor
+) -> Tensor | tuple[Tensor, TaskStats]:
+    """The loss in the labels' shape for "none", with TaskStats where they are wanted."""
+    loss = outputs.loss.reshape(labels.shape) if arguments.reduction == "none" else outputs.loss
+    if not arguments.want_correct:
+        return loss
+    return loss, TaskStats(outputs.loss_sum, outputs.token_count, outputs.correct_count)
+
+
+def autocast(tensor: Tensor) -> Tensor:
+    """`tensor` in autocast's dtype where autocast is on and it is float32."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device) and tensor.dtype == torch.float32:
+        return tensor.to(torch.get_autocast_dtype(device))
+    return tensor
