@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := .venv-compile
+RIVALS := .venv-bench
+FLASH_FILE := $(RIVALS)/cross_entropy.py
 # One thread per process: OpenMP threads of parallel processes spin against each other.
 export OMP_NUM_THREADS := 1
 JOBS ?= 2
 THREADS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full test-breakage lint format bench clean
+.PHONY: help demo test test-full test-breakage lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
@@ -18,6 +20,7 @@ help:
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks that need no GPU"
+	@echo "make bench-rivals  installs the rivals that make bench compares with"
 
 $(VENV)/.ready: pyproject.toml constraints.txt setup.py
 	@echo "== making $(VENV) (torch, transformers and the tools: once, a few minutes)"
@@ -61,7 +64,24 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@echo "== benchmarks without a GPU, $(THREADS) threads"
-	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest benchmarks -s -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
+	@bin=$$(test -e $(RIVALS)/.ready && echo $(RIVALS)/bin || echo $(BIN)); \
+	  FLASH_ATTN_CROSS_ENTROPY=$$(test -e $(FLASH_FILE) && echo $(FLASH_FILE)) OMP_NUM_THREADS=$(THREADS) \
+	  $$bin/python -m pytest benchmarks -s -p no:xdist -W default --timeout=0 --benchmark-columns=min,median,max
+
+bench-rivals: $(RIVALS)/.ready
+
+# Without their dependencies: their pins would bring another torch. flash-attn gives one file, which needs no build.
+$(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.toml
+	@echo "== making $(RIVALS) (the rivals: once, a few minutes)"
+	@test -x $(RIVALS)/bin/python || $(PYTHON) -m venv $(RIVALS)
+	@$(RIVALS)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" \
+	  accelerate==1.15.0 datasets==5.2.0 einops==0.8.2 wheel psutil ninja
+	@$(RIVALS)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/requirements-rivals.txt
+	@FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE $(RIVALS)/bin/python -m pip download --quiet --no-deps \
+	  --no-build-isolation --no-binary :all: --dest $(RIVALS)/dl flash-attn==2.8.3
+	@tar -xzf $(RIVALS)/dl/flash_attn-*.tar.gz -C $(RIVALS) --wildcards --strip-components=4 \
+	  '*/flash_attn/ops/triton/cross_entropy.py'
+	@touch $@
 
 clean:
-	rm -rf $(VENV) $(COMPILE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILE) $(RIVALS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
