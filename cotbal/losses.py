@@ -48,6 +48,8 @@ def gtw_cross_entropy(
         task_weights: (N,) float32 or float64, finite and >= 0. Without it every weight is 1 (Eq. 1).
         token_weights: of the labels' shape, float32 or float64, finite and >= 0.
         denominator: 0-d float32 or float64 tensor in place of sum_r w_r: that of the whole optimizer step.
+            The gradient of float16 logits is rounded before a loss scale from above reaches it: pass
+            denominator / scale, and hand loss / scale on.
         reduction: "weighted_mean", "sum" (the numerator) or "none" (each w_r c_r, in the labels' shape).
         ignore_index: the label of a row that counts nowhere.
         shift: row t takes the label, task id and token weight of position t + 1 (causal language models).
@@ -160,8 +162,9 @@ def linear_gtw_cross_entropy(
         class_weights: see `gtw_cross_entropy`.
         return_stats: also return TaskStats; needs `task_weights`.
         impl: "auto", "triton", "torch" or "reference".
-        memory_budget: bytes of logits alive at once; "min": the least memory; None: 128 MiB on a CPU, 1 GiB
-            on a GPU.
+        memory_budget: bytes of logits, of their gradient and of gathered states alive at once, more only
+            where one chunk takes no more memory than several; "min": the least memory; None: 128 MiB on a
+            CPU, 1.5 GiB on a GPU. Logits are float32 (float64 for float64), whatever the dtype of `hidden`.
         valid_count: at least the number of labels that are not `ignore_index` (after the shift). Without it
             a GPU is waited for once, to count them; the data collator knows. Too small a number raises.
         accumulate_weight_grad: where `weight.grad` exists, add dW to it in the forward pass, which saves a

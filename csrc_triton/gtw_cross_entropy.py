@@ -11,7 +11,14 @@ from torch import Tensor
 
 from csrc_triton.launch import WORD, has_clusters, row_launch, stream_launch
 from csrc_triton.options import LossOptions
-from csrc_triton.row_math import finite_or_zero, has_equal_before, row_loss, softcap_slope, softcapped
+from csrc_triton.row_math import (
+    finite_or_zero,
+    has_equal_before,
+    label_smoothing_term,
+    row_loss,
+    softcap_slope,
+    softcapped,
+)
 from csrc_triton.row_parts import read_row, row_parts, write_label, write_row, write_zeros
 
 
@@ -100,8 +107,7 @@ def _gtw_cross_entropy_fwd_kernel(
     )
     if not HAS_CLASS_WEIGHTS:
         mass = n_cols
-    # The label's own term: 0, unless its logit is -inf.
-    smooth += label_class_weight * (label_z - finite_or_zero(label_z))
+    smooth += label_smoothing_term(label_z, label_class_weight)
     loss, label_exp, kept, shared = row_loss(
         label_z,
         largest,

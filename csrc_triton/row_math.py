@@ -86,6 +86,13 @@ def smoothing_terms(z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_
 
 
 @triton.jit
+def label_smoothing_term(label_z, label_class_weight):
+    """The label's own cw (z - z_y): 0, unless its logit is -inf and its class counts."""
+    term = label_class_weight * (label_z - finite_or_zero(label_z))
+    return tl.where(label_class_weight == 0.0, 0.0, term)
+
+
+@triton.jit
 def smoothing_sums(
     x,
     cols,
@@ -200,7 +207,9 @@ def row_loss(
     if HAS_CLASS_WEIGHTS:
         loss = tl.where(kept == 0.0, 0.0, loss)
     if HAS_SMOOTHING:
-        loss += label_smoothing / n_classes * (mass * minus_log_p - smooth)
+        # The smoothing terms count from the label's logit, or from 0 where that is -inf.
+        spread = (largest - finite_or_zero(label_z)) + log_total
+        loss += label_smoothing / n_classes * (mass * spread - smooth)
         shared += label_smoothing / n_classes * mass
     if HAS_Z_LOSS:
         lse = largest + log_total

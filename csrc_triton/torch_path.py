@@ -93,7 +93,9 @@ def row_terms(
     rest = torch.zeros_like(kept)
     losses = torch.where(kept == 0, rest, kept * minus_log_p)
     if eps:
-        losses = losses + eps / n_classes * (mass * minus_log_p - smooth)
+        # The smoothing terms count from the label's logit, or from 0 where that is -inf.
+        spread = (largest - _finite_or_zero(label_logit)) + log_total
+        losses = losses + eps / n_classes * (mass * spread - smooth)
         rest = rest + eps / n_classes * mass
     if options.z_loss:
         losses = losses + options.z_loss * lse**2
@@ -160,7 +162,7 @@ def smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tenso
     """sum_v cw[v] (z_v - z_y), relative to the label so that large logits lose nothing: (C, 1)."""
     if not options.label_smoothing:
         return torch.zeros_like(label_logit)
-    terms = z - label_logit.masked_fill(label_logit == -torch.inf, 0)
+    terms = z - _finite_or_zero(label_logit)
     if options.class_weights is not None:
         terms.mul_(options.class_weights).masked_fill_(options.class_weights == 0, 0)
     return terms.sum(dim=1, keepdim=True)
@@ -169,7 +171,12 @@ def smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tenso
 def exponentials_(z: Tensor, largest: Tensor) -> None:
     """Overwrites z (C, V) with exp(z - largest), `largest` (C, 1)."""
     # A row of -inf alone gives NaN later, as torch does; the subtraction itself must not.
-    z.sub_(largest.masked_fill(largest == -torch.inf, 0)).exp_()
+    z.sub_(_finite_or_zero(largest)).exp_()
+
+
+def _finite_or_zero(x: Tensor) -> Tensor:
+    """0 in place of -inf: what may be subtracted from -inf."""
+    return x.masked_fill(x == -torch.inf, 0)
 
 
 def _clear_unweighted_(gradient: Tensor, scale: Tensor) -> None:

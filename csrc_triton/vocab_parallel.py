@@ -11,19 +11,29 @@ from torch import Tensor
 
 from csrc_triton.launch import Launch
 from csrc_triton.options import LossOptions
-from csrc_triton.row_math import finite_or_zero, row_loss
-from csrc_triton.vocab_math import (
-    load_logits,
+from csrc_triton.row_math import (
+    finite_or_zero,
+    has_equal_before,
+    label_smoothing_term,
+    row_loss,
     row_statistics,
+    softcap_slope,
     softcapped,
-    store_gradient,
     store_zeros,
 )
+from csrc_triton.row_parts import write_label, write_row
 from csrc_triton.vocab_pieces import N_STATISTICS, Piece
 
 # Two passes over any number of columns; the options need more registers, which would spill.
 PLAIN = Launch(8192, 16)
 WITH_OPTIONS = Launch(4096, 16)
+
+
+@triton.jit
+def _own_column(label, start, n_cols):
+    """(the label's column in the piece, -1 where it is elsewhere; whether it is in the piece)."""
+    is_own = (label >= start) & (label < start + n_cols)
+    return tl.where(is_own, label - start, -1).to(tl.int32), is_own
 
 
 @triton.jit
@@ -61,25 +71,42 @@ def _piece_statistics_fwd_kernel(
         tl.store(statistics_ptr + 3 * n_rows + row, 0.0)
         return
 
+    row_ptr = logits_ptr + row * logits_stride_row
     label_x = tl.load(label_x_ptr + row)
-    largest, others, smooth, _, beaten = row_statistics(
-        logits_ptr + row * logits_stride_row,
-        label - start,
-        label_x,
-        finite_or_zero(softcapped(label_x, 0, 1, softcap, HAS_SOFTCAP)),
-        class_weights_ptr + start,
+    label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
+    column, is_own = _own_column(label, start, n_cols)
+    largest_x, largest, others, smooth, _ = row_statistics(
+        row_ptr,
+        0,
         n_cols,
+        column,
+        finite_or_zero(label_z),
+        class_weights_ptr + start,
         softcap,
-        HAS_CORRECT,
         HAS_SMOOTHING,
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
         BLOCK,
     )
+    if is_own:
+        top = tl.maximum(largest, label_z)
+        others *= tl.exp(largest - finite_or_zero(top))
+        largest = top
+        if HAS_SMOOTHING:
+            label_class_weight = 1.0
+            if HAS_CLASS_WEIGHTS:
+                label_class_weight = tl.load(class_weights_ptr + label)
+            smooth += label_smoothing_term(label_z, label_class_weight)
     tl.store(statistics_ptr + row, largest)
     tl.store(statistics_ptr + n_rows + row, others)
     tl.store(statistics_ptr + 2 * n_rows + row, smooth)
-    tl.store(statistics_ptr + 3 * n_rows + row, beaten.to(tl.float32))
+    is_beaten = 0
+    if HAS_CORRECT:
+        is_beaten = (largest_x > label_x).to(tl.int32)
+        if largest_x == label_x:
+            before = tl.minimum(label - start, n_cols).to(tl.int32)
+            is_beaten = has_equal_before(row_ptr, 0, before, label_x, min(BLOCK, 1024))
+    tl.store(statistics_ptr + 3 * n_rows + row, is_beaten * 1.0)
 
 
 @triton.jit
@@ -127,7 +154,7 @@ def _piece_losses_fwd_kernel(
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            store_zeros(gradient_row_ptr, n_cols, BLOCK)
+            store_zeros(gradient_row_ptr, 0, n_cols, BLOCK)
         return
 
     largest = tl.load(statistics_ptr + row)
@@ -141,8 +168,8 @@ def _piece_losses_fwd_kernel(
         mass = tl.load(mass_ptr)
         in_range = (label >= 0) & (label < n_classes)
         label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
-    loss, label_exp, kept, rest = row_loss(
-        softcapped(label_x, 0, 1, softcap, HAS_SOFTCAP),
+    loss, label_exp, kept, shared = row_loss(
+        softcapped(label_x, True, softcap, HAS_SOFTCAP),
         largest,
         others,
         smooth,
@@ -166,28 +193,39 @@ def _piece_losses_fwd_kernel(
         if HAS_DENOMINATOR:
             denominator = tl.load(denominator_ptr)
             scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
-        per_exp = scale / total
-        lanes = tl.arange(0, BLOCK)
-        n_blocks = tl.cdiv(n_cols, BLOCK)
-        for block in range(0, n_blocks):
-            cols = block * BLOCK + lanes
-            store_gradient(
+        if scale == 0.0:
+            store_zeros(gradient_row_ptr, 0, n_cols, BLOCK)
+        else:
+            per_exp = scale / total
+            smoothing_factor = scale * (label_smoothing / n_classes)
+            column, is_own = _own_column(label, start, n_cols)
+            write_row(
                 gradient_row_ptr,
-                load_logits(logits_row_ptr, cols, n_cols),
-                cols,
-                label - start,
+                logits_row_ptr,
+                0.0,
+                0.0,
+                0,
                 n_cols,
+                0,
+                False,
+                column,
                 finite_or_zero(largest),
-                scale,
-                per_exp * (kept + rest),
-                per_exp * (rest * label_exp - kept * others),
-                scale * (label_smoothing / n_classes),
+                per_exp * (kept + shared),
+                smoothing_factor,
                 class_weights_ptr + start,
                 softcap,
                 HAS_SMOOTHING,
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
+                HAS_REST=False,
+                IS_RESIDENT=False,
+                BLOCK=BLOCK,
             )
+            label_gradient = per_exp * (shared * label_exp - kept * others)
+            if HAS_SMOOTHING:
+                label_gradient -= smoothing_factor * label_class_weight
+            label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
+            write_label(gradient_row_ptr, label_gradient, column, is_own, IN_CLUSTER=False)
 
 
 def piece_statistics(

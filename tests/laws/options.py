@@ -138,7 +138,8 @@ def _row_losses(x: Tensor, labels: Tensor, o: Options) -> tuple[Tensor, Tensor, 
     of_label = weights[labels] * (1 - eps)
     # A class of weight 0 adds nothing, not 0 * inf.
     smoothing = torch.where(weights > 0, weights * (lse[:, None] - z), 0).sum(1) * eps / n_cols
-    c = of_label * (lse - z.gather(1, labels[:, None])[:, 0]) + smoothing + o.z_loss * lse**2
+    own = torch.where(of_label > 0, of_label * (lse - z.gather(1, labels[:, None])[:, 0]), 0)
+    c = own + smoothing + o.z_loss * lse**2
     with torch.no_grad():
         reach = torch.maximum(z.masked_fill(z.isinf(), 0).abs().amax(1), lse.abs())
         of_all = eps / n_cols * weights.sum()

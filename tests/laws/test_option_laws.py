@@ -257,11 +257,16 @@ def test_a_row_of_weight_zero_adds_nothing_though_its_weight_is_learned(
 
 
 @everywhere
-def test_a_class_of_weight_zero_is_not_smoothed_onto(impl: str, dtype: torch.dtype) -> None:
-    """0 * inf would be NaN: a masked class of weight 0 drops out of the smoothing term."""
+@pytest.mark.parametrize("is_a_label", [False, True])
+def test_a_class_of_weight_zero_is_not_smoothed_onto(impl: str, dtype: torch.dtype, is_a_label: bool) -> None:
+    """0 * inf would be NaN: a masked class of weight 0 drops out of the smoothing term, as a label too."""
     case = small_case(dtype)
     weights = in_dtype_of(case, ALONE["class_weights"]).class_weights
-    case = case.replace(labels=case.labels.masked_fill(case.labels == 3, IGNORE))
+    labels = case.labels.masked_fill(case.labels == 3, IGNORE)
+    labels[labels == (int(labels[labels != IGNORE][0]) if is_a_label else IGNORE)] = (
+        3 if is_a_label else IGNORE
+    )
+    case = case.replace(labels=labels)
     logits = case.logits.clone()
     logits[..., 3] = -math.inf
     o = Options(label_smoothing=0.2, class_weights=weights)
