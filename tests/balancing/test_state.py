@@ -30,9 +30,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(state, allow_nan=False))
 
 
-def resumed(
-    name: str, weighting_class: type[Weighting] | None = None
-) -> tuple[list[Tensor], list[Tensor], Any]:
+def resumed(name: str) -> tuple[list[Tensor], list[Tensor], tuple[Any, Any]]:
     """The weights of the unbroken run after the cut, those of the resumed run, and both states at the end."""
     unbroken, before, after = (all_rules(4)[name]().bind(NAMES) for _ in range(3))
     whole = run().play(unbroken)

@@ -56,7 +56,7 @@ def test_famo_is_updated_with_the_next_losses() -> None:
 
 
 def test_torchjds_dwa_takes_its_epochs_from_epoch_steps() -> None:
-    """Its windows are disjoint where ours slide: equal after the second epoch, in its first call after that."""
+    """Its windows are disjoint where ours slide: equal in its first call after the second epoch."""
     ours = DWA(window=3).bind(TASKS)
     for loss in LOSSES[:6]:
         ours.update(loss * COUNTS, COUNTS)
