@@ -202,7 +202,7 @@ class LossPosition:
 
     def _check(self, current: _Pass, outputs: Any) -> None:
         """Only what came from our loss may be trained on."""
-        loss = outputs[0] if isinstance(outputs, tuple) else outputs.get("loss")
+        loss = outputs[0] if isinstance(outputs, tuple) else getattr(outputs, "loss", None)
         if current.returned is None:
             raise NoLossFunctionError(
                 f"{self.name} computed no loss through its loss_function, so task weights would have no "
