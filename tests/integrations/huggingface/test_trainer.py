@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DataCollatorWithFlattening, Trainer
 
 from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer, TaskCollator
+from tests.examples import check_examples
 from tests.integrations.huggingface.training import (
     TASKS,
     WEIGHTS,
@@ -221,3 +222,8 @@ def test_a_model_made_by_model_init_has_the_loss(tmp_path: Path) -> None:
     )
     trainer.train()
     check((parameters(trainer.model), [loss.item() for loss in trainer.losses], trainer), 8, records(24))
+
+
+@pytest.mark.parametrize("documented", [CoTBalMixin, CoTBalTrainer])
+def test_every_example_runs(documented: type) -> None:
+    check_examples(documented)
