@@ -110,6 +110,8 @@ class StepLoss:
                 "labels, and does it compute its loss by `self.loss_function`?"
             )
 
+    # A compiled model would be traced anew for each number of valid labels.
+    @torch.compiler.disable
     def on_logits(
         self, logits: Tensor, labels: Tensor, *, shift: bool = True, softcap: float | None = None
     ) -> Tensor:
@@ -137,6 +139,7 @@ class StepLoss:
         )
         return self._noted(result)
 
+    @torch.compiler.disable
     def on_hidden(
         self,
         hidden: Tensor,

@@ -160,7 +160,13 @@ class ByItself(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
-@pytest.mark.parametrize("own", [AddsNothing, ByItself])
+class SaysItIsAMean(AddsNothing):
+    """The Trainer of transformers 5.19 and newer would divide its loss by the accumulation."""
+
+    loss_is_scaled_for_ga = False
+
+
+@pytest.mark.parametrize("own", [AddsNothing, ByItself, SaysItIsAMean])
 def test_trainers_of_ones_own(tmp_path: Path, own: type) -> None:
     mixed = type("Mixed", (InOrder, CoTBalMixin, own), {})
     data = records(24)
@@ -210,6 +216,17 @@ def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
     assert logged[-1] == trainer.evaluate()["eval_loss"]
     trainer.installed.restore()
     assert logged[-1] == trainer.evaluate()["eval_loss"]
+
+
+@pytest.mark.full
+# The tracer looks at every attribute of the tensors between two parts of the model.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_a_compiled_model_is_not_traced_anew_for_each_batch(tmp_path: Path, level: str) -> None:
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        check(trained(tmp_path, records(24), 2, 4, level=level, **options), 8, records(24))
 
 
 def test_a_model_made_by_model_init_has_the_loss(tmp_path: Path) -> None:
