@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from accelerate import DistributedType, PartialState
+from accelerate.state import AcceleratorState
+from packaging.version import Version
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -184,6 +188,49 @@ def test_sums_are_those_of_all_ranks_and_go_on_after_a_resume(two: Ranks, tmp_pa
         assert torch.equal(after["parameters"], before["parameters"])
     weights = {entry["task_weight/short"] for entry in whole[0]["logged"]}
     assert len(weights) == 3, "1 in the first two steps, then another one in each"
+
+
+def _train_in_parallel(rank: int, folder: Path, data: list[Record]) -> dict[str, Any]:
+    """Both ranks hold parts of each layer and see the same records."""
+    _as_rank(rank)
+    args = arguments(folder, 4, 2, ddp_backend="gloo")
+    from transformers.distributed import DistributedConfig
+
+    state = PartialState._shared_state
+    assert args.world_size == 2
+    # accelerate lets tensor parallelism run on GPUs alone; nothing of it needs one.
+    kind, state["distributed_type"] = state["distributed_type"], DistributedType.MULTI_GPU
+    try:
+        if rank == 0:
+            tiny_model().save_pretrained(folder / "model")
+        torch.distributed.barrier()
+        model = type(tiny_model()).from_pretrained(
+            folder / "model", distributed_config=DistributedConfig(tp_size=2)
+        )
+        trainer = OrderedTrainer(model, args, train_dataset=data, data_collator=collator(), weights=WEIGHTS)
+        trainer.train()
+        logged = [entry for entry in trainer.state.log_history if "task_tokens/short" in entry]
+        whole = [each.full_tensor() if hasattr(each, "full_tensor") else each for each in model.parameters()]
+        flat = torch.cat([each.detach().flatten().double() for each in whole])
+        losses = [loss.item() for loss in trainer.losses]
+        return {"parameters": flat, "losses": losses, "logged": logged, "level": trainer.installed.level}
+    finally:
+        state["distributed_type"] = kind
+        AcceleratorState._reset_state()
+
+
+def test_tensor_parallel_ranks_count_once(two: Ranks, tmp_path: Path) -> None:
+    if Version(transformers.__version__) < Version("5"):
+        pytest.skip("models sharded at load time: transformers 5")
+    data = records(24)
+    outcomes = two.run(_train_in_parallel, [0, 1], [tmp_path] * 2, [data] * 2)
+    check(outcomes, by(data, 8, 5))
+    counts = [
+        sum(x != -100 for x in record["labels"][1:]) for record in data[:8] if record["task"] == "short"
+    ]
+    for outcome in outcomes:
+        assert outcome["logged"][0]["task_tokens/short"] == sum(counts)
+        assert outcome["level"] == "logits"
 
 
 def test_a_denominator_of_each_device_is_refused(two: Ranks, tmp_path: Path) -> None:
