@@ -24,6 +24,13 @@ def test_ids_are_int64_in_the_order_of_the_tasks() -> None:
     assert "task" in RECORDS[0], "the records are the dataset's own"
 
 
+def test_shifted_labels_are_what_is_counted() -> None:
+    def shard(features: Any) -> dict[str, torch.Tensor]:
+        return {"labels": torch.tensor([[-100, 6]]), "shift_labels": torch.tensor([[6, 7]])}
+
+    assert TaskCollator(shard, ["a", "b"])(RECORDS)["cotbal_valid_count"] == 2
+
+
 def test_one_id_per_segment_of_a_flattened_row() -> None:
     batch = TaskCollator(DataCollatorWithFlattening(), ["a", "b"])(RECORDS)
     assert batch["input_ids"].shape == (1, 6)
