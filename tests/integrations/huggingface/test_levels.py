@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from cotbal.integrations.huggingface import acceptance
 from cotbal.integrations.huggingface.levels import install_loss
@@ -330,6 +330,23 @@ def test_what_cannot_be_installed() -> None:
         install_loss(model, StepLoss(2))
     installed.restore()
     install_loss(model, StepLoss(2))
+
+
+def test_a_loss_that_does_not_shift_is_not_replaced() -> None:
+    masked = BertForMaskedLM(BertConfig(**Size().language()))
+    with pytest.raises(ValueError, match="causal language models in BertForMaskedLM, got ForMaskedLMLoss"):
+        install_loss(masked, StepLoss(2))
+    model, _ = build("LlamaForCausalLM")
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ValueError, match="expected a decoder, got the encoder-decoder LlamaForCausalLM"):
+        install_loss(model, StepLoss(2))
+
+
+def test_a_users_own_loss_is_not_dropped() -> None:
+    model, _ = build("LlamaForCausalLM")
+    model.loss_function = lambda logits, labels, vocab_size: logits.sum()
+    with pytest.raises(ValueError, match="would be dropped: take it out first"):
+        install_loss(model, StepLoss(2))
 
 
 # Dynamo's own, on the masks of transformers 4.57.
