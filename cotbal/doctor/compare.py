@@ -140,14 +140,12 @@ def compare(
     installed = install_loss(model, step_loss, level)
     try:
         check = _Check(runner, inputs, step_loss)
-        passes = check.pair(
-            "the model's own loss", lambda: runner(**inputs).loss, "ours, all weights 1", _ONES
-        )
-        passes += check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
+        own = check.pair("the model's own loss", lambda: runner(**inputs).loss, "ours, all weights 1", _ONES)
+        by_hand = check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
     finally:
         installed.restore()
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    return Comparison(installed.level, installed.reason, TOLERANCE[dtype], passes)
+    return Comparison(installed.level, installed.reason, TOLERANCE[dtype], (*own, *by_hand))
 
 
 @dataclass(frozen=True)
