@@ -5,6 +5,7 @@ import torch
 
 from cotbal import TaskStats
 from cotbal.meter import TaskMeter
+from tests.examples import check_examples
 
 
 def sums(loss: list[float], tokens: list[int], correct: list[int]) -> TaskStats:
@@ -34,3 +35,7 @@ def test_it_reads_means_over_the_tokens_and_starts_anew() -> None:
 def test_another_number_of_tasks_is_refused() -> None:
     with pytest.raises(ValueError, match="sums: expected one for each of 2 tasks, got 3"):
         TaskMeter(["a", "b"]).add(sums([0.0] * 3, [0] * 3, [0] * 3), torch.ones(3))
+
+
+def test_the_example_runs() -> None:
+    check_examples(TaskMeter)

@@ -1,12 +1,14 @@
 """The counts of a step, its one collective, and the factor that undoes what a stack does afterwards."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cotbal import TaskStats
 from cotbal.normalizer import StepNormalizer, loss_factor, task_token_counts
+from tests.examples import check_examples
 from tests.ranks import Ranks
 
 LABELS = torch.tensor([[5, 2, -100], [7, -100, 4], [1, 1, 1]])
@@ -102,3 +104,8 @@ def test_the_factor_of_each_stack() -> None:
         loss_factor("jax", ranks=1)
     with pytest.raises(ValueError, match="replicas: expected a divisor of the 4 ranks, got 3"):
         loss_factor("torch", ranks=4, replicas=3)
+
+
+@pytest.mark.parametrize("documented", [StepNormalizer, loss_factor, task_token_counts])
+def test_every_example_runs(documented: Any) -> None:
+    check_examples(documented)

@@ -6,6 +6,7 @@ import torch
 import cotbal
 from cotbal.normalizer import StepNormalizer
 from cotbal.step_loss import StepLoss
+from tests.examples import check_examples
 from tests.tolerances import assert_close
 
 WEIGHTS = torch.tensor([0.25, 4.0, 1.0])
@@ -129,3 +130,7 @@ def test_a_loss_that_is_called_not_once_is_refused(calls: int) -> None:
 
     with pytest.raises(RuntimeError, match=f"called its loss {calls} times"):
         model()
+
+
+def test_the_example_runs() -> None:
+    check_examples(StepLoss)

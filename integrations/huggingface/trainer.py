@@ -36,9 +36,7 @@ else:
 
 
 class CoTBalMixin(_Base):
-    """Gives a `transformers.Trainer` the exact GTW loss of the whole optimizer step; it stands first.
-
-        class Mine(CoTBalMixin, SFTTrainer): ...
+    """Gives a trainer class the exact GTW loss of the whole optimizer step; it stands first.
 
     The denominator counts all micro-batches of the accumulation window and all ranks, by one all-reduce of a
     few numbers per optimizer step. Evaluation and generation are the trainer's own.
@@ -60,7 +58,13 @@ class CoTBalMixin(_Base):
     Raises:
         ValueError: a task without a weight, a setting that cannot be right (each says what to do), or a model
             whose loss cannot be replaced.
+
+    Example:
+        >>> class Mine(CoTBalMixin, Trainer):  # or SFTTrainer, or a trainer of your own
+        ...     pass
     """
+
+    _has_open_step: bool
 
     def __init__(
         self,
@@ -173,7 +177,7 @@ class CoTBalMixin(_Base):
         self.weighting.bind(self.tasks, self.args.device)
         self.meter = TaskMeter(self.tasks)
         self.step_loss.take_sums()
-        self._has_open_step: bool = False
+        self._has_open_step = False
 
     def _begin_step(self, batches: list[Any]) -> Tensor:
         for batch in batches:
@@ -216,10 +220,19 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
     """`transformers.Trainer` with the exact GTW loss of the whole optimizer step; see `CoTBalMixin`.
 
     Example:
-        >>> trainer = CoTBalTrainer(  # doctest: +SKIP
-        ...     model, args, train_dataset=data, data_collator=TaskCollator(collator, ["VQAv2", "GQA"]),
-        ...     weights={"VQAv2": 0.8, "GQA": 1.2},
+        >>> from transformers import DataCollatorWithFlattening, TrainingArguments
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=2, **sizes))
+        >>> args = TrainingArguments("out", remove_unused_columns=False, use_cpu=True, report_to=[])
+        >>> data = [{"input_ids": [5, 6, 7], "task": "GQA"}, {"input_ids": [8, 9], "task": "VQAv2"}]
+        >>> collator = TaskCollator(DataCollatorWithFlattening(), ["VQAv2", "GQA"])
+        >>> weights = {"VQAv2": 0.8, "GQA": 1.2}
+        >>> trainer = CoTBalTrainer(
+        ...     model, args, train_dataset=data, data_collator=collator, weights=weights
         ... )
+        >>> trainer.tasks, trainer.installed.level
+        (('VQAv2', 'GQA'), 'linear')
     """
 
 

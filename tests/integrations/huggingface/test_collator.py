@@ -7,6 +7,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, default_data_collator
 
 from cotbal.integrations.huggingface import TaskCollator
+from tests.examples import check_examples
 
 RECORDS = [
     {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "task": "b"},
@@ -84,3 +85,7 @@ def test_it_wraps_transformers_padding_collator() -> None:
 
     batch = TaskCollator(DataCollatorForSeq2Seq(Tokenizer()), ["a", "b"])(RECORDS)
     assert batch["cotbal_task_ids"].tolist() == [1, 0]
+
+
+def test_the_example_runs() -> None:
+    check_examples(TaskCollator)

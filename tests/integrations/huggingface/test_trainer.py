@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DataCollatorWithFlattening, Trainer
 
 from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer, TaskCollator
+from tests.examples import check_examples
 from tests.integrations.huggingface.training import (
     TASKS,
     WEIGHTS,
@@ -133,8 +134,6 @@ def test_packed_rows_train_as_padded_ones(tmp_path: Path, flash: bool, n_layers:
     if n_layers and Version(transformers.__version__) < Version("4.56"):
         pytest.skip("before 4.56 attention keeps segments apart with flash-attn alone")
     data = records(24)
-    # Labels at a first token would be predicted from another record.
-    data = [record | {"labels": record["input_ids"]} if i % 2 else record for i, record in enumerate(data)]
     flatten = TaskCollator(
         DataCollatorWithFlattening(return_flash_attn_kwargs=flash, separator_id=5), TASKS, count_valid=False
     )
@@ -223,3 +222,8 @@ def test_a_model_made_by_model_init_has_the_loss(tmp_path: Path) -> None:
     )
     trainer.train()
     check((parameters(trainer.model), [loss.item() for loss in trainer.losses], trainer), 8, records(24))
+
+
+@pytest.mark.parametrize("documented", [CoTBalMixin, CoTBalTrainer])
+def test_every_example_runs(documented: type) -> None:
+    check_examples(documented)
