@@ -1,4 +1,4 @@
-"""The model behind its wrappers, and whether its head can compute the loss inside its own call."""
+"""The model behind its wrappers: whether its loss is ours to take, and its head a plain product."""
 
 import sys
 from typing import Any
@@ -31,6 +31,30 @@ def inner_model(model: nn.Module) -> Any:
             )
         current = wrapped
     return current
+
+
+def check_loss(model: Any) -> None:
+    """Checks that the model's own loss is the one that ours takes the place of.
+
+    Args:
+        model: what `inner_model` returns.
+
+    Raises:
+        ValueError: it is another loss, or one of a user's own.
+    """
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    name, own = type(model).__name__, model.loss_function
+    if own is not ForCausalLMLoss:
+        raise ValueError(
+            f"model: expected the loss of causal language models in {name}, "
+            f"got {getattr(own, '__name__', own)}; a loss set by model.loss_function = ... would be dropped: "
+            "take it out first"
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model: expected a decoder, got the encoder-decoder {name}, whose labels do not shift"
+        )
 
 
 def plain_heads(model: Any) -> list[nn.Linear]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from cotbal.integrations.huggingface.acceptance import NotExactError, accepted_shape
-from cotbal.integrations.huggingface.heads import LinearLevelError, inner_model, plain_heads
-from cotbal.integrations.huggingface.loss_position import LossPosition
+from cotbal.integrations.huggingface.heads import LinearLevelError, check_loss, inner_model, plain_heads
+from cotbal.integrations.huggingface.loss_position import LossPosition, check_installed
 from cotbal.step_loss import StepLoss
 
 LEVELS = ("auto", "linear", "logits")
@@ -43,12 +43,14 @@ def install_loss(model: nn.Module, step_loss: StepLoss, level: str = "auto") -> 
 
     Raises:
         TypeError: not a transformers model.
-        ValueError: an unknown level, a model that has our loss already, or level="linear" where it is not
-            exact; the message says why and what to do.
+        ValueError: an unknown level, a model that has our loss already or another loss than that of causal
+            language models, or level="linear" where it is not exact; the message says why and what to do.
     """
     if level not in LEVELS:
         raise ValueError(f"level: expected one of {', '.join(LEVELS)}, got {level!r}")
     inner = inner_model(model)
+    check_installed(inner)
+    check_loss(inner)
     position, reason = LossPosition(inner, step_loss), 'level="logits" was asked for'
     if level != "logits":
         try:

@@ -81,16 +81,7 @@ class LossPosition:
         self._undo: list[Callable[[], None]] = []
 
     def install(self) -> None:
-        """Replace `forward` and `loss_function` of the model, and `forward` of the heads.
-
-        Raises:
-            ValueError: a loss of ours is in this model already.
-        """
-        before = getattr(self.model.forward, "loss_position", None)
-        if before is not None and before.installed:
-            raise ValueError(
-                f"model: {self.name} already has a loss of cotbal; call restore() of that one first"
-            )
+        """Replace `forward` and `loss_function` of the model, and `forward` of the heads."""
         self.installed = True
         self._replace(self.model, self._wrap_forward())
         for head in self.heads:
@@ -214,6 +205,19 @@ class LossPosition:
                 f"{self.name} adds to its loss (a router's auxiliary loss?), which the step's denominator "
                 "does not cover; switch it off (output_router_logits=False)"
             )
+
+
+def check_installed(model: Any) -> None:
+    """Checks that no loss of ours is in the model.
+
+    Raises:
+        ValueError: there is one.
+    """
+    before = getattr(model.forward, "loss_position", None)
+    if before is not None and before.installed:
+        raise ValueError(
+            f"model: {type(model).__name__} already has a loss of cotbal; call restore() of that one first"
+        )
 
 
 def _put_back(target: Any, name: str, own: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from cotbal.integrations.huggingface import acceptance
 from cotbal.integrations.huggingface.levels import install_loss
@@ -200,6 +200,19 @@ def test_bfloat16_and_autocast(level: str) -> None:
     assert mixed.loss.dtype == half.loss.dtype == torch.float32
 
 
+def test_hooks_of_the_head_fire_before_its_gradient_is_made() -> None:
+    """As those do that gather a sharded head for the backward pass."""
+    model, batch = build("CohereForCausalLM")
+    fired: list[str] = []
+    model.lm_head.register_forward_hook(
+        lambda head, inputs, output: fired.append(f"view {output._is_view()}")
+    )
+    model.lm_head.register_full_backward_pre_hook(lambda *_: fired.append("head"))
+    model.lm_head.weight.register_hook(lambda _: fired.append("weight"))
+    run(model, batch, "linear")
+    assert fired == ["view False", "head", "weight"]
+
+
 def test_a_copy_of_the_model_trains_its_own_weights() -> None:
     model, batch = build("LlamaForCausalLM")
     step_loss = begun()
@@ -261,13 +274,8 @@ def test_another_head_raises() -> None:
         training_loss(model, batch, step_loss)
 
 
-class Quantised(nn.Linear):
-    def forward(self, hidden: Tensor) -> Tensor:
-        return super().forward(hidden)
-
-
 def quantise(model: Any) -> None:
-    model.lm_head = Quantised(32, 100)
+    model.lm_head = torch.ao.nn.quantized.dynamic.Linear(32, 100)
 
 
 def quantise_weight(model: Any) -> None:
@@ -288,10 +296,15 @@ def split(model: Any) -> None:
     model._tp_size = 2
 
 
+# Of torch, about the tensors that its own quantised layers make.
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (quantise, r"Quantised \(quantised, or with a forward of its own\).*llm_int8_skip_modules"),
+        (
+            quantise,
+            r"quantized.dynamic.*Linear \(quantised, or with a forward of its own\).*llm_int8_skip",
+        ),
         (quantise_weight, "lm_head.weight is a quantised Tensor of torch.int8"),
         (offload, "lm_head's forward has been replaced.*on one device"),
         (take_away, "LlamaForCausalLM has no output embeddings"),
@@ -317,6 +330,23 @@ def test_what_cannot_be_installed() -> None:
         install_loss(model, StepLoss(2))
     installed.restore()
     install_loss(model, StepLoss(2))
+
+
+def test_a_loss_that_does_not_shift_is_not_replaced() -> None:
+    masked = BertForMaskedLM(BertConfig(**Size().language()))
+    with pytest.raises(ValueError, match="causal language models in BertForMaskedLM, got ForMaskedLMLoss"):
+        install_loss(masked, StepLoss(2))
+    model, _ = build("LlamaForCausalLM")
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ValueError, match="expected a decoder, got the encoder-decoder LlamaForCausalLM"):
+        install_loss(model, StepLoss(2))
+
+
+def test_a_users_own_loss_is_not_dropped() -> None:
+    model, _ = build("LlamaForCausalLM")
+    model.loss_function = lambda logits, labels, vocab_size: logits.sum()
+    with pytest.raises(ValueError, match="would be dropped: take it out first"):
+        install_loss(model, StepLoss(2))
 
 
 # Dynamo's own, on the masks of transformers 4.57.
