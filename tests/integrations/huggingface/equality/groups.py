@@ -33,6 +33,9 @@ class Groups:
         """What all ranks together come to: rank 0's whole parameters, the losses' mean over the ranks."""
         folder = tempfile.mkdtemp(dir=self.folder.name)
         outcomes = self._call(row.ranks, "run", row, folder)
+        if row.shards > 1:
+            # DeepSpeed keeps the attention that it put in.
+            self._stop(row.ranks)
         losses = zip(*(outcome.losses for outcome in outcomes), strict=True)
         return outcomes[0]._replace(losses=[sum(each) / row.ranks for each in losses])
 

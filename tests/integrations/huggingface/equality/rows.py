@@ -1,6 +1,7 @@
 """The rows of the table."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from tests.integrations.huggingface.equality.samples import BATCH
 
@@ -45,3 +46,83 @@ class Row:
     def learning_rate(self) -> float:
         """Moves the parameters by some percent in 5 steps."""
         return 10.0 if self.clip else 1.0
+
+
+
+# What comes before a row's name on each stack.
+STACKS = {
+    "trainer": "",
+    "fsdp2": "FSDP2, ",
+    "fsdp2 at load": "FSDP2 of transformers, ",
+    "zero1": "ZeRO-1, ",
+    "zero2": "ZeRO-2, ",
+    "zero3": "ZeRO-3, ",
+}
+
+
+def _row(name: str, stack: str = "trainer", **options: Any) -> Row:
+    return Row(STACKS[stack] + name, stack=stack, **options)
+
+
+_HALVES = {"ranks": 2, "per_device": 4}
+_QUARTERS = {"ranks": 2, "per_device": 2}
+# Each edge on 2 ranks.
+EDGES: dict[str, dict[str, Any]] = {
+    "2 ranks x 4": _HALVES,
+    "2 ranks x 4, one of them all ignored": {**_HALVES, "data": "ignored rank"},
+    "2 ranks x 4, LoRA": {**_HALVES, "lora": True},
+    "2 ranks x 4, clipping 0.1": {**_HALVES, "clip": 0.1},
+    "2 ranks x 2, 2 accumulated": _QUARTERS,
+    "2 ranks x 2, 2 accumulated, short last window": {**_QUARTERS, "data": "short last window"},
+    "2 ranks x 2, 2 accumulated, an empty micro-batch": {**_QUARTERS, "data": "empty micro-batch"},
+}
+
+
+def _edges(stack: str, *names: str) -> list[Row]:
+    return [_row(name, stack, **EDGES[name]) for name in names or EDGES]
+
+
+# The short form, in `make test`: each way of splitting the batch, each edge and each stack once.
+SHORT = (
+    Row("batch 8"),
+    Row("4 x 2 accumulated", per_device=2),
+    Row("4 x 2 accumulated, short last window", per_device=2, data="short last window"),
+    Row("4 x 2 accumulated, an empty micro-batch", per_device=2, data="empty micro-batch"),
+    Row("packed, 2 x 4 accumulated", per_device=4, packed=True),
+    Row("LoRA, 4 x 2 accumulated", per_device=2, lora=True),
+    *_edges("trainer", "2 ranks x 4", "2 ranks x 4, one of them all ignored"),
+    *_edges("fsdp2", "2 ranks x 2, 2 accumulated"),
+    *_edges("fsdp2 at load", "2 ranks x 4, clipping 0.1"),
+    *_edges("zero1", "2 ranks x 4"),
+    *_edges("zero2", "2 ranks x 2, 2 accumulated", "2 ranks x 4, clipping 0.1"),
+    *_edges("zero3", "2 ranks x 2, 2 accumulated, short last window", "2 ranks x 4, LoRA"),
+    _row("2 sequence shards", "zero2", ranks=2, shards=2),
+    Row("4 ranks x 2", ranks=4, per_device=2),
+)
+# The whole form, in `make test-full`: each stack with each edge.
+WHOLE = (
+    *SHORT,
+    Row("4 x 2 accumulated, an empty window", per_device=2, data="empty window"),
+    Row("4 x 2 accumulated, clipping 0.1", per_device=2, clip=0.1),
+    Row("packed, batch 8", packed=True),
+    Row("packed, 2 ranks x 4", packed=True, **_HALVES),
+    Row("LoRA, batch 8", lora=True),
+    *(row for stack in STACKS for row in _edges(stack) if row not in SHORT),
+    *(_row("4 ranks x 2", stack, ranks=4, per_device=2) for stack in STACKS if stack != "trainer"),
+    _row("4 ranks x 1, 2 accumulated", "zero3", ranks=4, per_device=1),
+    _row("2 sequence shards, 2 accumulated", "zero1", ranks=2, per_device=4, shards=2),
+    _row("4 ranks: 2 x 2 sequence shards, 2 accumulated", "zero2", ranks=4, per_device=2, shards=2),
+)
+# Another loss than Eq. 2 over the whole step; each must miss.
+CONTROLS = (
+    Row("stock Trainer, 2 ranks x 4", trainer="stock", **_HALVES),
+    Row("Liger's sum over items (emulated), 2 ranks x 4", trainer="liger-like", **_HALVES),
+    Row("per-device weighted mean, 2 ranks x 4", trainer="per device", **_HALVES),
+    Row("per-device weighted mean, 4 x 2 accumulated", trainer="per device", per_device=2),
+    Row("equal weights, 2 ranks x 4", trainer="equal weights", **_HALVES),
+)
+# What a machine without a GPU cannot run.
+NOT_RUN = {
+    "fp16 and its loss scaler": "accelerate refuses fp16 on a CPU",
+    "packed, flash-attn": "it has no CPU kernels",
+}

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_positions
 from torch.nn.utils.rnn import pad_sequence
 
 VOCABULARY = 96
@@ -15,6 +16,8 @@ TASKS = tuple(REPEATED)
 WEIGHTS = {"echo": 0.25, "stutter": 4.0, "chat": 0.5, "noise": 2.0}
 # By position in a batch of 8: with 2 or 4 ranks each gets another number of tokens.
 LENGTHS = (34, 28, 24, 30, 12, 9, 7, 10)
+# Of all samples, even: each gets up to 2 tokens more.
+LONGEST = max(LENGTHS) + 2
 # Per window of a case: the positions whose labels are all ignored, and how many samples there are.
 IGNORED: dict[str, tuple[range, range]] = {
     # name: (positions, windows)
@@ -67,15 +70,14 @@ def pad(records: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def pad_for_shards(records: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """The batch that sequence shards take: of even length, with positions in place of the mask."""
+    """The batch that sequence shards take: all of one even length, with positions in place of the mask."""
     batch = pad(records)
-    length = batch["input_ids"].shape[1]
-    position_ids = torch.arange(length + length % 2).expand(len(records), -1)
-    pads = {"input_ids": 0, "labels": -100}
-    even = {
-        key: torch.nn.functional.pad(batch[key], (0, length % 2), value=value) for key, value in pads.items()
+    missing = (0, LONGEST - batch["input_ids"].shape[1])
+    return {
+        "input_ids": pad_positions(batch["input_ids"], missing),
+        "labels": pad_positions(batch["labels"], missing, value=-100),
+        "position_ids": torch.arange(LONGEST).repeat(len(records), 1),
     }
-    return {**even, "position_ids": position_ids.contiguous()}
 
 
 def task_ids(records: list[dict[str, Any]]) -> Tensor:

@@ -57,8 +57,12 @@ class Snapshots(TrainerCallback):
 class StockTrainer(Recording, Trainer):
     """The Trainer as it comes: Eq. 1 over the whole step."""
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        inputs.pop("ids")
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
-class LigerLikeTrainer(Recording, Trainer):
+
+class LigerLikeTrainer(StockTrainer):
     """What Liger's fused linear cross-entropy computes under a Trainer: a sum over `num_items_in_batch`.
 
     Liger itself needs a GPU; this says the same in plain torch.
@@ -83,11 +87,18 @@ class PerDeviceTrainer(Recording, Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], **_: Any) -> Tensor:
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         ids, labels = inputs.pop("ids"), inputs.pop("labels")[:, 1:]
         losses = F.cross_entropy(model(**inputs).logits[:, :-1].transpose(1, 2), labels, reduction="none")
         weights = torch.tensor([WEIGHTS[task] for task in TASKS])[ids][:, None] * (labels != -100)
         return (weights * losses).sum() / weights.sum()
+
+
+CONTROLS: dict[str, type[Recording]] = {
+    "stock": StockTrainer,
+    "liger-like": LigerLikeTrainer,
+    "per device": PerDeviceTrainer,
+}
 
 
 def pad_with_ids(records: list[dict[str, Any]]) -> dict[str, Tensor]:
