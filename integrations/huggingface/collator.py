@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cotbal.tasks import TaskIndex, record_task
 
@@ -16,19 +17,22 @@ VALID_COUNT = "cotbal_valid_count"
 class TaskCollator:
     """Wraps a collator: its batch gets the records' task ids, int64 (B,), under `cotbal_task_ids`.
 
-    A collator that flattens its records into one row gets one id per segment, in the same order.
+    A collator that flattens its records into one row gets one id per segment, in the same order. Records of
+    which none tells a task make a batch without ids: enough for evaluation, refused in training.
 
     Args:
-        collator: makes the batch, from records without their task.
+        collator: makes the batch, from records without the keys that tell their task.
         tasks: task names in the order of their ids.
         field: the key that holds the task where `task` is absent.
-        keep: leave the task in the record for a collator that wants it.
+        file_field: the key that holds the record's file.
+        file_tasks: task by file, for records whose own keys tell none.
+        count_valid: put the number of valid labels into the batch, which saves a GPU a synchronisation.
 
     Example:
         >>> from transformers import DataCollatorWithFlattening
         >>> collator = TaskCollator(DataCollatorWithFlattening(), ["VQAv2", "GQA"])
-        >>> batch = collator([{"input_ids": [5, 6], "task": "GQA"}, {"input_ids": [7, 8, 9], "task": "VQAv2"}])
-        >>> batch["cotbal_task_ids"]
+        >>> records = [{"input_ids": [5, 6], "task": "GQA"}, {"input_ids": [7, 8, 9], "task": "VQAv2"}]
+        >>> collator(records)["cotbal_task_ids"]
         tensor([1, 0])
     """
 
@@ -38,9 +42,16 @@ class TaskCollator:
         tasks: Iterable[str],
         *,
         field: str | None = None,
-        keep: bool = False,
+        file_field: str | None = None,
+        file_tasks: Mapping[str, str] | None = None,
+        count_valid: bool = True,
     ) -> None:
-        self.collator, self.index, self.field, self.keep = collator, TaskIndex(tuple(tasks)), field, keep
+        if not callable(collator):
+            raise TypeError(f"collator: expected a callable that makes a batch, got {type(collator).__name__}")
+        self.collator, self.index = collator, TaskIndex(tuple(tasks))
+        self.field, self.file_field, self.file_tasks = field, file_field, file_tasks
+        self.count_valid = count_valid
+        self._keys = {"task", field, file_field} - {None}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -51,11 +62,17 @@ class TaskCollator:
         """Returns the wrapped collator's batch with the ids of the records.
 
         Raises:
-            ValueError: a record without a task, or of an unknown one.
+            ValueError: an unknown task, or some records with a task and some without.
         """
-        ids = [self.index.id(record_task(record, field=self.field)) for record in features]
-        hidden = () if self.keep else ("task", self.field)
-        records = [{key: record[key] for key in record if key not in hidden} for record in features]
+        records = [{key: record[key] for key in record if key not in self._keys} for record in features]
         batch = dict(self.collator(records))
-        batch[TASK_IDS] = torch.tensor(ids, dtype=torch.int64)
+        if any(record.get(key) is not None for record in features for key in self._keys):
+            ids = [self.index.id(self._task(record)) for record in features]
+            batch[TASK_IDS] = torch.tensor(ids, dtype=torch.int64)
+            if self.count_valid and isinstance(batch.get("labels"), Tensor):
+                batch[VALID_COUNT] = int((batch["labels"] != -100).sum())
         return batch
+
+    def _task(self, record: Mapping[str, Any]) -> str:
+        file = record.get(self.file_field) if self.file_field else None
+        return record_task(record, field=self.field, file=file, file_tasks=self.file_tasks)
