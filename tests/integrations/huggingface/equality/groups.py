@@ -10,7 +10,7 @@ from tests.integrations.huggingface.equality.rows import Row
 from tests.ranks import Ranks
 
 # Imported once, by the process that all others are forked from.
-_PRELOAD = ("tests.conftest", "tests.integrations.huggingface.equality.runs")
+_PRELOAD = ("tests.conftest", "tests.integrations.huggingface.equality.runs", "deepspeed")
 
 
 class Groups:
@@ -45,6 +45,10 @@ class Groups:
         if key not in self.references:
             (self.references[key],) = self._call(1, "reference", row)
         return self.references[key]
+
+    def task_losses(self) -> dict[str, float]:
+        """The mean loss of each task before training."""
+        return self._call(1, "task_losses", Row("reference"))[0]
 
     def _call(self, n_ranks: int, function: str, *arguments: Any) -> list[Any]:
         """`runs.<function>(*arguments)` on each rank. A group in which it fails is stopped: it may be out of step."""

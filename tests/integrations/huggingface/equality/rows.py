@@ -21,8 +21,9 @@ class Row:
         packed: samples of a micro-batch in one row, without padding.
         lora: train adapters only.
         clip: max_grad_norm, 0 for none.
-        trainer: "cotbal", or a name in `trainers.CONTROLS`.
-        broken: which part of cotbal is taken out, a name in `broken.BROKEN`.
+        level: where cotbal's loss is, as in `CoTBalTrainer`.
+        trainer: "cotbal", "equal weights" or a name in `trainers.CONTROLS`.
+        without: the part of cotbal that is taken out, as in `broken`.
     """
 
     name: str
@@ -34,8 +35,9 @@ class Row:
     packed: bool = False
     lora: bool = False
     clip: float = 0.0
+    level: str = "auto"
     trainer: str = "cotbal"
-    broken: str | None = None
+    without: str | None = None
 
     @property
     def accumulation(self) -> int:
@@ -120,6 +122,13 @@ CONTROLS = (
     Row("per-device weighted mean, 2 ranks x 4", trainer="per device", **_HALVES),
     Row("per-device weighted mean, 4 x 2 accumulated", trainer="per device", per_device=2),
     Row("equal weights, 2 ranks x 4", trainer="equal weights", **_HALVES),
+)
+# A part of cotbal taken out; each must miss.
+BROKEN = (
+    Row("2 ranks x 4, averaging over ranks not undone", without="factor", **_HALVES),
+    Row("2 ranks x 4, counts not summed over ranks", without="all-reduce", **_HALVES),
+    Row("4 x 2 accumulated, only a micro-batch counted", without="window", per_device=2),
+    Row("batch 8, first labels counted", without="shift"),
 )
 # What a machine without a GPU cannot run.
 NOT_RUN = {

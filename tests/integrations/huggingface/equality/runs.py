@@ -11,6 +11,7 @@ from torch import nn
 from transformers import DataCollatorWithFlattening
 
 from cotbal.integrations.huggingface import CoTBalTrainer, TaskCollator
+from tests.integrations.huggingface.equality.broken import broken
 from tests.integrations.huggingface.equality.outcome import Outcome
 from tests.integrations.huggingface.equality.reference import reference, task_losses
 from tests.integrations.huggingface.equality.rows import Row
@@ -32,7 +33,7 @@ class OurTrainer(Recording, CoTBalTrainer):
 
 def run(row: Row, folder: str) -> Outcome:
     """Trains as `row` says; each rank of the group calls it with the same row and an empty folder they share."""
-    with environment(row):
+    with environment(row), broken(row.without):
         model = model_of(row, Path(folder) / "model")
         trainer = _trainer(row, model, Path(folder) / "out")
         trainer.train()
@@ -46,7 +47,7 @@ def _trainer(row: Row, model: nn.Module, folder: Path) -> Recording:
         return CONTROLS[row.trainer](**shared, data_collator=pad_with_ids)
     weights = dict.fromkeys(TASKS, 1.0) if row.trainer == "equal weights" else WEIGHTS
     collator = TaskCollator(_collator(row), TASKS)
-    return OurTrainer(**shared, data_collator=collator, weights=weights, tasks=TASKS)
+    return OurTrainer(**shared, data_collator=collator, weights=weights, tasks=TASKS, level=row.level)
 
 
 def _collator(row: Row) -> Callable[[list[Any]], Any]:

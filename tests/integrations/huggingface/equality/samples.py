@@ -50,7 +50,8 @@ def _record(task: str, length: int, generator: torch.Generator) -> dict[str, Any
         if repeated[position]:
             input_ids[position] = input_ids[position - 1]
     labels = input_ids.clone()
-    labels[: length // 4] = -100
+    # A prompt; plain text has none, and its first label is no target even so.
+    labels[: 0 if task == "noise" else length // 4] = -100
     return {"input_ids": input_ids, "labels": labels, "task": task}
 
 

@@ -1,0 +1,61 @@
+"""Parts of cotbal taken out, one at a time: the table must notice each."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+from cotbal.integrations.huggingface import CoTBalTrainer, trainer
+from cotbal.normalizer import StepNormalizer
+
+
+@contextmanager
+def _without_factor() -> Iterator[None]:
+    """The averaging over the ranks that follows is not undone."""
+    with patch.object(trainer, "loss_factor", lambda *_, **__: 1):
+        yield
+
+
+@contextmanager
+def _without_all_reduce() -> Iterator[None]:
+    """Each rank divides by its own count."""
+    with patch.object(StepNormalizer, "_over_ranks", lambda self, rows: rows):
+        yield
+
+
+@contextmanager
+def _without_window() -> Iterator[None]:
+    """The first micro-batch is counted, not the whole window."""
+    whole = CoTBalTrainer._get_num_items_in_batch
+
+    def first(self: CoTBalTrainer, batch_samples: list[Any], device: Any) -> Any:
+        return whole(self, batch_samples[:1], device)
+
+    with patch.object(CoTBalTrainer, "_get_num_items_in_batch", first):
+        yield
+
+
+@contextmanager
+def _without_shift() -> Iterator[None]:
+    """The first label of a sequence, which nothing predicts, is counted."""
+    add = StepNormalizer.add
+
+    def unshifted(self: StepNormalizer, *args: Any, **kwargs: Any) -> None:
+        add(self, *args, **{**kwargs, "shift": False})
+
+    with patch.object(StepNormalizer, "add", unshifted):
+        yield
+
+
+_BROKEN: dict[str | None, Callable[[], Any]] = {
+    None: nullcontext,
+    "factor": _without_factor,
+    "all-reduce": _without_all_reduce,
+    "window": _without_window,
+    "shift": _without_shift,
+}
+
+
+def broken(part: str | None) -> Any:
+    """A context in which `part` is taken out: "factor", "all-reduce", "window", "shift", or None."""
+    return _BROKEN[part]()
