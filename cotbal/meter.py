@@ -40,17 +40,17 @@ class TaskMeter:
         """
         rows = torch.stack([each.double() for each in (*sums, weights)])
         if rows.shape[1] != len(self.tasks):
-            raise ValueError(f"sums: expected one for each of the {len(self.tasks)} tasks, got {rows.shape[1]}")
+            raise ValueError(f"sums: expected one for each of {len(self.tasks)} tasks, got {rows.shape[1]}")
         self._rows = rows if self._rows is None else self._rows + rows
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        """Returns what the steps since the last reading add up to, and starts anew; this waits for the device.
+        """Returns what the steps since the last reading add up to, and starts anew; waits for the device.
 
         Returns:
             Empty without a step. Else for each task `task_tokens/<name>`, the valid tokens, and
-            `task_weight/<name>`, the mean over the steps; and where it had a token `task_loss/<name>`, the mean
-            loss of a token in nats, and `task_accuracy/<name>`, the share of tokens whose label came first.
+            `task_weight/<name>`, the mean over the steps; and where it had a token `task_loss/<name>`, the
+            mean loss of a token in nats, and `task_accuracy/<name>`, the share of top-1-correct tokens.
         """
         rows, steps = self._rows, self._steps
         self._rows, self._steps = None, 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from cotbal._calls import TaskStats
 from csrc_triton.checks import require
 
-# What a stack multiplies a micro-batch's gradient by after the loss, as a divisor: (ranks, accumulation) -> k.
+# What a stack divides a micro-batch's gradient by after the loss: (ranks, accumulation) -> k.
 # The loss is multiplied by k, so that gradients come out as of the sum over micro-batches and ranks.
 _STACKS: dict[str, Callable[[int, int], int]] = {
     # DDP, FSDP, DeepSpeed with its own accumulation switched off: gradients are averaged over the ranks.
@@ -80,7 +80,8 @@ def task_token_counts(
     task_ids = _per_token(task_ids, labels)
     if token_weights is not None and token_weights.shape != labels.shape:
         raise ValueError(
-            f"token_weights: expected the labels' shape {tuple(labels.shape)}, got {tuple(token_weights.shape)}"
+            f"token_weights: expected the labels' shape {tuple(labels.shape)}, "
+            f"got {tuple(token_weights.shape)}"
         )
     start = 1 if shift else 0
     valid = labels[..., start:] != ignore_index
@@ -182,7 +183,7 @@ class StepNormalizer:
         return StepTotals(rows[0], TaskStats(*rows[1:]) if previous is not None else None)
 
     def sums(self, stats: TaskStats) -> TaskStats:
-        """Returns `stats` summed over all ranks, (N,) float64 each: a collective of its own, as at a checkpoint."""
+        """Returns `stats` summed over all ranks, (N,) float64 each, by a collective of its own."""
         return TaskStats(*self._over_ranks(torch.stack([each.double() for each in stats])))
 
     def _over_ranks(self, rows: Tensor) -> Tensor:

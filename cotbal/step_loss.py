@@ -14,9 +14,9 @@ from cotbal.losses import gtw_cross_entropy, linear_gtw_cross_entropy
 class StepLoss:
     """Eq. 2 over a whole optimizer step, computed micro-batch by micro-batch: sum_r w_r c_r / denominator.
 
-    The weights and the denominator are constants of the step (`begin_step`), the task ids of a micro-batch are
-    set around the model's call (`micro_batch`), and the model's loss position calls `on_logits` or `on_hidden`
-    with what only it has. Sums per task gather on the device until `take_sums`.
+    The weights and the denominator are constants of the step (`begin_step`), the task ids of a micro-batch
+    are set around the model's call (`micro_batch`), and the model's loss position calls `on_logits` or
+    `on_hidden` with what only it has. Sums per task gather on the device until `take_sums`.
 
     Args:
         n_tasks: N.
@@ -60,7 +60,7 @@ class StepLoss:
 
     @property
     def is_active(self) -> bool:
-        """Whether a micro-batch is running, so that the loss position computes this loss and not the model's."""
+        """Whether a micro-batch is running: the loss position then computes this loss, not the model's."""
         return self._task_ids is not None
 
     def begin_step(self, weights: Tensor, denominator: Tensor) -> None:

@@ -32,5 +32,5 @@ def test_it_reads_means_over_the_tokens_and_starts_anew() -> None:
 
 
 def test_another_number_of_tasks_is_refused() -> None:
-    with pytest.raises(ValueError, match="sums: expected one for each of the 2 tasks, got 3"):
+    with pytest.raises(ValueError, match="sums: expected one for each of 2 tasks, got 3"):
         TaskMeter(["a", "b"]).add(sums([0.0] * 3, [0] * 3, [0] * 3), torch.ones(3))

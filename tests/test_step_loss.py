@@ -89,14 +89,18 @@ def test_it_is_active_within_a_micro_batch_only() -> None:
     assert not step_loss.is_active
     with pytest.raises(ValueError, match="outside of `micro_batch`"):
         step_loss.on_hidden(hidden, head, labels)
-    with pytest.raises(KeyError), step_loss.micro_batch(ids):
+    with step_loss.micro_batch(ids):
         assert step_loss.is_active
-        raise KeyError("of the model")
+        step_loss.on_hidden(hidden, head, labels)
+    assert not step_loss.is_active
+    # An error of the model goes through, and leaves nothing behind.
+    with pytest.raises(ValueError, match="hidden"), step_loss.micro_batch(ids):
+        step_loss.on_hidden(hidden[..., :3], head, labels)
     assert not step_loss.is_active
 
 
 def test_what_cannot_be_right_is_refused() -> None:
-    hidden, head, labels, ids = batch()
+    _, _, labels, ids = batch()
     with pytest.raises(ValueError, match="expected begin_step"), StepLoss(3).micro_batch(ids):
         pass
     step_loss = begun(labels, ids)
@@ -117,6 +121,11 @@ def test_what_cannot_be_right_is_refused() -> None:
 def test_a_loss_that_is_called_not_once_is_refused(calls: int) -> None:
     hidden, head, labels, ids = batch()
     step_loss = begun(labels, ids)
-    with pytest.raises(RuntimeError, match=f"called its loss {calls} times"), step_loss.micro_batch(ids):
-        for _ in range(calls):
-            step_loss.on_hidden(hidden, head, labels)
+
+    def model() -> None:
+        with step_loss.micro_batch(ids):
+            for _ in range(calls):
+                step_loss.on_hidden(hidden, head, labels)
+
+    with pytest.raises(RuntimeError, match=f"called its loss {calls} times"):
+        model()

@@ -1,4 +1,4 @@
-"""Hugging Face: the exact loss of the whole optimizer step in `Trainer`, TRL's SFTTrainer and trainers of your own.
+"""Hugging Face: the exact loss of the whole optimizer step in Trainer, SFTTrainer and trainers of your own.
 
 Install it with `pip install "cotbal[hf]"`.
 """
@@ -11,7 +11,9 @@ except ImportError as error:
         f'cotbal.integrations.huggingface needs {error.name}: pip install "cotbal[hf]"', name=error.name
     ) from error
 
-from cotbal.integrations.huggingface.collator import TASK_IDS, TaskCollator
+from cotbal.integrations.huggingface.callback import TaskLogCallback
+from cotbal.integrations.huggingface.collator import TaskCollator
+from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.trainer import CoTBalMixin, CoTBalTrainer
 
-__all__ = ["TASK_IDS", "CoTBalMixin", "CoTBalTrainer", "TaskCollator"]
+__all__ = ["CoTBalMixin", "CoTBalTrainer", "Installed", "TaskCollator", "TaskLogCallback", "install_loss"]

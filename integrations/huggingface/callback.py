@@ -43,3 +43,5 @@ class TaskLogCallback(TrainerCallback):
     def _log_if_due(self, control: TrainerControl) -> None:
         if control.should_log and (logs := self.trainer.task_logs()):
             self.trainer.log(logs)
+            # Logging took it back; the Trainer's own loss comes next.
+            control.should_log = True

@@ -47,11 +47,13 @@ class TaskCollator:
         count_valid: bool = True,
     ) -> None:
         if not callable(collator):
-            raise TypeError(f"collator: expected a callable that makes a batch, got {type(collator).__name__}")
+            raise TypeError(
+                f"collator: expected a callable that makes a batch, got {type(collator).__name__}"
+            )
         self.collator, self.index = collator, TaskIndex(tuple(tasks))
         self.field, self.file_field, self.file_tasks = field, file_field, file_tasks
         self.count_valid = count_valid
-        self._keys = {"task", field, file_field} - {None}
+        self._keys = {key for key in ("task", field, file_field) if key is not None}
 
     @property
     def tasks(self) -> tuple[str, ...]:

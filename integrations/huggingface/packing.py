@@ -1,4 +1,4 @@
-"""The targets of a training batch and their tasks, whatever its layout: padded, packed or a sequence shard."""
+"""The targets of a training batch and their tasks: padded, packed or a shard of the sequence."""
 
 from collections.abc import MutableMapping
 from typing import Any, NamedTuple
@@ -39,12 +39,13 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
     task_ids, labels = batch.get(TASK_IDS), batch.get("shift_labels", batch.get("labels"))
     if task_ids is None:
         raise ValueError(
-            f"{TASK_IDS}: expected the records' task ids in every training batch, got none; wrap the collator: "
-            "data_collator=TaskCollator(collator, tasks), and keep the key `task` in the records"
+            f"{TASK_IDS}: expected the records' task ids in every training batch, got none; wrap the "
+            "collator, data_collator=TaskCollator(collator, tasks), and keep the key `task` in the records"
         )
     if labels is None:
         raise ValueError(
-            f"labels: expected them in every training batch, got {', '.join(batch)}; use a collator that makes them"
+            f"labels: expected them in every training batch, got {', '.join(batch)}; use a collator that "
+            "makes them"
         )
     if task_ids.dtype != torch.int64:
         raise TypeError(f"{TASK_IDS}: expected int64, which no trainer casts, got {task_ids.dtype}")
@@ -78,8 +79,8 @@ def _ids_of_segments(task_ids: Tensor, labels: Tensor, starts: Tensor | None) ->
     if starts is None or labels.shape[0] != 1 or not n_ids:
         raise ValueError(
             f"{TASK_IDS}: expected one id per sample {tuple(labels.shape[:1])}, one per label "
-            f"{tuple(labels.shape)}, or one per segment of a packed row with position_ids or cu_seq_lens_q and "
-            f"without an attention mask, got the shape {tuple(task_ids.shape)}"
+            f"{tuple(labels.shape)}, or one per segment of a packed row with position_ids or cu_seq_lens_q "
+            f"and without an attention mask, got the shape {tuple(task_ids.shape)}"
         )
     segment = starts.cumsum(-1) - 1
     fits = ((segment < n_ids) | (labels == IGNORE_INDEX)).all() & (segment[0, -1] >= n_ids - 1)

@@ -12,8 +12,8 @@ def check_trainer(trainer: Any) -> None:
     _check_arguments(trainer.args)
     if trainer.compute_loss_func is not None:
         raise ValueError(
-            "compute_loss_func: expected None, got a function; it replaces the loss and never sees the tasks. "
-            "Leave it out"
+            "compute_loss_func: expected None, got a function; it replaces the loss and never sees the "
+            "tasks. Leave it out"
         )
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     if parallelism is not None and (_enabled(parallelism, "cp") or _enabled(parallelism, "sp")):
@@ -23,9 +23,9 @@ def check_trainer(trainer: Any) -> None:
         )
     if not trainer.model_accepts_loss_kwargs:
         raise ValueError(
-            f"model: expected one whose forward takes **kwargs for its loss, {type(trainer.model).__name__} does "
-            "not (or says accepts_loss_kwargs=False); the Trainer would divide its loss by the accumulation. "
-            "Add **kwargs to its forward and hand them to self.loss_function"
+            f"model: expected one whose forward takes **kwargs for its loss, {type(trainer.model).__name__} "
+            "does not (or says accepts_loss_kwargs=False); the Trainer would divide its loss by the "
+            "accumulation. Add **kwargs to its forward and hand them to self.loss_function"
         )
 
 
