@@ -18,7 +18,7 @@ class NoLossFunctionError(ValueError):
 
 @dataclass(frozen=True)
 class LogitShape:
-    """What a class does to the head's product: softcap tanh(scale x / softcap), or scale x without softcap."""
+    """What a class does to the head's product x: softcap tanh(scale x / softcap), or scale x without one."""
 
     softcap: float | None = None
     scale: float = 1.0
@@ -202,11 +202,11 @@ class LossPosition:
 
     def _check(self, current: _Pass, outputs: Any) -> None:
         """Only what came from our loss may be trained on."""
-        loss = outputs[0] if isinstance(outputs, tuple) else outputs.get("loss")
+        loss = outputs[0] if isinstance(outputs, tuple) else getattr(outputs, "loss", None)
         if current.returned is None:
             raise NoLossFunctionError(
                 f"{self.name} computed no loss through its loss_function, so task weights would have no "
-                "effect (a patched forward such as Liger's or TRL's fused head, or transformers before 4.52); "
+                "effect (a patched forward such as Liger's, TRL's fused head, or transformers before 4.52); "
                 "remove the patch, upgrade, or call cotbal.gtw_cross_entropy on its logits"
             )
         if loss is not current.returned or loss._version != current.version:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
 
+FROM_5 = int(transformers.__version__.partition(".")[0]) >= 5
+
 _GRID = [[8, 8], [8, 16], [16, 8], [16, 16]]
 
 
@@ -101,18 +103,20 @@ def _llava_onevision(size: Size) -> tuple[nn.Module, Batch]:
 
 
 def _qwen_vl(name: str, **vision: Any) -> Callable[[Size], tuple[nn.Module, Batch]]:
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    rope: dict[str, Any] = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    rope = {"rope_parameters" if FROM_5 else "rope_scaling": rope}
     tower = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
     def build(size: Size) -> tuple[nn.Module, Batch]:
         last = size.image
         config = getattr(transformers, f"{name}Config")(
-            text_config=size.language(rope_parameters=rope),
+            text_config=size.language(**rope),
             vision_config={**tower, "in_channels": 3, **vision},
             image_token_id=last,
             video_token_id=last - 1,
             vision_start_token_id=last - 2,
             vision_end_token_id=last - 3,
+            **({} if FROM_5 else {"vocab_size": size.vocab}),
         )
         ids = size.ids(4)
         ids[:, 0] = last - 2
@@ -120,8 +124,9 @@ def _qwen_vl(name: str, **vision: Any) -> Callable[[Size], tuple[nn.Module, Batc
             "input_ids": ids,
             "pixel_values": torch.randn(2 * 16, 3 * 2 * 4 * 4),
             "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]),
-            "mm_token_type_ids": (ids == last).int(),
         }
+        if FROM_5:
+            batch["mm_token_type_ids"] = (ids == last).int()
         return getattr(transformers, f"{name}ForConditionalGeneration")(config), batch
 
     return build
@@ -166,6 +171,9 @@ def _gemma3(size: Size) -> tuple[nn.Module, Batch]:
     batch = {"input_ids": ids, "pixel_values": pixels, "token_type_ids": (ids == size.image).int()}
     return transformers.Gemma3ForConditionalGeneration(config), batch
 
+
+# Before transformers 5 the multimodal Gemma 3 computes its loss by itself, so that no level is possible.
+NO_LOSS_FUNCTION = () if FROM_5 else ("Gemma3ForConditionalGeneration",)
 
 CASES: dict[str, Callable[[Size], tuple[nn.Module, Batch]]] = {
     "LlamaForCausalLM": _text("Llama"),

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 from cotbal.integrations.huggingface import acceptance
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
-from tests.integrations.huggingface.level_cases import CASES, Size, build
+from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build
 from tests.integrations.huggingface.level_runs import (
     DENOMINATOR,
     TASK_IDS,
@@ -32,7 +32,7 @@ def training_loss(model: nn.Module, batch: dict[str, Tensor], step_loss: StepLos
         return model(**batch, **more)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NO_LOSS_FUNCTION])
 def test_the_linear_level_is_the_logits_level(name: str) -> None:
     model, batch = build(name)
     logits, linear = run(model, batch, "logits"), run(model, batch, "linear")
@@ -40,6 +40,8 @@ def test_the_linear_level_is_the_logits_level(name: str) -> None:
     assert difference(linear, logits) <= 1e-5
     assert linear.logits.shape == (*batch["labels"].shape, 0)
     assert all(gradient.any() for key, gradient in linear.gradients.items() if "head" in key)
+    # The multimodal Gemma 3 has a cap in its configuration, and none in its code.
+    assert ("softcap" in linear.installed.reason) == (name in ("Gemma2ForCausalLM", "Gemma3ForCausalLM"))
     if "pixel_values" in batch:
         assert any(gradient.any() for key, gradient in linear.gradients.items() if "vis" in key)
 
@@ -54,8 +56,6 @@ def test_auto_says_what_goes_into_the_loss() -> None:
     assert reason("Gemma2ForCausalLM").endswith("with softcap 5 inside the loss")
     assert reason("GraniteForCausalLM").endswith("with scale 0.125 inside the loss")
     assert reason("CohereForCausalLM").endswith("with scale 0.25 inside the loss")
-    # Its text configuration has a cap, its code none.
-    assert "softcap" not in reason("Gemma3ForConditionalGeneration")
 
 
 class OwnLogits(LlamaForCausalLM):
@@ -64,7 +64,7 @@ class OwnLogits(LlamaForCausalLM):
     def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
         outputs = super().forward(*args, **kwargs)
         outputs.logits = outputs.logits - 0.01 * outputs.logits.square()
-        outputs.loss = self.loss_function(outputs.logits, labels, self.config.vocab_size)
+        outputs["loss"] = self.loss_function(outputs.logits, labels, self.config.vocab_size)
         return outputs
 
 
@@ -319,6 +319,8 @@ def test_what_cannot_be_installed() -> None:
     install_loss(model, StepLoss(2))
 
 
+# Dynamo's own, on the masks of transformers 4.57.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_and_wrapped_models_are_found() -> None:
     model, batch = build("LlamaForCausalLM")
     expected = run(model, batch, "linear").loss
