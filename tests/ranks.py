@@ -20,8 +20,8 @@ _ANSWER_SECONDS = 150
 class Ranks:
     """K processes in a process group.
 
-    With `preload` they are forked from one process that has imported these modules (the first such choice counts
-    for all), which saves each of them seconds of imports.
+    With `preload` they are forked from one process that has imported these modules, which saves each of them
+    seconds of imports; the first such choice counts for all.
     """
 
     def __init__(self, n_ranks: int, folder: Path, preload: Sequence[str] = ()) -> None:

@@ -5,6 +5,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
+from torch import Tensor
+
 from cotbal.integrations.huggingface import CoTBalTrainer, trainer
 from cotbal.normalizer import StepNormalizer
 
@@ -26,12 +28,12 @@ def _without_all_reduce() -> Iterator[None]:
 @contextmanager
 def _without_window() -> Iterator[None]:
     """The first micro-batch is counted, not the whole window."""
-    whole = CoTBalTrainer._get_num_items_in_batch
+    begin_step = CoTBalTrainer._begin_step
 
-    def first(self: CoTBalTrainer, batch_samples: list[Any], device: Any) -> Any:
-        return whole(self, batch_samples[:1], device)
+    def of_first(self: CoTBalTrainer, batches: list[Any]) -> Tensor:
+        return begin_step(self, batches[:1])
 
-    with patch.object(CoTBalTrainer, "_get_num_items_in_batch", first):
+    with patch.object(CoTBalTrainer, "_begin_step", of_first):
         yield
 
 

@@ -32,7 +32,7 @@ class Groups:
     def run(self, row: Row) -> Outcome:
         """What all ranks together come to: rank 0's whole parameters, the losses' mean over the ranks."""
         folder = tempfile.mkdtemp(dir=self.folder.name)
-        outcomes = self._call(row.ranks, "run", row, folder)
+        outcomes = self.call(row.ranks, "run", row, folder)
         if row.shards > 1:
             # DeepSpeed keeps the attention that it put in.
             self._stop(row.ranks)
@@ -43,17 +43,18 @@ class Groups:
         """What `row` must come to; computed once for all rows that share it."""
         key = (row.data, row.lora, row.clip)
         if key not in self.references:
-            (self.references[key],) = self._call(1, "reference", row)
+            (self.references[key],) = self.call(1, "reference", row)
         return self.references[key]
 
     def task_losses(self) -> dict[str, float]:
         """The mean loss of each task before training."""
-        return self._call(1, "task_losses", Row("reference"))[0]
+        return self.call(1, "task_losses", Row("reference"))[0]
 
-    def _call(self, n_ranks: int, function: str, *arguments: Any) -> list[Any]:
-        """`runs.<function>(*arguments)` on each rank. A group in which it fails is stopped: it may be out of step."""
+    def call(self, n_ranks: int, function: str, *arguments: Any) -> list[Any]:
+        """`runs.<function>(*arguments)` on each rank; a group is stopped where it fails: it is out of step."""
+        everywhere = [[each] * n_ranks for each in (function, *arguments)]
         try:
-            results = self._group(n_ranks).run(_by_name, *[[each] * n_ranks for each in (function, *arguments)])
+            results = self._group(n_ranks).run(_by_name, *everywhere)
         except BaseException:
             self._stop(n_ranks)
             raise

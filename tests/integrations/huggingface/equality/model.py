@@ -24,8 +24,8 @@ def tiny_model(lora: bool = False) -> nn.Module:
             attention_dropout=0.0,
         )
     )
-    # The residual stream carries the token itself to a head that knows it: repetition is likely, so the tasks'
-    # losses differ by their share of it.
+    # The residual stream carries the token itself to a head that knows it: repetition is likely, so that the
+    # tasks' losses differ by their share of it.
     with torch.no_grad():
         model.lm_head.weight.copy_(2 * model.model.embed_tokens.weight)
         model.model.embed_tokens.weight.mul_(4)

@@ -38,8 +38,8 @@ class Distances(NamedTuple):
     loss: float
 
 
-# What float32 leaves: 5 steps whose rounding the model amplifies; one step, rounded once more when it is added to
-# parameters that are 50 times larger; sums of 24 bits in another order.
+# What float32 leaves: 5 steps whose rounding the model amplifies; one step, rounded once more when it is
+# added to parameters that are 50 times larger; sums of 24 bits in another order.
 BOUNDS = Distances(update=1e-4, gradient=1e-5, loss=1e-6)
 
 
@@ -62,8 +62,8 @@ def movement(run: Outcome) -> float:
 
 def _apart(left: Parameters, right: Parameters) -> float:
     """The Euclidean norm of left - right over all parameters; one that `right` lacks is 0 there."""
-    squares = [(left[name].double() - right[name].double() if right else left[name].double()) for name in left]
-    return torch.stack([square.square().sum() for square in squares]).sum().sqrt().item()
+    differences = [left[name].double() - (right[name].double() if right else 0) for name in left]
+    return torch.stack([each.square().sum() for each in differences]).sum().sqrt().item()
 
 
 def _relative(value: float, expected: float) -> float:

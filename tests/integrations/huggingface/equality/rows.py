@@ -15,9 +15,10 @@ class Row:
         ranks: the number of processes.
         per_device: samples of a micro-batch.
         stack: "trainer" (one process, or DDP), "fsdp2" (accelerate), "fsdp2 at load" (transformers), "zero1",
-            "zero2" or "zero3" (DeepSpeed).
+            "zero2", "zero3", "zero3 at load" (DeepSpeed) or "loop" (without a Trainer).
         data: what `samples` is asked for.
-        shards: the number of processes that share each sequence.
+        shards: the number of processes that share each sequence, in a loop.
+        scaler: scale the loss by 65,536 as for fp16, in a loop.
         packed: samples of a micro-batch in one row, without padding.
         lora: train adapters only.
         clip: max_grad_norm, 0 for none.
@@ -32,12 +33,17 @@ class Row:
     stack: str = "trainer"
     data: str = "all"
     shards: int = 1
+    scaler: bool = False
     packed: bool = False
     lora: bool = False
     clip: float = 0.0
-    level: str = "auto"
+    level: str = "linear"
     trainer: str = "cotbal"
     without: str | None = None
+
+    @property
+    def needs_deepspeed(self) -> bool:
+        return self.stack.startswith("zero") or self.shards > 1
 
     @property
     def accumulation(self) -> int:
@@ -50,7 +56,6 @@ class Row:
         return 10.0 if self.clip else 1.0
 
 
-
 # What comes before a row's name on each stack.
 STACKS = {
     "trainer": "",
@@ -59,6 +64,7 @@ STACKS = {
     "zero1": "ZeRO-1, ",
     "zero2": "ZeRO-2, ",
     "zero3": "ZeRO-3, ",
+    "zero3 at load": "ZeRO-3 from loading on, ",
 }
 
 
@@ -73,6 +79,7 @@ EDGES: dict[str, dict[str, Any]] = {
     "2 ranks x 4": _HALVES,
     "2 ranks x 4, one of them all ignored": {**_HALVES, "data": "ignored rank"},
     "2 ranks x 4, LoRA": {**_HALVES, "lora": True},
+    "2 ranks x 4, logits level": {**_HALVES, "level": "logits"},
     "2 ranks x 4, clipping 0.1": {**_HALVES, "clip": 0.1},
     "2 ranks x 2, 2 accumulated": _QUARTERS,
     "2 ranks x 2, 2 accumulated, short last window": {**_QUARTERS, "data": "short last window"},
@@ -95,10 +102,12 @@ SHORT = (
     *_edges("trainer", "2 ranks x 4", "2 ranks x 4, one of them all ignored"),
     *_edges("fsdp2", "2 ranks x 2, 2 accumulated"),
     *_edges("fsdp2 at load", "2 ranks x 4, clipping 0.1"),
-    *_edges("zero1", "2 ranks x 4"),
+    *_edges("zero1", "2 ranks x 4, logits level"),
     *_edges("zero2", "2 ranks x 2, 2 accumulated", "2 ranks x 4, clipping 0.1"),
     *_edges("zero3", "2 ranks x 2, 2 accumulated, short last window", "2 ranks x 4, LoRA"),
-    _row("2 sequence shards", "zero2", ranks=2, shards=2),
+    *_edges("zero3 at load", "2 ranks x 4"),
+    Row("4 x 2 accumulated, a loss scaler, a loop", per_device=2, scaler=True, stack="loop"),
+    Row("2 sequence shards, a loop", ranks=2, shards=2, stack="loop"),
     Row("4 ranks x 2", ranks=4, per_device=2),
 )
 # The whole form, in `make test-full`: each stack with each edge.
@@ -112,8 +121,8 @@ WHOLE = (
     *(row for stack in STACKS for row in _edges(stack) if row not in SHORT),
     *(_row("4 ranks x 2", stack, ranks=4, per_device=2) for stack in STACKS if stack != "trainer"),
     _row("4 ranks x 1, 2 accumulated", "zero3", ranks=4, per_device=1),
-    _row("2 sequence shards, 2 accumulated", "zero1", ranks=2, per_device=4, shards=2),
-    _row("4 ranks: 2 x 2 sequence shards, 2 accumulated", "zero2", ranks=4, per_device=2, shards=2),
+    Row("2 sequence shards, 2 accumulated, a loop", ranks=2, per_device=4, shards=2, stack="loop"),
+    Row("2 ranks x 2 sequence shards, 2 accumulated, a loop", 4, 2, shards=2, stack="loop"),
 )
 # Another loss than Eq. 2 over the whole step; each must miss.
 CONTROLS = (
@@ -132,6 +141,6 @@ BROKEN = (
 )
 # What a machine without a GPU cannot run.
 NOT_RUN = {
-    "fp16 and its loss scaler": "accelerate refuses fp16 on a CPU",
+    "fp16 and its loss scaler, Trainer": "accelerate refuses fp16 on a CPU",
     "packed, flash-attn": "it has no CPU kernels",
 }

@@ -18,9 +18,8 @@ WEIGHTS = {"echo": 0.25, "stutter": 4.0, "chat": 0.5, "noise": 2.0}
 LENGTHS = (34, 28, 24, 30, 12, 9, 7, 10)
 # Of all samples, even: each gets up to 2 tokens more.
 LONGEST = max(LENGTHS) + 2
-# Per window of a case: the positions whose labels are all ignored, and how many samples there are.
+# The positions whose labels are all ignored, and in which windows.
 IGNORED: dict[str, tuple[range, range]] = {
-    # name: (positions, windows)
     "empty micro-batch": (range(2, 4), range(STEPS)),
     "ignored rank": (range(4, 8), range(1, STEPS, 2)),
     "empty window": (range(8), range(2, 3)),
@@ -28,7 +27,7 @@ IGNORED: dict[str, tuple[range, range]] = {
 
 
 def samples(data: str) -> list[dict[str, Any]]:
-    """Records {input_ids (S,), labels (S,), task}: 40, or 44 for "short last window"; a key of IGNORED or "all"."""
+    """Records {input_ids (S,), labels (S,), task}; `data` is "all", "short last window" or of IGNORED."""
     generator = torch.Generator().manual_seed(5)
     positions, windows = IGNORED.get(data, (range(0), range(0)))
     count = STEPS * BATCH + (BATCH // 2 if data == "short last window" else 0)
@@ -70,8 +69,8 @@ def pad(records: list[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def pad_for_shards(records: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """The batch that sequence shards take: all of one even length, with positions in place of the mask."""
+def pad_to_longest(records: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch that sequences can be cut up in: of one even length, with positions in place of the mask."""
     batch = pad(records)
     missing = (0, LONGEST - batch["input_ids"].shape[1])
     return {

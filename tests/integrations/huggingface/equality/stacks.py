@@ -12,12 +12,13 @@ from typing import Any
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainingArguments
 
 from tests.integrations.huggingface.equality.model import tiny_model, trained, with_adapters
 from tests.integrations.huggingface.equality.outcome import Parameters
 from tests.integrations.huggingface.equality.rows import Row
-from tests.integrations.huggingface.equality.samples import STEPS
 
 CONFIGURATIONS = Path(__file__).parents[4] / "integrations" / "deepspeed"
 
@@ -28,11 +29,13 @@ def environment(row: Row) -> Iterator[None]:
     before = dict(os.environ)
     if row.ranks > 1:
         rank = str(dist.get_rank())
-        os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(row.ranks), LOCAL_WORLD_SIZE=str(row.ranks))
+        os.environ.update(
+            RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(row.ranks), LOCAL_WORLD_SIZE=str(row.ranks)
+        )
         # Nobody listens there: the process group exists already.
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
     AcceleratorState._reset_state(reset_partial_state=True)
-    if row.stack.startswith("zero"):
+    if row.needs_deepspeed:
         _start_deepspeed()
     try:
         yield
@@ -60,16 +63,8 @@ def arguments(row: Row, folder: Path) -> TrainingArguments:
     if row.stack.startswith("zero"):
         options = {"deepspeed": zero(row), "accelerator_config": {"use_configured_state": True}}
     if row.stack == "fsdp2":
-        options["fsdp"] = True
+        options["fsdp"] = "full_shard"
         options["fsdp_config"] = {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
-    if row.shards > 1:
-        parallelism = import_module("accelerate.parallelism_config")
-        handler = parallelism.DeepSpeedSequenceParallelConfig(sp_attn_implementation="sdpa")
-        # The Trainer counts the batches before the shards are made.
-        options["max_steps"] = STEPS
-        options["parallelism_config"] = parallelism.ParallelismConfig(
-            dp_shard_size=row.ranks // row.shards, sp_size=row.shards, sp_handler=handler
-        )
     made = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=row.per_device,
@@ -88,7 +83,7 @@ def arguments(row: Row, folder: Path) -> TrainingArguments:
         **options,
     )
     if row.stack == "fsdp2":
-        # accelerate gives FSDP to processes with a GPU each; everything behind that question runs on a CPU too.
+        # accelerate gives FSDP to processes with a GPU each; all behind that question runs on a CPU too.
         assert made.distributed_state.distributed_type == DistributedType.MULTI_CPU
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return made
@@ -96,7 +91,7 @@ def arguments(row: Row, folder: Path) -> TrainingArguments:
 
 def zero(row: Row) -> dict[str, Any]:
     """The shipped configuration, for plain gradient descent on a tiny model."""
-    stage = int(row.stack.removeprefix("zero"))
+    stage = _stage(row)
     configuration = json.loads((CONFIGURATIONS / f"zero{max(stage, 2)}.json").read_text())
     configuration["gradient_clipping"] = row.clip
     configuration["zero_optimization"]["stage"] = stage
@@ -106,17 +101,38 @@ def zero(row: Row) -> dict[str, Any]:
     return configuration
 
 
+def _stage(row: Row) -> int:
+    return int(row.stack[len("zero")])
+
+
 def model_of(row: Row, folder: Path) -> nn.Module:
-    """The tiny model, whole or, where transformers itself shards it, this rank's shards."""
-    if row.stack != "fsdp2 at load":
+    """The tiny model, whole or, "at load", this rank's shards."""
+    if not row.stack.endswith(" at load"):
         return tiny_model(row.lora)
     model = tiny_model()
     if dist.get_rank() == 0:
         model.save_pretrained(folder)
     dist.barrier()
-    sharding = import_module("transformers.distributed").DistributedConfig(fsdp_size=row.ranks)
-    model = type(model).from_pretrained(folder, distributed_config=sharding)
+    options = {}
+    if row.stack == "fsdp2 at load":
+        sharding = import_module("transformers.distributed").DistributedConfig(fsdp_size=row.ranks)
+        options["distributed_config"] = sharding
+    model = type(model).from_pretrained(folder, **options)
+    assert row.stack == "fsdp2 at load" or all(hasattr(each, "ds_id") for each in model.parameters())
     return with_adapters(model) if row.lora else model
+
+
+def check_stack(row: Row, trainer: Trainer) -> None:
+    """Asserts that `trainer` has trained on the stack that `row` names: they fall back in silence."""
+    wrapped = trainer.model_wrapped
+    assert trainer.accelerator.num_processes == row.ranks
+    if row.stack.startswith("zero"):
+        assert wrapped.zero_optimization_stage() == _stage(row)
+        assert wrapped.gradient_clipping() == row.clip
+    elif row.stack.startswith("fsdp2"):
+        assert any(isinstance(parameter, DTensor) for parameter in wrapped.parameters())
+    else:
+        assert isinstance(wrapped, DistributedDataParallel) == (row.ranks > 1)
 
 
 def whole_parameters(model: nn.Module) -> Parameters:
@@ -129,5 +145,5 @@ def whole_parameters(model: nn.Module) -> Parameters:
 
 
 def _whole(parameter: Tensor) -> Tensor:
-    parameter = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    parameter = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
     return parameter.detach().clone()

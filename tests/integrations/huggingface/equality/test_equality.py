@@ -1,4 +1,4 @@
-"""Whatever way the batch is split and sharded, the parameters move as in one plain loop on the whole of it."""
+"""However the batch is split and the model sharded, the parameters move as in one plain loop."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -54,7 +54,7 @@ def test_the_table_can_tell_losses_apart(groups: Groups) -> None:
 
 
 def of_kind(rows: tuple[Row, ...], deepspeed: bool) -> list[Row]:
-    return [row for row in rows if row.stack.startswith("zero") == deepspeed]
+    return [row for row in rows if row.needs_deepspeed == deepspeed]
 
 
 def assert_exact(compared: Iterator[Line]) -> None:

@@ -81,7 +81,7 @@ def _sum_over_items(
 
 
 class PerDeviceTrainer(Recording, Trainer):
-    """The weighted mean of each micro-batch of each device, averaged by the Trainer: the authors' later code."""
+    """The weighted mean of each micro-batch of each device, averaged by the Trainer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
