@@ -26,9 +26,10 @@ def main() -> None:
         print(HEADER)
         for title, each in ("", rows), ("controls", CONTROLS), ("a part taken out", BROKEN):
             print(title)
-            for line in lines(groups, each):
+            for line in lines(groups, [row for row in each if not row.not_run]):
                 print(line, flush=True)
-        for name, reason in NOT_RUN.items():
+        reasons = {row.name: row.not_run for row in rows if row.not_run}
+        for name, reason in {**reasons, **NOT_RUN}.items():
             print(f"{name:<74}  not run: {reason}")
 
 

@@ -51,7 +51,7 @@ class Groups:
         return self.call(1, "task_losses", Row("reference"))[0]
 
     def call(self, n_ranks: int, function: str, *arguments: Any) -> list[Any]:
-        """`runs.<function>(*arguments)` on each rank; a group is stopped where it fails: it is out of step."""
+        """`runs.<function>(*arguments)` on each rank; a group in which it fails is stopped, out of step."""
         everywhere = [[each] * n_ranks for each in (function, *arguments)]
         try:
             results = self._group(n_ranks).run(_by_name, *everywhere)

@@ -22,6 +22,8 @@ def tiny_model(lora: bool = False) -> nn.Module:
             max_position_embeddings=64,
             initializer_range=0.1,
             attention_dropout=0.0,
+            # With a cache transformers 4.57 lets packed segments see each other.
+            use_cache=False,
         )
     )
     # The residual stream carries the token itself to a head that knows it: repetition is likely, so that the

@@ -1,7 +1,11 @@
 """The rows of the table."""
 
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
+
+from packaging.version import Version
 
 from tests.integrations.huggingface.equality.samples import BATCH
 
@@ -46,6 +50,15 @@ class Row:
         return self.stack.startswith("zero") or self.shards > 1
 
     @property
+    def not_run(self) -> str | None:
+        """Why this machine cannot run it, or None."""
+        kinds = (self.stack, "packed" if self.packed else "", "deepspeed" if self.needs_deepspeed else "")
+        for package, version in [_NEEDS[kind] for kind in kinds if kind in _NEEDS]:
+            if not find_spec(package) or Version(metadata.version(package)) < Version(version):
+                return f"needs {package} {version} or newer"
+        return None
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches of a full window: every window has 8 samples."""
         return BATCH * self.shards // (self.ranks * self.per_device)
@@ -56,6 +69,14 @@ class Row:
         return 10.0 if self.clip else 1.0
 
 
+# The oldest that was seen to do it on a CPU.
+_NEEDS = {
+    "fsdp2": ("accelerate", "1.15"),
+    "fsdp2 at load": ("transformers", "5.23"),
+    "deepspeed": ("deepspeed", "0.19.8"),
+    # Before, only flash-attn tells packed segments apart.
+    "packed": ("transformers", "4.57"),
+}
 # What comes before a row's name on each stack.
 STACKS = {
     "trainer": "",

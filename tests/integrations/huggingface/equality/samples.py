@@ -27,7 +27,7 @@ IGNORED: dict[str, tuple[range, range]] = {
 
 
 def samples(data: str) -> list[dict[str, Any]]:
-    """Records {input_ids (S,), labels (S,), task}; `data` is "all", "short last window" or of IGNORED."""
+    """Records {input_ids [S], labels [S], task}; `data` is "all", "short last window" or of IGNORED."""
     generator = torch.Generator().manual_seed(5)
     positions, windows = IGNORED.get(data, (range(0), range(0)))
     count = STEPS * BATCH + (BATCH // 2 if data == "short last window" else 0)
@@ -36,7 +36,7 @@ def samples(data: str) -> list[dict[str, Any]]:
         window, position = divmod(index, BATCH)
         record = _record(TASKS[_integer(len(TASKS), generator)], LENGTHS[position], generator)
         if position in positions and window in windows:
-            record["labels"] = torch.full_like(record["labels"], -100)
+            record["labels"] = [-100] * len(record["labels"])
         records.append(record)
     return records
 
@@ -48,10 +48,10 @@ def _record(task: str, length: int, generator: torch.Generator) -> dict[str, Any
     for position in range(1, length):
         if repeated[position]:
             input_ids[position] = input_ids[position - 1]
-    labels = input_ids.clone()
     # A prompt; plain text has none, and its first label is no target even so.
-    labels[: 0 if task == "noise" else length // 4] = -100
-    return {"input_ids": input_ids, "labels": labels, "task": task}
+    prompt = 0 if task == "noise" else length // 4
+    tokens = input_ids.tolist()
+    return {"input_ids": tokens, "labels": [-100] * prompt + tokens[prompt:], "task": task}
 
 
 def _integer(below: int, generator: torch.Generator) -> int:
@@ -60,8 +60,8 @@ def _integer(below: int, generator: torch.Generator) -> int:
 
 def pad(records: list[dict[str, Any]]) -> dict[str, Tensor]:
     """A padded batch: input_ids, attention_mask, labels, each (B, S) int64."""
-    input_ids = [record["input_ids"] for record in records]
-    labels = [record["labels"] for record in records]
+    input_ids = [torch.tensor(record["input_ids"]) for record in records]
+    labels = [torch.tensor(record["labels"]) for record in records]
     return {
         "input_ids": pad_sequence(input_ids, batch_first=True),
         "attention_mask": pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True),

@@ -79,6 +79,7 @@ def arguments(row: Row, folder: Path) -> TrainingArguments:
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
+        average_tokens_across_devices=True,
         dataloader_pin_memory=False,
         **options,
     )
