@@ -115,10 +115,12 @@ def loss_on_logits(
 
 
 def row_loss_of(weighed: Weighed) -> RowLoss:
-    """The loss of a chunk of the linear level's logits, which it overwrites with their gradient."""
+    """The loss of a chunk of the linear level's logits."""
 
-    def row_loss(logits: Tensor, labels: Tensor, weights: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
-        return loss_on_logits(weighed, logits, labels, weights, logits if gradient else None)
+    def row_loss(
+        logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return loss_on_logits(weighed, logits, labels, weights, gradient)
 
     return row_loss
 

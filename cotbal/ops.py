@@ -89,7 +89,7 @@ class HeldGradients:
             self.gradients = None
         for each in gradients:
             if each is not None:
-                scale_op(each if each.ndim == 2 else each[None], factor, self.impl)
+                scale_op(each if each.ndim == 2 else each.unsqueeze(0), factor, self.impl)
         return gradients
 
 

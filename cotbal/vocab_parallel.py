@@ -291,8 +291,10 @@ class LinearLevel:
         assert weight is not None
         vocab, weighed = self.vocab, weigh(arguments, self.vocab.piece.n_cols, hidden)
 
-        def row_loss(z: Tensor, labels: Tensor, weights: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
-            return _loss_on_piece(vocab, weighed, z, labels, weights, z if gradient else None)
+        def row_loss(
+            z: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            return _loss_on_piece(vocab, weighed, z, labels, weights, gradient)
 
         result = linear_gtw_cross_entropy_forward(
             hidden,
@@ -309,6 +311,7 @@ class LinearLevel:
             memory_budget=self.memory_budget,
             valid_count=self.valid_count,
             hidden_gradient_dtype=weighed.rows.dtype,
+            first_col=vocab.piece.start,
             plan_cols=-(-vocab.piece.n_cols // vocab.n_ranks),
         )
         hidden_gradient = result.hidden_gradient

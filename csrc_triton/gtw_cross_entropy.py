@@ -200,7 +200,7 @@ def gtw_cross_entropy_forward(
         weights: (R,) float32 w_r; a row of weight 0 is not read, its loss and its gradient are 0.
         denominator: 0-d float32, or None to leave the gradient undivided.
         options: what a row's loss is; class weights in float32.
-        gradient: (R, V) of the logits' dtype to receive w_r / denominator * dc_r/dlogits; it may be `logits`
+        gradient: (R, V), of any dtype, to receive w_r / denominator * dc_r/dlogits; it may be `logits`
             itself. None when no gradient is wanted.
         want_correct: whether top-1 correctness is wanted; all False otherwise.
         ignore_index: the label of a row that is not valid.

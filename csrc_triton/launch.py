@@ -54,7 +54,7 @@ CLUSTERS = (
     Launch(262144, 32, tail=8192, num_ctas=8),
 )
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
-ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(4096, 16), Launch(8192, 8))
+ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(8192, 8))
 ELEMENTWISE_TWO_PASSES = Launch(1024, 4, is_resident=False)
 STREAMS = (Launch(1024, 4, is_resident=False), Launch(4096, 8, is_resident=False))
 

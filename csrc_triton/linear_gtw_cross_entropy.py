@@ -4,27 +4,21 @@ Rows that are not read are left out before the product. The gradient is formed i
 chunk, so that the logits are never computed twice: 6 Nv V D FLOPs, 4 where the head or the input is frozen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from csrc_triton import compact
-from csrc_triton.compact import CUDA_ALIGNMENT, Compaction, GatherRows, compact_rows
+from csrc_triton.compact import Compaction, GatherRows, compact_rows
+from csrc_triton.logits_chunks import LogitsChunks, LogitsGradient, chunk_memory, logits_dtypes
+from csrc_triton.products import add_product_
 
-# fn(logits (C, V), labels (C,), weights (C,), gradient) -> (c (C,), correct (C,)). Overwrites the logits, of
-# unit column stride, with w_r / denominator dc_r/dlogits. A row of label ignore_index: loss and gradient 0.
-RowLoss = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
-
-CPU_BUDGET = 128 * 2**20
-GPU_BUDGET = 2**30
-_MIN_CHUNK_ROWS = 64
-# Rows of logits start at multiples of 64 elements: a vocabulary of 32003 would misalign every second row.
-_COLUMN_ALIGNMENT = 64
-# Rows of the head at a time where a product needs temporaries.
-_SLAB_ROWS = 4096
+# fn(logits (C, V), labels (C,), weights (C,), gradient (C, V) or None) -> (c (C,), correct (C,)). Fills
+# `gradient`, which may be the logits, with w_r / denominator dc_r/dlogits; both have unit column stride. A
+# row of label ignore_index: loss and gradient 0.
+RowLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,41 +33,6 @@ class LinearResult:
     hidden_gradient: Tensor | None
     weight_gradient: Tensor | None
     bias_gradient: Tensor | None
-
-
-@dataclass(frozen=True)
-class ChunkMemory:
-    """Bytes that a plan of chunks weighs against each other.
-
-    Attributes:
-        logits_row: a row of logits.
-        accumulator: dW in the accumulation dtype, where several chunks need one of their own.
-        rounded: dW in its own dtype: beside the logits of one chunk, but after those of several.
-    """
-
-    logits_row: int
-    accumulator: int
-    rounded: int
-
-    def chunk_rows(self, n_rows: int, memory_budget: int | str | None, *, is_cuda: bool) -> int:
-        """The rows of a chunk: as many as `memory_budget` bytes of logits allow, 64 or more, chunks alike.
-
-        None is 128 MiB on a CPU, 1 GiB on a GPU. "min" does not raise the peak: logits as large as dW is
-        when it is rounded after them, else 64 rows (128 on a GPU). One chunk needs no accumulator, so it is
-        taken wherever it needs no more memory than several.
-        """
-        if memory_budget == "min":
-            budget = self.rounded if self.accumulator else 0
-        elif isinstance(memory_budget, int):
-            budget = memory_budget
-        else:
-            budget = GPU_BUDGET if is_cuda else CPU_BUDGET
-        at_once = self.accumulator + max(0, budget - self.rounded) if self.accumulator else budget
-        if n_rows * self.logits_row <= max(budget, at_once):
-            return n_rows
-        alignment = CUDA_ALIGNMENT if is_cuda else 1
-        fitting = max(_MIN_CHUNK_ROWS, alignment, budget // self.logits_row // alignment * alignment)
-        return _round_up(_ceil_div(n_rows, _ceil_div(n_rows, fitting)), alignment)
 
 
 @torch.no_grad()
@@ -94,6 +53,7 @@ def linear_gtw_cross_entropy_forward(
     valid_count: int | None,
     weight_gradient_into: Tensor | None = None,
     hidden_gradient_dtype: torch.dtype | None = None,
+    first_col: int = 0,
     plan_cols: int | None = None,
     gather: GatherRows | None = None,
 ) -> LinearResult:
@@ -105,7 +65,7 @@ def linear_gtw_cross_entropy_forward(
         bias: (V,) of the same dtype, or None.
         labels: (R,) int64.
         weights: (R,) w_r in the accumulation dtype.
-        row_loss: turns a chunk of logits into losses and, in place, their gradient.
+        row_loss: turns a chunk of logits into losses and their gradient.
         read: (R,) bool, the rows that are read; by default those of weight other than 0.
         ignore_index: the label that `row_loss` sees at padding and at rows that are not read.
         needs_hidden_gradient: False (a frozen input) skips that product.
@@ -116,6 +76,7 @@ def linear_gtw_cross_entropy_forward(
         valid_count: a host int, at least the number of rows read: nothing waits for a GPU then.
         weight_gradient_into: (V, D) of the weight's dtype or the accumulation dtype; dW is added to it.
         hidden_gradient_dtype: the dtype of dX, that of `hidden` or the accumulation dtype; None: the first.
+        first_col: the label that stands for the first row of `weight`, where that is a piece of the head.
         plan_cols: V of the plan of chunks in place of the weight's. Ranks whose pieces of the vocabulary
             differ in size must cut the rows into the same chunks.
         gather: how rows are gathered; by default Triton's kernel on a GPU, plain torch on a CPU.
@@ -126,7 +87,8 @@ def linear_gtw_cross_entropy_forward(
     rows = compact_rows(weights != 0 if read is None else read, valid_count)
     dtype, into = weights.dtype, weight_gradient_into
     needs_gradient = needs_hidden_gradient or needs_weight_gradient or needs_bias_gradient
-    memory = _chunk_memory(weight, plan_cols or weight.shape[0], dtype, into, needs_weight_gradient)
+    dtypes = logits_dtypes(weight, dtype, needs_gradient=needs_gradient)
+    memory = chunk_memory(weight, plan_cols or weight.shape[0], dtypes, dtype, into, needs_weight_gradient)
     n_chunk = memory.chunk_rows(rows.n_rows, memory_budget, is_cuda=hidden.is_cuda)
     is_single = n_chunk >= rows.n_rows
     gradient_dtype = (hidden_gradient_dtype or hidden.dtype) if needs_hidden_gradient else None
@@ -141,7 +103,16 @@ def linear_gtw_cross_entropy_forward(
         losses, correct = weights.new_zeros(weights.shape), torch.zeros_like(labels, dtype=torch.bool)
     else:
         targets = rows.take(labels, ignore_index), rows.take(weights, 0)
-        results = _run_chunks(states, head, *targets, row_loss, n_chunk, needs_gradient)
+        # Made in the call: the logits, as the gathered states, are gone when dW is rounded.
+        results = _run_chunks(
+            LogitsChunks(weight, n_chunk, dtypes, keeps_labels_apart=weight.dtype == dtype),
+            states,
+            head,
+            *targets,
+            row_loss,
+            first_col,
+        )
+        states.gathered = None
         losses, correct = (rows.put(values) for values in results)
     return LinearResult(losses, correct, states.gradient, *head.gradients())
 
@@ -172,14 +143,15 @@ class _States:
         index = self.rows.index.narrow(0, start, length)
         return self.gather(self.hidden, index, out=self.gathered.narrow(0, 0, length))
 
-    def add_gradient(self, logits_gradient: Tensor, weight: Tensor, chunk: Tensor, start: int) -> None:
+    def add_gradient(self, gradient: LogitsGradient, weight: Tensor, chunk: Tensor, start: int) -> None:
         if self.gradient is None:
             return
-        if self.rows.inverse is None:
-            add_product_(self.gradient.narrow(0, start, chunk.shape[0]), logits_gradient, weight, beta=0)
-        else:
-            product = chunk.to(self.gradient.dtype)
-            add_product_(product, logits_gradient, weight, beta=0)
+        is_direct = self.rows.inverse is None
+        product = (
+            self.gradient.narrow(0, start, chunk.shape[0]) if is_direct else chunk.to(self.gradient.dtype)
+        )
+        gradient.write_product(product, weight)
+        if self.rows.inverse is not None:
             self.gather(product, self.rows.inverse, out=self.gradient, start=start)
 
 
@@ -195,8 +167,8 @@ class _WeightGradient:
         else:
             self.total, self.beta = torch.empty(weight.shape, dtype=summed, device=weight.device), 0
 
-    def add(self, logits_gradient: Tensor, chunk: Tensor) -> None:
-        add_product_(self.total, logits_gradient.t(), chunk, beta=self.beta)
+    def add(self, gradient: LogitsGradient, chunk: Tensor) -> None:
+        gradient.add_transposed_product(self.total, chunk, beta=self.beta)
         self.beta = 1
 
     def result(self) -> Tensor | None:
@@ -219,16 +191,16 @@ class _Head:
     weight_gradient: _WeightGradient | None
     bias_gradient: Tensor | None
 
-    def logits(self, chunk: Tensor, out: Tensor) -> Tensor:
-        if self.bias is None:
-            return torch.mm(chunk, self.weight.t(), out=out)
-        return torch.addmm(self.bias, chunk, self.weight.t(), out=out)
+    def write_logits(self, out: Tensor, chunk: Tensor) -> None:
+        add_product_(out, chunk, self.weight.t(), beta=0)
+        if self.bias is not None:
+            out.add_(self.bias)
 
-    def add_gradients(self, logits_gradient: Tensor, chunk: Tensor) -> None:
+    def add_gradients(self, gradient: LogitsGradient, chunk: Tensor) -> None:
         if self.weight_gradient is not None:
-            self.weight_gradient.add(logits_gradient, chunk)
+            self.weight_gradient.add(gradient, chunk)
         if self.bias_gradient is not None:
-            self.bias_gradient.add_(logits_gradient.sum(0, dtype=self.bias_gradient.dtype))
+            self.bias_gradient.add_(gradient.column_sums(self.bias_gradient.dtype))
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
         weight = None if self.weight_gradient is None else self.weight_gradient.result()
@@ -236,82 +208,29 @@ class _Head:
 
 
 def _run_chunks(
+    chunks: LogitsChunks,
     states: _States,
     head: _Head,
     labels: Tensor,
     weights: Tensor,
     row_loss: RowLoss,
-    n_chunk: int,
-    needs_gradient: bool,
+    first_col: int,
 ) -> tuple[Tensor, Tensor]:
     """The losses and correctness of the compact rows; gradients go where `states` and `head` keep them."""
-    n_cols = head.weight.shape[0]
-    buffer = head.weight.new_empty(n_chunk, _round_up(n_cols, _COLUMN_ALIGNMENT))
     parts = []
-    for start in range(0, len(labels), n_chunk):
-        length = min(n_chunk, len(labels) - start)
+    for start in range(0, len(labels), chunks.n_rows):
+        length = min(chunks.n_rows, len(labels) - start)
+        own_labels, own_weights = labels.narrow(0, start, length), weights.narrow(0, start, length)
         chunk = states.chunk(start, length)
-        logits = head.logits(chunk, buffer.narrow(0, 0, length).narrow(1, 0, n_cols))
-        targets = labels.narrow(0, start, length), weights.narrow(0, start, length)
-        parts.append(row_loss(logits, *targets, needs_gradient))
-        head.add_gradients(logits, chunk)
-        states.add_gradient(logits, head.weight, chunk, start)
+        logits, values = chunks.buffers(length)
+        head.write_logits(logits, chunk)
+        parts.append(row_loss(logits, own_labels, own_weights, values))
+        if values is not None:
+            gradient = chunks.gradient(values, own_labels - first_col)
+            head.add_gradients(gradient, chunk)
+            states.add_gradient(gradient, head.weight, chunk, start)
     losses, correct = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(correct)
-
-
-def add_product_(total: Tensor, a: Tensor, b: Tensor, *, beta: int) -> None:
-    """Writes beta total + a @ b to `total`, not rounded to 16 bits on the way.
-
-    Args:
-        total: (M, N) of the factors' dtype, or float32 for 16-bit factors.
-        a: (M, K).
-        b: (K, N).
-        beta: 1, or 0 where `total` holds nothing yet.
-    """
-    if total.dtype == a.dtype:
-        torch.addmm(total, a, b, beta=beta, out=total)
-    elif _adds_wide_products(total.device):
-        torch.addmm(total, a, b, beta=beta, out_dtype=total.dtype, out=total)
-    elif total.is_cuda:
-        # Products in float32 would take ten times as long: each is rounded once, their sum is not.
-        total = total if beta else total.zero_()
-        for slab, rows in _slabs(total, a):
-            slab.add_(rows @ b)
-    else:
-        b = b.to(total.dtype)
-        for slab, rows in _slabs(total, a):
-            torch.addmm(slab, rows.to(total.dtype), b, beta=beta, out=slab)
-
-
-@cache
-def _adds_wide_products(device: torch.device) -> bool:
-    """Whether this torch adds a 16-bit product to a float32 tensor; some refuse, so a tiny one is tried."""
-    if device.type != "cuda" or not hasattr(torch.ops.aten.addmm, "dtype_out"):
-        return False
-    factor, total = (torch.ones(16, 16, device=device, dtype=dtype) for dtype in (torch.half, torch.float))
-    try:
-        torch.addmm(total, factor, factor, out_dtype=total.dtype, out=total)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _slabs(total: Tensor, a: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of both, some at a time: no temporary is as large as the head."""
-    return zip(total.split(_SLAB_ROWS), a.split(_SLAB_ROWS), strict=True)
-
-
-def _chunk_memory(
-    weight: Tensor, n_cols: int, dtype: torch.dtype, into: Tensor | None, needs_weight_gradient: bool
-) -> ChunkMemory:
-    element, n_elements = weight.element_size(), n_cols * weight.shape[1]
-    needs_accumulator = needs_weight_gradient and dtype != (weight if into is None else into).dtype
-    return ChunkMemory(
-        logits_row=_round_up(n_cols, _COLUMN_ALIGNMENT) * element,
-        accumulator=n_elements * dtype.itemsize if needs_accumulator else 0,
-        rounded=n_elements * element if needs_weight_gradient and into is None else 0,
-    )
 
 
 def _default_gather(is_cuda: bool) -> GatherRows:
@@ -322,11 +241,3 @@ def _default_gather(is_cuda: bool) -> GatherRows:
     except ImportError:
         return compact.gather_rows
     return gather_rows
-
-
-def _ceil_div(count: int, divisor: int) -> int:
-    return -(-count // divisor)
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return _ceil_div(count, multiple) * multiple

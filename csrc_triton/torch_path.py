@@ -197,8 +197,8 @@ def gtw_cross_entropy_forward(
         read: (R,) bool, the rows that have a loss.
         scale: (R,) w_r / denominator in the accumulation dtype.
         options: what a row's loss is.
-        gradient: (R, V) to receive scale_r dc_r/dlogits, zeros at rows that are not read; it may be `logits`
-            itself. None when no gradient is wanted.
+        gradient: (R, V) of any dtype to receive scale_r dc_r/dlogits, zeros at rows that are not read; it
+            may be `logits` itself. None when no gradient is wanted.
         want_correct: whether top-1 correctness is wanted.
     """
 
@@ -228,7 +228,7 @@ def run_blocks(
         z = logits[rows] if in_place else logits[rows].to(scale.dtype, copy=is_view)
         losses[rows], correct[rows] = losses_(z, rows, None if gradient is None else scale[rows])
         if gradient is not None and not in_place:
-            gradient[rows] = z.to(logits.dtype)
+            gradient[rows] = z.to(gradient.dtype)
     if gradient is not None:
         gradient[~read] = 0
     return losses, correct

@@ -268,7 +268,7 @@ def piece_losses(
         denominator: 0-d float32, or None to leave the gradient undivided.
         piece: which columns these are.
         options: what a row's loss is.
-        gradient: (R, V_k) of the logits' dtype to receive w_r / denominator * dc_r/dlogits; it may be
+        gradient: (R, V_k), of any dtype, to receive w_r / denominator * dc_r/dlogits; it may be
             `logits` itself. None when no gradient is wanted.
         want_correct: whether top-1 correctness is wanted; all False otherwise.
         ignore_index: the label of a row that is not valid.

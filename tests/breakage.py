@@ -23,6 +23,8 @@ TESTS = (
     "tests/test_inplace.py",
     "tests/test_backward_twice.py",
     "tests/test_compile_ops.py",
+    "tests/test_vocab_parallel.py",
+    "tests/csrc_triton/test_linear_gtw_cross_entropy.py",
 )
 
 

@@ -105,7 +105,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             ".masked_fill_(index < 0, fill) + 0",
         ),
     },
-    "csrc_triton/linear_gtw_cross_entropy.py": {
+    "csrc_triton/products.py": {
         "only the last chunk's weight gradient is kept": (
             "torch.addmm(total, a, b, beta=beta, out=total)",
             "torch.addmm(total, a, b, beta=0, out=total)",
@@ -114,6 +114,21 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "torch.addmm(slab, rows.to(total.dtype), b, beta=beta, out=slab)",
             "slab.copy_((slab * beta if beta else 0) + (rows.to(total.dtype) @ b).to(rows.dtype))",
         ),
+    },
+    "csrc_triton/logits_chunks.py": {
+        "a label's term of the weight gradient is dropped": (
+            "_add_at_(total, self.columns, self.label_values * chunk)",
+            "pass",
+        ),
+        "a label's term of the hidden gradient is dropped": ("out.addcmul_(", "out.clone().addcmul_("),
+        "a label's term stays in the products too": ("found - label_values)", "found)"),
+        "another piece's label is taken for the last column": (
+            "is_own = (columns >= 0) & (columns < n_cols)",
+            "is_own = columns == columns",
+        ),
+        "logits are rounded to 16 bits": ("return accumulation if is_wide", "return weight.dtype if is_wide"),
+    },
+    "csrc_triton/linear_gtw_cross_entropy.py": {
         "accumulation overwrites what is there": (
             "self.total, self.beta = into, 1",
             "self.total, self.beta = into, 0",
@@ -122,7 +137,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "self.bias_gradient.add_(",
             "self.bias_gradient.copy_(",
         ),
-        "the bias is left out": ("if self.bias is None:", "if True:"),
+        "the bias is left out": ("if self.bias is not None:", "if False:"),
         "the product of a frozen head is made": (
             "is_single=is_single) if needs_weight_gradient else None",
             "is_single=is_single)",

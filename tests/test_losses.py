@@ -198,7 +198,8 @@ def test_autocast_takes_the_product_to_its_dtype(impl: str) -> None:
     labels = torch.arange(6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = cotbal.linear_gtw_cross_entropy(hidden, weight, labels, impl=impl)
-        expected = F.cross_entropy(F.linear(hidden, weight).float(), labels)
+    # Factors of 16 bits, their product in float32.
+    expected = F.cross_entropy(F.linear(hidden.bfloat16().float(), weight.bfloat16().float()), labels)
     assert loss.dtype == torch.float32
     assert_close(loss, expected, LOSS[torch.float32])
     loss.backward()

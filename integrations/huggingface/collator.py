@@ -71,8 +71,9 @@ class TaskCollator:
         if any(record.get(key) is not None for record in features for key in self._keys):
             ids = [self.index.id(self._task(record)) for record in features]
             batch[TASK_IDS] = torch.tensor(ids, dtype=torch.int64)
-            if self.count_valid and isinstance(batch.get("labels"), Tensor):
-                batch[VALID_COUNT] = int((batch["labels"] != -100).sum())
+            labels = batch.get("shift_labels", batch.get("labels"))
+            if self.count_valid and isinstance(labels, Tensor):
+                batch[VALID_COUNT] = int((labels != -100).sum())
         return batch
 
     def _task(self, record: Mapping[str, Any]) -> str:

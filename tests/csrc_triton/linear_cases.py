@@ -90,15 +90,19 @@ class LinearCase:
 
 
 def torch_row_loss(denominator: Tensor) -> RowLoss:
-    def row_loss(logits: Tensor, labels: Tensor, weights: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+    def row_loss(
+        logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         read = labels != IGNORE
-        z = logits.to(weights.dtype)
-        scale = weights / denominator if gradient else None
+        z = logits.to(weights.dtype, copy=True)
+        scale = None if gradient is None else weights / denominator
         losses, correct = torch_path.softmax_losses_(
             z, labels.where(read, 0), scale, LossOptions(), want_correct=True
         )
-        # What the launcher must not use of a chunk without gradient.
-        logits.copy_(z.masked_fill_(~read[:, None], 0) if gradient else torch.full_like(z, float("nan")))
+        # What the launcher must not use once the loss is known.
+        logits.fill_(float("nan"))
+        if gradient is not None:
+            gradient.copy_(z.masked_fill_(~read[:, None], 0))
         return losses.where(read, 0), correct & read
 
     return row_loss
@@ -107,14 +111,16 @@ def torch_row_loss(denominator: Tensor) -> RowLoss:
 def triton_row_loss(denominator: Tensor) -> RowLoss:
     """The kernel in the interpreter."""
 
-    def row_loss(logits: Tensor, labels: Tensor, weights: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+    def row_loss(
+        logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         return kernel.gtw_cross_entropy_forward(
             logits,
             labels.contiguous(),
             weights.contiguous(),
             denominator,
             LossOptions(),
-            gradient=logits if gradient else None,
+            gradient=gradient,
             want_correct=True,
             ignore_index=IGNORE,
         )

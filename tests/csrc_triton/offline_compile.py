@@ -31,10 +31,17 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# Of the logits and of their gradient; the linear level has float32 logits and a gradient for 16-bit products.
+DTYPES = {
+    "bf16": ("bf16", "bf16"),
+    "fp16": ("fp16", "fp16"),
+    "fp32": ("fp32", "fp32"),
+    "fp32-bf16": ("fp32", "bf16"),
+}
 POINTERS = {
-    "logits_ptr": "*{}",
+    "logits_ptr": "*{logits}",
     "logits_stride_row": "i64",
-    "gradient_ptr": "*{}",
+    "gradient_ptr": "*{gradient}",
     "gradient_stride_row": "i64",
     "losses_ptr": "*fp32",
     "correct_ptr": "*i8",
@@ -77,7 +84,9 @@ class Entry:
         return f"{columns} {launch.num_ctas}x{launch.num_warps} {reads}"
 
     def source(self, dtype: str) -> ASTSource:
-        signature = {name: kind.format(dtype) for name, kind in (POINTERS | SCALARS).items()}
+        logits, gradient = DTYPES[dtype]
+        kinds = (POINTERS | SCALARS).items()
+        signature = {name: kind.format(logits=logits, gradient=gradient) for name, kind in kinds}
         constants: dict[str, bool | int] = {name: name in OPTIONS[self.options] for name in ALL}
         constants |= {
             "HAS_EDGES": self.has_edges,
@@ -153,12 +162,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", action="store_true", help="a table in place of JSON lines")
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), action="append", help="default: all")
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: all")
     parser.add_argument("--options", choices=OPTIONS, action="append", help="default: all")
     parser.add_argument("--clusters", action="store_true", help="the entries that need Triton 3.8")
     arguments = parser.parse_args()
     for target in arguments.target or TARGETS:
-        for dtype in arguments.dtype or ("bf16", "fp16", "fp32"):
+        for dtype in arguments.dtype or DTYPES:
             for entry in entries(clusters=arguments.clusters):
                 if entry.options in (arguments.options or OPTIONS):
                     line = inspect(entry, target, dtype)

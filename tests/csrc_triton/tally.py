@@ -11,6 +11,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 aten = torch.ops.aten
 # Products into an output that is there, and where their factors stand.
 FACTORS = {aten.mm.out: slice(0, 2), aten.addmm.out: slice(1, 3), aten.addmm.dtype_out: slice(1, 3)}
+# An entry or a row for each row of logits: no pass over them.
+SPARSE = {
+    aten.gather.default,
+    aten.scatter_.src,
+    aten.index_add_.default,
+    aten.index_put_.default,
+    aten.index_select.default,
+}
 EMPTY = {aten.empty.memory_format, aten.new_empty.default}
 
 
@@ -42,7 +50,7 @@ class Tally(TorchDispatchMode):
             self.flops += 2 * a.numel() * b.shape[1]
             return kwargs["out"] if a.is_cuda else func(*args, **kwargs)
         result = func(*args, **kwargs)
-        if func.namespace == "aten" and not func.is_view and func not in EMPTY:
+        if func.namespace == "aten" and not func.is_view and func not in EMPTY | SPARSE:
             largest = max((tensor.numel() for tensor in tensors_in((args, kwargs, result))), default=0)
             if largest >= self.large:
                 self.passes.append((str(func), largest))

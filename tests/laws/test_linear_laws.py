@@ -53,7 +53,7 @@ def test_chunks_change_nothing(impl: str, dtype: torch.dtype, data: st.DataObjec
     for rows_per_chunk in (1, 1000):
         hidden, weight = (leaf.requires_grad_() for leaf in features_of(case))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("csrc_triton.linear_gtw_cross_entropy._MIN_CHUNK_ROWS", rows_per_chunk)
+            patch.setattr("csrc_triton.logits_chunks._MIN_CHUNK_ROWS", rows_per_chunk)
             loss, stats = cotbal.linear_gtw_cross_entropy(
                 hidden, weight, *case.arguments[1:], memory_budget="min", return_stats=True, impl=impl
             )
