@@ -33,8 +33,8 @@ class NotExactError(ValueError):
     """Why the two levels differ, or why that cannot be found out."""
 
 
-def accepted_shape(model: Any) -> tuple[LogitShape, float]:
-    """What the class does to the head's product, and how far the linear level is off with it, relative.
+def accepted_shape(model: Any) -> LogitShape:
+    """What the class does to the head's product, with which the linear level is exact.
 
     Args:
         model: what `inner_model` returns, with a plain head.
@@ -53,7 +53,7 @@ def accepted_shape(model: Any) -> tuple[LogitShape, float]:
         ) from error
 
 
-def _accepted(model: Any) -> tuple[LogitShape, float]:
+def _accepted(model: Any) -> LogitShape:
     # Dropout between body and head would draw, and draw differently in each pass.
     with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.enable_grad():
         batch = _Batch.random(model)
@@ -62,7 +62,7 @@ def _accepted(model: Any) -> tuple[LogitShape, float]:
         for shape in _shapes(model):
             error = batch.error(batch.run(model, shape), expected)
             if error <= TOLERANCE:
-                return shape, error
+                return shape
             smallest = min(smallest, error)
     raise NotExactError(
         f"{type(model).__name__}: on a random batch the linear level is off by {smallest:.1e}, more than "

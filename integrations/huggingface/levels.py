@@ -53,13 +53,13 @@ def install_loss(model: nn.Module, step_loss: StepLoss, level: str = "auto") -> 
     if level != "logits":
         try:
             heads = plain_heads(inner)
-            shape, error = accepted_shape(inner)
+            shape = accepted_shape(inner)
             position = LossPosition(inner, step_loss, heads, shape)
-            reason = f"{type(inner).__name__} agrees with the logits level to {error:.0e} on a random batch"
-            reason += f", with {shape} inside the loss" if str(shape) else ""
-        except (LinearLevelError, NotExactError) as error_:
+            reason = "loss and gradients of a random batch agree with the logits level"
+            reason += f"; {shape} inside the loss" if str(shape) else ""
+        except (LinearLevelError, NotExactError) as error:
             if level == "linear":
-                raise ValueError(f'level="linear": {error_}') from error_
-            reason = str(error_)
+                raise ValueError(f'level="linear": {error}') from error
+            reason = str(error)
     position.install()
     return Installed("linear" if position.heads else "logits", reason, position.restore)

@@ -52,10 +52,10 @@ def test_auto_says_what_goes_into_the_loss() -> None:
         assert installed.level == "linear"
         return installed.reason
 
-    assert reason("LlamaForCausalLM").startswith("LlamaForCausalLM agrees with the logits level to ")
-    assert reason("Gemma2ForCausalLM").endswith("with softcap 5 inside the loss")
-    assert reason("GraniteForCausalLM").endswith("with scale 0.125 inside the loss")
-    assert reason("CohereForCausalLM").endswith("with scale 0.25 inside the loss")
+    assert reason("LlamaForCausalLM").endswith("of a random batch agree with the logits level")
+    assert reason("Gemma2ForCausalLM").endswith("; softcap 5 inside the loss")
+    assert reason("GraniteForCausalLM").endswith("; scale 0.125 inside the loss")
+    assert reason("CohereForCausalLM").endswith("; scale 0.25 inside the loss")
 
 
 class OwnLogits(LlamaForCausalLM):
