@@ -69,7 +69,9 @@ def test_a_rule_of_another_kind_or_without_its_state_is_refused(tmp_path: Path) 
         trainer(tmp_path, RLW(), 6).train(resume_from_checkpoint=True)
     path = tmp_path / "checkpoint-3" / FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
-    with pytest.raises(ValueError, match="expected schema_version 1, got 2; resume with the version of cotbal"):
+    with pytest.raises(
+        ValueError, match="expected schema_version 1, got 2; resume with the version of cotbal"
+    ):
         trainer(tmp_path, DWA(window=1), 6).train(resume_from_checkpoint=True)
     path.unlink()
     with pytest.raises(ValueError, match=f"expected {FILE} in .*checkpoint-3, got none; a run of DWA"):
@@ -89,7 +91,11 @@ def test_an_empty_task_in_a_step_is_no_loss_of_0(tmp_path: Path) -> None:
     """TLA has no state but reads the counts: all data of one task gives that task weight 1."""
     data = [record for record in records(24) if record["task"] == "short"]
     run = OrderedTrainer(
-        tiny_model(), arguments(tmp_path, 4, 2, 2), train_dataset=data, data_collator=collator(), weights=TLA()
+        tiny_model(),
+        arguments(tmp_path, 4, 2, 2),
+        train_dataset=data,
+        data_collator=collator(),
+        weights=TLA(),
     )
     run.train()
     logged = [entry for entry in run.state.log_history if "task_weight/short" in entry]

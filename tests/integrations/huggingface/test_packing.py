@@ -62,14 +62,18 @@ def test_padded_rows_stay_as_they_are() -> None:
 @pytest.mark.parametrize("ids", [[0, 1], [0, 1, 2, 0]])
 def test_other_than_one_id_per_segment_is_refused(ids: list[int]) -> None:
     batch = {"labels": LABELS, "position_ids": POSITIONS, "cotbal_task_ids": torch.tensor(ids)}
-    with pytest.raises(ValueError, match=f"expected one id per segment, {len(ids)} ids came; segments, got 3"):
+    with pytest.raises(
+        ValueError, match=f"expected one id per segment, {len(ids)} ids came; segments, got 3"
+    ):
         batch_targets(batch)
 
 
 def test_batches_that_cannot_be_trained_on_are_refused() -> None:
     with pytest.raises(ValueError, match=r"task ids in every training batch, got none; wrap the collator"):
         batch_targets({"labels": LABELS})
-    with pytest.raises(ValueError, match="labels: expected them in every training batch, got cotbal_task_ids"):
+    with pytest.raises(
+        ValueError, match="labels: expected them in every training batch, got cotbal_task_ids"
+    ):
         batch_targets({"cotbal_task_ids": IDS})
     with pytest.raises(TypeError, match=r"expected int64, which no trainer casts, got torch\.float32"):
         batch_targets({"labels": LABELS, "cotbal_task_ids": torch.tensor([1.0])})

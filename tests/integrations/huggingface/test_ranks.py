@@ -156,8 +156,7 @@ def test_batches_that_the_main_process_cuts_up(two: Ranks, tmp_path: Path) -> No
     data = (data * 5)[: len(data) // 4 * 4]
     longest = max(len(record["input_ids"]) for record in data)
     data = [
-        record
-        | {key: record[key] + [fill] * (longest - len(record[key])) for key, fill in FILLS.items()}
+        record | {key: record[key] + [fill] * (longest - len(record[key])) for key, fill in FILLS.items()}
         for record in data
     ]
     outcomes = run(two, tmp_path, data, batch=2, stream=True, steps=3)
@@ -173,7 +172,9 @@ def test_sums_are_those_of_all_ranks_and_go_on_after_a_resume(two: Ranks, tmp_pa
     whole = run(two, tmp_path / "whole", data, weights=DWA(window=1), steps=4, **rule)
     run(two, tmp_path / "parts", data, weights=DWA(window=1), steps=2, **rule)
     resumed = run(two, tmp_path / "parts", data, weights=DWA(window=1), steps=4, resume=True, **rule)
-    counts = [sum(x != -100 for x in record["labels"][1:]) for record in data[:8] if record["task"] == "short"]
+    counts = [
+        sum(x != -100 for x in record["labels"][1:]) for record in data[:8] if record["task"] == "short"
+    ]
     for outcome in whole:
         assert outcome["logged"][0]["task_tokens/short"] == sum(counts)
         assert outcome["state"] == whole[0]["state"]

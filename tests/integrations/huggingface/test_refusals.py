@@ -49,7 +49,9 @@ def test_several_gpus_in_one_process(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     assert args.n_gpu <= 1
     args._n_gpu = 2
-    with pytest.raises(ValueError, match="n_gpu: expected one GPU per process, got 2.* Launch with `torchrun`"):
+    with pytest.raises(
+        ValueError, match="n_gpu: expected one GPU per process, got 2.* Launch with `torchrun`"
+    ):
         trainer(tmp_path, args=args)
 
 
@@ -99,14 +101,20 @@ def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:
 
 
 def test_a_training_batch_without_ids(tmp_path: Path) -> None:
-    without = trainer(tmp_path, data_collator=pad, train_dataset=[record | {"task": 0} for record in records(8)])
-    with pytest.raises(ValueError, match=r"cotbal_task_ids: expected .* data_collator=TaskCollator\(collator"):
+    without = trainer(
+        tmp_path, data_collator=pad, train_dataset=[record | {"task": 0} for record in records(8)]
+    )
+    with pytest.raises(
+        ValueError, match=r"cotbal_task_ids: expected .* data_collator=TaskCollator\(collator"
+    ):
         without.train()
 
 
 def test_a_collator_that_numbers_the_tasks_otherwise(tmp_path: Path) -> None:
     other = trainer(tmp_path, data_collator=TaskCollator(pad, TASKS[::-1]), tasks=TASKS)
-    with pytest.raises(ValueError, match="tasks: expected the collator's long, short in that order, got short"):
+    with pytest.raises(
+        ValueError, match="tasks: expected the collator's long, short in that order, got short"
+    ):
         other.train()
 
 

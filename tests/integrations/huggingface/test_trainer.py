@@ -199,7 +199,12 @@ def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
     # During training as well.
     eval_args = arguments(tmp_path, steps=2, eval_strategy="steps", eval_steps=1)
     trainer = CoTBalTrainer(
-        tiny_model(), eval_args, data_collator=collator(), weights=WEIGHTS, train_dataset=data, eval_dataset=data
+        tiny_model(),
+        eval_args,
+        data_collator=collator(),
+        weights=WEIGHTS,
+        train_dataset=data,
+        eval_dataset=data,
     )
     trainer.train()
     logged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]

@@ -18,10 +18,12 @@ class Row:
         name: as printed.
         ranks: the number of processes.
         per_device: samples of a micro-batch.
-        stack: "trainer" (one process, or DDP), "fsdp2" (accelerate), "fsdp2 at load" (transformers), "zero1",
-            "zero2", "zero3", "zero3 at load" (DeepSpeed) or "loop" (without a Trainer).
+        stack: "trainer" (one process, or DDP), "fsdp2" (accelerate), "fsdp2 at load" (transformers, with
+            tensor parallel as well), "zero1", "zero2", "zero3", "zero3 at load" (DeepSpeed) or "loop" (without
+            a Trainer).
         data: what `samples` is asked for.
         shards: the number of processes that share each sequence, in a loop.
+        replicas: the number of processes that share each layer and have the same batch (tensor parallel).
         scaler: scale the loss by 65,536 as for fp16, in a loop.
         packed: samples of a micro-batch in one row, without padding.
         lora: train adapters only.
@@ -37,6 +39,7 @@ class Row:
     stack: str = "trainer"
     data: str = "all"
     shards: int = 1
+    replicas: int = 1
     scaler: bool = False
     packed: bool = False
     lora: bool = False
@@ -61,7 +64,7 @@ class Row:
     @property
     def accumulation(self) -> int:
         """Micro-batches of a full window: every window has 8 samples."""
-        return BATCH * self.shards // (self.ranks * self.per_device)
+        return BATCH * self.shards * self.replicas // (self.ranks * self.per_device)
 
     @property
     def learning_rate(self) -> float:
@@ -140,6 +143,8 @@ WHOLE = (
     Row("packed, 2 ranks x 4", packed=True, **_HALVES),
     Row("LoRA, batch 8", lora=True),
     *(row for stack in STACKS for row in _edges(stack) if row not in SHORT),
+    Row("2 tensor-parallel ranks", 2, stack="fsdp2 at load", replicas=2, level="logits"),
+    Row("FSDP2 x tensor parallel, 2 x 2 ranks", 4, 4, stack="fsdp2 at load", replicas=2, level="logits"),
     *(_row("4 ranks x 2", stack, ranks=4, per_device=2) for stack in STACKS if stack != "trainer"),
     _row("4 ranks x 1, 2 accumulated", "zero3", ranks=4, per_device=1),
     Row("2 sequence shards, 2 accumulated, a loop", ranks=2, per_device=4, shards=2, stack="loop"),

@@ -83,8 +83,8 @@ def arguments(row: Row, folder: Path) -> TrainingArguments:
         dataloader_pin_memory=False,
         **options,
     )
-    if row.stack == "fsdp2":
-        # accelerate gives FSDP to processes with a GPU each; all behind that question runs on a CPU too.
+    if row.stack == "fsdp2" or row.replicas > 1:
+        # accelerate gives these to processes with a GPU each; all behind that question runs on a CPU too.
         assert made.distributed_state.distributed_type == DistributedType.MULTI_CPU
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return made
@@ -116,8 +116,9 @@ def model_of(row: Row, folder: Path) -> nn.Module:
     dist.barrier()
     options = {}
     if row.stack == "fsdp2 at load":
-        sharding = import_module("transformers.distributed").DistributedConfig(fsdp_size=row.ranks)
-        options["distributed_config"] = sharding
+        options["distributed_config"] = import_module("transformers.distributed").DistributedConfig(
+            fsdp_size=row.ranks // row.replicas, tp_size=row.replicas
+        )
     model = type(model).from_pretrained(folder, **options)
     assert row.stack == "fsdp2 at load" or all(hasattr(each, "ds_id") for each in model.parameters())
     return with_adapters(model) if row.lora else model
