@@ -1,6 +1,8 @@
-"""`cotbal doctor`: versions and devices, the level that fits a model, one batch with its own loss and ours."""
+"""`cotbal doctor`: versions and devices, a model's level, one batch with its own loss and with ours."""
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +43,9 @@ def doctor(
     found, machine = packages(), devices()
     if not as_json:
         _print_packages(found, machine)
-    compared = _compare(model, batch, level, deepspeed)
+    # DeepSpeed logs to what stdout is when it is first imported.
+    with redirect_stdout(sys.stderr):
+        compared = _compare(model, batch, level, deepspeed)
     problems = [f"{each.name}: {each.problem}" for each in found if each.problem]
     if not compared.agrees:
         problems.append(f"loss or gradients differ by more than {compared.tolerance:g}; please report this")

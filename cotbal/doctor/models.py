@@ -17,15 +17,14 @@ def load_model(source: str | Path | None = None) -> Any:
     """A transformers model in training mode, on the CPU.
 
     Args:
-        source: a folder with config.json and weights, one without weights, a config.json, or None for a tiny
-            Llama. Without weights the model is random, with two layers of its language model.
+        source: a folder with config.json and weights, one without weights, a config.json, PEFT's folder of an
+            adapter, or None for a tiny Llama. Without weights the model is random, with two layers of its
+            language model.
 
     Raises:
         FileNotFoundError: no such folder or file.
         ValueError: its class is not one of transformers.
     """
-    from transformers import AutoConfig
-
     if source is None:
         return _random(_tiny_config()).train()
     path = Path(source)
@@ -33,12 +32,7 @@ def load_model(source: str | Path | None = None) -> Any:
         raise FileNotFoundError(
             2, "no such folder or config.json; a model's name is not downloaded", str(source)
         )
-    file = path / "config.json" if path.is_dir() else path
-    config = AutoConfig.from_pretrained(_known(file), local_files_only=True)
-    if not any(path.glob("*.safetensors")):
-        return _random(_shortened(config)).train()
-    model = _class(config).from_pretrained(path, dtype="auto", local_files_only=True)
-    return model.train()
+    return (_adapted(path) if (path / "adapter_config.json").exists() else _own(path)).train()
 
 
 def random_batch(model: Any, seed: int = 0) -> dict[str, Tensor]:
@@ -72,6 +66,23 @@ def load_batch(path: str | Path) -> dict[str, Tensor]:
             'write it with safetensors.torch.save_file(collator(records), "batch.safetensors")'
         )
     return batch
+
+
+def _own(path: Path) -> Any:
+    from transformers import AutoConfig
+
+    file = path / "config.json" if path.is_dir() else path
+    config = AutoConfig.from_pretrained(_known(file), local_files_only=True)
+    if not any(path.glob("*.safetensors")):
+        return _random(_shortened(config))
+    return _class(config).from_pretrained(path, dtype="auto", local_files_only=True)
+
+
+def _adapted(path: Path) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    base = load_model(PeftConfig.from_pretrained(str(path)).base_model_name_or_path)
+    return PeftModel.from_pretrained(base, str(path), is_trainable=True)
 
 
 def _tiny_config() -> Any:

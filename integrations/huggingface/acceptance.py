@@ -6,7 +6,6 @@ cheap for a model of any size, whatever inputs it takes, and possible where its 
 there at all. The model itself is not called; its gradients, buffers, mode and the random state stay.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -128,8 +127,9 @@ class _Batch:
 
     def _twin(self, model: Any) -> Any:
         """The model with stand-ins for body and head; the other modules are shared."""
-        twin = copy.copy(model)
-        twin.__dict__.pop("forward", None)
+        # Not by copy: a class that fully_shard made would build the model anew.
+        twin: Any = object.__new__(type(model))
+        twin.__dict__.update({key: value for key, value in vars(model).items() if key != "forward"})
         stand_ins = {_body(model): _Body(self.hidden, _body(model)), model.get_output_embeddings(): self.head}
         twin._modules = {name: stand_ins.get(child, child) for name, child in model._modules.items()}
         if not all(each in twin._modules.values() for each in stand_ins.values()):
