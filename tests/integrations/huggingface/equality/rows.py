@@ -18,8 +18,8 @@ class Row:
         name: as printed.
         ranks: the number of processes.
         per_device: samples of a micro-batch.
-        stack: "trainer" (one process, or DDP), "fsdp2" (accelerate), "fsdp2 at load" (transformers, with
-            tensor parallel as well), "zero1", "zero2", "zero3", "zero3 at load" (DeepSpeed) or "loop" (without
+        stack: "trainer" (one process, or DDP), "fsdp2" (accelerate), "fsdp2 at load" (transformers, its
+            tensor parallel too), "zero1", "zero2", "zero3", "zero3 at load" (DeepSpeed) or "loop" (without
             a Trainer).
         data: what `samples` is asked for.
         shards: the number of processes that share each sequence, in a loop.
