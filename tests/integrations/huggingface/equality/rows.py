@@ -80,6 +80,8 @@ _NEEDS = {
     # Before, only flash-attn tells packed segments apart.
     "packed": ("transformers", "4.57"),
 }
+# Without a GPU its kernels run in Triton's interpreter.
+HAS_LIGER = find_spec("liger_kernel") is not None
 # What comes before a row's name on each stack.
 STACKS = {
     "trainer": "",
@@ -153,7 +155,7 @@ WHOLE = (
 # Another loss than Eq. 2 over the whole step; each must miss.
 CONTROLS = (
     Row("stock Trainer, 2 ranks x 4", trainer="stock", **_HALVES),
-    Row("Liger's sum over items (emulated), 2 ranks x 4", trainer="liger-like", **_HALVES),
+    Row(f"Liger{'' if HAS_LIGER else ' (emulated)'}, 2 ranks x 4", trainer="liger", **_HALVES),
     Row("per-device weighted mean, 2 ranks x 4", trainer="per device", **_HALVES),
     Row("per-device weighted mean, 4 x 2 accumulated", trainer="per device", per_device=2),
     Row("equal weights, 2 ranks x 4", trainer="equal weights", **_HALVES),

@@ -1,5 +1,6 @@
 """The trainers of the table: cotbal's, and the controls that must miss."""
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from tests.integrations.huggingface.equality.outcome import Parameters
+from tests.integrations.huggingface.equality.rows import HAS_LIGER
 from tests.integrations.huggingface.equality.samples import TASKS, WEIGHTS, pad, task_ids
 from tests.integrations.huggingface.equality.stacks import whole_parameters
 
@@ -62,15 +64,19 @@ class StockTrainer(Recording, Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-class LigerLikeTrainer(StockTrainer):
-    """What Liger's fused linear cross-entropy computes under a Trainer: a sum over `num_items_in_batch`.
-
-    Liger itself needs a GPU; this says the same in plain torch.
-    """
+class LigerTrainer(StockTrainer):
+    """Liger's fused linear cross-entropy, a sum over `num_items_in_batch`, or without Liger the same by torch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.model.loss_function = _sum_over_items
+        if not HAS_LIGER:
+            self.model.loss_function = _sum_over_items
+            return
+        fused = {"fused_linear_cross_entropy": True, "cross_entropy": False}
+        others = {"rope": False, "rms_norm": False, "swiglu": False}
+        liger = import_module("liger_kernel.transformers")
+        liger.apply_liger_kernel_to_llama(**fused, **others, model=self.model)
+        assert "liger" in self.model.forward.__module__
 
 
 def _sum_over_items(
@@ -96,7 +102,7 @@ class PerDeviceTrainer(Recording, Trainer):
 
 CONTROLS: dict[str, type[Recording]] = {
     "stock": StockTrainer,
-    "liger-like": LigerLikeTrainer,
+    "liger": LigerTrainer,
     "per device": PerDeviceTrainer,
 }
 
