@@ -134,6 +134,7 @@ SHORT = (
     *_edges("zero3 at load", "2 ranks x 4"),
     Row("4 x 2 accumulated, a loss scaler, a loop", per_device=2, scaler=True, stack="loop"),
     Row("2 sequence shards, a loop", ranks=2, shards=2, stack="loop"),
+    Row("2 tensor-parallel ranks", 2, stack="fsdp2 at load", replicas=2, level="logits"),
     Row("4 ranks x 2", ranks=4, per_device=2),
 )
 # The whole form, in `make test-full`: each stack with each edge.
@@ -145,7 +146,6 @@ WHOLE = (
     Row("packed, 2 ranks x 4", packed=True, **_HALVES),
     Row("LoRA, batch 8", lora=True),
     *(row for stack in STACKS for row in _edges(stack) if row not in SHORT),
-    Row("2 tensor-parallel ranks", 2, stack="fsdp2 at load", replicas=2, level="logits"),
     Row("FSDP2 x tensor parallel, 2 x 2 ranks", 4, 4, stack="fsdp2 at load", replicas=2, level="logits"),
     *(_row("4 ranks x 2", stack, ranks=4, per_device=2) for stack in STACKS if stack != "trainer"),
     _row("4 ranks x 1, 2 accumulated", "zero3", ranks=4, per_device=1),

@@ -18,7 +18,13 @@ class Line(NamedTuple):
     distances: Distances
 
     @property
+    def excess(self) -> float:
+        """The largest of the distances over their bounds."""
+        return max(distance / bound for distance, bound in zip(self.distances, BOUNDS, strict=True))
+
+    @property
     def is_exact(self) -> bool:
+        # Each by itself: a NaN is not.
         return all(distance <= bound for distance, bound in zip(self.distances, BOUNDS, strict=True))
 
     @property
@@ -27,7 +33,7 @@ class Line(NamedTuple):
         return self.distances.update >= MISS * BOUNDS.update
 
     def __str__(self) -> str:
-        verdict = "exact" if self.is_exact else f"off {self.distances.update / BOUNDS.update:,.0f}-fold"
+        verdict = "exact" if self.is_exact else f"off {self.excess:,.0f}-fold"
         return f"{self.row.name:<74}" + "".join(f"{each:>10.1e}" for each in self.distances) + f"  {verdict}"
 
 

@@ -65,7 +65,7 @@ class StockTrainer(Recording, Trainer):
 
 
 class LigerTrainer(StockTrainer):
-    """Liger's fused linear cross-entropy, a sum over `num_items_in_batch`, or without Liger the same by torch."""
+    """Liger's fused linear cross-entropy, a sum over `num_items_in_batch`; without it the same by torch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
