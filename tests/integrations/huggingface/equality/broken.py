@@ -8,7 +8,8 @@ from unittest.mock import patch
 from torch import Tensor
 
 from cotbal.integrations.huggingface import CoTBalTrainer, trainer
-from cotbal.normalizer import StepNormalizer
+from cotbal.losses import TaskStats
+from cotbal.normalizer import StepNormalizer, StepTotals
 
 
 @contextmanager
@@ -22,6 +23,18 @@ def _without_factor() -> Iterator[None]:
 def _without_all_reduce() -> Iterator[None]:
     """Each rank divides by its own count."""
     with patch.object(StepNormalizer, "_over_ranks", lambda self, rows: rows):
+        yield
+
+
+@contextmanager
+def _without_sums() -> Iterator[None]:
+    """Each rank hands its own losses to the weighting."""
+    total = StepNormalizer.total
+
+    def own(self: StepNormalizer, previous: TaskStats | None = None, *args: Any) -> StepTotals:
+        return total(self, previous, *args)._replace(previous=previous)
+
+    with patch.object(StepNormalizer, "total", own):
         yield
 
 
@@ -53,11 +66,12 @@ _BROKEN: dict[str | None, Callable[[], Any]] = {
     None: nullcontext,
     "factor": _without_factor,
     "all-reduce": _without_all_reduce,
+    "sums": _without_sums,
     "window": _without_window,
     "shift": _without_shift,
 }
 
 
 def broken(part: str | None) -> Any:
-    """A context in which `part` is taken out: "factor", "all-reduce", "window", "shift", or None."""
+    """A context in which `part` is taken out: "factor", "all-reduce", "sums", "window", "shift", or None."""
     return _BROKEN[part]()

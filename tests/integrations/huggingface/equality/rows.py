@@ -28,6 +28,7 @@ class Row:
         packed: samples of a micro-batch in one row, without padding.
         lora: train adapters only.
         clip: max_grad_norm, 0 for none.
+        dynamic: weights by DWA(window=1, temperature=TEMPERATURE) in place of the given ones.
         level: where cotbal's loss is, as in `CoTBalTrainer`.
         trainer: "cotbal", "equal weights" or a name in `trainers.CONTROLS`.
         without: the part of cotbal that is taken out, as in `broken`.
@@ -44,6 +45,7 @@ class Row:
     packed: bool = False
     lora: bool = False
     clip: float = 0.0
+    dynamic: bool = False
     level: str = "linear"
     trainer: str = "cotbal"
     without: str | None = None
@@ -108,6 +110,7 @@ EDGES: dict[str, dict[str, Any]] = {
     "2 ranks x 4, logits level": {**_HALVES, "level": "logits"},
     "2 ranks x 4, clipping 0.1": {**_HALVES, "clip": 0.1},
     "2 ranks x 2, 2 accumulated": _QUARTERS,
+    "2 ranks x 2, 2 accumulated, DWA": {**_QUARTERS, "dynamic": True},
     "2 ranks x 2, 2 accumulated, short last window": {**_QUARTERS, "data": "short last window"},
     "2 ranks x 2, 2 accumulated, an empty micro-batch": {**_QUARTERS, "data": "empty micro-batch"},
 }
@@ -125,7 +128,9 @@ SHORT = (
     Row("4 x 2 accumulated, an empty micro-batch", per_device=2, data="empty micro-batch"),
     Row("packed, 2 x 4 accumulated", per_device=4, packed=True),
     Row("LoRA, 4 x 2 accumulated", per_device=2, lora=True),
-    *_edges("trainer", "2 ranks x 4", "2 ranks x 4, one of them all ignored"),
+    *_edges(
+        "trainer", "2 ranks x 4", "2 ranks x 4, one of them all ignored", "2 ranks x 2, 2 accumulated, DWA"
+    ),
     *_edges("fsdp2", "2 ranks x 2, 2 accumulated"),
     *_edges("fsdp2 at load", "2 ranks x 4, clipping 0.1"),
     *_edges("zero1", "2 ranks x 4, logits level"),
@@ -164,6 +169,7 @@ CONTROLS = (
 BROKEN = (
     Row("2 ranks x 4, averaging over ranks not undone", without="factor", **_HALVES),
     Row("2 ranks x 4, counts not summed over ranks", without="all-reduce", **_HALVES),
+    Row("2 ranks x 4, DWA of each rank's own losses", dynamic=True, without="sums", **_HALVES),
     Row("4 x 2 accumulated, only a micro-batch counted", without="window", per_device=2),
     Row("batch 8, first labels counted", without="shift"),
 )

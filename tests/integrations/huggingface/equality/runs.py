@@ -8,6 +8,7 @@ from typing import Any
 import transformers
 from transformers import DataCollatorWithFlattening, TrainingArguments
 
+from cotbal.balancing import DWA
 from cotbal.integrations.huggingface import CoTBalTrainer, TaskCollator
 from tests.integrations.huggingface.equality.broken import broken
 from tests.integrations.huggingface.equality.loops import train_in_a_loop
@@ -15,7 +16,7 @@ from tests.integrations.huggingface.equality.model import tiny_model
 from tests.integrations.huggingface.equality.outcome import Outcome
 from tests.integrations.huggingface.equality.reference import reference, task_losses
 from tests.integrations.huggingface.equality.rows import Row
-from tests.integrations.huggingface.equality.samples import TASKS, WEIGHTS, pad, samples
+from tests.integrations.huggingface.equality.samples import TASKS, TEMPERATURE, WEIGHTS, pad, samples
 from tests.integrations.huggingface.equality.stacks import arguments, check_stack, environment, model_of
 from tests.integrations.huggingface.equality.trainers import CONTROLS, Recording, pad_with_ids
 
@@ -76,6 +77,7 @@ def _trainer(row: Row, folder: Path) -> Recording:
     shared = {"model": model_of(row, folder / "model"), "args": args, "train_dataset": samples(row.data)}
     if row.trainer in CONTROLS:
         return CONTROLS[row.trainer](**shared, data_collator=pad_with_ids)
-    weights = dict.fromkeys(TASKS, 1.0) if row.trainer == "equal weights" else WEIGHTS
+    weights = DWA(window=1, temperature=TEMPERATURE) if row.dynamic else WEIGHTS
+    weights = dict.fromkeys(TASKS, 1.0) if row.trainer == "equal weights" else weights
     collator = TaskCollator(DataCollatorWithFlattening() if row.packed else pad, TASKS)
     return OurTrainer(**shared, data_collator=collator, weights=weights, tasks=TASKS, level=row.level)

@@ -14,6 +14,8 @@ STEPS = 5
 REPEATED = {"echo": 0.9, "stutter": 0.6, "chat": 0.3, "noise": 0.0}
 TASKS = tuple(REPEATED)
 WEIGHTS = {"echo": 0.25, "stutter": 4.0, "chat": 0.5, "noise": 2.0}
+# Of the dynamic weights: low, so that they differ.
+TEMPERATURE = 0.2
 # By position in a batch of 8: with 2 or 4 ranks each gets another number of tokens.
 LENGTHS = (34, 28, 24, 30, 12, 9, 7, 10)
 # Of all samples, even: each gets up to 2 tokens more.
