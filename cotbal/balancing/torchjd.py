@@ -62,7 +62,7 @@ class TorchJDWeighting(Weighting):
         if not isinstance(scalarizer, nn.Module):
             raise TypeError(f"scalarizer: expected an object of torchjd.scalarization, got {scalarizer!r}")
         name = type(scalarizer).__name__
-        if hasattr(scalarizer, "step") != (epoch_steps is not None) or (epoch_steps or 1) < 1:
+        if hasattr(scalarizer, "step") != (epoch_steps is not None and epoch_steps > 0):
             raise ValueError(
                 f"epoch_steps: expected a number of steps >= 1 for a scalarizer with a step() to call at an "
                 f"epoch's end, and None for others, got {epoch_steps!r} for {name}"

@@ -37,6 +37,9 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
         TypeError: ids that are no integers.
     """
     task_ids, labels = batch.get(TASK_IDS), batch.get("shift_labels", batch.get("labels"))
+    if "shift_labels" in batch:
+        # Without labels a model computes no loss, whatever else it is given.
+        batch.setdefault("labels", labels)
     if task_ids is None:
         raise ValueError(
             f"{TASK_IDS}: expected the records' task ids in every training batch, got none; wrap the "

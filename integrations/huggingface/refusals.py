@@ -2,6 +2,9 @@
 
 from typing import Any
 
+# PEFT's prompt learning that adds no positions to the labels.
+_PREFIXES_OF_KEYS = ("PREFIX_TUNING", "CARTRIDGE")
+
 
 def check_trainer(trainer: Any) -> None:
     """Checks a constructed `transformers.Trainer`.
@@ -14,6 +17,12 @@ def check_trainer(trainer: Any) -> None:
         raise ValueError(
             "compute_loss_func: expected None, got a function; it replaces the loss and never sees the "
             "tasks. Leave it out"
+        )
+    peft = getattr(trainer.model, "active_peft_config", None)
+    if peft is not None and peft.is_prompt_learning and peft.peft_type not in _PREFIXES_OF_KEYS:
+        raise ValueError(
+            f"model: expected no {peft.peft_type.value}, which puts tokens before the labels that the "
+            "denominator would not count; use LoRA or prefix tuning"
         )
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     if parallelism is not None and (_enabled(parallelism, "cp") or _enabled(parallelism, "sp")):

@@ -76,20 +76,23 @@ class CoTBalMixin(_Base):
         self.installed: Installed | None = None
         super().__init__(*args, **kwargs)
         check_trainer(self)
-        weighting = _weighting(weights)
         self.tasks = _tasks(tasks, self.data_collator, weights)
-        self.weighting = weighting.bind(self.tasks, self.args.device)
+        self.weighting = _weighting(weights)
         self.step_loss = StepLoss(
             len(self.tasks), label_smoothing=label_smoothing, z_loss=z_loss, memory_budget=memory_budget
         )
         self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
-        self.meter = TaskMeter(self.tasks)
         self._level, self._step_weights, self._is_predicting = level, torch.empty(0), False
-        self._has_open_step = False
+        self._start()
         self._install(self.model)
         self.add_callback(TaskLogCallback(self))
         # The loss is that of the whole window; older versions ask model_accepts_loss_kwargs, checked above.
         self.loss_is_scaled_for_ga = True
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
+        self._start()
+        return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """The trainer's, after checking that the collator numbers the tasks as the weights do.
@@ -165,6 +168,12 @@ class CoTBalMixin(_Base):
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
         self.flush()
         return self.meter.read()
+
+    def _start(self) -> None:
+        self.weighting.bind(self.tasks, self.args.device)
+        self.meter = TaskMeter(self.tasks)
+        self.step_loss.take_sums()
+        self._has_open_step: bool = False
 
     def _begin_step(self, batches: list[Any]) -> Tensor:
         for batch in batches:

@@ -63,6 +63,15 @@ def test_saving_changes_nothing(tmp_path: Path) -> None:
     assert saving.weighting.state_dict() == silent.weighting.state_dict()
 
 
+def test_a_second_training_starts_afresh(tmp_path: Path) -> None:
+    run = trainer(tmp_path, DWA(window=1), 4)
+    run.train()
+    first = weights_of(run)
+    run.train()
+    assert weights_of(run)[:2] == first[:2] == [[1.0, 1.0]] * 2
+    assert run.weighting.step == 4, "that of the second training alone"
+
+
 def test_a_rule_of_another_kind_or_without_its_state_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path, DWA(window=1), 3).train()
     with pytest.raises(ValueError, match="expected a state whose 'rule' is 'RLW', got 'DWA'"):

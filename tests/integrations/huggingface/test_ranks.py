@@ -62,7 +62,7 @@ class Shards:
         return {
             key: value[:, :half] if self.rank == 0 else value[:, half:]
             for key, value in batch.items()
-            if key != "attention_mask"
+            if key not in ("attention_mask", "labels")
         }
 
 

@@ -50,13 +50,13 @@ def test_several_gpus_in_one_process(tmp_path: Path) -> None:
     assert args.n_gpu <= 1
     args._n_gpu = 2
     with pytest.raises(
-        ValueError, match="n_gpu: expected one GPU per process, got 2.* Launch with `torchrun`"
+        ValueError, match=r"n_gpu: expected one GPU per process, got 2.* Launch with `torchrun`"
     ):
         trainer(tmp_path, args=args)
 
 
 def test_a_loss_function_of_the_trainer(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="compute_loss_func: expected None, got a function.* Leave it out"):
+    with pytest.raises(ValueError, match=r"compute_loss_func: expected None, got a function.* Leave it out"):
         trainer(tmp_path, compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.loss)
 
 
@@ -65,6 +65,17 @@ def test_a_model_that_takes_no_loss_arguments(tmp_path: Path) -> None:
     model.accepts_loss_kwargs = False
     with pytest.raises(ValueError, match=r"LlamaForCausalLM does not .* Add \*\*kwargs to its forward"):
         trainer(tmp_path, model)
+
+
+# PEFT reads what transformers 5 has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_prompts_that_lengthen_the_labels(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match=r"expected no PROMPT_TUNING.* use LoRA or prefix tuning"):
+        trainer(tmp_path, peft.get_peft_model(tiny_model(), config))
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    trainer(tmp_path, peft.get_peft_model(tiny_model(), config))
 
 
 def test_sequence_parallelism_of_accelerate(tmp_path: Path) -> None:

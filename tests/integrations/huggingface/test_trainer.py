@@ -129,7 +129,7 @@ def test_clipping_sees_the_gradient_of_the_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize("n_layers", [0, 2])
 def test_packed_rows_train_as_padded_ones(tmp_path: Path, flash: bool, n_layers: int) -> None:
-    """Segments are told by position_ids that restart, or by cu_seq_lens; without layers no attention helps."""
+    """Segments are told by position_ids that restart, or by cu_seq_lens."""
     if n_layers and Version(transformers.__version__) < Version("4.56"):
         pytest.skip("before 4.56 attention keeps segments apart with flash-attn alone")
     data = records(24)

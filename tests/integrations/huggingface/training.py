@@ -1,4 +1,4 @@
-"""A tiny model, records of uneven tasks and lengths, and the parameters that Eq. 2 leads to, in plain torch."""
+"""A tiny model, records of uneven tasks and lengths, and what Eq. 2 leads to, in plain torch."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
