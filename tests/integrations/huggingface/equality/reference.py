@@ -23,7 +23,8 @@ from tests.integrations.huggingface.equality.samples import (
 def reference(row: Row) -> Outcome:
     """What `row` must come to; of the row only the data, LoRA, clipping and dynamic weights matter."""
     model, records = tiny_model(row.lora), samples(row.data)
-    snapshots, losses, history = [_copy(model)], [], [[None] * len(TASKS)]
+    history: list[list[float | None]] = [[None] * len(TASKS)]
+    snapshots, losses = [_copy(model)], []
     for start in range(0, len(records), BATCH):
         window = records[start : start + BATCH]
         weights = _dynamic_weights(history) if row.dynamic else [WEIGHTS[task] for task in TASKS]

@@ -100,8 +100,8 @@ def _row(name: str, stack: str = "trainer", **options: Any) -> Row:
     return Row(STACKS[stack] + name, stack=stack, **options)
 
 
-_HALVES = {"ranks": 2, "per_device": 4}
-_QUARTERS = {"ranks": 2, "per_device": 2}
+_HALVES: dict[str, Any] = {"ranks": 2, "per_device": 4}
+_QUARTERS: dict[str, Any] = {"ranks": 2, "per_device": 2}
 # Each edge on 2 ranks.
 EDGES: dict[str, dict[str, Any]] = {
     "2 ranks x 4": _HALVES,
