@@ -62,6 +62,8 @@ class CoTBalMixin(_Base):
             whose loss cannot be replaced.
     """
 
+    _has_open_step: bool
+
     def __init__(
         self,
         *args: Any,
@@ -173,7 +175,7 @@ class CoTBalMixin(_Base):
         self.weighting.bind(self.tasks, self.args.device)
         self.meter = TaskMeter(self.tasks)
         self.step_loss.take_sums()
-        self._has_open_step: bool = False
+        self._has_open_step = False
 
     def _begin_step(self, batches: list[Any]) -> Tensor:
         for batch in batches:

@@ -44,7 +44,7 @@ def tiny_model(n_layers: int = 2, seed: int = 0) -> LlamaForCausalLM:
 
 
 def records(n: int, seed: int = 1) -> list[Record]:
-    """`n` records, two of "short" for each of "long"; the first third of each is not trained on."""
+    """`n` records, two of "short" for each of "long"; every other one is trained on from its first token."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for index in range(n):
@@ -52,7 +52,8 @@ def records(n: int, seed: int = 1) -> list[Record]:
         length = (15 if is_long else 5) + int(torch.randint(0, 6, (1,), generator=generator))
         drawn = torch.randint(3, VOCABULARY, (length,), generator=generator)
         ids = drawn.tolist() if is_long else [int(drawn[0])] * length
-        labels = [-100] * (length // 3) + ids[length // 3 :]
+        prompt = length // 3 if index % 2 else 0
+        labels = [-100] * prompt + ids[prompt:]
         made.append({"input_ids": ids, "labels": labels, "task": TASKS[int(is_long)]})
     return made
 
