@@ -200,6 +200,19 @@ def test_bfloat16_and_autocast(level: str) -> None:
     assert mixed.loss.dtype == half.loss.dtype == torch.float32
 
 
+def test_hooks_of_the_head_fire_before_its_gradient_is_made() -> None:
+    """As those do that gather a sharded head for the backward pass."""
+    model, batch = build("CohereForCausalLM")
+    fired: list[str] = []
+    model.lm_head.register_forward_hook(
+        lambda head, inputs, output: fired.append(f"view {output._is_view()}")
+    )
+    model.lm_head.register_full_backward_pre_hook(lambda *_: fired.append("head"))
+    model.lm_head.weight.register_hook(lambda _: fired.append("weight"))
+    run(model, batch, "linear")
+    assert fired == ["view False", "head", "weight"]
+
+
 def test_a_copy_of_the_model_trains_its_own_weights() -> None:
     model, batch = build("LlamaForCausalLM")
     step_loss = begun()
