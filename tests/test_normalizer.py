@@ -83,15 +83,15 @@ def _rank_totals(rank: int, replicas: int) -> tuple[list[float], list[list[float
     )
 
 
-@pytest.mark.parametrize(("replicas", "share"), [(1, 1.0), (3, 1 / 3)])
-def test_one_collective_sums_counts_and_the_step_before(tmp_path: Path, replicas: int, share: float) -> None:
+def test_one_collective_sums_counts_and_the_step_before(tmp_path: Path) -> None:
     ranks = Ranks(3, tmp_path)
     try:
-        for counts, previous, alone in ranks.run(_rank_totals, [0, 1, 2], [replicas] * 3):
-            assert counts == pytest.approx([9 * share, 8 * share, 1 * share])
-            expected = [[0.75, 0.75, 0.0], [3.0, 3.0, 0.0], [1.0, 0.0, 0.0]]
-            for sums in (previous, alone):
-                assert sums == [pytest.approx([value * share for value in row]) for row in expected]
+        for replicas, share in ((1, 1.0), (3, 1 / 3)):
+            for counts, previous, alone in ranks.run(_rank_totals, [0, 1, 2], [replicas] * 3):
+                assert counts == pytest.approx([9 * share, 8 * share, 1 * share])
+                expected = [[0.75, 0.75, 0.0], [3.0, 3.0, 0.0], [1.0, 0.0, 0.0]]
+                for sums in (previous, alone):
+                    assert sums == [pytest.approx([value * share for value in row]) for row in expected]
     finally:
         ranks.stop()
 
