@@ -111,10 +111,10 @@ class CoTBalMixin(_Base):
                     f"tasks: expected the collator's {', '.join(collator.tasks)} in that order, got "
                     f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
                 )
-            if (
-                isinstance(self.train_dataset, IterableDataset)
-                and self.accelerator.dispatch_batches is not False
-            ):
+            dispatches = self.accelerator.dispatch_batches
+            if dispatches is None:
+                dispatches = isinstance(self.train_dataset, IterableDataset)
+            if dispatches:
                 # The main process cuts such batches up for the others: they can hold tensors only.
                 collator.count_valid = False
         return super().get_train_dataloader()

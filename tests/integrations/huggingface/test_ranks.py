@@ -153,7 +153,8 @@ def test_two_shards_of_the_sequences(two: Ranks, tmp_path: Path) -> None:
     check(outcomes, by(data, 8, 5), n_layers=0)
 
 
-def test_batches_that_the_main_process_cuts_up(two: Ranks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"stream": True}, {"accelerator_config": {"dispatch_batches": True}}])
+def test_batches_that_the_main_process_cuts_up(two: Ranks, tmp_path: Path, options: dict[str, Any]) -> None:
     """It joins the ranks' batches and cuts them up, so these are of one length here."""
     data = [record for record in records(72) if len(record["input_ids"]) == 7]
     data += [record for record in records(72, seed=2) if len(record["input_ids"]) == 16]
@@ -163,7 +164,7 @@ def test_batches_that_the_main_process_cuts_up(two: Ranks, tmp_path: Path) -> No
         record | {key: record[key] + [fill] * (longest - len(record[key])) for key, fill in FILLS.items()}
         for record in data
     ]
-    outcomes = run(two, tmp_path, data, batch=2, stream=True, steps=3)
+    outcomes = run(two, tmp_path, data, batch=2, steps=3, **options)
     check(outcomes, by(data, 4, 3))
 
 
