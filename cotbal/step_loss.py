@@ -81,6 +81,9 @@ class StepLoss:
         if denominator.ndim != 0:
             raise ValueError(f"denominator: expected a 0-d tensor, got the shape {tuple(denominator.shape)}")
         self._weights, self._denominator = weights.detach().float(), denominator.detach()
+        # Not in the micro-batch: a compiled model would be traced anew where the sums begin.
+        if self._sums is None:
+            self._sums = self._zeros()
 
     @contextmanager
     def micro_batch(self, task_ids: Tensor, valid_count: int | None = None) -> Iterator[None]:
@@ -110,8 +113,6 @@ class StepLoss:
                 "labels, and does it compute its loss by `self.loss_function`?"
             )
 
-    # A compiled model would be traced anew for each number of valid labels.
-    @torch.compiler.disable
     def on_logits(
         self, logits: Tensor, labels: Tensor, *, shift: bool = True, softcap: float | None = None
     ) -> Tensor:
@@ -139,7 +140,6 @@ class StepLoss:
         )
         return self._noted(result)
 
-    @torch.compiler.disable
     def on_hidden(
         self,
         hidden: Tensor,
@@ -176,7 +176,8 @@ class StepLoss:
             return_stats=True,
             impl=self.impl,
             memory_budget=self.memory_budget,
-            valid_count=self._valid_count,
+            # A compiled model would be traced anew for each of them.
+            valid_count=None if torch.compiler.is_compiling() else self._valid_count,
         )
         return self._noted(result)
 
@@ -186,11 +187,12 @@ class StepLoss:
         Loss sums are float64. Before the first micro-batch all are 0.
         """
         sums, self._sums = self._sums, None
-        if sums is not None:
-            return sums
+        return self._zeros() if sums is None else sums
+
+    def _zeros(self) -> TaskStats:
         device = None if self._weights is None else self._weights.device
-        zeros = torch.zeros(self.n_tasks, dtype=torch.int64, device=device)
-        return TaskStats(zeros.double(), zeros, zeros)
+        counts = torch.zeros(2, self.n_tasks, dtype=torch.int64, device=device)
+        return TaskStats(counts[0].double(), *counts)
 
     def _constants(self) -> tuple[Tensor, Tensor]:
         if not self.is_active or self._weights is None or self._denominator is None:
@@ -200,9 +202,7 @@ class StepLoss:
     def _noted(self, result: Tensor | tuple[Tensor, TaskStats]) -> Tensor:
         # With return_stats it is always the pair.
         loss, stats = cast("tuple[Tensor, TaskStats]", result)
-        stats = stats._replace(loss_sum=stats.loss_sum.double())
-        if self._sums is not None:
-            stats = TaskStats(*(old + new for old, new in zip(self._sums, stats, strict=True)))
-        self._sums = stats
+        sums = self._zeros() if self._sums is None else self._sums
+        self._sums = TaskStats(*(old + new for old, new in zip(sums, stats, strict=True)))
         self._calls += 1
         return loss

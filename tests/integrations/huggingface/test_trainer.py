@@ -219,8 +219,6 @@ def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-# The tracer looks at every attribute of the tensors between two parts of the model.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("level", ["linear", "logits"])
 def test_a_compiled_model_is_not_traced_anew_for_each_batch(tmp_path: Path, level: str) -> None:
     options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
