@@ -1,5 +1,12 @@
-"""Weighting rules: task weights that depend on the step."""
+"""Weighting rules: task weights that are constant, or change with every optimizer step."""
 
-from cotbal.balancing.tla import tla_weights, token_counts
+from cotbal.balancing.base import Weighting
+from cotbal.balancing.dwa import DWA
+from cotbal.balancing.igb import IGBv1
+from cotbal.balancing.registry import by_name
+from cotbal.balancing.rlw import RLW
+from cotbal.balancing.static import StaticWeights
+from cotbal.balancing.tla import TLA
+from cotbal.balancing.torchjd import TorchJDWeighting
 
-__all__ = ["tla_weights", "token_counts"]
+__all__ = ["DWA", "RLW", "TLA", "IGBv1", "StaticWeights", "TorchJDWeighting", "Weighting", "by_name"]

@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from cotbal.cli.bench import bench
 from cotbal.cli.demo import demo
+from cotbal.cli.doctor import doctor
 from cotbal.cli.report import report
 from cotbal.cli.weights import weights
 
@@ -15,6 +16,8 @@ _EXTRAS = {
     "jinja2": "report",
     "matplotlib": "report",
     "numpy": "report",
+    "accelerate": "hf",
+    "deepspeed": "deepspeed",
     "rich": "cli",
     "safetensors": "demo",
     "sklearn": "demo",
@@ -86,3 +89,4 @@ app.command()(demo)
 app.command()(weights)
 app.command()(report)
 app.command()(bench)
+app.command()(doctor)

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from cotbal.balancing import StaticWeights
 from cotbal.demo.batches import IGNORE, encode_record, epoch_batches, to_pixels
 from cotbal.demo.model import build_model
 from cotbal.demo.profiles import HEAD_STEPS_PER_STEP, Profile, head_units
 from cotbal.demo.records import Corpus, alignment_corpus, random_source
-from cotbal.demo.train import Outcome, Report, fit, make_optimizer, static_weighting, update
+from cotbal.demo.train import Outcome, Report, fit, make_optimizer, update
 from cotbal.demo.world import COLORS, GRID, SIZE, Scene
 
 # Classes of each head: the digit or none, its colour or none, and the four sides of its box.
@@ -46,8 +47,8 @@ def _align(
     examples = [encode_record(record, corpus.image(i), 0) for i, record in enumerate(corpus.records)]
     lengths = [len(example.ids) for example in examples]
     batches = _batches(lengths, profile.alignment_steps, profile.batch_size, random_source(seed, "align"))
-    weights = torch.ones(1, device=model.device)
-    return fit(model, examples, batches, profile.alignment_steps, static_weighting(weights), profile, report)
+    weighting = StaticWeights().bind(["alignment"], model.device)
+    return fit(model, examples, batches, profile.alignment_steps, weighting, profile, report)
 
 
 def train_vision(

@@ -9,14 +9,14 @@ from typing import Any
 
 from transformers import LlavaForConditionalGeneration
 
+from cotbal.balancing import TLA, StaticWeights, Weighting
 from cotbal.demo.base import train_base
 from cotbal.demo.batches import encode_record, epoch_batches
 from cotbal.demo.evaluate import evaluate
 from cotbal.demo.model import build_model, load_model, save_model
 from cotbal.demo.profiles import EVALUATION_BATCH_COST, Profile, get_profile
 from cotbal.demo.records import load_corpus, mixture, random_source
-from cotbal.demo.train import Outcome, Report, Weighting, fit, static_weighting, tla_weighting
-from cotbal.weights import TaskWeights
+from cotbal.demo.train import Outcome, Report, fit
 
 MODEL_FILE = "model.safetensors"
 
@@ -125,8 +125,7 @@ def _weighting(settings: Mapping[str, Any], tasks: list[str]) -> Weighting:
     if settings["weighting"] == "tla":
         if settings["weights"] is not None:
             raise ValueError("weighting 'tla' computes the weights of every step; weights must be None")
-        return tla_weighting(len(tasks))
+        return TLA().bind(tasks, device)
     if settings["weighting"] != "static":
         raise ValueError(f"weighting must be 'static' or 'tla', got {settings['weighting']!r}")
-    given = dict.fromkeys(tasks, 1.0) if settings["weights"] is None else settings["weights"]
-    return static_weighting(TaskWeights(given).to_tensor(tasks, device=device))
+    return StaticWeights(settings["weights"]).bind(tasks, device)

@@ -12,13 +12,12 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 import cotbal
-from cotbal.balancing import tla_weights, token_counts
+from cotbal.balancing import Weighting
 from cotbal.demo.batches import Batch, Example, collate
 from cotbal.demo.profiles import Profile
+from cotbal.normalizer import task_token_counts
 
 Report = Callable[[int], None]
-# The task weights (N,) of one step, from the step's batch alone.
-Weighting = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,6 @@ class Outcome:
 
     loss: float
     task_loss: list[float | None]
-
-
-def static_weighting(weights: Tensor) -> Weighting:
-    """The same weights (N,) in every step."""
-    return lambda batch: weights
-
-
-def tla_weighting(num_tasks: int) -> Weighting:
-    """Each step's TLA weights, from the tokens that its tasks have in it."""
-    return lambda batch: tla_weights(token_counts(batch.labels, batch.task_ids, num_tasks, shift=True))
 
 
 def fit(
@@ -55,7 +44,7 @@ def fit(
         examples: the training data.
         batches: indices into `examples`, one sequence per step; exactly `steps` of them.
         steps: length of the learning rate's schedule.
-        weighting: the task weights of each step.
+        weighting: the task weights of each step; bound to the tasks on the model's device.
         profile: the recipe.
         report: called with the number of steps done after each one.
     """
@@ -67,8 +56,9 @@ def fit(
     counts: list[Tensor] = []
     for done, indices in enumerate(batches, start=1):
         batch = collate([examples[index] for index in indices], str(model.device))
-        loss, stats = _loss(model, batch, weighting(batch))
+        loss, stats = _loss(model, batch, step_weights(weighting, batch))
         update(loss, model, optimizer, schedule)
+        weighting.update(stats.loss_sum, stats.token_count)
         if done > steps - tail:
             losses.append(loss.detach())
             sums.append(stats.loss_sum)
@@ -77,6 +67,13 @@ def fit(
     if done != steps:
         raise AssertionError(f"{steps} steps were announced, {done} were run")
     return _outcome(losses, sums, counts)
+
+
+def step_weights(weighting: Weighting, batch: Batch) -> Tensor:
+    """The task weights (N,) of a step of one batch."""
+    return weighting.weights(
+        task_token_counts(batch.labels, batch.task_ids, len(weighting.tasks), shift=True)
+    )
 
 
 def _loss(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from cotbal.balancing import TLA
 from cotbal.demo import profiles
 from cotbal.demo.base import patch_targets, train_vision
 from cotbal.demo.batches import collate, encode_record
@@ -16,7 +17,7 @@ from cotbal.demo.job import MODEL_FILE, run
 from cotbal.demo.model import build_model, load_model, save_model
 from cotbal.demo.profiles import PROFILES, steps
 from cotbal.demo.records import alignment_corpus, load_corpus
-from cotbal.demo.train import tla_weighting
+from cotbal.demo.train import step_weights
 
 MICRO = PROFILES["micro"]
 TASKS = ((0, "caption"), (1, "regcap"))
@@ -113,7 +114,7 @@ def test_a_weight_of_zero_is_as_good_as_no_training_on_the_task(tmp_path: Path) 
 def test_tla_gives_every_present_task_of_a_step_the_same_share(tmp_path: Path) -> None:
     examples = [encode_record(load_corpus("micro", 0, t, "train").records[0], None, i) for i, t in TASKS]
     batch = collate(examples)
-    weights = tla_weighting(3)(batch)
+    weights = step_weights(TLA().bind(["caption", "regcap", "absent"]), batch)
     tokens = [sum(label != -100 for label in example.labels) for example in examples]
     assert len(set(tokens)) == 2
     assert (weights[:2] * torch.tensor(tokens)).tolist() == pytest.approx([sum(tokens) / 2] * 2)

@@ -1,0 +1,49 @@
+"""Random loss weighting (RLW): new random weights in every step."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotbal.balancing.base import Weighting
+
+
+class RLW(Weighting):
+    """N softmax(z) with z ~ N(0, 1) for each task, drawn anew in every step.
+
+    The numbers come from a generator of its own on the CPU: the same on every rank and every kind of device,
+    whatever else draws there. Its state is saved, so a resumed run goes on in the same sequence.
+
+    Example:
+        >>> RLW(seed=0).bind(["VQA", "caption"]).weights(torch.tensor([30, 10]))
+        tensor([1.7246, 0.2754])
+
+    Args:
+        seed: of the generator.
+        fixed: as for every `Weighting`.
+    """
+
+    def __init__(self, seed: int = 0, *, fixed: Mapping[str, float] | None = None) -> None:
+        super().__init__(fixed=fixed, seed=seed)
+        self._seed = seed
+
+    def bind(self, tasks: Iterable[str], device: torch.device | str = "cpu") -> "RLW":
+        """As `Weighting.bind`; the sequence starts again."""
+        super().bind(tasks, device)
+        self._generator = torch.Generator("cpu").manual_seed(self._seed)
+        return self
+
+    def compute(self, counts: Tensor) -> Tensor:
+        """The weights (N,); every call draws."""
+        z = torch.randn(len(counts), generator=self._generator, dtype=torch.float64)
+        return (len(counts) * z.softmax(0)).to(self.device, torch.float32, non_blocking=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Weighting.state_dict`, with the generator's state."""
+        return super().state_dict() | {"generator": self._generator.get_state().tolist()}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """As `Weighting.load_state_dict`."""
+        super().load_state_dict(saved)
+        self._generator.set_state(torch.tensor(saved["generator"], dtype=torch.uint8))

@@ -1,0 +1,38 @@
+"""Weights that stay as they were stated: TaskWeights, a mapping, or equal weights (EW)."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from cotbal.balancing.base import Weighting
+from cotbal.tasks import task_names
+from cotbal.weights import TaskWeights
+
+
+class StaticWeights(Weighting):
+    """The same weights in every step.
+
+    Example:
+        >>> StaticWeights({"VQA": 0.5, "caption": 2.0}).bind(["caption", "VQA"]).weights(torch.tensor([7, 9]))
+        tensor([2.0000, 0.5000])
+
+    Args:
+        weights: weight by task, `TaskWeights` or any mapping; None: all 1, which gives Eq. 1.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.given = None if weights is None else TaskWeights(dict(weights))
+
+    def bind(self, tasks: Iterable[str], device: torch.device | str = "cpu") -> "StaticWeights":
+        """As `Weighting.bind`; ValueError where a task has no weight."""
+        names = task_names(tasks)
+        weights = [1.0] * len(names) if self.given is None else self.given.to_tensor(names).tolist()
+        # Every task is fixed: nothing is left to a rule.
+        self.fixed = dict(zip(names, weights, strict=True))
+        return super().bind(names, device)
+
+    def compute(self, counts: Tensor) -> Tensor:
+        """No weights: there is no task that is not fixed."""
+        return torch.ones_like(counts, dtype=torch.float32)

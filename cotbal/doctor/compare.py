@@ -1,0 +1,243 @@
+"""One batch through a model with its own loss and with ours: loss, gradients, time and peak memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cotbal.doctor.measure import milliseconds, peak_mib
+from cotbal.normalizer import task_token_counts
+from cotbal.step_loss import StepLoss
+
+# Relative errors by the model's dtype. float32: what the two ways round differently. 16 bits: the model
+# rounds its logits to them, ours does not.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+# Two tasks far apart: rows take them by turns.
+_WEIGHTS = (0.25, 4.0)
+_ONES = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One way through the model, forward and backward.
+
+    Attributes:
+        name: which loss it was.
+        loss: its value.
+        gradient_norm: over all parameters.
+        loss_error: against the pass that it must equal, relative; None for that one itself.
+        gradient_error: the norm of the difference over the norm, over all parameters.
+        milliseconds: of a second call.
+        peak_mib: how far tensors' memory rises above what is held before.
+    """
+
+    name: str
+    loss: float
+    gradient_norm: float
+    loss_error: float | None
+    gradient_error: float | None
+    milliseconds: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        level: "linear" or "logits".
+        reason: why this level.
+        tolerance: the largest relative error that counts as equal.
+        passes: the model's own loss, ours with all weights 1; then weights of two tasks by hand, and ours.
+    """
+
+    level: str
+    reason: str
+    tolerance: float
+    passes: tuple[Pass, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every loss and gradient of ours is what it must be; NaN is not."""
+        errors = [error for each in self.passes for error in (each.loss_error, each.gradient_error)]
+        return all(error <= self.tolerance for error in errors if error is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain numbers and strings."""
+        return {**asdict(self), "agrees": self.agrees}
+
+
+class Runner(Protocol):
+    """What runs a model: torch itself, or an engine around it."""
+
+    def __call__(self, **batch: Any) -> Any:
+        """The model's outputs."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Makes the gradients."""
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Each parameter's whole gradient, on the CPU."""
+
+    def clear(self) -> None:
+        """Drops the gradients."""
+
+
+class Plain:
+    """The model as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, **batch: Any) -> Any:
+        """The model's outputs."""
+        return self.model(**batch)
+
+    def backward(self, loss: Tensor) -> None:
+        """Makes the gradients."""
+        loss.backward()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Each parameter's gradient, on the CPU."""
+        return {name: p.grad.cpu() for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def clear(self) -> None:
+        """Drops the gradients."""
+        self.model.zero_grad(set_to_none=True)
+
+
+def compare(
+    model: nn.Module, batch: Mapping[str, Tensor], level: str = "auto", runner: Runner | None = None
+) -> Comparison:
+    """Run one batch through the model with its own loss and with ours.
+
+    Gradients that the model holds are dropped; parameters stay, and so does the loss that it had.
+
+    Args:
+        model: a transformers model, PEFT's model of one included, on the device that it trains on.
+        batch: what its collator made: `labels` and the inputs of `forward`. `cotbal_*` keys are left out.
+        level: "auto", "linear" or "logits".
+        runner: an engine around the model; without one the model is called as it is.
+
+    Raises:
+        ValueError: the loss cannot be put into this model; the message says why.
+
+    Example:
+        >>> from cotbal.doctor import compare, load_model, random_batch
+        >>> model = load_model()
+        >>> compare(model, random_batch(model)).agrees
+        True
+    """
+    from cotbal.integrations.huggingface.levels import install_loss
+
+    runner = runner or Plain(model)
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) for key, value in batch.items() if not key.startswith("cotbal_")}
+    step_loss = StepLoss(2)
+    installed = install_loss(model, step_loss, level)
+    try:
+        check = _Check(runner, inputs, step_loss)
+        own = check.pair("the model's own loss", lambda: runner(**inputs).loss, "ours, all weights 1", _ONES)
+        by_hand = check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
+    finally:
+        installed.restore()
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return Comparison(installed.level, installed.reason, TOLERANCE[dtype], (*own, *by_hand))
+
+
+@dataclass(frozen=True)
+class _Found:
+    measured: Pass
+    gradients: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Check:
+    runner: Runner
+    inputs: dict[str, Tensor]
+    step_loss: StepLoss
+
+    @property
+    def task_ids(self) -> Tensor:
+        labels = self.inputs["labels"]
+        return torch.arange(len(labels), device=labels.device) % len(_WEIGHTS)
+
+    def constants(self, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        labels = self.inputs["labels"]
+        values = torch.tensor(weights, device=labels.device)
+        counts = task_token_counts(labels, self.task_ids, len(weights), shift=True)
+        return values, values.double() @ counts.double()
+
+    def ours(self, weights: tuple[float, ...]) -> Callable[[], Tensor]:
+        self.step_loss.begin_step(*self.constants(weights))
+        task_ids = self.task_ids
+
+        def loss_of() -> Tensor:
+            with self.step_loss.micro_batch(task_ids):
+                loss: Tensor = self.runner(**self.inputs).loss
+            self.step_loss.take_sums()
+            return loss
+
+        return loss_of
+
+    def by_hand(self) -> Callable[[], Tensor]:
+        """Eq. 2 with torch's own cross-entropy, from the logits of the model without its loss."""
+        weights, denominator = self.constants(_WEIGHTS)
+        labels = self.inputs["labels"][:, 1:]
+        of_row = weights[self.task_ids, None] / denominator.float()
+        unlabelled = {key: value for key, value in self.inputs.items() if key != "labels"}
+
+        def loss_of() -> Tensor:
+            logits = self.runner(**unlabelled).logits[:, :-1].flatten(0, 1).float()
+            rows = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
+            return (rows.view(labels.shape) * of_row).sum()
+
+        return loss_of
+
+    def pair(
+        self, name: str, loss_of: Callable[[], Tensor], our_name: str, weights: tuple[float, ...]
+    ) -> tuple[Pass, Pass]:
+        """What is expected and ours; only here are both gradients held."""
+        expected = self.run(name, loss_of)
+        return expected.measured, self.run(our_name, self.ours(weights), expected).measured
+
+    def run(self, name: str, loss_of: Callable[[], Tensor], expected: _Found | None = None) -> _Found:
+        """Once for the numbers, once for the time, once for the memory; each starts from the same state."""
+        device = self.inputs["labels"].device
+
+        def step() -> float:
+            torch.manual_seed(0)
+            self.runner.clear()
+            loss = loss_of()
+            self.runner.backward(loss)
+            return float(loss.detach())
+
+        loss, gradients = step(), self.runner.gradients()
+        time = milliseconds(step, device)
+        # What was held before the measurement must not be given back within it.
+        self.runner.clear()
+        measured = Pass(
+            name,
+            loss,
+            gradient_norm=_norm(gradients.values()),
+            loss_error=None if expected is None else abs(loss / expected.measured.loss - 1),
+            gradient_error=None if expected is None else _distance(gradients, expected.gradients),
+            milliseconds=time,
+            peak_mib=peak_mib(step, device),
+        )
+        self.runner.clear()
+        return _Found(measured, gradients)
+
+
+def _norm(tensors: Any) -> float:
+    return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())
+
+
+def _distance(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    if actual.keys() != expected.keys():
+        return float("inf")
+    differences = (actual[name].double() - expected[name].double() for name in expected)
+    return _norm(differences) / _norm(expected.values())

@@ -1,0 +1,192 @@
+"""The denominator of a whole optimizer step: every micro-batch of its window, every rank.
+
+All of it follows from N numbers, the valid tokens of each task: the denominator of any weights is their dot
+product with them. It needs labels and task ids only, so it is known before the first forward pass.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cotbal._calls import TaskStats
+from csrc_triton.checks import require
+
+# What a stack divides a micro-batch's gradient by after the loss: (ranks, accumulation) -> k.
+# The loss is multiplied by k, so that gradients come out as of the sum over micro-batches and ranks.
+_STACKS: dict[str, Callable[[int, int], int]] = {
+    # DDP, FSDP, DeepSpeed with its own accumulation switched off: gradients are averaged over the ranks.
+    "torch": lambda ranks, accumulation: ranks,
+    # The Trainer that passes num_items_in_batch to training_step divides by nothing else.
+    "transformers>=4.52": lambda ranks, accumulation: ranks,
+    # The accelerator or the engine divides by the configured accumulation, in a short last window as well.
+    "transformers==4.37.2": lambda ranks, accumulation: ranks * accumulation,
+}
+
+
+def loss_factor(stack: str, *, ranks: int, replicas: int = 1, accumulation: int = 1) -> int:
+    """The factor k of a micro-batch's loss that undoes the averaging which a training stack does afterwards.
+
+    Args:
+        stack: "torch", "transformers>=4.52" or "transformers==4.37.2".
+        ranks: the processes over which gradients are averaged.
+        replicas: how many of them hold the same batch (tensor parallel).
+        accumulation: the configured number of micro-batches per optimizer step.
+
+    Raises:
+        ValueError: an unknown stack, or replicas that do not divide the ranks.
+
+    Example:
+        >>> loss_factor("transformers>=4.52", ranks=8, replicas=2, accumulation=4)
+        4
+    """
+    if stack not in _STACKS:
+        raise ValueError(f"stack: expected one of {', '.join(_STACKS)}, got {stack!r}")
+    if ranks % replicas:
+        raise ValueError(f"replicas: expected a divisor of the {ranks} ranks, got {replicas}")
+    return _STACKS[stack](ranks // replicas, accumulation)
+
+
+def task_token_counts(
+    labels: Tensor,
+    task_ids: Tensor,
+    n_tasks: int,
+    *,
+    token_weights: Tensor | None = None,
+    ignore_index: int = -100,
+    shift: bool = False,
+) -> Tensor:
+    """The valid tokens of each task: (N,) int64, or float64 sums of their token weights.
+
+    Nothing is waited for on a GPU.
+
+    Args:
+        labels: (..., S) int64; a token is valid where its label is not `ignore_index`.
+        task_ids: int64 in 0..N-1, of the labels' shape or one per leading sample (B,).
+        n_tasks: N.
+        token_weights: of the labels' shape, summed in place of 1.
+        ignore_index: the label of tokens that are not trained on.
+        shift: whether position t predicts t + 1, so that a sequence's first label is no target.
+
+    Raises:
+        ValueError: shapes that do not fit; on a CPU, an id of a valid token out of range.
+
+    Example:
+        >>> task_token_counts(torch.tensor([[5, 2], [7, -100]]), torch.tensor([0, 2]), 3)
+        tensor([2, 0, 1])
+    """
+    task_ids = _per_token(task_ids, labels)
+    if token_weights is not None and token_weights.shape != labels.shape:
+        raise ValueError(
+            f"token_weights: expected the labels' shape {tuple(labels.shape)}, "
+            f"got {tuple(token_weights.shape)}"
+        )
+    start = 1 if shift else 0
+    valid = labels[..., start:] != ignore_index
+    task_ids = task_ids[..., start:]
+    in_range = (task_ids >= 0) & (task_ids < n_tasks)
+    expected = f"task_ids: expected values in 0..{n_tasks - 1} at valid tokens"
+    require((in_range | ~valid).all(), expected, task_ids.flatten()[:8])
+    tasks = torch.arange(n_tasks, device=labels.device).reshape(-1, *[1] * labels.dim())
+    of_task = ((task_ids == tasks) & valid).flatten(1)
+    if token_weights is None:
+        return of_task.sum(1)
+    return of_task.double() @ token_weights[..., start:].flatten().double()
+
+
+def _per_token(task_ids: Tensor, labels: Tensor) -> Tensor:
+    if task_ids.shape == labels.shape:
+        return task_ids
+    if task_ids.shape != labels.shape[:1]:
+        raise ValueError(
+            f"task_ids: expected the labels' shape {tuple(labels.shape)} or one id per leading sample "
+            f"{tuple(labels.shape[:1])}, got {tuple(task_ids.shape)}"
+        )
+    return task_ids.reshape(-1, *[1] * (labels.dim() - 1)).expand_as(labels)
+
+
+class StepTotals(NamedTuple):
+    """What all ranks know after the one collective of a step.
+
+    Attributes:
+        counts: (N,) float64, the step's valid tokens (or token weights) of each task.
+        previous: sums of the step before over all ranks, each (N,) float64; None where none were handed in.
+    """
+
+    counts: Tensor
+    previous: TaskStats | None
+
+
+class StepNormalizer:
+    """Counts an optimizer step's tokens per task over its micro-batches and ranks.
+
+    Args:
+        n_tasks: N.
+        group: the ranks that hold parts of the step, data-parallel and sequence-parallel alike; None: all.
+        replicas: how many ranks hold the same batch (tensor parallel): sums are divided by it.
+
+    Example:
+        >>> normalizer = StepNormalizer(2)
+        >>> normalizer.add(torch.tensor([[5, 2, 7], [7, -100, 4]]), torch.tensor([0, 1]))
+        >>> normalizer.total().counts @ torch.tensor([0.5, 2.0], dtype=torch.float64)
+        tensor(3., dtype=torch.float64)
+    """
+
+    def __init__(self, n_tasks: int, *, group: dist.ProcessGroup | None = None, replicas: int = 1) -> None:
+        self.n_tasks, self.group, self.replicas = n_tasks, group, replicas
+        self._counts: Tensor | None = None
+
+    def add(
+        self,
+        labels: Tensor,
+        task_ids: Tensor,
+        *,
+        token_weights: Tensor | None = None,
+        ignore_index: int = -100,
+        shift: bool = True,
+    ) -> None:
+        """Adds a micro-batch; the arguments are those of `task_token_counts`."""
+        counts = task_token_counts(
+            labels,
+            task_ids,
+            self.n_tasks,
+            token_weights=token_weights,
+            ignore_index=ignore_index,
+            shift=shift,
+        ).double()
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def total(
+        self, previous: TaskStats | None = None, device: torch.device | str | None = None
+    ) -> StepTotals:
+        """Closes the window and returns its totals over all ranks, by one all-reduce of a few numbers.
+
+        Every rank must call it, one without a micro-batch as well.
+
+        Args:
+            previous: this rank's sums of the step before, to be summed in the same collective.
+            device: where the totals are wanted, the collective's device; by default where the labels were.
+
+        Returns:
+            The totals, in float64.
+        """
+        counts = self._counts
+        self._counts = None
+        if counts is None:
+            counts = torch.zeros(self.n_tasks, dtype=torch.float64, device=device)
+        rows = torch.stack(
+            [each.to(device or counts.device).double() for each in (counts, *(previous or ()))]
+        )
+        rows = self._over_ranks(rows)
+        return StepTotals(rows[0], TaskStats(*rows[1:]) if previous is not None else None)
+
+    def sums(self, stats: TaskStats) -> TaskStats:
+        """Returns `stats` summed over all ranks, (N,) float64 each, by a collective of its own."""
+        return TaskStats(*self._over_ranks(torch.stack([each.double() for each in stats])))
+
+    def _over_ranks(self, rows: Tensor) -> Tensor:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1:
+            dist.all_reduce(rows, group=self.group)
+        return rows / self.replicas if self.replicas > 1 else rows

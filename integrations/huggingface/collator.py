@@ -1,0 +1,81 @@
+"""The task of each record in the batch, as integers beside whatever another collator makes of the record."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotbal.tasks import TaskIndex, record_task
+
+# PEFT's forward has a parameter `task_ids` of its own, which it drops without a word.
+TASK_IDS = "cotbal_task_ids"
+# A host integer, at least the batch's valid labels: with it nobody waits for a GPU to count them.
+VALID_COUNT = "cotbal_valid_count"
+
+
+class TaskCollator:
+    """Wraps a collator: its batch gets the records' task ids, int64 (B,), under `cotbal_task_ids`.
+
+    A collator that flattens its records into one row gets one id per segment, in the same order. Records of
+    which none tells a task make a batch without ids: enough for evaluation, refused in training.
+
+    Args:
+        collator: makes the batch, from records without the keys that tell their task.
+        tasks: task names in the order of their ids.
+        field: the key that holds the task where `task` is absent.
+        file_field: the key that holds the record's file.
+        file_tasks: task by file, for records whose own keys tell none.
+        count_valid: put the number of valid labels into the batch, which saves a GPU a synchronisation.
+
+    Example:
+        >>> from transformers import DataCollatorWithFlattening
+        >>> collator = TaskCollator(DataCollatorWithFlattening(), ["VQAv2", "GQA"])
+        >>> records = [{"input_ids": [5, 6], "task": "GQA"}, {"input_ids": [7, 8, 9], "task": "VQAv2"}]
+        >>> collator(records)["cotbal_task_ids"]
+        tensor([1, 0])
+    """
+
+    def __init__(
+        self,
+        collator: Callable[[list[Any]], Mapping[str, Any]],
+        tasks: Iterable[str],
+        *,
+        field: str | None = None,
+        file_field: str | None = None,
+        file_tasks: Mapping[str, str] | None = None,
+        count_valid: bool = True,
+    ) -> None:
+        if not callable(collator):
+            raise TypeError(
+                f"collator: expected a callable that makes a batch, got {type(collator).__name__}"
+            )
+        self.collator, self.index = collator, TaskIndex(tuple(tasks))
+        self.field, self.file_field, self.file_tasks = field, file_field, file_tasks
+        self.count_valid = count_valid
+        self._keys = {key for key in ("task", field, file_field) if key is not None}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The task names in the order of their ids."""
+        return self.index.names
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns the wrapped collator's batch with the ids of the records.
+
+        Raises:
+            ValueError: an unknown task, or some records with a task and some without.
+        """
+        records = [{key: record[key] for key in record if key not in self._keys} for record in features]
+        batch = dict(self.collator(records))
+        if any(record.get(key) is not None for record in features for key in self._keys):
+            ids = [self.index.id(self._task(record)) for record in features]
+            batch[TASK_IDS] = torch.tensor(ids, dtype=torch.int64)
+            labels = batch.get("shift_labels", batch.get("labels"))
+            if self.count_valid and isinstance(labels, Tensor):
+                batch[VALID_COUNT] = int((labels != -100).sum())
+        return batch
+
+    def _task(self, record: Mapping[str, Any]) -> str:
+        file = record.get(self.file_field) if self.file_field else None
+        return record_task(record, field=self.field, file=file, file_tasks=self.file_tasks)

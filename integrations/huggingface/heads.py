@@ -1,0 +1,118 @@
+"""The model behind its wrappers: whether its loss is ours to take, and its head a plain product."""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class LinearLevelError(ValueError):
+    """Why the linear level is not exact for this model, and what to do."""
+
+
+def inner_model(model: nn.Module) -> Any:
+    """The transformers model that owns `lm_head`, behind PEFT, DDP and `torch.compile`.
+
+    Raises:
+        TypeError: not a transformers model that has a `loss_function`.
+    """
+    from transformers import PreTrainedModel
+
+    current: Any = model
+    while not isinstance(current, PreTrainedModel):
+        wrapped = current.get_base_model() if _is_peft(current) else _wrapped(current)
+        if not isinstance(wrapped, nn.Module):
+            raise TypeError(
+                f"model: expected a transformers model with a loss function, got {type(current).__name__}; "
+                "in your own loop call cotbal.linear_gtw_cross_entropy"
+            )
+        current = wrapped
+    return current
+
+
+def check_loss(model: Any) -> None:
+    """Checks that the model's own loss is the one that ours takes the place of.
+
+    Args:
+        model: what `inner_model` returns.
+
+    Raises:
+        ValueError: it is another loss, or one of a user's own.
+    """
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    name, own = type(model).__name__, model.loss_function
+    if own is not ForCausalLMLoss:
+        raise ValueError(
+            f"model: expected the loss of causal language models in {name}, "
+            f"got {getattr(own, '__name__', own)}; a loss set by model.loss_function = ... would be dropped: "
+            "take it out first"
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model: expected a decoder, got the encoder-decoder {name}, whose labels do not shift"
+        )
+
+
+def plain_heads(model: Any) -> list[nn.Linear]:
+    """The plain `torch.nn.Linear`s that a call of the head ends in: one, or PEFT's saved copies of it.
+
+    Args:
+        model: what `inner_model` returns.
+
+    Raises:
+        LinearLevelError: the head is not one of its own plain products with the vocabulary.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise LinearLevelError(f"{type(model).__name__} has no output embeddings (lm_head)")
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        raise LinearLevelError("lm_head is split over tensor-parallel ranks, each holds a part of the logits")
+    saved = getattr(head, "modules_to_save", None) if _is_peft(head) else None
+    # Every copy, not the active one alone: which one is active may change.
+    heads = [head] if saved is None else [head.original_module, *saved.values()]
+    for each in heads:
+        _check_plain(each)
+    return heads
+
+
+def _wrapped(module: Any) -> Any:
+    return getattr(module, "_orig_mod", None) or getattr(module, "module", None)
+
+
+def _is_peft(module: nn.Module) -> bool:
+    """Whether PEFT made it; who has not imported PEFT has no such module."""
+    return "peft" in sys.modules and type(module).__module__.partition(".")[0] == "peft"
+
+
+def _check_plain(head: nn.Module) -> None:
+    name = f"lm_head is a {type(head).__module__}.{type(head).__qualname__}"
+    if _is_peft(head):
+        raise LinearLevelError(
+            f"{name}: an adapter adds to its logits. Train the head whole: take lm_head out of "
+            'target_modules and put it into modules_to_save; or use level="logits"'
+        )
+    if type(head).forward is not nn.Linear.forward or not isinstance(head, nn.Linear):
+        raise LinearLevelError(
+            f"{name} (quantised, or with a forward of its own), not a plain torch.nn.Linear. "
+            'Keep lm_head out of the quantisation (llm_int8_skip_modules=["lm_head"]); or use level="logits"'
+        )
+    if "forward" in head.__dict__:
+        raise LinearLevelError(
+            "lm_head's forward has been replaced (device_map with offloading, or another patch). "
+            'Load the model on one device; or use level="logits"'
+        )
+    _check_weight(head.weight)
+
+
+def _check_weight(weight: Tensor) -> None:
+    # DTensor is FSDP2's shard: the parameter is whole while the head is called, as under ZeRO-3.
+    kind = type(weight.data).__name__
+    if kind not in ("Tensor", "DTensor") or weight.dtype not in _FLOATS:
+        raise LinearLevelError(
+            f"lm_head.weight is a quantised {kind} of {weight.dtype}. Keep lm_head out of the quantisation; "
+            'or use level="logits"'
+        )

@@ -1,0 +1,227 @@
+"""Our loss in a model's loss position: in `loss_function`, or inside the call of `lm_head`."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+from cotbal.step_loss import StepLoss
+
+
+class NoLossFunctionError(ValueError):
+    """A class whose loss does not come from its `loss_function`: no level can reach it."""
+
+
+@dataclass(frozen=True)
+class LogitShape:
+    """What a class does to the head's product x: softcap tanh(scale x / softcap), or scale x without one."""
+
+    softcap: float | None = None
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        parts = [] if self.softcap is None else [f"softcap {self.softcap:g}"]
+        parts += [] if self.scale == 1.0 else [f"scale {self.scale:g}"]
+        return " and ".join(parts)
+
+    def loss(
+        self, step_loss: StepLoss, hidden: Tensor, head: nn.Linear, labels: Tensor, shift: bool
+    ) -> Tensor:
+        """The step's loss of hidden states (..., D) and the whole head, 0-d."""
+        bias: Tensor | None = head.bias
+        if self.scale != 1.0:
+            hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
+        return step_loss.on_hidden(hidden, head.weight, labels, bias=bias, shift=shift, softcap=self.softcap)
+
+
+@dataclass
+class _Pass:
+    """One forward pass of a training micro-batch: its labels, then its loss."""
+
+    labels: Tensor
+    shift: bool
+    in_head: Tensor | None = None
+    returned: Tensor | None = None
+    version: int = 0
+
+
+class LossPosition:
+    """Puts a `StepLoss` into the loss position of one transformers model.
+
+    Without `heads` the loss is computed from the logits that the model hands to its `loss_function`. With
+    them each head's own `forward` computes it, so that hooks which gather a sharded head fire as always; it
+    returns logits of width 0, with which the model's code goes on, and `loss_function` returns that loss.
+    While no micro-batch runs (evaluation, generation) everything is the model's own.
+
+    Args:
+        model: what `inner_model` returns; not yet wrapped by DDP, FSDP or an engine.
+        step_loss: the loss of the step.
+        heads: what `plain_heads` returns, for the linear level.
+        shape: what the class does to the head's product before its loss.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        step_loss: StepLoss,
+        heads: Iterable[nn.Linear] = (),
+        shape: LogitShape | None = None,
+    ) -> None:
+        self.model = model
+        self.name = type(model).__name__
+        self.step_loss = step_loss
+        self.heads = tuple(heads)
+        self.shape = shape or LogitShape()
+        self.installed = False
+        self._pass: _Pass | None = None
+        self._undo: list[Callable[[], None]] = []
+
+    def install(self) -> None:
+        """Replace `forward` and `loss_function` of the model, and `forward` of the heads."""
+        self.installed = True
+        self._replace(self.model, self._wrap_forward())
+        for head in self.heads:
+            self._replace(head, self._wrap_head())
+        own = self.model.__dict__.get("_loss_function")
+        self._own_loss = self.model.loss_function
+        # No bound method: a deep copy of the model would copy this object, but not the forward that feeds it.
+        self.model.loss_function = lambda *args, **kwargs: self._loss_function(*args, **kwargs)
+        self._undo.append(lambda: _put_back(self.model, "_loss_function", own))
+
+    def restore(self) -> None:
+        """Give the model its own code back; what wraps ours by then finds it passing everything through."""
+        self.installed = False
+        while self._undo:
+            self._undo.pop()()
+
+    def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        own = module.__dict__.get("forward")
+        # A bound method, so that a deep copy of the module runs with the copy's parameters.
+        ours = MethodType(forward, module)
+        module.forward = ours
+
+        def undo() -> None:
+            if module.__dict__.get("forward") is ours:
+                _put_back(module, "forward", own)
+
+        self._undo.append(undo)
+
+    def _wrap_forward(self) -> Callable[..., Any]:
+        current = self.model.forward
+        signature = inspect.signature(current)
+        own = getattr(current, "__func__", None)
+
+        @wraps(own or current)
+        def forward(model: Any, *args: Any, **kwargs: Any) -> Any:
+            run = current if own is None else MethodType(own, model)
+            if not (self.installed and self.step_loss.is_active):
+                return run(*args, **kwargs)
+            given = signature.bind_partial(*args, **kwargs).arguments if args else kwargs
+            self._pass = self._begin(given.get("labels"), kwargs.get("shift_labels"))
+            try:
+                outputs = run(*args, **kwargs)
+                self._check(self._pass, outputs)
+                return outputs
+            finally:
+                self._pass = None
+
+        forward.loss_position = self  # type: ignore[attr-defined]
+        return forward
+
+    def _wrap_head(self) -> Callable[[nn.Linear, Tensor], Tensor]:
+        def forward(head: nn.Linear, hidden: Tensor) -> Tensor:
+            current = self._pass
+            if current is None:
+                return nn.Linear.forward(head, hidden)
+            if current.in_head is not None:
+                raise ValueError(f'{self.name} calls lm_head more than once in a pass; use level="logits"')
+            if hidden.shape[:-1] != current.labels.shape:
+                raise ValueError(
+                    f"labels: expected the shape of lm_head's rows {tuple(hidden.shape[:-1])}, got "
+                    f"{tuple(current.labels.shape)}; leave logits_to_keep out of training batches"
+                )
+            labels = current.labels.to(hidden.device)
+            current.in_head = self.shape.loss(self.step_loss, hidden, head, labels, current.shift)
+            # Joined to the loss, so that hooks on the head's output fire before its gradients are made; FSDP2
+            # wants no view there.
+            return current.in_head.to(hidden.dtype).expand(*hidden.shape[:-1], 1)[..., :0].clone()
+
+        return forward
+
+    def _begin(self, labels: Tensor | None, shift_labels: Tensor | None) -> _Pass:
+        chosen = labels if shift_labels is None else shift_labels
+        if chosen is None or labels is None:
+            raise ValueError(
+                f"labels: expected them in every training batch of {self.name}, got none; a loss computed "
+                "outside the model (label_smoothing_factor, compute_loss_func) bypasses the task weights"
+            )
+        return _Pass(chosen, shift=shift_labels is None)
+
+    def _loss_function(self, logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        current = self._pass
+        if current is None:
+            return self._own_loss(logits, labels, *args, **kwargs)
+        if current.returned is not None:
+            raise ValueError(f"{self.name} computes more than one loss in a pass; it cannot be weighted")
+        shifted = kwargs.get("shift_labels")
+        labels = labels if shifted is None else shifted
+        loss = (
+            self._from_head(current, logits, labels)
+            if self.heads
+            else self._from_logits(logits, labels, shifted)
+        )
+        current.returned, current.version = loss, loss._version
+        return loss
+
+    def _from_logits(self, logits: Tensor, labels: Tensor, shifted: Tensor | None) -> Tensor:
+        return self.step_loss.on_logits(logits, labels.to(logits.device), shift=shifted is None)
+
+    def _from_head(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:
+        if current.in_head is None:
+            raise ValueError(
+                f"{self.name} did not call the lm_head that the loss was put into (was it replaced since?); "
+                'put the loss in again, or use level="logits"'
+            )
+        if labels is not current.labels:
+            raise ValueError(f'{self.name} changes the labels on the way to its loss; use level="logits"')
+        # The sum of no logits is 0; its graph is what the class made of the head's output.
+        return current.in_head + logits.sum().to(current.in_head.dtype)
+
+    def _check(self, current: _Pass, outputs: Any) -> None:
+        """Only what came from our loss may be trained on."""
+        loss = outputs[0] if isinstance(outputs, tuple) else getattr(outputs, "loss", None)
+        if current.returned is None:
+            raise NoLossFunctionError(
+                f"{self.name} computed no loss through its loss_function, so task weights would have no "
+                "effect (a patched forward such as Liger's, TRL's fused head, or transformers before 4.52); "
+                "remove the patch, upgrade, or call cotbal.gtw_cross_entropy on its logits"
+            )
+        if loss is not current.returned or loss._version != current.version:
+            raise ValueError(
+                f"{self.name} adds to its loss (a router's auxiliary loss?), which the step's denominator "
+                "does not cover; switch it off (output_router_logits=False)"
+            )
+
+
+def check_installed(model: Any) -> None:
+    """Checks that no loss of ours is in the model.
+
+    Raises:
+        ValueError: there is one.
+    """
+    before = getattr(model.forward, "loss_position", None)
+    if before is not None and before.installed:
+        raise ValueError(
+            f"model: {type(model).__name__} already has a loss of cotbal; call restore() of that one first"
+        )
+
+
+def _put_back(target: Any, name: str, own: Any) -> None:
+    if own is None:
+        target.__dict__.pop(name, None)
+    else:
+        target.__dict__[name] = own

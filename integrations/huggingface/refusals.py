@@ -1,0 +1,66 @@
+"""Settings under which the numbers trained on would not be those of Eq. 2: an error each, with the remedy."""
+
+from typing import Any
+
+# PEFT's prompt learning that adds no positions to the labels.
+_PREFIXES_OF_KEYS = ("PREFIX_TUNING", "CARTRIDGE")
+
+
+def check_trainer(trainer: Any) -> None:
+    """Checks a constructed `transformers.Trainer`.
+
+    Raises:
+        ValueError: a setting that the exact loss of the step cannot be right under.
+    """
+    _check_arguments(trainer.args)
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func: expected None, got a function; it replaces the loss and never sees the "
+            "tasks. Leave it out"
+        )
+    peft = getattr(trainer.model, "active_peft_config", None)
+    if peft is not None and peft.is_prompt_learning and peft.peft_type not in _PREFIXES_OF_KEYS:
+        raise ValueError(
+            f"model: expected no {peft.peft_type.value}, which puts tokens before the labels that the "
+            "denominator would not count; use LoRA or prefix tuning"
+        )
+    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
+    if parallelism is not None and (_enabled(parallelism, "cp") or _enabled(parallelism, "sp")):
+        raise ValueError(
+            "parallelism_config: expected no context or sequence parallelism, which compute the loss by "
+            "themselves; hand each rank its shard with `shift_labels` in the batch instead"
+        )
+    if not trainer.model_accepts_loss_kwargs:
+        raise ValueError(
+            f"model: expected one whose forward takes **kwargs for its loss, {type(trainer.model).__name__} "
+            "does not (or says accepts_loss_kwargs=False); the Trainer would divide its loss by the "
+            "accumulation. Add **kwargs to its forward and hand them to self.loss_function"
+        )
+
+
+def _check_arguments(args: Any) -> None:
+    if args.remove_unused_columns:
+        raise ValueError(
+            "remove_unused_columns: expected False, got True, which drops the tasks of the records; pass "
+            "TrainingArguments(remove_unused_columns=False)"
+        )
+    if args.label_smoothing_factor != 0:
+        raise ValueError(
+            f"label_smoothing_factor: expected 0, got {args.label_smoothing_factor}; the Trainer's smoothing "
+            "bypasses the task weights. Pass label_smoothing=... to the trainer instead"
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"n_gpu: expected one GPU per process, got {args.n_gpu}: DataParallel splits a batch without its "
+            "step's denominator. Launch with `torchrun` or `accelerate launch`, or set CUDA_VISIBLE_DEVICES=0"
+        )
+    if args.world_size > 1 and not args.average_tokens_across_devices:
+        raise ValueError(
+            f"average_tokens_across_devices: expected True with {args.world_size} processes, got False: the "
+            "denominator of the step is that of all of them. Pass "
+            "TrainingArguments(average_tokens_across_devices=True)"
+        )
+
+
+def _enabled(parallelism: Any, kind: str) -> bool:
+    return bool(getattr(parallelism, f"{kind}_enabled", False))

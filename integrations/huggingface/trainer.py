@@ -1,0 +1,273 @@
+"""The Trainer that divides by the weighted count of all tokens of the optimizer step."""
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer
+
+from cotbal._calls import TaskStats
+from cotbal.balancing import StaticWeights, Weighting
+from cotbal.integrations.huggingface.callback import TaskLogCallback
+from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
+from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator
+from cotbal.integrations.huggingface.levels import Installed, install_loss
+from cotbal.integrations.huggingface.packing import batch_targets
+from cotbal.integrations.huggingface.refusals import check_trainer
+from cotbal.meter import TaskMeter
+from cotbal.normalizer import StepNormalizer, loss_factor
+from cotbal.step_loss import StepLoss
+from cotbal.tasks import task_names
+from cotbal.weights import TaskWeights
+
+_logger = logging.getLogger(__name__)
+# A mixin has no base of its own; a type checker is to see what it is mixed into.
+if TYPE_CHECKING:
+    from transformers import Trainer as _Base
+else:
+    _Base = object
+
+
+class CoTBalMixin(_Base):
+    """Gives a trainer class the exact GTW loss of the whole optimizer step; it stands first.
+
+    The denominator counts all micro-batches of the accumulation window and all ranks, by one all-reduce of a
+    few numbers per optimizer step. Evaluation and generation are the trainer's own.
+
+    Args:
+        args: those of the trainer; so are all other keyword arguments.
+        weights: `TaskWeights`, a mapping from task to weight, a file with either, or a `Weighting`.
+        tasks: task names in the order of their ids; by default the collator's, else those of the weights.
+        level: "linear", "logits" or "auto", as in `install_loss`.
+        label_smoothing: eps in 0..1, as in `cotbal.gtw_cross_entropy`.
+        z_loss: zeta >= 0, likewise.
+        memory_budget: of the linear level, as in `cotbal.linear_gtw_cross_entropy`.
+
+    Attributes:
+        tasks: task names in the order of their ids.
+        weighting: the rule that the weights of each step come from.
+        installed: at which level the loss is, why, and `restore()` which gives the model its own loss back.
+
+    Raises:
+        ValueError: a task without a weight, a setting that cannot be right (each says what to do), or a model
+            whose loss cannot be replaced.
+
+    Example:
+        >>> class Mine(CoTBalMixin, Trainer):  # or SFTTrainer, or a trainer of your own
+        ...     pass
+    """
+
+    _has_open_step: bool
+
+    def __init__(
+        self,
+        *args: Any,
+        weights: Weighting | Mapping[str, float] | str | Path,
+        tasks: Iterable[str] | None = None,
+        level: str = "auto",
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        memory_budget: int | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.installed: Installed | None = None
+        super().__init__(*args, **kwargs)
+        check_trainer(self)
+        self.tasks = _tasks(tasks, self.data_collator, weights)
+        self.weighting = _weighting(weights)
+        self.step_loss = StepLoss(
+            len(self.tasks), label_smoothing=label_smoothing, z_loss=z_loss, memory_budget=memory_budget
+        )
+        self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
+        self._level, self._step_weights, self._is_predicting = level, torch.empty(0), False
+        self._start()
+        self._install(self.model)
+        self.add_callback(TaskLogCallback(self))
+        # The loss is that of the whole window; older versions ask model_accepts_loss_kwargs, checked above.
+        self.loss_is_scaled_for_ga = True
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
+        self._start()
+        return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The trainer's, after checking that the collator numbers the tasks as the weights do.
+
+        Raises:
+            ValueError: it does not.
+        """
+        collator = self.data_collator
+        if isinstance(collator, TaskCollator):
+            if collator.tasks != self.tasks:
+                raise ValueError(
+                    f"tasks: expected the collator's {', '.join(collator.tasks)} in that order, got "
+                    f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
+                )
+            dispatches = self.accelerator.dispatch_batches
+            if dispatches is None:
+                dispatches = isinstance(self.train_dataset, IterableDataset)
+            if dispatches:
+                # The main process cuts such batches up for the others: they can hold tensors only.
+                collator.count_valid = False
+        return super().get_train_dataloader()
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | None]:
+        """The micro-batches of the next optimizer step, and its denominator (0-d float64).
+
+        The step's weights are computed here, from the sums of the steps before and the counts of this one.
+        """
+        batches = list(islice(epoch_iterator, num_batches))
+        return batches, self._begin_step(batches) if batches else None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The micro-batch's part of the step's loss, times k; outside of training the trainer's own loss."""
+        task_ids, valid_count = inputs.pop(TASK_IDS, None), inputs.pop(VALID_COUNT, None)
+        if self._is_predicting:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # TRL's would compute its loss in a head of its own, past the model's.
+        run = partial(Trainer.compute_loss, self) if _is_sft_trainer(self) else super().compute_loss
+        with self.step_loss.micro_batch(task_ids, valid_count):
+            # Not told the number of items it neither multiplies nor divides, in any version.
+            return run(model, inputs, return_outputs)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own, without the ids."""
+        inputs = {key: value for key, value in inputs.items() if key not in (TASK_IDS, VALID_COUNT)}
+        self._is_predicting = True
+        try:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        finally:
+            self._is_predicting = False
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """The trainer's, with the loss in the new model as well."""
+        model = super().call_model_init(trial)
+        if self.installed is not None:
+            self._install(model)
+        return model
+
+    def flush(self) -> None:
+        """Hands the last step's sums to the weighting and the meter: a collective, so every rank calls it."""
+        if self._has_open_step:
+            self._has_open_step = False
+            self._settle(self.normalizer.sums(self.step_loss.take_sums()))
+
+    def task_logs(self) -> dict[str, float]:
+        """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
+        self.flush()
+        return self.meter.read()
+
+    def _start(self) -> None:
+        self.weighting.bind(self.tasks, self.args.device)
+        self.meter = TaskMeter(self.tasks)
+        self.step_loss.take_sums()
+        self._has_open_step = False
+
+    def _begin_step(self, batches: list[Any]) -> Tensor:
+        for batch in batches:
+            targets = batch_targets(batch)
+            self.normalizer.add(targets.labels, targets.task_ids, shift=targets.shift)
+        previous = self.step_loss.take_sums() if self._has_open_step else None
+        totals = self.normalizer.total(previous, self.args.device)
+        if totals.previous is not None:
+            self._settle(totals.previous)
+        self._step_weights = self.weighting.weights(totals.counts)
+        denominator = self._step_weights.double() @ totals.counts
+        factor = loss_factor(
+            "transformers>=4.52", ranks=self.accelerator.num_processes, replicas=self.normalizer.replicas
+        )
+        self.step_loss.begin_step(self._step_weights, denominator / factor)
+        self._has_open_step = True
+        return denominator
+
+    def _settle(self, sums: TaskStats) -> None:
+        self.weighting.update(sums.loss_sum, sums.token_count)
+        self.meter.add(sums, self._step_weights)
+
+    def _install(self, model: nn.Module) -> None:
+        self.installed = install_loss(model, self.step_loss, self._level)
+        _logger.info("the loss is at the %s level: %s", self.installed.level, self.installed.reason)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
+        self.flush()
+        # First: a checkpoint that was cut short has it, or is none.
+        save_weighting(self, trial)
+        super()._save_checkpoint(model, trial, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_weighting(self, checkpoint)
+
+
+class CoTBalTrainer(CoTBalMixin, Trainer):
+    """`transformers.Trainer` with the exact GTW loss of the whole optimizer step; see `CoTBalMixin`.
+
+    Example:
+        >>> from transformers import DataCollatorWithFlattening, TrainingArguments
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=2, **sizes))
+        >>> args = TrainingArguments("out", remove_unused_columns=False, use_cpu=True, report_to=[])
+        >>> data = [{"input_ids": [5, 6, 7], "task": "GQA"}, {"input_ids": [8, 9], "task": "VQAv2"}]
+        >>> collator = TaskCollator(DataCollatorWithFlattening(), ["VQAv2", "GQA"])
+        >>> weights = {"VQAv2": 0.8, "GQA": 1.2}
+        >>> trainer = CoTBalTrainer(
+        ...     model, args, train_dataset=data, data_collator=collator, weights=weights
+        ... )
+        >>> trainer.tasks, trainer.installed.level
+        (('VQAv2', 'GQA'), 'linear')
+    """
+
+
+def _weighting(weights: Weighting | Mapping[str, float] | str | Path) -> Weighting:
+    if isinstance(weights, Weighting):
+        return weights
+    if isinstance(weights, str | Path):
+        return StaticWeights(TaskWeights.load(weights))
+    if isinstance(weights, Mapping):
+        return StaticWeights(weights)
+    raise TypeError(
+        f"weights: expected TaskWeights, a mapping, a path or a Weighting, got {type(weights).__name__}"
+    )
+
+
+def _tasks(tasks: Iterable[str] | None, collator: object, weights: object) -> tuple[str, ...]:
+    if tasks is not None:
+        return task_names(tasks)
+    if isinstance(collator, TaskCollator):
+        return collator.tasks
+    if isinstance(weights, str | Path):
+        return tuple(TaskWeights.load(weights))
+    if isinstance(weights, Mapping):
+        return task_names(weights)
+    raise ValueError("tasks: expected the task names in the order of their ids, got none; pass tasks=[...]")
+
+
+def _tensor_parallel(trainer: Any) -> int:
+    """How many ranks hold the same batch."""
+    if hasattr(trainer, "get_tp_size"):
+        return trainer.get_tp_size()
+    return getattr(trainer.model, "_tp_size", None) or 1
+
+
+def _is_sft_trainer(trainer: object) -> bool:
+    # Without importing TRL for those who do not use it.
+    module = sys.modules.get("trl.trainer.sft_trainer")
+    return module is not None and isinstance(trainer, module.SFTTrainer)

@@ -1,0 +1,133 @@
+"""What every weighting does for its rule: examples, a rule of one's own, refusals, nothing read back."""
+
+import doctest
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import cotbal.balancing
+from cotbal.balancing import DWA, TLA, IGBv1, StaticWeights, Weighting, by_name
+from tests.balancing.histories import NAMES
+from tests.balancing.rules import all_rules
+
+
+@pytest.mark.parametrize("name", cotbal.balancing.__all__)
+def test_every_example_runs(name: str) -> None:
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(cotbal.balancing, name), name)
+    assert sum(len(example.examples) for example in examples) > 0, f"{name} has no example"
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        runner.run(example)
+    assert runner.failures == 0
+
+
+class LastLoss(Weighting):
+    """A rule that needs no state of its own."""
+
+    def compute(self, counts: Tensor) -> Tensor:
+        return self.last_loss
+
+
+class Peek(LastLoss):
+    """A rule that waits for the device."""
+
+    def compute(self, counts: Tensor) -> Tensor:
+        return self.last_loss * self.last_loss.max().item()
+
+
+def test_a_task_never_seen_has_the_mean_of_the_others_and_the_last_loss_stays() -> None:
+    rule = LastLoss().bind(NAMES)
+    assert rule.weights(torch.ones(4)).tolist() == [1.0] * 4
+    rule.update(torch.tensor([6.0, 0.0, 8.0, 0.0]), torch.tensor([3, 0, 2, 0]))
+    assert rule.weights(torch.ones(4)).tolist() == [2.0, 3.0, 4.0, 3.0]
+    rule.update(torch.tensor([0.0, 5.0, 3.0, 0.0]), torch.tensor([0, 5, 3, 0]))
+    assert rule.weights(torch.ones(4)).tolist() == pytest.approx([2.0, 1.0, 1.0, 4 / 3])
+    assert rule.step == 2
+
+
+def test_weights_of_a_step_do_not_change_within_it_and_bind_starts_afresh() -> None:
+    rule = DWA(1).bind(NAMES)
+    for factor in (1.0, 2.0):
+        rule.update(factor * torch.arange(4.0), torch.ones(4))
+    weights = rule.weights(torch.ones(4))
+    kept = weights.clone()
+    rule.update(torch.arange(4.0).flip(0), torch.ones(4))
+    assert torch.equal(weights, kept)
+    assert rule.bind(NAMES[:2]).weights(torch.ones(2)).tolist() == [1.0, 1.0]
+    assert rule.step == 0
+
+
+def use(rule: Weighting, device: str) -> Tensor:
+    rule.bind(NAMES, device)
+    counts = torch.ones(4, dtype=torch.int64, device=device)
+    for _ in range(5):
+        weights = rule.weights(counts)
+        rule.update(torch.ones(4, device=device), counts)
+    return weights
+
+
+# It asks in Python whether a loss is negative.
+WAITS = {"torchjd GeometricMean"}
+
+
+@pytest.mark.parametrize("name", sorted(all_rules(4).keys() - WAITS))
+def test_no_step_waits_for_the_device(name: str) -> None:
+    """A meta tensor has no values: whatever asked for one would raise."""
+    assert use(all_rules(4)[name](), "meta").device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", sorted(all_rules(4).keys() - WAITS))
+def test_no_step_waits_for_a_gpu(name: str) -> None:
+    rule = all_rules(4)[name]()
+    use(rule, "cuda")
+    counts, sums = torch.ones(4, device="cuda"), torch.ones(4, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            rule.weights(counts)
+            rule.update(sums, counts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_rule_that_waits_is_noticed() -> None:
+    with pytest.raises(RuntimeError, match="meta"):
+        use(Peek(), "meta")
+
+
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (lambda: DWA(window=0), "window: expected a whole number of steps >= 1, got 0"),
+    (lambda: DWA(window=1.5), "window: expected"),  # type: ignore[arg-type]
+    (lambda: DWA(temperature=0.0), "temperature: expected a finite number > 0, got 0.0"),
+    (lambda: DWA(temperature=float("inf")), "temperature: expected"),
+    (lambda: IGBv1(3, 3), "base_start, base_stop: expected whole numbers"),
+    (lambda: IGBv1(-1, 3), "base_start, base_stop: expected whole numbers"),
+    (lambda: DWA(fixed={"chat": -1.0}), "expected a finite weight >= 0"),
+    (lambda: DWA(fixed={"chatt": 1.0}).bind(NAMES), r"fixed: expected a task .* \(did you mean 'chat'\?\)"),
+    (lambda: StaticWeights({"chat": 1.0}).bind(NAMES), "no weight for task 'VQA'"),
+    (lambda: DWA().weights(torch.ones(4)), r"DWA: it has no tasks yet; call bind"),
+    (lambda: DWA().update(torch.ones(4), torch.ones(4)), r"call bind"),
+    (lambda: DWA().state_dict(), r"call bind"),
+    (lambda: DWA().load_state_dict({}), r"call bind"),
+    (lambda: TLA().bind(NAMES).weights(torch.ones(3)), r"counts: expected one value for each of the 4 tasks"),
+    (lambda: TLA().bind(NAMES).update(torch.ones(1), torch.ones(4)), "loss_sum: expected one value"),
+    (lambda: TLA().bind(NAMES).update(torch.ones(4), torch.ones(1)), "token_count: expected one value"),
+    (lambda: by_name("dwaa"), "weighting: expected one of static, tla, rlw, dwa, igbv1, got 'dwaa'"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_mistakes_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_every_rule_has_its_name() -> None:
+    for name, kind in {"tla": "TLA", "rlw": "RLW", "dwa": "DWA", "igbv1": "IGBv1"}.items():
+        assert type(by_name(name)).__name__ == kind
+    assert by_name("static", weights={"a": 2.0}).bind(["a"]).weights(torch.ones(1)).tolist() == [2.0]
+    with pytest.raises(TypeError, match="windo"):
+        by_name("dwa", windo=3)

@@ -1,0 +1,99 @@
+"""What a checkpoint keeps: a run that goes on from it is bit for bit the run that was never broken off."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchjd.scalarization import STCH
+
+from cotbal.balancing import DWA, RLW, TLA, IGBv1, StaticWeights, TorchJDWeighting, Weighting
+from tests.balancing.histories import NAMES, History
+from tests.balancing.rules import adapted, all_rules
+
+STEPS, CUT = 12, 7
+# Rules without memory: their weights follow from the step alone.
+FORGETFUL = {"static", "TLA", "torchjd Constant", "torchjd Mean", "torchjd Sum"}
+
+
+def run() -> History:
+    """Losses that fall at different rates; a task that begins late, one that comes and goes."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.randint(2, 30, (STEPS, 4), generator=generator)
+    counts[:2, 0], counts[::3, 1], counts[5:8, 2] = 0, 0, 0
+    fall = torch.tensor([0.99, 0.9, 0.8, 0.95])[None] ** torch.arange(STEPS)[:, None]
+    return History(4 * fall * (1 + 0.1 * torch.rand(STEPS, 4, generator=generator)) * counts, counts)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(state, allow_nan=False))
+
+
+def resumed(name: str) -> tuple[list[Tensor], list[Tensor], tuple[Any, Any]]:
+    """The weights of the unbroken run after the cut, those of the resumed run, and both states at the end."""
+    unbroken, before, after = (all_rules(4)[name]().bind(NAMES) for _ in range(3))
+    whole = run().play(unbroken)
+    run().play(before, stop=CUT)
+    after.load_state_dict(through_a_file(before.state_dict()))
+    return whole[CUT:], run().play(after, start=CUT), (unbroken.state_dict(), after.state_dict())
+
+
+@pytest.mark.parametrize("name", all_rules(4))
+def test_a_resumed_run_goes_on_bit_for_bit(name: str) -> None:
+    expected, weights, (state, its_state) = resumed(name)
+    assert torch.equal(torch.stack(weights), torch.stack(expected))
+    assert its_state == state
+    assert state["step"] == STEPS
+
+
+@pytest.mark.parametrize("name", sorted(all_rules(4).keys() - FORGETFUL))
+def test_without_its_state_it_would_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner in (Weighting, RLW, TorchJDWeighting):
+        monkeypatch.setattr(owner, "load_state_dict", lambda self, saved: None)
+    expected, weights, _ = resumed(name)
+    assert not torch.equal(torch.stack(weights), torch.stack(expected))
+
+
+def test_a_state_taken_is_not_changed_by_the_steps_after_it() -> None:
+    for name, make in all_rules(4).items():
+        rule = make().bind(NAMES)
+        run().play(rule, stop=CUT)
+        state = rule.state_dict()
+        text = json.dumps(state)
+        run().play(rule, start=CUT)
+        assert json.dumps(state) == text, name
+
+
+@pytest.mark.parametrize(
+    ("saved", "loading", "tasks", "key"),
+    [
+        (DWA(2), IGBv1(1, 3), NAMES, "rule"),
+        (TLA(), StaticWeights(), NAMES, "rule"),
+        (adapted("UW", 4), adapted("IMTLL", 4), NAMES, "rule"),
+        (DWA(2), DWA(3), NAMES, "options"),
+        (DWA(2), DWA(2, temperature=1.0), NAMES, "options"),
+        (RLW(1), RLW(2), NAMES, "options"),
+        (adapted("STCH", 4), TorchJDWeighting(STCH(mu=0.7)), NAMES, "options"),
+        (DWA(2), DWA(2), NAMES[::-1], "tasks"),
+        (DWA(2), DWA(2), NAMES[:3], "tasks"),
+        (RLW(), RLW(fixed={"chat": 1.0}), NAMES, "fixed"),
+        (StaticWeights(), StaticWeights(dict.fromkeys(NAMES, 2.0)), NAMES, "fixed"),
+    ],
+)
+def test_a_state_of_another_run_is_refused(
+    saved: Weighting, loading: Weighting, tasks: tuple[str, ...], key: str
+) -> None:
+    state = through_a_file(saved.bind(NAMES).state_dict())
+    with pytest.raises(ValueError, match=rf"state: expected a state whose '{key}' is"):
+        loading.bind(tasks).load_state_dict(state)
+
+
+def test_a_state_with_other_tensors_is_refused() -> None:
+    state = DWA(2).bind(NAMES).state_dict()
+    state["state"]["losses"]["values"].pop()
+    with pytest.raises(ValueError, match="state: expected the tensors"):
+        DWA(2).bind(NAMES).load_state_dict(state)
+    del state["state"]["losses"]
+    with pytest.raises(ValueError, match="state: expected the tensors"):
+        DWA(2).bind(NAMES).load_state_dict(state)

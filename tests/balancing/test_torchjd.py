@@ -1,0 +1,161 @@
+"""torchjd's scalarizers as weightings, against what torchjd itself does in a plain training loop."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchjd.scalarization import DWA as EPOCH_DWA
+from torchjd.scalarization import FAMO, STCH, UW, Random, Scalarizer
+
+from cotbal.balancing import DWA, TorchJDWeighting
+from tests.balancing.histories import NAMES
+
+LOSSES = 0.5 + 3 * torch.rand(9, 3, generator=torch.Generator().manual_seed(0))
+COUNTS = torch.tensor([2, 5, 1])
+TASKS = NAMES[:3]
+
+
+def play(rule: TorchJDWeighting) -> list[Tensor]:
+    """The weights that follow each of the losses."""
+    rule.bind(TASKS)
+    weights = []
+    for loss in LOSSES:
+        rule.update(loss * COUNTS, COUNTS)
+        weights.append(rule.weights(COUNTS))
+    return weights
+
+
+def averaging_one(u: Tensor) -> Tensor:
+    return len(u) * u / u.sum()
+
+
+def test_uw_trains_as_in_a_loop_of_its_own() -> None:
+    theirs = UW(3)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.5)
+    weights = play(TorchJDWeighting(UW(3), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5)))
+    for loss, actual in zip(LOSSES, weights, strict=True):
+        leaf = loss.clone().requires_grad_()
+        optimizer.zero_grad()
+        theirs(leaf).backward()
+        torch.testing.assert_close(actual, averaging_one(leaf.grad), rtol=1e-5, atol=0)
+        optimizer.step()
+    assert theirs.log_var.abs().min() > 0.1
+
+
+def test_famo_is_updated_with_the_next_losses() -> None:
+    theirs = FAMO(3)
+    for step, (loss, actual) in enumerate(zip(LOSSES, play(TorchJDWeighting(FAMO(3))), strict=True)):
+        if step:
+            theirs.update(loss)
+        leaf = loss.clone().requires_grad_()
+        theirs(leaf).backward()
+        torch.testing.assert_close(actual, averaging_one(leaf.grad), rtol=1e-5, atol=0)
+    assert theirs._w.abs().min() > 0.01
+
+
+def test_torchjds_dwa_takes_its_epochs_from_epoch_steps() -> None:
+    """Its windows are disjoint where ours slide: equal in its first call after the second epoch."""
+    ours = DWA(window=3).bind(TASKS)
+    for loss in LOSSES[:6]:
+        ours.update(loss * COUNTS, COUNTS)
+    theirs = play(TorchJDWeighting(EPOCH_DWA(), epoch_steps=3))
+    torch.testing.assert_close(theirs[6], ours.weights(COUNTS), rtol=1e-5, atol=0)
+
+
+def test_what_random_draws_is_the_same_on_every_rank_and_leaves_the_generator_alone() -> None:
+    torch.manual_seed(1)
+    first = play(TorchJDWeighting(Random(), seed=4))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = play(TorchJDWeighting(Random(), seed=4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.stack(first), torch.stack(second))
+    assert len({tuple(weights.tolist()) for weights in first}) == len(LOSSES)
+    assert not torch.equal(first[0], play(TorchJDWeighting(Random(), seed=5))[0])
+
+
+def test_the_scalarizer_given_stays_as_it_is_and_a_second_run_starts_from_it() -> None:
+    scalarizer = UW(3)
+    rule = TorchJDWeighting(scalarizer)
+    first, second = play(rule), play(rule)
+    assert torch.equal(torch.stack(first), torch.stack(second))
+    assert scalarizer.log_var.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_gradients_are_taken_where_autograd_is_off() -> None:
+    with torch.no_grad():
+        weights = play(TorchJDWeighting(UW(3)))
+    assert torch.equal(torch.stack(weights), torch.stack(play(TorchJDWeighting(UW(3)))))
+
+
+class Bad(Scalarizer):
+    def __init__(self, factors: list[float]) -> None:
+        super().__init__()
+        self.factors = torch.tensor(factors)
+
+    def forward(self, values: Tensor, /) -> Tensor:
+        return (values * self.factors).sum()
+
+
+class Deaf(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.bias
+
+
+@pytest.mark.parametrize(
+    "scalarizer",
+    [Bad([1.0, -0.5, 1.0]), Bad([0.0] * 3), Bad([1.0, torch.nan, 1.0]), Bad([torch.inf, 1.0, 1.0]), Deaf()],
+)
+def test_derivatives_that_are_no_weights_raise(scalarizer: nn.Module) -> None:
+    expected = rf"TorchJDWeighting\({type(scalarizer).__name__}\): expected finite derivatives >= 0"
+    with pytest.raises(ValueError, match=expected):
+        play(TorchJDWeighting(scalarizer))
+
+
+def test_a_derivative_of_zero_for_some_tasks_is_a_weight() -> None:
+    assert play(TorchJDWeighting(Bad([0.0, 1.0, 3.0])))[0].tolist() == [0.0, 0.75, 2.25]
+
+
+@pytest.mark.parametrize(
+    ("scalarizer", "options", "error", "message"),
+    [
+        (EPOCH_DWA(), {}, ValueError, "epoch_steps: expected a number of steps >= 1"),
+        (EPOCH_DWA(), {"epoch_steps": 0}, ValueError, "epoch_steps: expected"),
+        (STCH(1.0), {"epoch_steps": 5}, ValueError, "None for others, got 5 for STCH"),
+        ("UW", {}, TypeError, "scalarizer: expected an object of torchjd.scalarization, got 'UW'"),
+        (lambda losses: losses.sum(), {}, TypeError, "scalarizer: expected an object"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    scalarizer: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        TorchJDWeighting(scalarizer, **options)
+
+
+def test_one_parameter_too_few_is_torchjds_own_error() -> None:
+    with pytest.raises(ValueError, match="log-variances"):
+        play(TorchJDWeighting(UW(2)))
+
+
+def test_what_json_cannot_hold_is_refused_when_it_is_saved() -> None:
+    scalarizer = STCH(1.0)
+    scalarizer.memory = {1.5, 2.5}
+    rule = TorchJDWeighting(scalarizer).bind(TASKS)
+    with pytest.raises(TypeError, match=r"\['memory'\]: expected tensors, numbers, .* got set"):
+        rule.state_dict()
+
+
+def test_the_state_is_plain_json() -> None:
+    rule = TorchJDWeighting(FAMO(3))
+    play(rule)
+    state = rule.state_dict()
+    assert json.loads(json.dumps(state, allow_nan=False)) == state
+    # The internal optimizer of FAMO is in it.
+    assert state["scalarizer"]["attributes"]["_optimizer"]["state"]["0"]["step"]["values"] == len(LOSSES) - 1

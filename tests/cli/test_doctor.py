@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cotbal import doctor
+from cotbal.cli.main import app
+from cotbal.integrations.huggingface import levels
+from cotbal.integrations.huggingface.loss_position import LogitShape
+
+
+def test_what_it_prints() -> None:
+    done = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"}).invoke(app, ["doctor"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    for text in ("transformers", ">= 4.52", "Device: ", "Level: linear", "ours, weighted", "All is well."):
+        assert text in done.stdout
+
+
+def test_json_is_all_that_goes_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what the packages print that load a model."""
+
+    loaded = doctor.load_model()
+
+    def load_model(source: Path | None) -> Any:
+        print("Setting ds_accelerator to cpu")
+        return loaded
+
+    monkeypatch.setattr("cotbal.doctor.load_model", load_model)
+    done = CliRunner().invoke(app, ["doctor", "--level", "logits", "--json"])
+    assert done.exit_code == 0
+    assert "Setting" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["comparison"]["level"] == "logits"
+    assert found["comparison"]["agrees"] is True
+    assert found["packages"]["torch"]["least"] == "2.4"
+    assert (found["problems"], bool(found["devices"])) == ([], True)
+
+
+def test_a_mismatch_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levels, "accepted_shape", lambda _: LogitShape(scale=0.5))
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "loss or gradients differ by more than 1e-05" in done.stdout
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["problems"]
+
+
+def test_a_mistake_is_one_line_and_exit_code_2() -> None:
+    done = CliRunner().invoke(app, ["doctor", "no-such-model"])
+    assert done.exit_code == 2
+    assert (
+        done.stderr
+        == "cotbal: no-such-model: no such folder or config.json; a model's name is not downloaded\n"
+    )
+    done = CliRunner().invoke(app, ["doctor", "--level", "fused"])
+    assert done.exit_code == 2
+    assert "level: expected one of auto, linear, logits" in done.stderr

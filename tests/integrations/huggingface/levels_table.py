@@ -1,0 +1,62 @@
+"""README's table of model classes: `python -m tests.integrations.huggingface.levels_table`.
+
+What each class supports, found by running it; the peak memory of forward and backward at both levels.
+"""
+
+import os
+
+# Before torch: a CPU's allocator would tell on the terminal what the profiler has not seen.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+import torch
+
+from cotbal.doctor.measure import peak_mib
+from tests.integrations.huggingface.level_cases import CASES, Size, build
+from tests.integrations.huggingface.level_runs import difference, run
+
+HEADER = ("class", "linear", "logits", "why", "peak memory ratio")
+TOLERANCE = 1e-5
+
+# The logits are what takes the memory, as in training: V / D is 64 here, 30 or more in the models themselves.
+_SIZE = Size(vocab=2048, text=240)
+_VALID = 0.3
+
+
+def support(name: str) -> tuple[str, str, str, str]:
+    """The class, "exact" or what is wrong at each level, and the reason that `install_loss` gives."""
+    model, batch = build(name)
+    logits = run(model, batch, "logits")
+    auto = run(model, batch, "auto")
+    if auto.installed.level == "logits":
+        return name, "no", "exact", auto.installed.reason
+    return name, _exact(difference(auto, logits)), "exact", _why(auto.installed.reason)
+
+
+def memory_ratio(name: str) -> float:
+    """The peak memory of a run at the linear level over that at the logits level."""
+    model, batch = build(name, _SIZE, _VALID)
+    linear, logits = (
+        peak_mib(lambda level=level: run(model, batch, level), torch.device("cpu"))
+        for level in ("linear", "logits")
+    )
+    return linear / logits
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """The lines of a table."""
+    lines = [HEADER, ("---",) * len(HEADER), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _exact(error: float) -> str:
+    return "exact" if error <= TOLERANCE else f"off by {error:.0e}"
+
+
+def _why(reason: str) -> str:
+    """What the class does to its logits, without the numbers of its tiny configuration."""
+    found = [what for what in ("softcap", "scale") if what in reason]
+    return f"{' and '.join(found)} inside the loss" if found else "plain logits"
+
+
+if __name__ == "__main__":
+    print(markdown([(*support(name), f"{memory_ratio(name):.2f}") for name in CASES]))

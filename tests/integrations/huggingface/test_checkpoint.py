@@ -1,0 +1,117 @@
+"""A rule's state travels with the checkpoint, the sums of the closing step included."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer
+
+from cotbal.balancing import DWA, RLW, TLA
+from tests.integrations.huggingface.training import (
+    WEIGHTS,
+    OrderedTrainer,
+    arguments,
+    collator,
+    pad,
+    parameters,
+    records,
+    tiny_model,
+)
+
+FILE = "cotbal_weighting.json"
+
+
+def trainer(folder: Path, weights: Any, steps: int, **options: Any) -> OrderedTrainer:
+    args = arguments(folder, 4, 2, steps, save_strategy="steps", save_steps=3, **options)
+    return OrderedTrainer(
+        tiny_model(), args, train_dataset=records(24), data_collator=collator(), weights=weights
+    )
+
+
+def weights_of(run: OrderedTrainer) -> list[list[float]]:
+    logged = [entry for entry in run.state.log_history if "task_weight/short" in entry]
+    return [[entry[f"task_weight/{name}"] for name in WEIGHTS] for entry in logged]
+
+
+@pytest.mark.parametrize("logging_strategy", ["steps", "no"])
+def test_a_resumed_run_goes_on_as_if_never_stopped(tmp_path: Path, logging_strategy: str) -> None:
+    """Logging closes a step, too: without it only the checkpoint does."""
+    options = {"logging_strategy": logging_strategy}
+    unbroken = trainer(tmp_path / "unbroken", DWA(window=1), 6, **options)
+    unbroken.train()
+    trainer(tmp_path / "broken", DWA(window=1), 3, **options).train()
+    resumed = trainer(tmp_path / "broken", DWA(window=1), 6, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(parameters(resumed.model), parameters(unbroken.model))
+    resumed.flush()
+    unbroken.flush()
+    assert resumed.weighting.state_dict() == unbroken.weighting.state_dict()
+    assert weights_of(resumed) == weights_of(unbroken)
+    if logging_strategy == "no":
+        return
+    # Weights that are 1, or always the same, would be equal without a state.
+    assert len({tuple(weights) for weights in weights_of(unbroken)[2:]} | {(1.0, 1.0)}) == 5
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    """A flush at a checkpoint hands each step's sums over once."""
+    saving, silent = trainer(tmp_path, DWA(window=1), 6), trainer(tmp_path, DWA(window=1), 6)
+    silent.args.save_strategy = "no"
+    saving.train()
+    silent.train()
+    saving.flush()
+    silent.flush()
+    saving.flush()
+    assert saving.weighting.step == 6
+    assert saving.weighting.state_dict() == silent.weighting.state_dict()
+
+
+def test_a_second_training_starts_afresh(tmp_path: Path) -> None:
+    run = trainer(tmp_path, DWA(window=1), 4)
+    run.train()
+    first = weights_of(run)
+    run.train()
+    assert weights_of(run)[:2] == first[:2] == [[1.0, 1.0]] * 2
+    assert run.weighting.step == 4, "that of the second training alone"
+
+
+def test_a_rule_of_another_kind_or_without_its_state_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, DWA(window=1), 3).train()
+    with pytest.raises(ValueError, match="expected a state whose 'rule' is 'RLW', got 'DWA'"):
+        trainer(tmp_path, RLW(), 6).train(resume_from_checkpoint=True)
+    path = tmp_path / "checkpoint-3" / FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    with pytest.raises(
+        ValueError, match="expected schema_version 1, got 2; resume with the version of cotbal"
+    ):
+        trainer(tmp_path, DWA(window=1), 6).train(resume_from_checkpoint=True)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"expected {FILE} in .*checkpoint-3, got none; a run of DWA"):
+        trainer(tmp_path, DWA(window=1), 6).train(resume_from_checkpoint=True)
+
+
+def test_a_plain_trainers_checkpoint_serves_constant_weights(tmp_path: Path) -> None:
+    args = arguments(tmp_path, 4, 2, 3, save_strategy="steps", save_steps=3)
+    data = [{key: record[key] for key in ("input_ids", "labels")} for record in records(24)]
+    Trainer(tiny_model(), args, train_dataset=data, data_collator=pad).train()
+    resumed = trainer(tmp_path, WEIGHTS, 6)
+    resumed.train(resume_from_checkpoint=True)
+    assert len(resumed.losses) == 6
+
+
+def test_an_empty_task_in_a_step_is_no_loss_of_0(tmp_path: Path) -> None:
+    """TLA has no state but reads the counts: all data of one task gives that task weight 1."""
+    data = [record for record in records(24) if record["task"] == "short"]
+    run = OrderedTrainer(
+        tiny_model(),
+        arguments(tmp_path, 4, 2, 2),
+        train_dataset=data,
+        data_collator=collator(),
+        weights=TLA(),
+    )
+    run.train()
+    logged = [entry for entry in run.state.log_history if "task_weight/short" in entry]
+    assert [entry["task_weight/short"] for entry in logged] == [1.0, 1.0]
+    assert not any("task_loss/long" in entry for entry in logged)

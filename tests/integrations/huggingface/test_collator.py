@@ -1,0 +1,91 @@
+"""The ids of the records, beside whatever a collator makes of them."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, default_data_collator
+
+from cotbal.integrations.huggingface import TaskCollator
+from tests.examples import check_examples
+
+RECORDS = [
+    {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "task": "b"},
+    {"input_ids": [8, 9, 10], "labels": [-100, -100, 10], "task": "a"},
+]
+
+
+def test_ids_are_int64_in_the_order_of_the_tasks() -> None:
+    batch = TaskCollator(default_data_collator, ["a", "b"])(RECORDS)
+    assert batch["cotbal_task_ids"].dtype == torch.int64
+    assert batch["cotbal_task_ids"].tolist() == [1, 0]
+    assert batch["cotbal_valid_count"] == 3
+    assert "task" not in batch
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 10]]
+    assert "task" in RECORDS[0], "the records are the dataset's own"
+
+
+def test_shifted_labels_are_what_is_counted() -> None:
+    def shard(features: Any) -> dict[str, torch.Tensor]:
+        return {"labels": torch.tensor([[-100, 6]]), "shift_labels": torch.tensor([[6, 7]])}
+
+    assert TaskCollator(shard, ["a", "b"])(RECORDS)["cotbal_valid_count"] == 2
+
+
+def test_one_id_per_segment_of_a_flattened_row() -> None:
+    batch = TaskCollator(DataCollatorWithFlattening(), ["a", "b"])(RECORDS)
+    assert batch["input_ids"].shape == (1, 6)
+    assert batch["cotbal_task_ids"].tolist() == [1, 0]
+
+
+def test_the_task_is_read_from_another_field_or_from_the_file() -> None:
+    records = [
+        {"input_ids": [1], "source": "a"},
+        {"input_ids": [2], "file": "data/b.json"},
+        {"input_ids": [3], "file": "data/b.json", "source": "a", "task": "c"},
+    ]
+    collator = TaskCollator(
+        default_data_collator, ["a", "b", "c"], field="source", file_field="file", file_tasks={"b.json": "b"}
+    )
+    batch = collator(records)
+    assert batch["cotbal_task_ids"].tolist() == [0, 1, 2]
+    assert set(batch) == {"input_ids", "cotbal_task_ids"}
+
+
+def test_records_without_tasks_make_a_batch_without_ids() -> None:
+    records = [{key: record[key] for key in ("input_ids", "labels")} for record in RECORDS]
+    assert set(TaskCollator(default_data_collator, ["a"])(records)) == {"input_ids", "labels"}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"task": "A"}, r"task: expected a known task, got 'A'; known tasks: a, b"),
+        ({"id": 7}, "record 7: expected its task in 'task'"),
+    ],
+)
+def test_an_unknown_and_a_missing_task_are_refused(record: dict[str, Any], message: str) -> None:
+    collator = TaskCollator(default_data_collator, ["a", "b"])
+    with pytest.raises(ValueError, match=message):
+        collator([RECORDS[0], {"input_ids": [1, 2, 3], "labels": [1, 2, 3], **record}])
+
+
+def test_something_that_is_no_collator_is_refused() -> None:
+    with pytest.raises(TypeError, match="collator: expected a callable that makes a batch, got list"):
+        TaskCollator([], ["a"])
+
+
+def test_it_wraps_transformers_padding_collator() -> None:
+    class Tokenizer:
+        padding_side = "right"
+        model_input_names = ("input_ids",)
+
+        def pad(self, features: Any, **_: Any) -> dict[str, torch.Tensor]:
+            return {"input_ids": torch.tensor([each["input_ids"] for each in features])}
+
+    batch = TaskCollator(DataCollatorForSeq2Seq(Tokenizer()), ["a", "b"])(RECORDS)
+    assert batch["cotbal_task_ids"].tolist() == [1, 0]
+
+
+def test_the_example_runs() -> None:
+    check_examples(TaskCollator)

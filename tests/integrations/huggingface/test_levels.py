@@ -1,0 +1,360 @@
+import copy
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from cotbal.integrations.huggingface import acceptance
+from cotbal.integrations.huggingface.levels import install_loss
+from cotbal.step_loss import StepLoss
+from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build
+from tests.integrations.huggingface.level_runs import (
+    DENOMINATOR,
+    TASK_IDS,
+    WEIGHTS,
+    difference,
+    run,
+    weighted,
+)
+
+
+def begun() -> StepLoss:
+    step_loss = StepLoss(2)
+    step_loss.begin_step(WEIGHTS, DENOMINATOR)
+    return step_loss
+
+
+def training_loss(model: nn.Module, batch: dict[str, Tensor], step_loss: StepLoss, **more: Any) -> Any:
+    with step_loss.micro_batch(TASK_IDS):
+        return model(**batch, **more)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NO_LOSS_FUNCTION])
+def test_the_linear_level_is_the_logits_level(name: str) -> None:
+    model, batch = build(name)
+    logits, linear = run(model, batch, "logits"), run(model, batch, "linear")
+    assert torch.isclose(logits.loss, weighted(logits.logits, batch["labels"]), rtol=1e-5)
+    assert difference(linear, logits) <= 1e-5
+    assert linear.logits.shape == (*batch["labels"].shape, 0)
+    assert all(gradient.any() for key, gradient in linear.gradients.items() if "head" in key)
+    # The multimodal Gemma 3 has a cap in its configuration, and none in its code.
+    assert ("softcap" in linear.installed.reason) == (name in ("Gemma2ForCausalLM", "Gemma3ForCausalLM"))
+    if "pixel_values" in batch:
+        assert any(gradient.any() for key, gradient in linear.gradients.items() if "vis" in key)
+
+
+def test_auto_says_what_goes_into_the_loss() -> None:
+    def reason(name: str) -> str:
+        installed = install_loss(build(name)[0], StepLoss(2), "auto")
+        assert installed.level == "linear"
+        return installed.reason
+
+    assert reason("LlamaForCausalLM").endswith("of a random batch agree with the logits level")
+    assert reason("Gemma2ForCausalLM").endswith("; softcap 5 inside the loss")
+    assert reason("GraniteForCausalLM").endswith("; scale 0.125 inside the loss")
+    assert reason("CohereForCausalLM").endswith("; scale 0.25 inside the loss")
+
+
+class OwnLogits(LlamaForCausalLM):
+    """Does to its logits what no configuration tells."""
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)
+        outputs.logits = outputs.logits - 0.01 * outputs.logits.square()
+        outputs["loss"] = self.loss_function(outputs.logits, labels, self.config.vocab_size)
+        return outputs
+
+
+class OwnLabels(LlamaForCausalLM):
+    """Hands other labels to its loss than it was given."""
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        return super().forward(*args, labels=None if labels is None else labels.clone(), **kwargs)
+
+
+class OwnLoss(LlamaForCausalLM):
+    """Computes its loss by itself."""
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)
+        outputs["loss"] = nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten())
+        return outputs
+
+
+class NeedsImages(LlamaForCausalLM):
+    """Does not run on a stand-in for its body."""
+
+    def forward(self, *args: Any, pixel_values: Tensor, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+def llama(cls: type[nn.Module] = LlamaForCausalLM) -> tuple[Any, dict[str, Tensor]]:
+    model, batch = build("LlamaForCausalLM")
+    other = cls(model.config)
+    other.load_state_dict(model.state_dict())
+    return other.train(), batch
+
+
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [
+        (OwnLogits, "is off by .*changes its logits in a way of its own"),
+        (OwnLabels, "changes the labels on the way"),
+        (NeedsImages, "missing 1 required keyword-only argument: 'pixel_values'"),
+    ],
+)
+def test_a_class_that_does_not_agree_is_refused_by_name(cls: type[nn.Module], why: str) -> None:
+    model, _ = llama(cls)
+    with pytest.raises(ValueError, match=f"{cls.__name__}.*{why}"):
+        install_loss(model, StepLoss(2), "linear")
+    installed = install_loss(model, StepLoss(2), "auto")
+    assert installed.level == "logits"
+    assert cls.__name__ in installed.reason
+
+
+@pytest.mark.parametrize("cls", [OwnLogits, OwnLabels])
+def test_auto_is_exact_where_linear_is_refused(cls: type[nn.Module]) -> None:
+    model, batch = llama(cls)
+    outcome = run(model, batch, "auto")
+    assert torch.isclose(outcome.loss, weighted(outcome.logits, batch["labels"]), rtol=1e-5)
+
+
+def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cap of 300 changes a logit of 1 by a part in 270 000: the check draws larger ones."""
+    model, _ = build("LlamaForCausalLM")
+    monkeypatch.setattr(acceptance, "_shapes", lambda _: iter([acceptance.LogitShape(softcap=300.0)]))
+    with pytest.raises(acceptance.NotExactError, match="is off by"):
+        acceptance.accepted_shape(model)
+
+
+def test_the_check_leaves_no_trace() -> None:
+    model, batch = build("CohereForCausalLM")
+    model.eval()
+    model.lm_head.train()
+    model(**batch).loss.backward()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    installed = install_loss(model, StepLoss(2), "linear")
+    installed.restore()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(p.grad, gradients[name]) for name, p in model.named_parameters())
+    assert [module.training for module in model.modules()] == modes
+    assert not {"forward", "_loss_function"} & (model.__dict__.keys() | model.lm_head.__dict__.keys())
+
+
+def test_the_check_needs_no_weights() -> None:
+    """As under ZeRO-3, whose parameters are empty until they are gathered."""
+    model, _ = build("Gemma2ForCausalLM")
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
+    assert install_loss(model, StepLoss(2), "linear").level == "linear"
+
+
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_outside_a_micro_batch_the_model_is_its_own(level: str) -> None:
+    model, batch = build("Gemma2ForCausalLM")
+    own = model(**batch)
+    signature = inspect.signature(model.forward)
+    installed = install_loss(model, begun(), level)
+    patched = model(**batch)
+    assert torch.equal(patched.loss, own.loss)
+    assert torch.equal(patched.logits, own.logits)
+    assert inspect.signature(model.forward) == signature
+    installed.restore()
+    assert torch.equal(model(**batch).loss, own.loss)
+    assert type(model).forward is model.forward.__func__
+
+
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_shifted_labels_and_positional_arguments(level: str) -> None:
+    model, batch = build("MistralForCausalLM")
+    expected = run(model, batch, level).loss
+    shifted = nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+    step_loss = begun()
+    install_loss(model, step_loss, level)
+    loss = training_loss(model, batch | {"labels": shifted}, step_loss, shift_labels=shifted).loss
+    assert torch.isclose(loss, expected, rtol=1e-6)
+    mask, ids, labels = (batch[name] for name in ("attention_mask", "input_ids", "labels"))
+    with step_loss.micro_batch(TASK_IDS):
+        assert torch.isclose(model(ids, mask, None, None, None, labels).loss, expected, rtol=1e-6)
+    with step_loss.micro_batch(TASK_IDS):
+        loss, *_ = model(**batch, return_dict=False)
+    assert torch.isclose(loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_bfloat16_and_autocast(level: str) -> None:
+    model, batch = build("Gemma2ForCausalLM")
+    expected = run(model, batch, level).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = run(model, batch, level)
+    half = run(model.bfloat16(), batch, level)
+    assert torch.isclose(mixed.loss, expected, rtol=2e-2)
+    assert torch.isclose(half.loss, expected, rtol=2e-2)
+    assert mixed.loss.dtype == half.loss.dtype == torch.float32
+
+
+def test_hooks_of_the_head_fire_before_its_gradient_is_made() -> None:
+    """As those do that gather a sharded head for the backward pass."""
+    model, batch = build("CohereForCausalLM")
+    fired: list[str] = []
+    model.lm_head.register_forward_hook(
+        lambda head, inputs, output: fired.append(f"view {output._is_view()}")
+    )
+    model.lm_head.register_full_backward_pre_hook(lambda *_: fired.append("head"))
+    model.lm_head.weight.register_hook(lambda _: fired.append("weight"))
+    run(model, batch, "linear")
+    assert fired == ["view False", "head", "weight"]
+
+
+def test_a_copy_of_the_model_trains_its_own_weights() -> None:
+    model, batch = build("LlamaForCausalLM")
+    step_loss = begun()
+    install_loss(model, step_loss, "linear")
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.lm_head.weight.mul_(2)
+    losses = [training_loss(each, batch, step_loss).loss for each in (model, twin)]
+    assert not torch.isclose(*losses)
+    losses[1].backward()
+    assert model.lm_head.weight.grad is None
+    assert twin.lm_head.weight.grad.any()
+
+
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_a_batch_without_labels_raises(level: str) -> None:
+    model, batch = build("LlamaForCausalLM")
+    step_loss = begun()
+    install_loss(model, step_loss, level)
+    del batch["labels"]
+    with pytest.raises(ValueError, match="labels: expected them in every training batch of LlamaForCausalLM"):
+        training_loss(model, batch, step_loss)
+
+
+def test_a_loss_that_is_not_ours_raises() -> None:
+    model, batch = llama(OwnLoss)
+    with pytest.raises(ValueError, match="OwnLoss computed no loss through its loss_function"):
+        install_loss(model, StepLoss(2), "auto")
+    step_loss = begun()
+    install_loss(model, step_loss, "logits")
+    with pytest.raises(ValueError, match="OwnLoss computed no loss through its loss_function"):
+        training_loss(model, batch, step_loss)
+
+
+def test_a_routers_auxiliary_loss_raises() -> None:
+    config = MixtralConfig(**Size().language(num_local_experts=2), output_router_logits=True)
+    model, batch = MixtralForCausalLM(config), build("LlamaForCausalLM")[1]
+    step_loss = begun()
+    install_loss(model, step_loss, "logits")
+    with pytest.raises(ValueError, match=r"MixtralForCausalLM adds to its loss.*output_router_logits=False"):
+        training_loss(model, batch, step_loss)
+    training_loss(model, batch, step_loss, output_router_logits=False)
+
+
+def test_rows_that_lm_head_does_not_see_raise() -> None:
+    model, batch = build("LlamaForCausalLM")
+    step_loss = begun()
+    install_loss(model, step_loss, "linear")
+    with pytest.raises(ValueError, match="leave logits_to_keep out"):
+        training_loss(model, batch, step_loss, logits_to_keep=3)
+
+
+def test_another_head_raises() -> None:
+    model, batch = build("LlamaForCausalLM")
+    step_loss = begun()
+    install_loss(model, step_loss, "linear")
+    model.lm_head = nn.Linear(32, 100, bias=False)
+    with pytest.raises(ValueError, match="did not call the lm_head that the loss was put into"):
+        training_loss(model, batch, step_loss)
+
+
+def quantise(model: Any) -> None:
+    model.lm_head = torch.ao.nn.quantized.dynamic.Linear(32, 100)
+
+
+def quantise_weight(model: Any) -> None:
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.to(torch.int8), requires_grad=False)
+
+
+def offload(model: Any) -> None:
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    add_hook_to_module(model.lm_head, ModelHook())
+
+
+def take_away(model: Any) -> None:
+    model.get_output_embeddings = lambda: None
+
+
+def split(model: Any) -> None:
+    model._tp_size = 2
+
+
+# Of torch, about the tensors that its own quantised layers make.
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            quantise,
+            r"quantized.dynamic.*Linear \(quantised, or with a forward of its own\).*llm_int8_skip",
+        ),
+        (quantise_weight, "lm_head.weight is a quantised Tensor of torch.int8"),
+        (offload, "lm_head's forward has been replaced.*on one device"),
+        (take_away, "LlamaForCausalLM has no output embeddings"),
+        (split, "split over tensor-parallel ranks"),
+    ],
+)
+def test_a_head_that_is_no_plain_product_is_refused(change: Any, why: str) -> None:
+    model, _ = build("LlamaForCausalLM")
+    change(model)
+    with pytest.raises(ValueError, match=f'level="linear": .*{why}'):
+        install_loss(model, StepLoss(2), "linear")
+    assert install_loss(model, StepLoss(2), "auto").level == "logits"
+
+
+def test_what_cannot_be_installed() -> None:
+    model, _ = build("LlamaForCausalLM")
+    with pytest.raises(ValueError, match="level: expected one of auto, linear, logits, got 'fused'"):
+        install_loss(model, StepLoss(2), "fused")
+    with pytest.raises(TypeError, match="expected a transformers model with a loss function, got Linear"):
+        install_loss(nn.Linear(2, 2), StepLoss(2))
+    installed = install_loss(model, StepLoss(2))
+    with pytest.raises(ValueError, match="LlamaForCausalLM already has a loss of cotbal"):
+        install_loss(model, StepLoss(2))
+    installed.restore()
+    install_loss(model, StepLoss(2))
+
+
+def test_a_loss_that_does_not_shift_is_not_replaced() -> None:
+    masked = BertForMaskedLM(BertConfig(**Size().language()))
+    with pytest.raises(ValueError, match="causal language models in BertForMaskedLM, got ForMaskedLMLoss"):
+        install_loss(masked, StepLoss(2))
+    model, _ = build("LlamaForCausalLM")
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ValueError, match="expected a decoder, got the encoder-decoder LlamaForCausalLM"):
+        install_loss(model, StepLoss(2))
+
+
+def test_a_users_own_loss_is_not_dropped() -> None:
+    model, _ = build("LlamaForCausalLM")
+    model.loss_function = lambda logits, labels, vocab_size: logits.sum()
+    with pytest.raises(ValueError, match="would be dropped: take it out first"):
+        install_loss(model, StepLoss(2))
+
+
+# Dynamo's own, on the masks of transformers 4.57.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_and_wrapped_models_are_found() -> None:
+    model, batch = build("LlamaForCausalLM")
+    expected = run(model, batch, "linear").loss
+    step_loss = begun()
+    compiled = torch.compile(model, backend="eager")
+    install_loss(compiled, step_loss, "linear")
+    assert torch.isclose(training_loss(compiled, batch, step_loss).loss, expected, rtol=1e-5)

@@ -1,0 +1,39 @@
+"""README's table of model classes says what these tests find."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.integrations.huggingface.level_cases import CASES, FROM_5
+from tests.integrations.huggingface.levels_table import HEADER, memory_ratio, support
+
+README = Path(__file__).parents[3] / "README.md"
+
+# The tiny models' peaks hang on torch's allocator and the attention that transformers chooses.
+RATIO_TOLERANCE = 0.05
+
+pytestmark = pytest.mark.skipif(not FROM_5, reason="README tells what transformers 5 does")
+
+
+def rows_of_readme() -> dict[str, tuple[str, ...]]:
+    """The cells of each row by class."""
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert "| " + " | ".join(HEADER) + " |" in lines, "paste the table that levels_table.py prints"
+    start = lines.index("| " + " | ".join(HEADER) + " |") + 2
+    table = [line for line in lines[start : start + len(CASES)] if line.startswith("|")]
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table]
+    return {row[0]: row for row in rows}
+
+
+def test_every_class_has_its_row() -> None:
+    assert list(rows_of_readme()) == list(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_row_says_what_was_found(name: str) -> None:
+    assert rows_of_readme()[name][:-1] == support(name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_memory_is_what_was_measured(name: str) -> None:
+    assert abs(float(rows_of_readme()[name][-1]) - memory_ratio(name)) <= RATIO_TOLERANCE

@@ -1,0 +1,157 @@
+"""What cannot be right is an error that says what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from cotbal.balancing import DWA
+from cotbal.integrations.huggingface import CoTBalTrainer, TaskCollator
+from tests.integrations.huggingface.training import (
+    TASKS,
+    WEIGHTS,
+    arguments,
+    collator,
+    pad,
+    records,
+    tiny_model,
+)
+
+
+def trainer(folder: Path, model: Any = None, **options: Any) -> CoTBalTrainer:
+    chosen = {"weights": WEIGHTS, "data_collator": collator(), "train_dataset": records(8)} | options
+    chosen.setdefault("args", arguments(folder))
+    return CoTBalTrainer(model or tiny_model(), **chosen)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"remove_unused_columns": True}, r"pass TrainingArguments\(remove_unused_columns=False\)"),
+        ({"label_smoothing_factor": 0.1}, "Pass label_smoothing=... to the trainer instead"),
+    ],
+)
+def test_settings(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, args=arguments(tmp_path, **options))
+
+
+def test_the_default_arguments_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="remove_unused_columns: expected False, got True"):
+        trainer(tmp_path, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+
+
+def test_several_gpus_in_one_process(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    assert args.n_gpu <= 1
+    args._n_gpu = 2
+    with pytest.raises(
+        ValueError, match=r"n_gpu: expected one GPU per process, got 2.* Launch with `torchrun`"
+    ):
+        trainer(tmp_path, args=args)
+
+
+def test_a_loss_function_of_the_trainer(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"compute_loss_func: expected None, got a function.* Leave it out"):
+        trainer(tmp_path, compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.loss)
+
+
+def test_a_model_that_takes_no_loss_arguments(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.accepts_loss_kwargs = False
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM does not .* Add \*\*kwargs to its forward"):
+        trainer(tmp_path, model)
+
+
+# PEFT reads what transformers 5 has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_prompts_that_lengthen_the_labels(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match=r"expected no PROMPT_TUNING.* use LoRA or prefix tuning"):
+        trainer(tmp_path, peft.get_peft_model(tiny_model(), config))
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    trainer(tmp_path, peft.get_peft_model(tiny_model(), config))
+
+
+def test_sequence_parallelism_of_accelerate(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate", minversion="1.12")
+
+    class Parallel(CoTBalTrainer):
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            # Given to the accelerator it would ask for its two ranks first.
+            self.accelerator.state.parallelism_config = accelerate.ParallelismConfig(cp_size=2)
+
+    options = {"weights": WEIGHTS, "data_collator": collator(), "train_dataset": records(8)}
+    try:
+        with pytest.raises(ValueError, match="hand each rank its shard with `shift_labels`"):
+            Parallel(tiny_model(), arguments(tmp_path), **options)
+    finally:
+        accelerate.state.AcceleratorState._reset_state()
+
+
+def test_a_task_without_a_weight(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tasks: no weight for task 'long'.* Add it to the weights"):
+        trainer(tmp_path, weights={"short": 1.0})
+
+
+def test_weights_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="weights: expected TaskWeights, a mapping, a path or a Weighting"):
+        trainer(tmp_path, weights=[1.0, 2.0])
+
+
+def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tasks: .* got none; pass tasks=\[\.\.\.\]"):
+        trainer(tmp_path, weights=DWA(window=2), data_collator=pad)
+    assert trainer(tmp_path, weights=DWA(window=2)).tasks == TASKS
+
+
+def test_a_training_batch_without_ids(tmp_path: Path) -> None:
+    without = trainer(
+        tmp_path, data_collator=pad, train_dataset=[record | {"task": 0} for record in records(8)]
+    )
+    with pytest.raises(
+        ValueError, match=r"cotbal_task_ids: expected .* data_collator=TaskCollator\(collator"
+    ):
+        without.train()
+
+
+def test_a_collator_that_numbers_the_tasks_otherwise(tmp_path: Path) -> None:
+    other = trainer(tmp_path, data_collator=TaskCollator(pad, TASKS[::-1]), tasks=TASKS)
+    with pytest.raises(
+        ValueError, match="tasks: expected the collator's long, short in that order, got short"
+    ):
+        other.train()
+
+
+def test_a_second_trainer_on_the_same_model(tmp_path: Path) -> None:
+    model = tiny_model()
+    first = trainer(tmp_path, model)
+    with pytest.raises(ValueError, match="already has a loss of cotbal; call restore"):
+        trainer(tmp_path, model)
+    first.installed.restore()
+    trainer(tmp_path, model)
+
+
+@pytest.mark.parametrize("missing", ["transformers", "accelerate"])
+def test_importing_it_without_its_extra_says_which(missing: str) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; import cotbal.integrations.huggingface"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    expected = f'ImportError: cotbal.integrations.huggingface needs {missing}: pip install "cotbal[hf]"'
+    assert expected in result.stderr
+
+
+def test_what_was_refused_would_have_changed_the_numbers(tmp_path: Path) -> None:
+    """Ids out of range as well: they come from a collator of one's own."""
+
+    def wrong(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return pad(features) | {"cotbal_task_ids": torch.full((len(features),), 2)}
+
+    with pytest.raises(ValueError, match=r"task_ids: expected values in 0\.\.1 at valid tokens"):
+        trainer(tmp_path, data_collator=wrong, tasks=TASKS).train()

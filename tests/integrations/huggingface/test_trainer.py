@@ -1,0 +1,244 @@
+"""One process: the Trainer's parameters are those of Eq. 2 over its windows, whatever the micro-batches."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from packaging.version import Version
+from torch import Tensor
+from transformers import DataCollatorWithFlattening, Trainer
+
+from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer, TaskCollator
+from tests.examples import check_examples
+from tests.integrations.huggingface.training import (
+    TASKS,
+    WEIGHTS,
+    InOrder,
+    OrderedTrainer,
+    Record,
+    arguments,
+    collator,
+    deviation,
+    expected,
+    ignored,
+    pad,
+    parameters,
+    records,
+    tiny_model,
+)
+
+# d = |p - p_ref| / |p_ref - p_0| in float32; a forgotten factor gives 0.1 and more.
+BOUND = 1e-5
+
+
+def trained(
+    folder: Path,
+    data: list[Record],
+    batch: int,
+    accumulation: int,
+    cls: type = OrderedTrainer,
+    make_batch: Any = None,
+    level: str = "auto",
+    model: Any = None,
+    **options: Any,
+) -> tuple[Tensor, list[float], Any]:
+    """The parameters, the loss of each step, and the trainer."""
+    args = arguments(folder, batch, accumulation, **options)
+    make_batch = make_batch or collator()
+    model = model or tiny_model()
+    trainer = cls(model, args, train_dataset=data, data_collator=make_batch, weights=WEIGHTS, level=level)
+    trainer.train()
+    micro = -(-len(data) // batch)
+    window, losses = 0.0, []
+    for index, loss in enumerate(trainer.losses):
+        window += loss.item()
+        in_epoch = index % micro + 1
+        if in_epoch % accumulation == 0 or in_epoch == micro:
+            losses.append(window)
+            window = 0.0
+    return parameters(trainer.model), losses, trainer
+
+
+def windows(data: list[Record], size: int, steps: int) -> list[list[Record]]:
+    epoch = [data[start : start + size] for start in range(0, len(data), size)]
+    return [epoch[step % len(epoch)] for step in range(steps)]
+
+
+def check(
+    outcome: tuple[Tensor, list[float], Any],
+    size: int,
+    data: list[Record],
+    clip: float = 0.0,
+    n_layers: int = 2,
+) -> None:
+    actual, losses, _ = outcome
+    model = tiny_model(n_layers)
+    start = parameters(model)
+    reference, reference_losses = expected(model, windows(data, size, 5), WEIGHTS, clip)
+    assert deviation(actual, reference, start) <= BOUND
+    # In float32; a loss is about 8.
+    assert losses == pytest.approx(reference_losses, rel=2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (4, 2), (1, 8)])
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_micro_batches_of_any_size_train_as_one(
+    tmp_path: Path, batch: int, accumulation: int, level: str
+) -> None:
+    data = records(24)
+    check(trained(tmp_path, data, batch, accumulation, level=level), 8, data)
+
+
+def test_the_tasks_matter() -> None:
+    """The data is such that other weights lead elsewhere; else nothing above would mean anything."""
+    data, model, other = records(24), tiny_model(), tiny_model()
+    start = parameters(model)
+    weighted, losses = expected(model, windows(data, 8, 5), WEIGHTS)
+    plain, plain_losses = expected(other, windows(data, 8, 5), dict.fromkeys(TASKS, 1.0))
+    assert deviation(plain, weighted, start) > 1e4 * BOUND
+    assert abs(losses[0] / plain_losses[0] - 1) > 0.05
+
+
+def test_a_short_last_window(tmp_path: Path) -> None:
+    """11 records, 2 to a micro-batch, 3 micro-batches to a window: the second is of 2 and 2 and 1."""
+    data = records(11)
+    outcome = trained(tmp_path, data, 2, 3)
+    assert len(outcome[2].losses) == 15
+    check(outcome, 6, data)
+
+
+def test_micro_batches_and_steps_with_nothing_to_train_on(tmp_path: Path) -> None:
+    data = records(24)
+    data[2:4] = map(ignored, data[2:4])
+    # All of the second step.
+    data[8:16] = map(ignored, data[8:16])
+    outcome = trained(tmp_path, data, 2, 4)
+    assert outcome[1][1] == 0
+    check(outcome, 8, data)
+
+
+def test_clipping_sees_the_gradient_of_the_step(tmp_path: Path) -> None:
+    data = records(24)
+    outcome = trained(tmp_path, data, 2, 4, max_grad_norm=1.0)
+    norms = [entry["grad_norm"] for entry in outcome[2].state.log_history if "grad_norm" in entry]
+    assert min(norms) > 1.1, "the clipping hardly bites"
+    check(outcome, 8, data, clip=1.0)
+
+
+@pytest.mark.parametrize("flash", [False, True])
+@pytest.mark.parametrize("n_layers", [0, 2])
+def test_packed_rows_train_as_padded_ones(tmp_path: Path, flash: bool, n_layers: int) -> None:
+    """Segments are told by position_ids that restart, or by cu_seq_lens."""
+    if n_layers and Version(transformers.__version__) < Version("4.56"):
+        pytest.skip("before 4.56 attention keeps segments apart with flash-attn alone")
+    data = records(24)
+    flatten = TaskCollator(
+        DataCollatorWithFlattening(return_flash_attn_kwargs=flash, separator_id=5), TASKS, count_valid=False
+    )
+    outcome = trained(tmp_path, data, 4, 2, make_batch=flatten, model=tiny_model(n_layers))
+    check(outcome, 8, data, n_layers=n_layers)
+
+
+class AddsNothing(Trainer):
+    """A user's trainer that calls its parent."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class ByItself(Trainer):
+    """A user's trainer that calls the model."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        self.calls = getattr(self, "calls", 0) + 1
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+class SaysItIsAMean(AddsNothing):
+    """The Trainer of transformers 5.19 and newer would divide its loss by the accumulation."""
+
+    loss_is_scaled_for_ga = False
+
+
+@pytest.mark.parametrize("own", [AddsNothing, ByItself, SaysItIsAMean])
+def test_trainers_of_ones_own(tmp_path: Path, own: type) -> None:
+    mixed = type("Mixed", (InOrder, CoTBalMixin, own), {})
+    data = records(24)
+    outcome = trained(tmp_path, data, 4, 2, cls=mixed)
+    assert outcome[2].calls == 10
+    check(outcome, 8, data)
+
+
+class PastTheModel(Trainer):
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        logits = model(input_ids=inputs["input_ids"]).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"].flatten())
+
+
+def test_a_loss_past_the_models_own_is_refused(tmp_path: Path) -> None:
+    mixed = type("Mixed", (InOrder, CoTBalMixin, PastTheModel), {})
+    with pytest.raises(ValueError, match="labels: expected them in every training batch of LlamaForCausalLM"):
+        trained(tmp_path, records(8), 4, 2, cls=mixed)
+
+
+def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
+    data = records(12)
+    without_tasks = [{key: record[key] for key in ("input_ids", "labels")} for record in data]
+    args = arguments(tmp_path, steps=1, per_device_eval_batch_size=5)
+    plain = Trainer(tiny_model(), args, data_collator=pad)
+    ours = CoTBalTrainer(tiny_model(), args, data_collator=collator(), weights=WEIGHTS, train_dataset=data)
+    theirs = plain.evaluate(without_tasks)["eval_loss"]
+    for dataset in (data, without_tasks):
+        assert ours.evaluate(dataset)["eval_loss"] == theirs
+    outputs = plain.predict(without_tasks), ours.predict(data)
+    assert (outputs[0].predictions == outputs[1].predictions).all()
+    assert outputs[1].predictions.shape[-1] == 48
+    prompt = {"input_ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(plain.model.generate(**prompt), ours.model.generate(**prompt))
+    # During training as well.
+    eval_args = arguments(tmp_path, steps=2, eval_strategy="steps", eval_steps=1)
+    trainer = CoTBalTrainer(
+        tiny_model(),
+        eval_args,
+        data_collator=collator(),
+        weights=WEIGHTS,
+        train_dataset=data,
+        eval_dataset=data,
+    )
+    trainer.train()
+    logged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert logged[-1] == trainer.evaluate()["eval_loss"]
+    trainer.installed.restore()
+    assert logged[-1] == trainer.evaluate()["eval_loss"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_a_compiled_model_is_not_traced_anew_for_each_batch(tmp_path: Path, level: str) -> None:
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        check(trained(tmp_path, records(24), 2, 4, level=level, **options), 8, records(24))
+
+
+def test_a_model_made_by_model_init_has_the_loss(tmp_path: Path) -> None:
+    trainer = OrderedTrainer(
+        args=arguments(tmp_path, 8),
+        model_init=lambda: tiny_model(),
+        train_dataset=records(24),
+        data_collator=collator(),
+        weights=WEIGHTS,
+    )
+    trainer.train()
+    check((parameters(trainer.model), [loss.item() for loss in trainer.losses], trainer), 8, records(24))
+
+
+@pytest.mark.parametrize("documented", [CoTBalMixin, CoTBalTrainer])
+def test_every_example_runs(documented: type) -> None:
+    check_examples(documented)

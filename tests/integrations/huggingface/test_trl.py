@@ -1,0 +1,102 @@
+"""TRL's SFTTrainer with the mixin: it trains by Eq. 2 and evaluates as ever."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+from cotbal.integrations.huggingface import CoTBalMixin, TaskCollator
+from tests.integrations.huggingface.training import (
+    LEARNING_RATE,
+    TASKS,
+    VOCABULARY,
+    WEIGHTS,
+    InOrder,
+    collator,
+    deviation,
+    expected,
+    parameters,
+    records,
+    tiny_model,
+)
+
+trl = pytest.importorskip("trl")
+datasets = pytest.importorskip("datasets")
+# TRL's own default is what transformers 5 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+
+
+class SFT(InOrder, CoTBalMixin, trl.SFTTrainer):
+    pass
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
+    model = Tokenizer(WordLevel(words, unk_token="</s>"))
+    model.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="</s>")
+
+
+def sft(folder: Path, cls: type = SFT, **options: Any) -> Any:
+    args = trl.SFTConfig(
+        str(folder),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_steps=5,
+        learning_rate=LEARNING_RATE,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=True,
+        bf16=False,
+        average_tokens_across_devices=True,
+        dataset_num_proc=None,
+    )
+    return cls(
+        tiny_model(),
+        args,
+        train_dataset=datasets.Dataset.from_list(records(24)),
+        processing_class=tokenizer(),
+        **options,
+    )
+
+
+def check(trainer: Any) -> None:
+    trainer.train()
+    data, model = records(24), tiny_model()
+    start = parameters(model)
+    windows = [data[:8], data[8:16], data[16:]]
+    reference, losses = expected(model, [*windows, *windows[:2]], WEIGHTS)
+    assert deviation(parameters(trainer.model), reference, start) <= 1e-5
+    pairs = zip(trainer.losses[::2], trainer.losses[1::2], strict=True)
+    assert [float(a + b) for a, b in pairs] == pytest.approx(losses, rel=2e-6)
+
+
+def test_sft_trainer_trains_by_the_whole_steps_loss(tmp_path: Path) -> None:
+    check(sft(tmp_path, weights=WEIGHTS, data_collator=collator()))
+
+
+def test_sft_trainers_own_collator_may_be_wrapped_afterwards(tmp_path: Path) -> None:
+    trainer = sft(tmp_path, weights=WEIGHTS, tasks=TASKS)
+    trainer.data_collator = TaskCollator(trainer.data_collator, TASKS)
+    check(trainer)
+
+
+def test_sft_trainer_evaluates_as_ever(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_list(records(10))
+    plain = sft(tmp_path, trl.SFTTrainer)
+    ours = sft(tmp_path, weights=WEIGHTS, tasks=TASKS)
+    ours.data_collator = TaskCollator(ours.data_collator, TASKS)
+    theirs, mine = plain.evaluate(data.remove_columns("task")), ours.evaluate(data)
+    measured = [key for key in theirs if not key.endswith(("time", "per_second"))]
+    assert "eval_loss" in measured
+    assert [mine[key] for key in measured] == [theirs[key] for key in measured]

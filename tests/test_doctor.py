@@ -1,0 +1,186 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import CohereConfig, CohereForCausalLM
+
+from cotbal.doctor import compare, devices, load_batch, load_model, packages, random_batch, versions
+from cotbal.doctor.engine import compare_under_deepspeed
+from cotbal.integrations.huggingface import levels
+from cotbal.integrations.huggingface.loss_position import LogitShape
+from tests.integrations.huggingface.level_cases import Size, build
+
+ZERO = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": 1.0,
+    "bf16": {"enabled": "auto"},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
+}
+
+
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_both_levels_agree_with_the_models_own_loss(level: str) -> None:
+    model = load_model()
+    found = compare(model, random_batch(model), level)
+    assert found.agrees
+    assert found.level == level
+    own, ones, by_hand, weighted = found.passes
+    assert own.loss == pytest.approx(ones.loss, rel=1e-6)
+    assert by_hand.loss == pytest.approx(weighted.loss, rel=1e-6)
+    # Weights that move nothing would compare nothing.
+    assert abs(weighted.gradient_norm / ones.gradient_norm - 1) > 0.05
+    assert all(each.milliseconds > 0 and each.peak_mib > 0.5 for each in found.passes)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_linear_level_needs_less_memory() -> None:
+    model = load_model()
+    own, ones, *_ = compare(model, random_batch(model), "linear").passes
+    assert ones.peak_mib < 0.8 * own.peak_mib
+
+
+def test_a_wrong_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale of the logits left out, as if the check at install time had passed it."""
+    monkeypatch.setattr(levels, "accepted_shape", lambda _: LogitShape())
+    model, batch = build("CohereForCausalLM")
+    found = compare(model, batch)
+    assert not found.agrees
+    assert found.passes[1].gradient_error > 0.1
+
+
+def test_a_loss_that_is_not_a_number_is_seen() -> None:
+    model = load_model()
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.nan
+    assert not compare(model, random_batch(model), "logits").agrees
+
+
+@pytest.mark.parametrize("name", ["LlavaForConditionalGeneration", "Gemma3ForConditionalGeneration"])
+def test_a_batch_of_ones_own(name: str, tmp_path: Path) -> None:
+    model, batch = build(name)
+    save_file(batch | {"cotbal_task_ids": torch.tensor([1, 0])}, tmp_path / "batch.safetensors")
+    assert compare(model, load_batch(tmp_path / "batch.safetensors")).agrees
+    random = random_batch(model)
+    assert not (random["input_ids"] == Size().image).any()
+    assert compare(model, random).agrees
+
+
+def test_a_batch_without_labels_is_refused(tmp_path: Path) -> None:
+    save_file({"input_ids": torch.ones(2, 3)}, tmp_path / "batch.safetensors")
+    with pytest.raises(ValueError, match="with labels, got input_ids; write it with safetensors"):
+        load_batch(tmp_path / "batch.safetensors")
+
+
+def test_bfloat16() -> None:
+    model = load_model().bfloat16()
+    found = compare(model, random_batch(model))
+    assert found.agrees
+    assert found.tolerance == 2e-2
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    config = CohereConfig(**Size().language(num_hidden_layers=3), tie_word_embeddings=False)
+    CohereForCausalLM(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+# PEFT 0.21 reads what transformers 5.23 renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_models_from_a_folder_a_configuration_and_an_adapter(saved: Path, tmp_path: Path) -> None:
+    whole = load_model(saved)
+    assert isinstance(whole, CohereForCausalLM)
+    assert whole.training
+    assert whole.config.num_hidden_layers == 3
+    random = load_model(saved / "config.json")
+    assert random.config.num_hidden_layers == 2
+    adapted = peft.get_peft_model(whole, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"]))
+    adapted.peft_config["default"].base_model_name_or_path = str(saved)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    found = compare(load_model(tmp_path / "adapter"), random_batch(whole))
+    assert found.agrees
+    assert found.level == "logits"
+    assert "modules_to_save" in found.reason
+
+
+def test_models_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not downloaded"):
+        load_model("llava-hf/llava-1.5-7b-hf")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "llava_llama"}))
+    with pytest.raises(ValueError, match=r"model type 'llava_llama'.*cotbal\.patch"):
+        load_model(file)
+    file.write_text(json.dumps({"model_type": "llama", "architectures": ["MyLlama"]}))
+    with pytest.raises(ValueError, match=r"expected a class of transformers in config\.json, got 'MyLlama'"):
+        load_model(file)
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **found: str) -> dict[str, Any]:
+    """What `packages` says of an environment with these versions and no others."""
+    by_name = {name.replace("_", "-"): version for name, version in found.items()}
+    monkeypatch.setattr(versions, "_version", by_name.get)
+    return {each.name: each for each in packages()}
+
+
+def test_versions_of_this_environment() -> None:
+    found = {each.name: each for each in packages()}
+    assert found["torch"].installed == torch.__version__
+    assert not any(each.problem for each in found.values())
+    assert all(devices())
+
+
+def test_what_is_too_old_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = installed(monkeypatch, torch="2.10.0", transformers="4.51.3", peft="0.9")
+    assert not found["torch"].problem
+    assert 'pip install --upgrade "transformers>=4.52"' in found["transformers"].problem
+    assert found["peft"].problem
+    assert found["accelerate"].installed is None
+    assert not found["accelerate"].problem
+    assert "llava" not in found
+
+
+def test_llavas_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = installed(monkeypatch, torch="2.1.2", transformers="4.37.2", llava="1.2.2.post1")
+    assert "upgrade torch first, reinstall flash-attn" in found["llava"].problem
+    assert found["torch"].problem
+    found = installed(monkeypatch, torch="2.13.0", transformers="4.37.2", llava_torch="1.2.2.post1")
+    assert not any(each.problem for each in found.values())
+    found = installed(monkeypatch, torch="2.13.0", transformers="5.1", llava="1.2.2.post1")
+    assert "needs transformers 4.37.2" in found["llava"].problem
+
+
+def test_the_least_versions_are_those_of_the_package() -> None:
+    lines = ["torch>=2.4", 'transformers>=4.52; extra == "hf"', 'transformers>=5; extra == "demo"', "x[y]"]
+    assert versions.least_versions(lines) == {"torch": "2.4", "transformers": "4.52"}
+
+
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.full), 3])
+def test_under_deepspeeds_engine(stage: int, tmp_path: Path) -> None:
+    # Every parameter is split, be it as small as here.
+    split = (
+        {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": "auto"} if stage == 3 else {}
+    )
+    config = tmp_path / "zero.json"
+    config.write_text(json.dumps(ZERO | {"zero_optimization": {"stage": stage, **split}}))
+    found = compare_under_deepspeed(config)
+    assert found.agrees
+    assert found.level == "linear"
+    model = load_model()
+    plain = compare(model, random_batch(model))
+    for under_engine, alone in zip(found.passes, plain.passes, strict=True):
+        assert under_engine.loss == pytest.approx(alone.loss, rel=1e-5)
+        assert under_engine.gradient_norm == pytest.approx(alone.gradient_norm, rel=1e-5)
+
+
+@pytest.mark.full
+def test_an_engine_that_does_not_start_says_why(tmp_path: Path) -> None:
+    config = tmp_path / "zero.json"
+    config.write_text(json.dumps({"zero_optimization": {"stage": 7}}))
+    with pytest.raises(ValueError, match="the check under DeepSpeed failed"):
+        compare_under_deepspeed(config)

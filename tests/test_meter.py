@@ -1,0 +1,41 @@
+"""What the meter reads: means over the tokens of several steps, not means of the steps' means."""
+
+import pytest
+import torch
+
+from cotbal import TaskStats
+from cotbal.meter import TaskMeter
+from tests.examples import check_examples
+
+
+def sums(loss: list[float], tokens: list[int], correct: list[int]) -> TaskStats:
+    return TaskStats(torch.tensor(loss), torch.tensor(tokens), torch.tensor(correct))
+
+
+def test_it_reads_means_over_the_tokens_and_starts_anew() -> None:
+    meter = TaskMeter(["a", "b", "c"])
+    meter.add(sums([6.0, 1.0, 0.0], [2, 10, 0], [1, 5, 0]), torch.tensor([0.5, 1.0, 1.5]))
+    meter.add(sums([1.0, 0.0, 0.0], [6, 0, 0], [3, 0, 0]), torch.tensor([1.5, 0.0, 0.5]))
+    assert meter.read() == {
+        "task_loss/a": 7 / 8,
+        "task_accuracy/a": 0.5,
+        "task_tokens/a": 8,
+        "task_weight/a": 1.0,
+        "task_loss/b": pytest.approx(0.1),
+        "task_accuracy/b": 0.5,
+        "task_tokens/b": 10,
+        "task_weight/b": 0.5,
+        # A task that did not occur has no loss: 0 would be one.
+        "task_tokens/c": 0,
+        "task_weight/c": 1.0,
+    }
+    assert meter.read() == {}
+
+
+def test_another_number_of_tasks_is_refused() -> None:
+    with pytest.raises(ValueError, match="sums: expected one for each of 2 tasks, got 3"):
+        TaskMeter(["a", "b"]).add(sums([0.0] * 3, [0] * 3, [0] * 3), torch.ones(3))
+
+
+def test_the_example_runs() -> None:
+    check_examples(TaskMeter)

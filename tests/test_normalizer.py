@@ -1,0 +1,111 @@
+"""The counts of a step, its one collective, and the factor that undoes what a stack does afterwards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cotbal import TaskStats
+from cotbal.normalizer import StepNormalizer, loss_factor, task_token_counts
+from tests.examples import check_examples
+from tests.ranks import Ranks
+
+LABELS = torch.tensor([[5, 2, -100], [7, -100, 4], [1, 1, 1]])
+IDS = torch.tensor([0, 2, 0])
+
+
+def test_counts_leave_out_ignored_labels_and_the_first_when_shifted() -> None:
+    assert task_token_counts(LABELS, IDS, 4).tolist() == [5, 0, 2, 0]
+    assert task_token_counts(LABELS, IDS, 4, shift=True).tolist() == [3, 0, 1, 0]
+    per_token = torch.tensor([[0, 3, 0], [2, 2, 1], [0, 0, 0]])
+    assert task_token_counts(LABELS, per_token, 4, shift=True).tolist() == [2, 1, 0, 1]
+    assert task_token_counts(LABELS, IDS, 4).dtype == torch.int64
+
+
+def test_another_label_is_ignored_when_told() -> None:
+    assert task_token_counts(LABELS, IDS, 3, ignore_index=1).tolist() == [3, 0, 3]
+
+
+def test_token_weights_are_summed_in_float64() -> None:
+    weights = torch.tensor([[9.0, 0.5, 9.0], [9.0, 9.0, 0.25], [9.0, 1.0, 2.0]])
+    counts = task_token_counts(LABELS, IDS, 3, token_weights=weights, shift=True)
+    assert counts.dtype == torch.float64
+    assert counts.tolist() == [3.5, 0.0, 0.25]
+    # 2^24 + 1 is lost in float32.
+    many = torch.ones(1, 3)
+    many[0, 0] = 2.0**24
+    assert task_token_counts(
+        torch.ones(1, 3, dtype=torch.int64), torch.tensor([0]), 1, token_weights=many
+    ) == (2**24 + 2)
+
+
+def test_wrong_ids_and_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"task_ids: expected values in 0\.\.1 at valid tokens"):
+        task_token_counts(LABELS, IDS, 2)
+    with pytest.raises(ValueError, match="task_ids: expected the labels' shape"):
+        task_token_counts(LABELS, torch.tensor([0, 1]), 3)
+    with pytest.raises(ValueError, match="token_weights: expected the labels' shape"):
+        task_token_counts(LABELS, IDS, 3, token_weights=torch.ones(3))
+    # An id where nothing is trained on may be anything.
+    per_token = IDS[:, None].repeat(1, 3).masked_fill(LABELS == -100, -1)
+    assert task_token_counts(LABELS, per_token, 3).tolist() == [5, 0, 2]
+
+
+def test_a_window_is_the_sum_of_its_micro_batches_and_starts_anew() -> None:
+    normalizer = StepNormalizer(3)
+    for row in range(3):
+        normalizer.add(LABELS[row : row + 1], IDS[row : row + 1])
+    totals = normalizer.total()
+    assert totals.counts.tolist() == [3.0, 0.0, 1.0]
+    assert totals.counts.dtype == torch.float64
+    assert totals.previous is None
+    assert normalizer.total().counts.tolist() == [0.0, 0.0, 0.0]
+
+
+def _rank_totals(rank: int, replicas: int) -> tuple[list[float], list[list[float]], list[list[float]]]:
+    """Rank 0 has two micro-batches, rank 1 a longer one, rank 2 none."""
+    normalizer = StepNormalizer(3, replicas=replicas)
+    if rank == 0:
+        normalizer.add(LABELS[:1], IDS[:1])
+        normalizer.add(LABELS[1:2], IDS[1:2])
+    if rank == 1:
+        normalizer.add(torch.ones(2, 9, dtype=torch.int64), torch.tensor([1, 0]))
+    count = torch.tensor([rank, 1, 0])
+    previous = TaskStats(count.double() / 4, count, count // 2)
+    totals = normalizer.total(previous)
+    assert totals.previous is not None
+    alone = normalizer.sums(previous)
+    return (
+        totals.counts.tolist(),
+        [each.tolist() for each in totals.previous],
+        [each.tolist() for each in alone],
+    )
+
+
+def test_one_collective_sums_counts_and_the_step_before(tmp_path: Path) -> None:
+    ranks = Ranks(3, tmp_path)
+    try:
+        for replicas, share in ((1, 1.0), (3, 1 / 3)):
+            for counts, previous, alone in ranks.run(_rank_totals, [0, 1, 2], [replicas] * 3):
+                assert counts == pytest.approx([9 * share, 8 * share, 1 * share])
+                expected = [[0.75, 0.75, 0.0], [3.0, 3.0, 0.0], [1.0, 0.0, 0.0]]
+                for sums in (previous, alone):
+                    assert sums == [pytest.approx([value * share for value in row]) for row in expected]
+    finally:
+        ranks.stop()
+
+
+def test_the_factor_of_each_stack() -> None:
+    assert loss_factor("torch", ranks=4, accumulation=2) == 4
+    assert loss_factor("transformers>=4.52", ranks=8, replicas=2, accumulation=4) == 4
+    assert loss_factor("transformers==4.37.2", ranks=4, accumulation=2) == 8
+    with pytest.raises(ValueError, match="stack: expected one of torch, "):
+        loss_factor("jax", ranks=1)
+    with pytest.raises(ValueError, match="replicas: expected a divisor of the 4 ranks, got 3"):
+        loss_factor("torch", ranks=4, replicas=3)
+
+
+@pytest.mark.parametrize("documented", [StepNormalizer, loss_factor, task_token_counts])
+def test_every_example_runs(documented: Any) -> None:
+    check_examples(documented)

@@ -1,0 +1,136 @@
+"""Micro-batches under the denominator of their step: their sum is the loss of the whole batch."""
+
+import pytest
+import torch
+
+import cotbal
+from cotbal.normalizer import StepNormalizer
+from cotbal.step_loss import StepLoss
+from tests.examples import check_examples
+from tests.tolerances import assert_close
+
+WEIGHTS = torch.tensor([0.25, 4.0, 1.0])
+
+
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, head, labels and ids in float64; the third sample has no valid label."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(5, 9, 6, generator=generator, dtype=torch.float64)
+    head = torch.randn(11, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 11, (5, 9), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.4] = -100
+    labels[:, 0], labels[2] = 3, -100
+    return hidden.requires_grad_(), head.requires_grad_(), labels, torch.tensor([0, 1, 1, 2, 0])
+
+
+def begun(labels: torch.Tensor, ids: torch.Tensor, shift: bool = True, **options: float) -> StepLoss:
+    step_loss, normalizer = StepLoss(3, **options), StepNormalizer(3)
+    normalizer.add(labels, ids, shift=shift)
+    step_loss.begin_step(WEIGHTS, WEIGHTS.double() @ normalizer.total().counts)
+    return step_loss
+
+
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_micro_batches_add_up_to_the_whole_batch(level: str) -> None:
+    hidden, head, labels, ids = batch()
+    options = {"label_smoothing": 0.1, "z_loss": 1e-3}
+    whole, stats = cotbal.gtw_cross_entropy(
+        hidden @ head.t(), labels, ids, WEIGHTS, shift=True, softcap=5.0, return_stats=True, **options
+    )
+    expected = torch.autograd.grad(whole, (hidden, head))
+    step_loss = begun(labels, ids, **options)
+    losses = []
+    # The second micro-batch has no valid label.
+    for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        with step_loss.micro_batch(ids[rows]):
+            if level == "logits":
+                loss = step_loss.on_logits(hidden[rows] @ head.t(), labels[rows], softcap=5.0)
+            else:
+                loss = step_loss.on_hidden(hidden[rows], head, labels[rows], softcap=5.0)
+        loss.backward()
+        losses.append(loss.detach())
+    assert losses[1] == 0
+    assert_close(sum(losses), whole, 1e-6)
+    for leaf, gradient in zip((hidden, head), expected, strict=True):
+        assert_close(leaf.grad, gradient, 1e-6)
+    sums = step_loss.take_sums()
+    assert_close(sums.loss_sum, stats.loss_sum, 1e-12)
+    assert sums.token_count.tolist() == stats.token_count.tolist()
+    assert sums.correct_count.tolist() == stats.correct_count.tolist()
+    assert step_loss.take_sums().token_count.tolist() == [0, 0, 0]
+
+
+def test_a_bias_and_labels_that_are_shifted_already() -> None:
+    hidden, head, labels, ids = batch()
+    bias = torch.linspace(-1, 1, 11, dtype=torch.float64)
+    whole = cotbal.gtw_cross_entropy(hidden @ head.t() + bias, labels, ids, WEIGHTS, shift=True)
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    step_loss = begun(shifted, ids, shift=False)
+    with step_loss.micro_batch(ids):
+        assert_close(step_loss.on_hidden(hidden, head, shifted, bias=bias, shift=False), whole, 1e-6)
+    with step_loss.micro_batch(ids, valid_count=45):
+        logits = hidden @ head.t() + bias
+        assert_close(step_loss.on_logits(logits, shifted, shift=False), whole, 1e-6)
+
+
+def test_a_step_without_a_valid_token_is_0_with_its_graph() -> None:
+    hidden, head, labels, ids = batch()
+    labels = torch.full_like(labels, -100)
+    step_loss = begun(labels, ids)
+    with step_loss.micro_batch(ids):
+        loss = step_loss.on_hidden(hidden, head, labels)
+    loss.backward()
+    assert loss == 0
+    assert not hidden.grad.any()
+
+
+def test_it_is_active_within_a_micro_batch_only() -> None:
+    hidden, head, labels, ids = batch()
+    step_loss = begun(labels, ids)
+    assert not step_loss.is_active
+    with pytest.raises(ValueError, match="outside of `micro_batch`"):
+        step_loss.on_hidden(hidden, head, labels)
+    with step_loss.micro_batch(ids):
+        assert step_loss.is_active
+        step_loss.on_hidden(hidden, head, labels)
+    assert not step_loss.is_active
+    # An error of the model goes through, and leaves nothing behind.
+    with pytest.raises(ValueError, match="hidden"), step_loss.micro_batch(ids):
+        step_loss.on_hidden(hidden[..., :3], head, labels)
+    assert not step_loss.is_active
+
+
+def test_what_cannot_be_right_is_refused() -> None:
+    _, _, labels, ids = batch()
+    with pytest.raises(ValueError, match="expected begin_step"), StepLoss(3).micro_batch(ids):
+        pass
+    step_loss = begun(labels, ids)
+    with pytest.raises(ValueError, match="one micro-batch at a time"):  # noqa: SIM117
+        with step_loss.micro_batch(ids), step_loss.micro_batch(ids):
+            pass
+    with pytest.raises(ValueError, match="before the step's micro-batches"), step_loss.micro_batch(ids):
+        step_loss.begin_step(WEIGHTS, torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"weights: expected the shape \(3,\), got \(2,\)"):
+        step_loss.begin_step(WEIGHTS[:2], torch.tensor(1.0))
+    with pytest.raises(ValueError, match="denominator: expected a 0-d tensor"):
+        step_loss.begin_step(WEIGHTS, torch.ones(1))
+    with pytest.raises(ValueError, match="n_tasks: expected at least 1"):
+        StepLoss(0)
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_loss_that_is_called_not_once_is_refused(calls: int) -> None:
+    hidden, head, labels, ids = batch()
+    step_loss = begun(labels, ids)
+
+    def model() -> None:
+        with step_loss.micro_batch(ids):
+            for _ in range(calls):
+                step_loss.on_hidden(hidden, head, labels)
+
+    with pytest.raises(RuntimeError, match=f"called its loss {calls} times"):
+        model()
+
+
+def test_the_example_runs() -> None:
+    check_examples(StepLoss)
