@@ -28,6 +28,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt setup.py
 	  echo "expected Python 3.11 or newer, got $$($(PYTHON) --version); try: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@# Its build imports torch, so it cannot be isolated; none of its own kernels is built.
+	@DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation deepspeed
 	@touch $@
 
 # A Triton newer than torch's, whose compiler alone is used. torch is $(VENV)'s: the kernels' files import it.
@@ -75,7 +77,7 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@echo "== making $(RIVALS) (the rivals: once, a few minutes)"
 	@test -x $(RIVALS)/bin/python || $(PYTHON) -m venv $(RIVALS)
 	@$(RIVALS)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" \
-	  accelerate==1.15.0 datasets==5.2.0 einops==0.8.2 wheel psutil ninja
+	  einops==0.8.2 psutil ninja
 	@$(RIVALS)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/requirements-rivals.txt
 	@FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE $(RIVALS)/bin/python -m pip download --quiet --no-deps \
 	  --no-build-isolation --no-binary :all: --dest $(RIVALS)/dl flash-attn==2.8.3
