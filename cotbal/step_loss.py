@@ -53,6 +53,7 @@ class StepLoss:
         self.impl, self.memory_budget = impl, memory_budget
         self._weights: Tensor | None = None
         self._denominator: Tensor | None = None
+        self._loss_scale: Tensor | None = None
         self._task_ids: Tensor | None = None
         self._valid_count: int | None = None
         self._calls = 0
@@ -63,13 +64,16 @@ class StepLoss:
         """Whether a micro-batch is running: the loss position then computes this loss, not the model's."""
         return self._task_ids is not None
 
-    def begin_step(self, weights: Tensor, denominator: Tensor) -> None:
+    def begin_step(self, weights: Tensor, denominator: Tensor, loss_scale: Tensor | None = None) -> None:
         """Sets the constants of the step.
 
         Args:
             weights: (N,) float32, finite and >= 0, on the device of the loss.
             denominator: 0-d float32 or float64, the whole step's weighted count over the factor k
                 (`cotbal.normalizer.loss_factor`); 0 where no token of the step has any weight.
+            loss_scale: 0-d float32 > 0, what the loss is multiplied by before the backward pass: that of a
+                `GradScaler`. The gradient is formed in the forward pass, and float16 would round it to 0
+                there; under the scale it is what the scaler wants. The loss itself comes unscaled.
 
         Raises:
             ValueError: shapes that cannot be right, or called within a micro-batch.
@@ -80,7 +84,8 @@ class StepLoss:
             raise ValueError(f"weights: expected the shape ({self.n_tasks},), got {tuple(weights.shape)}")
         if denominator.ndim != 0:
             raise ValueError(f"denominator: expected a 0-d tensor, got the shape {tuple(denominator.shape)}")
-        self._weights, self._denominator = weights.detach().float(), denominator.detach()
+        self._weights, self._loss_scale = weights.detach().float(), loss_scale
+        self._denominator = denominator.detach() if loss_scale is None else denominator.detach() / loss_scale
         # Not in the micro-batch: a compiled model would be traced anew where the sums begin.
         if self._sums is None:
             self._sums = self._zeros()
@@ -205,4 +210,4 @@ class StepLoss:
         sums = self._zeros() if self._sums is None else self._sums
         self._sums = TaskStats(*(old + new for old, new in zip(sums, stats, strict=True)))
         self._calls += 1
-        return loss
+        return loss if self._loss_scale is None else loss / self._loss_scale

@@ -7,7 +7,7 @@ import cotbal
 from cotbal.normalizer import StepNormalizer
 from cotbal.step_loss import StepLoss
 from tests.examples import check_examples
-from tests.tolerances import assert_close
+from tests.tolerances import RELATIVE, assert_close
 
 WEIGHTS = torch.tensor([0.25, 4.0, 1.0])
 
@@ -58,6 +58,36 @@ def test_micro_batches_add_up_to_the_whole_batch(level: str) -> None:
     assert sums.token_count.tolist() == stats.token_count.tolist()
     assert sums.correct_count.tolist() == stats.correct_count.tolist()
     assert step_loss.take_sums().token_count.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_a_loss_scale_reaches_the_gradient_before_it_is_rounded(level: str) -> None:
+    """A step of 10^6 tokens: without the scale every entry but the labels' is 0 in float16."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(64, 16, generator=generator).half().requires_grad_()
+    head = torch.randn(512, 16, generator=generator).half().div(4).requires_grad_()
+    labels, ids = torch.randint(512, (64,), generator=generator), torch.arange(64) % 3
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    scale, denominator = scaler.scale(torch.ones(())), torch.tensor(1e6)
+    step_loss = StepLoss(3)
+    step_loss.begin_step(WEIGHTS, denominator, scale)
+    logits = (hidden.float() @ head.float().t()).half().detach().requires_grad_()
+    with step_loss.micro_batch(ids):
+        if level == "logits":
+            loss = step_loss.on_logits(logits, labels, shift=False)
+        else:
+            loss = step_loss.on_hidden(hidden, head, labels, shift=False)
+    scaler.scale(loss).backward()
+
+    leaves = [logits] if level == "logits" else [hidden, head]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    z = exact[0] if level == "logits" else exact[0] @ exact[1].t()
+    losses = torch.nn.functional.cross_entropy(z, labels, reduction="none")
+    expected = (losses * WEIGHTS[ids]).sum() / denominator
+    assert_close(loss, expected, 1e-3 if level == "logits" else 1e-5)
+    for leaf, gradient in zip(leaves, torch.autograd.grad(expected * scale, exact), strict=True):
+        assert_close(leaf.grad, gradient, RELATIVE[torch.float16])
+    assert (logits.grad != 0).float().mean() > 0.9 if level == "logits" else hidden.grad.any()
 
 
 def test_a_bias_and_labels_that_are_shifted_already() -> None:

@@ -192,7 +192,7 @@ class CoTBalMixin(_Base):
         factor = loss_factor(
             "transformers>=4.52", ranks=self.accelerator.num_processes, replicas=self.normalizer.replicas
         )
-        self.step_loss.begin_step(self._step_weights, denominator / factor)
+        self.step_loss.begin_step(self._step_weights, denominator / factor, _loss_scale(self))
         self._has_open_step = True
         return denominator
 
@@ -265,6 +265,18 @@ def _tensor_parallel(trainer: Any) -> int:
     if hasattr(trainer, "get_tp_size"):
         return trainer.get_tp_size()
     return getattr(trainer.model, "_tp_size", None) or 1
+
+
+def _loss_scale(trainer: Any) -> Tensor | None:
+    """What the loss of an fp16 run is multiplied by before its backward pass, 0-d float32; else None."""
+    one = torch.ones((), device=trainer.args.device)
+    scaler = trainer.accelerator.scaler
+    if scaler is not None:
+        return scaler.scale(one)
+    wrapped = getattr(trainer.accelerator, "deepspeed_engine_wrapped", None)
+    if wrapped is not None and wrapped.engine.fp16_enabled():
+        return one * float(wrapped.engine.optimizer.loss_scale)
+    return None
 
 
 def _is_sft_trainer(trainer: object) -> bool:

@@ -127,6 +127,23 @@ def test_clipping_sees_the_gradient_of_the_step(tmp_path: Path) -> None:
     check(outcome, 8, data, clip=1.0)
 
 
+class ScaledTrainer(OrderedTrainer):
+    """As with fp16=True, which asks for a GPU: accelerate scales the loss and unscales the gradients."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+
+
+def test_a_loss_scaler_changes_nothing(tmp_path: Path) -> None:
+    """Its scale, which grows, is folded into the step's denominator and taken out of the loss."""
+    data = records(24)
+    outcome = trained(tmp_path, data, 4, 2, cls=ScaledTrainer)
+    check(outcome, 8, data)
+    assert outcome[2].accelerator.scaler.get_scale() == 2.0**14
+    assert outcome[2].step_loss._loss_scale == 2.0**14
+
+
 @pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize("n_layers", [0, 2])
 def test_packed_rows_train_as_padded_ones(tmp_path: Path, flash: bool, n_layers: int) -> None:
