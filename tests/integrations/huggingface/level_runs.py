@@ -49,14 +49,17 @@ def weighted(logits: Tensor, labels: Tensor) -> Tensor:
 def difference(actual: Run, expected: Run) -> float:
     """The largest error of loss and gradients, each relative to its largest entry.
 
-    A gradient that is 0 but for rounding (a bias of attention's keys, which softmax cancels) is compared with
-    a thousandth of the model's largest.
+    A gradient that is 0 but for rounding (a bias of attention's keys, which softmax cancels) must be so in
+    both: below a millionth of the model's largest.
     """
     assert actual.gradients.keys() == expected.gradients.keys()
-    floor = 1e-3 * max(gradient.abs().max().item() for gradient in expected.gradients.values())
+    zero = 1e-6 * max(gradient.abs().max().item() for gradient in expected.gradients.values())
     pairs = [(actual.gradients[name], expected.gradients[name]) for name in expected.gradients]
-    return max(_relative(actual.loss, expected.loss, 0.0), *(_relative(a, e, floor) for a, e in pairs))
+    return max(_relative(actual.loss, expected.loss, 0.0), *(_relative(a, e, zero) for a, e in pairs))
 
 
-def _relative(actual: Tensor, expected: Tensor, floor: float) -> float:
-    return (actual - expected).abs().max().item() / max(expected.abs().max().item(), floor)
+def _relative(actual: Tensor, expected: Tensor, zero: float) -> float:
+    largest = expected.abs().max().item()
+    if largest <= zero:
+        return 0.0 if actual.abs().max().item() <= zero else float("inf")
+    return (actual - expected).abs().max().item() / largest

@@ -14,7 +14,7 @@ from cotbal.doctor.measure import peak_mib
 from tests.integrations.huggingface.level_cases import CASES, Size, build
 from tests.integrations.huggingface.level_runs import difference, run
 
-HEADER = ("class", "linear", "logits", "why", "peak memory ratio")
+HEADER = ("class", "linear", "logits", "why", "peak MiB, linear / logits")
 TOLERANCE = 1e-5
 
 # The logits are what takes the memory, as in training: V / D is 64 here, 30 or more in the models themselves.
@@ -32,14 +32,19 @@ def support(name: str) -> tuple[str, str, str, str]:
     return name, _exact(difference(auto, logits)), "exact", _why(auto.installed.reason)
 
 
-def memory_ratio(name: str) -> float:
-    """The peak memory of a run at the linear level over that at the logits level."""
+def peaks(name: str) -> tuple[float, float]:
+    """The peak memory of a run at the linear level and at the logits level, in MiB."""
     model, batch = build(name, _SIZE, _VALID)
     linear, logits = (
         peak_mib(lambda level=level: run(model, batch, level), torch.device("cpu"))
         for level in ("linear", "logits")
     )
-    return linear / logits
+    return linear, logits
+
+
+def in_words(linear: float, logits: float) -> str:
+    """The cell of a table."""
+    return f"{linear:.1f} / {logits:.1f}"
 
 
 def markdown(rows: list[tuple[str, ...]]) -> str:
@@ -59,4 +64,4 @@ def _why(reason: str) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown([(*support(name), f"{memory_ratio(name):.2f}") for name in CASES]))
+    print(markdown([(*support(name), in_words(*peaks(name))) for name in CASES]))

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.integrations.huggingface.level_cases import CASES, FROM_5
-from tests.integrations.huggingface.levels_table import HEADER, memory_ratio, support
+from tests.integrations.huggingface.levels_table import HEADER, peaks, support
 
 README = Path(__file__).parents[3] / "README.md"
 
 # The tiny models' peaks hang on torch's allocator and the attention that transformers chooses.
-RATIO_TOLERANCE = 0.05
+TOLERANCE = 0.15
 
 pytestmark = pytest.mark.skipif(not FROM_5, reason="README tells what transformers 5 does")
 
@@ -36,4 +36,5 @@ def test_a_row_says_what_was_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_memory_is_what_was_measured(name: str) -> None:
-    assert abs(float(rows_of_readme()[name][-1]) - memory_ratio(name)) <= RATIO_TOLERANCE
+    said, found = rows_of_readme()[name][-1].split(" / "), peaks(name)
+    assert [float(peak) for peak in said] == pytest.approx(found, rel=TOLERANCE)
