@@ -85,7 +85,6 @@ class CoTBalMixin(_Base):
         self.step_loss = StepLoss(
             len(self.tasks), label_smoothing=label_smoothing, z_loss=z_loss, memory_budget=memory_budget
         )
-        self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
         self._level, self._step_weights, self._is_predicting = level, torch.empty(0), False
         self._start()
         self._install(self.model)
@@ -93,10 +92,11 @@ class CoTBalMixin(_Base):
         # The loss is that of the whole window; older versions ask model_accepts_loss_kwargs, checked above.
         self.loss_is_scaled_for_ga = True
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
+        # Not in `train`: auto_find_batch_size starts again within it.
         self._start()
-        return super().train(*args, **kwargs)
+        return super()._inner_training_loop(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """The trainer's, after checking that the collator numbers the tasks as the weights do.
@@ -176,6 +176,8 @@ class CoTBalMixin(_Base):
     def _start(self) -> None:
         self.weighting.bind(self.tasks, self.args.device)
         self.meter = TaskMeter(self.tasks)
+        # What a training that failed has left in them would count in the first step.
+        self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
         self.step_loss.take_sums()
         self._has_open_step = False
 
