@@ -130,7 +130,7 @@ def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         acceptance.accepted_shape(model)
 
 
-def test_the_check_leaves_no_trace() -> None:
+def test_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = build("CohereForCausalLM")
     model.eval()
     model.lm_head.train()
@@ -138,10 +138,12 @@ def test_the_check_leaves_no_trace() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     modes = [module.training for module in model.modules()]
-    state = torch.get_rng_state()
+    state, seeds = torch.get_rng_state(), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     installed = install_loss(model, StepLoss(2), "linear")
     installed.restore()
     assert torch.equal(torch.get_rng_state(), state)
+    assert not seeds, "the generators of GPUs were seeded"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(p.grad, gradients[name]) for name, p in model.named_parameters())
     assert [module.training for module in model.modules()] == modes
