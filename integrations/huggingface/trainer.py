@@ -3,6 +3,8 @@
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -65,6 +67,7 @@ class CoTBalMixin(_Base):
     """
 
     _has_open_step: bool
+    data_collator: Any
 
     def __init__(
         self,
@@ -104,20 +107,27 @@ class CoTBalMixin(_Base):
         Raises:
             ValueError: it does not.
         """
+        dispatches = self.accelerator.dispatch_batches
+        if dispatches is None:
+            dispatches = isinstance(self.train_dataset, IterableDataset)
         collator = self.data_collator
-        if isinstance(collator, TaskCollator):
-            if collator.tasks != self.tasks:
-                raise ValueError(
-                    f"tasks: expected the collator's {', '.join(collator.tasks)} in that order, got "
-                    f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
-                )
-            dispatches = self.accelerator.dispatch_batches
-            if dispatches is None:
-                dispatches = isinstance(self.train_dataset, IterableDataset)
-            if dispatches:
-                # The main process cuts such batches up for the others: they can hold tensors only.
-                collator.count_valid = False
-        return super().get_train_dataloader()
+        if isinstance(collator, TaskCollator) and collator.tasks != self.tasks:
+            raise ValueError(
+                f"tasks: expected the collator's {', '.join(collator.tasks)} in that order, got "
+                f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
+            )
+        with self._tensors_alone() if dispatches else nullcontext():
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """The trainer's; its batches hold tensors only."""
+        with self._tensors_alone():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """The trainer's; its batches hold tensors only."""
+        with self._tensors_alone():
+            return super().get_test_dataloader(*args, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -172,6 +182,21 @@ class CoTBalMixin(_Base):
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
         self.flush()
         return self.meter.read()
+
+    @contextmanager
+    def _tensors_alone(self) -> Iterator[None]:
+        """The loaders made inside get batches without the count of labels, which is a number of the host.
+
+        Where the main process cuts its batches up for the others, they can hold tensors only.
+        """
+        own = self.data_collator
+        if isinstance(own, TaskCollator):
+            self.data_collator = copy(own)
+            self.data_collator.count_valid = False
+        try:
+            yield
+        finally:
+            self.data_collator = own
 
     def _start(self) -> None:
         self.weighting.bind(self.tasks, self.args.device)

@@ -82,11 +82,12 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
     n_layers, weights = options.pop("n_layers", 2), options.pop("weights", WEIGHTS)
     make_batch = TaskCollator(Shards(rank), TASKS) if options.pop("shards", False) else collator()
     dataset = Stream(data) if options.pop("stream", False) else data
-    resume = options.pop("resume", False)
+    resume, evaluated = options.pop("resume", False), options.pop("evaluated", None)
     trainer = OrderedTrainer(
         tiny_model(n_layers),
         arguments(folder, ddp_backend="gloo", **options),
         train_dataset=dataset,
+        eval_dataset=None if evaluated is None else Stream(evaluated),
         data_collator=make_batch,
         weights=weights,
     )
@@ -97,6 +98,7 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
         "losses": [loss.item() for loss in trainer.losses],
         "logged": [entry for entry in trainer.state.log_history if "task_tokens/short" in entry],
         "state": trainer.weighting.state_dict(),
+        "eval_losses": [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry],
         "world": trainer.accelerator.num_processes,
     }
 
@@ -169,6 +171,17 @@ def test_batches_that_the_main_process_cuts_up(two: Ranks, tmp_path: Path, optio
 
 
 FILLS = {"input_ids": 0, "labels": -100}
+
+
+def test_a_stream_is_evaluated_on(two: Ranks, tmp_path: Path) -> None:
+    data = records(24)
+    evaluated = [record for record in records(72) if len(record["input_ids"]) == 7][:4]
+    options = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 1}
+    outcomes = run(two, tmp_path, data, batch=2, accumulation=2, evaluated=evaluated, **options)
+    check(outcomes, by(data, 8, 5))
+    losses = outcomes[0]["eval_losses"]
+    assert len(set(losses)) == 5
+    assert losses == outcomes[1]["eval_losses"]
 
 
 def test_sums_are_those_of_all_ranks_and_go_on_after_a_resume(two: Ranks, tmp_path: Path) -> None:
