@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 
 from cotbal._calls import TaskStats
 from cotbal.balancing import StaticWeights, Weighting
@@ -67,6 +68,7 @@ class CoTBalMixin(_Base):
     """
 
     _has_open_step: bool
+    _held: list[Any]
     data_collator: Any
 
     def __init__(
@@ -136,7 +138,12 @@ class CoTBalMixin(_Base):
 
         The step's weights are computed here, from the sums of the steps before and the counts of this one.
         """
-        batches = list(islice(epoch_iterator, num_batches))
+        batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
+        self._held = []
+        if len(batches) < num_batches and not has_length(self.callback_handler.train_dataloader):
+            # At the end of a stream the Trainer makes no step of a short window: its gradients would go into
+            # the next epoch's first step, under a denominator of their own.
+            self._held, batches = batches, []
         return batches, self._begin_step(batches) if batches else None
 
     def compute_loss(
@@ -204,7 +211,7 @@ class CoTBalMixin(_Base):
         # What a training that failed has left in them would count in the first step.
         self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
         self.step_loss.take_sums()
-        self._has_open_step = False
+        self._has_open_step, self._held = False, []
 
     def _begin_step(self, batches: list[Any]) -> Tensor:
         for batch in batches:

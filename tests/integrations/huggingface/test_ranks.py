@@ -12,7 +12,6 @@ from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from packaging.version import Version
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from cotbal.balancing import DWA
 from cotbal.integrations.huggingface import TaskCollator
@@ -21,6 +20,7 @@ from tests.integrations.huggingface.training import (
     WEIGHTS,
     OrderedTrainer,
     Record,
+    Stream,
     arguments,
     collator,
     deviation,
@@ -41,16 +41,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
     yield ranks
     ranks.stop()
-
-
-class Stream(IterableDataset):
-    """Records that come one by one, so that the main process reads them for all."""
-
-    def __init__(self, data: list[Record]) -> None:
-        self.data = data
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.data)
 
 
 class Shards:
