@@ -39,6 +39,24 @@ def test_both_levels_agree_with_the_models_own_loss(level: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, seeds = torch.get_rng_state(), []
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "manual_seed_all", seeds.append)
+        model = load_model()
+        assert not seeds, "the generators of GPUs were seeded"
+    compare(model, random_batch(model))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_batch_with_nothing_to_train_on_is_refused() -> None:
+    model = load_model()
+    batch = random_batch(model)
+    batch["labels"][:, 1:] = -100
+    with pytest.raises(ValueError, match="batch: expected labels to train on"):
+        compare(model, batch)
+
+
 def test_the_linear_level_needs_less_memory() -> None:
     model = load_model()
     own, ones, *_ = compare(model, random_batch(model), "linear").passes

@@ -114,7 +114,8 @@ def compare(
 ) -> Comparison:
     """Run one batch through the model with its own loss and with ours.
 
-    Gradients that the model holds are dropped; parameters stay, and so does the loss that it had.
+    Gradients that the model holds are dropped; parameters and the random state stay, and so does the loss
+    that it had.
 
     Args:
         model: a transformers model, PEFT's model of one included, on the device that it trains on.
@@ -123,7 +124,8 @@ def compare(
         runner: an engine around the model; without one the model is called as it is.
 
     Raises:
-        ValueError: the loss cannot be put into this model; the message says why.
+        ValueError: the loss cannot be put into this model, or the batch has nothing to train on; the message
+            says why.
 
     Example:
         >>> from cotbal.doctor import compare, load_model, random_batch
@@ -136,12 +138,17 @@ def compare(
     runner = runner or Plain(model)
     device = next(model.parameters()).device
     inputs = {key: value.to(device) for key, value in batch.items() if not key.startswith("cotbal_")}
+    if not (inputs["labels"][:, 1:] != -100).any():
+        raise ValueError("batch: expected labels to train on, got -100 alone behind each row's first token")
     step_loss = StepLoss(2)
     installed = install_loss(model, step_loss, level)
+    check = _Check(runner, inputs, step_loss)
     try:
-        check = _Check(runner, inputs, step_loss)
-        own = check.pair("the model's own loss", lambda: runner(**inputs).loss, "ours, all weights 1", _ONES)
-        by_hand = check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            own = check.pair(
+                "the model's own loss", lambda: runner(**inputs).loss, "ours, all weights 1", _ONES
+            )
+            by_hand = check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
     finally:
         installed.restore()
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())

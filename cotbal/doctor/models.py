@@ -125,7 +125,8 @@ def _class(config: Any) -> Any:
 
 def _random(config: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        # Not torch.manual_seed: it would seed the GPUs' generators, which nothing here puts back.
+        torch.default_generator.manual_seed(0)
         return _class(config)(config)
 
 

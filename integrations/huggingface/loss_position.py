@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cotbal.step_loss import StepLoss
+from csrc_triton.checks import require
 
 
 class NoLossFunctionError(ValueError):
@@ -172,13 +173,21 @@ class LossPosition:
         loss = (
             self._from_head(current, logits, labels)
             if self.heads
-            else self._from_logits(logits, labels, shifted)
+            else self._from_logits(current, logits, labels)
         )
         current.returned, current.version = loss, loss._version
         return loss
 
-    def _from_logits(self, logits: Tensor, labels: Tensor, shifted: Tensor | None) -> Tensor:
-        return self.step_loss.on_logits(logits, labels.to(logits.device), shift=shifted is None)
+    def _from_logits(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels is not current.labels:
+            # A class may copy them, not change them: the denominator counted those of the batch.
+            expected = f"{self.name}: expected the labels of the batch in its loss_function"
+            if labels.shape != current.labels.shape:
+                shapes = f"{tuple(current.labels.shape)}, got {tuple(labels.shape)}"
+                raise ValueError(f"{expected}, of the shape {shapes}; the denominator counts the batch's")
+            differ = labels != current.labels.to(labels.device)
+            require(~differ.any(), f"{expected}; positions that it changes", differ.sum())
+        return self.step_loss.on_logits(logits, labels.to(logits.device), shift=current.shift)
 
     def _from_head(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:
         if current.in_head is None:

@@ -3,6 +3,8 @@
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 
 from cotbal._calls import TaskStats
 from cotbal.balancing import StaticWeights, Weighting
@@ -65,6 +68,8 @@ class CoTBalMixin(_Base):
     """
 
     _has_open_step: bool
+    _held: list[Any]
+    data_collator: Any
 
     def __init__(
         self,
@@ -85,7 +90,6 @@ class CoTBalMixin(_Base):
         self.step_loss = StepLoss(
             len(self.tasks), label_smoothing=label_smoothing, z_loss=z_loss, memory_budget=memory_budget
         )
-        self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
         self._level, self._step_weights, self._is_predicting = level, torch.empty(0), False
         self._start()
         self._install(self.model)
@@ -93,10 +97,11 @@ class CoTBalMixin(_Base):
         # The loss is that of the whole window; older versions ask model_accepts_loss_kwargs, checked above.
         self.loss_is_scaled_for_ga = True
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
+        # Not in `train`: auto_find_batch_size starts again within it.
         self._start()
-        return super().train(*args, **kwargs)
+        return super()._inner_training_loop(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """The trainer's, after checking that the collator numbers the tasks as the weights do.
@@ -104,20 +109,27 @@ class CoTBalMixin(_Base):
         Raises:
             ValueError: it does not.
         """
+        dispatches = self.accelerator.dispatch_batches
+        if dispatches is None:
+            dispatches = isinstance(self.train_dataset, IterableDataset)
         collator = self.data_collator
-        if isinstance(collator, TaskCollator):
-            if collator.tasks != self.tasks:
-                raise ValueError(
-                    f"tasks: expected the collator's {', '.join(collator.tasks)} in that order, got "
-                    f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
-                )
-            dispatches = self.accelerator.dispatch_batches
-            if dispatches is None:
-                dispatches = isinstance(self.train_dataset, IterableDataset)
-            if dispatches:
-                # The main process cuts such batches up for the others: they can hold tensors only.
-                collator.count_valid = False
-        return super().get_train_dataloader()
+        if isinstance(collator, TaskCollator) and collator.tasks != self.tasks:
+            raise ValueError(
+                f"tasks: expected the collator's {', '.join(collator.tasks)} in that order, got "
+                f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
+            )
+        with self._tensors_alone() if dispatches else nullcontext():
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """The trainer's; its batches hold tensors only."""
+        with self._tensors_alone():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """The trainer's; its batches hold tensors only."""
+        with self._tensors_alone():
+            return super().get_test_dataloader(*args, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -126,7 +138,12 @@ class CoTBalMixin(_Base):
 
         The step's weights are computed here, from the sums of the steps before and the counts of this one.
         """
-        batches = list(islice(epoch_iterator, num_batches))
+        batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
+        self._held = []
+        if len(batches) < num_batches and not has_length(self.callback_handler.train_dataloader):
+            # At the end of a stream the Trainer makes no step of a short window: its gradients would go into
+            # the next epoch's first step, under a denominator of their own.
+            self._held, batches = batches, []
         return batches, self._begin_step(batches) if batches else None
 
     def compute_loss(
@@ -173,11 +190,28 @@ class CoTBalMixin(_Base):
         self.flush()
         return self.meter.read()
 
+    @contextmanager
+    def _tensors_alone(self) -> Iterator[None]:
+        """The loaders made inside get batches without the count of labels, which is a number of the host.
+
+        Where the main process cuts its batches up for the others, they can hold tensors only.
+        """
+        own = self.data_collator
+        if isinstance(own, TaskCollator):
+            self.data_collator = copy(own)
+            self.data_collator.count_valid = False
+        try:
+            yield
+        finally:
+            self.data_collator = own
+
     def _start(self) -> None:
         self.weighting.bind(self.tasks, self.args.device)
         self.meter = TaskMeter(self.tasks)
+        # What a training that failed has left in them would count in the first step.
+        self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
         self.step_loss.take_sums()
-        self._has_open_step = False
+        self._has_open_step, self._held = False, []
 
     def _begin_step(self, batches: list[Any]) -> Tensor:
         for batch in batches:

@@ -115,3 +115,57 @@ def test_an_empty_task_in_a_step_is_no_loss_of_0(tmp_path: Path) -> None:
     logged = [entry for entry in run.state.log_history if "task_weight/short" in entry]
     assert [entry["task_weight/short"] for entry in logged] == [1.0, 1.0]
     assert not any("task_loss/long" in entry for entry in logged)
+
+
+class RunsOutOfMemory(OrderedTrainer):
+    """In its second step, once."""
+
+    has_memory = False
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        if len(self.losses) == 3 and not self.has_memory:
+            self.has_memory = True
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss
+
+
+def test_a_smaller_batch_after_running_out_of_memory_starts_afresh(tmp_path: Path) -> None:
+    def run(cls: type[OrderedTrainer], batch: int, folder: str, **options: Any) -> Any:
+        args = arguments(tmp_path / folder, batch, 2, 4, **options)
+        made = cls(
+            tiny_model(),
+            args,
+            train_dataset=records(24),
+            data_collator=collator(),
+            weights=DWA(window=1),
+        )
+        made.train()
+        made.flush()
+        return made
+
+    failed = run(RunsOutOfMemory, 4, "failed", auto_find_batch_size=True)
+    smaller = run(OrderedTrainer, failed._train_batch_size, "smaller")
+    assert failed.has_memory
+    assert failed.weighting.step == smaller.weighting.step == 4
+    tokens = [
+        [entry[f"task_tokens/{name}"] for entry in each.state.log_history if "task_loss/short" in entry]
+        for each in (failed, smaller)
+        for name in WEIGHTS
+    ]
+    assert tokens[:2] == tokens[2:]
+    # The parameters went on from where the first attempt left them.
+    assert weights_of(failed)[:2] == weights_of(smaller)[:2] == [[1.0, 1.0]] * 2
+
+
+def test_a_batch_that_was_refused_counts_nowhere(tmp_path: Path) -> None:
+    data = records(8)
+    broken = [*data[:4], *({key: r[key] for key in ("input_ids", "labels")} for r in data[4:])]
+    again, fresh = trainer(tmp_path, WEIGHTS, 1), trainer(tmp_path, WEIGHTS, 1)
+    again.train_dataset = broken
+    with pytest.raises(ValueError, match="cotbal_task_ids"):
+        again.train()
+    again.train_dataset = fresh.train_dataset = data
+    again.train()
+    fresh.train()
+    assert torch.equal(parameters(again.model), parameters(fresh.model))

@@ -75,6 +75,29 @@ class OwnLabels(LlamaForCausalLM):
         return super().forward(*args, labels=None if labels is None else labels.clone(), **kwargs)
 
 
+class FewerLabels(LlamaForCausalLM):
+    """Takes labels away that the step's denominator has counted."""
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        labels = None if labels is None else labels.index_fill(1, torch.tensor([-1]), -100)
+        return super().forward(*args, labels=labels, **kwargs)
+
+
+class CutLabels(LlamaForCausalLM):
+    """Hands fewer positions to its loss than there are labels."""
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        labels = None if labels is None else labels[:, 1:]
+        return super().forward(*args, labels=labels, logits_to_keep=slice(1, None), **kwargs)
+
+
+class SwallowsShifted(LlamaForCausalLM):
+    """Does not hand shift_labels on to its loss."""
+
+    def forward(self, *args: Any, shift_labels: Tensor | None = None, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
 class OwnLoss(LlamaForCausalLM):
     """Computes its loss by itself."""
 
@@ -122,6 +145,28 @@ def test_auto_is_exact_where_linear_is_refused(cls: type[nn.Module]) -> None:
     assert torch.isclose(outcome.loss, weighted(outcome.logits, batch["labels"]), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("cls", "why"), [(FewerLabels, "positions that it changes, got"), (CutLabels, "of the shape")]
+)
+def test_labels_that_the_denominator_did_not_count_raise(cls: type[nn.Module], why: str) -> None:
+    model, batch = llama(cls)
+    with pytest.raises(ValueError, match=f"{cls.__name__}: expected the labels of the batch .*{why}"):
+        run(model, batch, "auto")
+
+
+def test_shifted_labels_that_a_class_swallows_are_not_shifted_twice() -> None:
+    model, batch = llama(SwallowsShifted)
+    expected = run(model, batch, "logits").loss
+    shifted = nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+    step_loss = begun()
+    install_loss(model, step_loss, "logits")
+    # As the trainer fills a batch in that has the one alone.
+    loss = training_loss(model, batch | {"labels": shifted}, step_loss, shift_labels=shifted).loss
+    assert torch.isclose(loss, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="expected the labels of the batch"):
+        training_loss(model, batch, step_loss, shift_labels=shifted)
+
+
 def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cap of 300 changes a logit of 1 by a part in 270 000: the check draws larger ones."""
     model, _ = build("LlamaForCausalLM")
@@ -130,7 +175,7 @@ def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         acceptance.accepted_shape(model)
 
 
-def test_the_check_leaves_no_trace() -> None:
+def test_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = build("CohereForCausalLM")
     model.eval()
     model.lm_head.train()
@@ -138,10 +183,12 @@ def test_the_check_leaves_no_trace() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     modes = [module.training for module in model.modules()]
-    state = torch.get_rng_state()
+    state, seeds = torch.get_rng_state(), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     installed = install_loss(model, StepLoss(2), "linear")
     installed.restore()
     assert torch.equal(torch.get_rng_state(), state)
+    assert not seeds, "the generators of GPUs were seeded"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(p.grad, gradients[name]) for name, p in model.named_parameters())
     assert [module.training for module in model.modules()] == modes

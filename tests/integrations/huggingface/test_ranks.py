@@ -12,7 +12,6 @@ from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from packaging.version import Version
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from cotbal.balancing import DWA
 from cotbal.integrations.huggingface import TaskCollator
@@ -21,6 +20,7 @@ from tests.integrations.huggingface.training import (
     WEIGHTS,
     OrderedTrainer,
     Record,
+    Stream,
     arguments,
     collator,
     deviation,
@@ -41,16 +41,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
     yield ranks
     ranks.stop()
-
-
-class Stream(IterableDataset):
-    """Records that come one by one, so that the main process reads them for all."""
-
-    def __init__(self, data: list[Record]) -> None:
-        self.data = data
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.data)
 
 
 class Shards:
@@ -82,11 +72,12 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
     n_layers, weights = options.pop("n_layers", 2), options.pop("weights", WEIGHTS)
     make_batch = TaskCollator(Shards(rank), TASKS) if options.pop("shards", False) else collator()
     dataset = Stream(data) if options.pop("stream", False) else data
-    resume = options.pop("resume", False)
+    resume, evaluated = options.pop("resume", False), options.pop("evaluated", None)
     trainer = OrderedTrainer(
         tiny_model(n_layers),
         arguments(folder, ddp_backend="gloo", **options),
         train_dataset=dataset,
+        eval_dataset=None if evaluated is None else Stream(evaluated),
         data_collator=make_batch,
         weights=weights,
     )
@@ -97,6 +88,7 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
         "losses": [loss.item() for loss in trainer.losses],
         "logged": [entry for entry in trainer.state.log_history if "task_tokens/short" in entry],
         "state": trainer.weighting.state_dict(),
+        "eval_losses": [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry],
         "world": trainer.accelerator.num_processes,
     }
 
@@ -169,6 +161,17 @@ def test_batches_that_the_main_process_cuts_up(two: Ranks, tmp_path: Path, optio
 
 
 FILLS = {"input_ids": 0, "labels": -100}
+
+
+def test_a_stream_is_evaluated_on(two: Ranks, tmp_path: Path) -> None:
+    data = records(24)
+    evaluated = [record for record in records(72) if len(record["input_ids"]) == 7][:4]
+    options = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 1}
+    outcomes = run(two, tmp_path, data, batch=2, accumulation=2, evaluated=evaluated, **options)
+    check(outcomes, by(data, 8, 5))
+    losses = outcomes[0]["eval_losses"]
+    assert len(set(losses)) == 5
+    assert losses == outcomes[1]["eval_losses"]
 
 
 def test_sums_are_those_of_all_ranks_and_go_on_after_a_resume(two: Ranks, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.integrations.huggingface.training import (
     InOrder,
     OrderedTrainer,
     Record,
+    Stream,
     arguments,
     collator,
     deviation,
@@ -107,6 +108,20 @@ def test_a_short_last_window(tmp_path: Path) -> None:
     outcome = trained(tmp_path, data, 2, 3)
     assert len(outcome[2].losses) == 15
     check(outcome, 6, data)
+
+
+def test_a_window_across_the_end_of_a_stream(tmp_path: Path) -> None:
+    """The Trainer steps once 4 micro-batches of 2 are there, and the stream ends after 6 of them."""
+    data, model = records(12), tiny_model()
+    start = parameters(model)
+    args = arguments(tmp_path, 2, 4, steps=4)
+    trainer = CoTBalTrainer(
+        tiny_model(), args, train_dataset=Stream(data), data_collator=collator(), weights=WEIGHTS
+    )
+    trainer.train()
+    reference, _ = expected(model, [data[:8], data[8:] + data[:4], data[4:], data[:8]], WEIGHTS)
+    assert trainer.state.global_step == 4
+    assert deviation(parameters(trainer.model), reference, start) <= BOUND
 
 
 def test_micro_batches_and_steps_with_nothing_to_train_on(tmp_path: Path) -> None:

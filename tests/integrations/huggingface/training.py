@@ -1,12 +1,12 @@
 """A tiny model, records of uneven tasks and lengths, and what Eq. 2 leads to, in plain torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import IterableDataset, SequentialSampler
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from cotbal.integrations.huggingface import CoTBalTrainer, TaskCollator
@@ -98,6 +98,16 @@ def arguments(folder: Path, batch: int = 4, accumulation: int = 1, steps: int = 
         **options,
     }
     return TrainingArguments(str(folder), **chosen)
+
+
+class Stream(IterableDataset):
+    """Records that come one by one, so that the main process reads them for all."""
+
+    def __init__(self, data: list[Record]) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.data)
 
 
 class InOrder:
