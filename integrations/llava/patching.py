@@ -1,5 +1,6 @@
 """LLaVA's own dataset, collator and trainer with the balanced loss: what `cotbal.patch()` puts in."""
 
+import weakref
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -8,10 +9,8 @@ from cotbal.balancing import StaticWeights, Weighting, stated_tasks
 from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS
 from cotbal.integrations.llava.records import TaskRecords, replace_data_classes
-from cotbal.integrations.llava.training import LLaVATraining
+from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
 from cotbal.replacements import Replacements
-
-_TRAINING = "cotbal_training"
 
 
 class LLaVAPatch:
@@ -40,19 +39,16 @@ class LLaVAPatch:
         file_tasks = tasks if isinstance(tasks, Mapping) else None
         names = None if isinstance(tasks, Mapping) else tasks
         self.records = TaskRecords(stated_tasks(names, self.weighting), file_tasks)
-        self.trainings: list[LLaVATraining] = []
+        # Its trainers keep them: a patch holds no model that nobody else holds.
+        self._trainings: weakref.WeakSet[LLaVATraining] = weakref.WeakSet()
+        self._levels: list[str] = []
         self._replaced = Replacements()
         replace_data_classes(train_module, self.records, self._replaced)
         self._replace_trainer(train_module.LLaVATrainer)
 
     def describe(self) -> list[str]:
         """A line on each thing that was changed."""
-        lines = [f"replaced {', '.join(self._replaced.names)}"]
-        lines += [
-            f"{each.position.name}: {each.position.level} level, {each.position.reason}"
-            for each in self.trainings
-        ]
-        return lines
+        return [f"replaced {', '.join(self._replaced.names)}", *self._levels]
 
     def restore(self) -> None:
         """Gives the classes the very attributes that they had, and trainers and models their own code.
@@ -62,8 +58,8 @@ class LLaVAPatch:
         """
         self._replaced.check()
         self._replaced.undo()
-        while self.trainings:
-            self.trainings.pop().restore()
+        for training in list(self._trainings):
+            training.restore()
 
     def _replace_trainer(self, trainer_class: type) -> None:
         own = {name: getattr(trainer_class, name) for name in _HOOKS}
@@ -73,8 +69,10 @@ class LLaVAPatch:
             training = LLaVATraining(
                 trainer, self.records.tasks, self.weighting, self.level, self.denominator
             )
-            trainer.__dict__[_TRAINING] = training
-            self.trainings.append(training)
+            trainer.__dict__[ATTRIBUTE] = training
+            self._trainings.add(training)
+            position = training.position
+            self._levels.append(f"{position.name}: {position.level} level, {position.reason}")
 
         def inner_training_loop(trainer: Any, *args: Any, **kwargs: Any) -> Any:
             with _training(trainer).running():
@@ -132,7 +130,7 @@ _HOOKS = (
 
 
 def _training(trainer: Any) -> LLaVATraining:
-    found = trainer.__dict__.get(_TRAINING)
+    found = trainer.__dict__.get(ATTRIBUTE)
     if found is None:
         raise ValueError("LLaVATrainer: expected one constructed after cotbal.patch(), got an older one")
     return found

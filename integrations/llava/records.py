@@ -19,7 +19,6 @@ _ITEM = "cotbal_task_id"
 FIELDS = ("task", "channel", "source")
 # Where the file that a record came from is noted while the data is read.
 FILE = "cotbal_file"
-_NAMED = 5
 
 
 class TaskRecords:
@@ -56,17 +55,18 @@ class TaskRecords:
             ValueError: records without a task, or of one that is not known, with the first of them.
         """
         self.counts = Counter()
-        unknown: list[str] = []
+        unknown: list[tuple[object, str]] = []
         for record in records:
             name = self.task(record)
             self.counts[name] += 1
             if self._stated is not None and name not in self._stated.names:
-                unknown.append(f"record {record.get('id')!r}: {name!r}")
+                unknown.append((record.get("id"), name))
         if self._stated is not None and unknown:
-            first = unknown_task(unknown[0].split(": ", 1)[1].strip("'"), self._stated.names)
+            identity, name = unknown[0]
             raise ValueError(
-                f"data: {len(unknown)} of {len(records)} records have a task without a weight, first "
-                f"{', '.join(unknown[:_NAMED])}: {first}. Add it to the weights, or take those records out"
+                f"data: {len(unknown)} of {len(records)} records have a task without a weight, the first is "
+                f"record {identity!r} of {unknown_task(name, self._stated.names)}. Add it to the weights, or "
+                "take those records out"
             )
         if self._stated is None:
             self.index = TaskIndex(tuple(sorted(self.counts)))

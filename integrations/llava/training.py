@@ -23,6 +23,8 @@ from cotbal.step_loss import StepLoss
 Inputs = dict[str, Any]
 TrainingStep = Callable[[Any, Any, Inputs], Tensor]
 
+# Where a trainer keeps what was added to it.
+ATTRIBUTE = "cotbal_training"
 DENOMINATORS = ("step", "world", "micro")
 _STACK = "transformers==4.37.2"
 
@@ -58,12 +60,13 @@ class LLaVATraining:
         """Takes all of it off the trainer and its model."""
         self.position.restore()
         self.trainer.remove_callback(self.logs)
+        self.trainer.__dict__.pop(ATTRIBUTE, None)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Around the trainer's inner loop: everything starts afresh."""
         self.balance.start()
-        self._held = []
+        self._held, self._labels = [], None
         accelerator = self.trainer.accelerator
         is_engine = self.trainer.is_deepspeed_enabled
         if is_engine:
@@ -73,7 +76,7 @@ class LLaVATraining:
             yield
             self.balance.flush()
         finally:
-            self._held = []
+            self._held, self._labels = [], None
             if is_engine:
                 del accelerator.no_sync
 
