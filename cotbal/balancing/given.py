@@ -33,7 +33,7 @@ def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weight
         return StaticWeights(TaskWeights.load(weights, tasks))
     if isinstance(weights, Mapping):
         return StaticWeights(weights)
-    if isinstance(weights, Sequence):
+    if isinstance(weights, list | tuple):
         return StaticWeights(TaskWeights.of_list(weights, tasks))
     kind = type(weights).__name__
     raise TypeError(f"weights: expected TaskWeights, a mapping, a list, a path or a Weighting, got {kind}")
