@@ -10,6 +10,7 @@ from cotbal.estimate import Scores, contribution, difficulty, estimate_weights, 
 from cotbal.gradcheck import GradientReport, check_gradients
 from cotbal.losses import TaskStats, gtw_cross_entropy, linear_gtw_cross_entropy
 from cotbal.modules import GTWLoss, LinearGTWLoss
+from cotbal.patching import PatchHandle, patch, unpatch
 from cotbal.weights import TaskWeights
 
 try:
@@ -21,6 +22,7 @@ __all__ = [
     "GTWLoss",
     "GradientReport",
     "LinearGTWLoss",
+    "PatchHandle",
     "Scores",
     "TaskStats",
     "TaskWeights",
@@ -31,5 +33,7 @@ __all__ = [
     "gtw_cross_entropy",
     "linear_gtw_cross_entropy",
     "metrics",
+    "patch",
+    "unpatch",
     "weights_from_signals",
 ]

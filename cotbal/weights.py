@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -99,8 +99,12 @@ class TaskWeights(Mapping[str, float]):
         return write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> "TaskWeights":
-        """Return the weights in a JSON file: what `save` wrote, or a bare `{task: weight}`.
+    def load(cls, path: str | Path, tasks: Iterable[str] | None = None) -> "TaskWeights":
+        """Return the weights in a JSON file: what `save` wrote, `{task: weight}`, or a list `[weight, ...]`.
+
+        Args:
+            path: the file.
+            tasks: the names of a list's weights, in its order; a file with names needs none.
 
         Raises:
             OSError: the file cannot be read.
@@ -108,9 +112,24 @@ class TaskWeights(Mapping[str, float]):
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_distinct_keys)
-            return cls._from_json(content)
+            return cls.of_list(content, tasks) if isinstance(content, list) else cls._from_json(content)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def of_list(cls, weights: Sequence[float], tasks: Iterable[str] | None) -> "TaskWeights":
+        """Return the weights of a list in the order of `tasks`.
+
+        Raises:
+            ValueError: no names, or not one for each weight.
+        """
+        names = () if tasks is None else task_names(tasks)
+        if len(names) != len(weights):
+            raise ValueError(
+                f"tasks: expected the names of the list's {len(weights)} weights in its order, "
+                f"got {', '.join(names) or 'none'}"
+            )
+        return cls(dict(zip(names, weights, strict=True)))
 
     @classmethod
     def _from_json(cls, content: object) -> "TaskWeights":

@@ -23,7 +23,8 @@ class StaticWeights(Weighting):
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.given = None if weights is None else TaskWeights(dict(weights))
+        given = weights if weights is None or isinstance(weights, TaskWeights) else TaskWeights(dict(weights))
+        self.given = given
 
     def bind(self, tasks: Iterable[str], device: torch.device | str = "cpu") -> "StaticWeights":
         """As `Weighting.bind`; ValueError where a task has no weight."""

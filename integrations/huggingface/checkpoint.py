@@ -6,38 +6,38 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from cotbal.balancing import StaticWeights
+from cotbal.balancing import StaticWeights, Weighting
 from cotbal.files import write_text_atomically
 
 SCHEMA_VERSION = 1
 FILE_NAME = "cotbal_weighting.json"
 
 
-def save_weighting(trainer: Any, trial: Any) -> None:
-    """Writes the state of `trainer.weighting` into the folder of the checkpoint that is about to be saved."""
+def save_weighting(trainer: Any, weighting: Weighting, trial: Any) -> None:
+    """Writes the state of the weighting into the folder of the checkpoint that is about to be saved."""
     if not trainer.args.should_save:
         return
     folder = (
         Path(trainer._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     )
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"schema_version": SCHEMA_VERSION, "state": trainer.weighting.state_dict()}
+    content = {"schema_version": SCHEMA_VERSION, "state": weighting.state_dict()}
     write_text_atomically(folder / FILE_NAME, json.dumps(content) + "\n")
 
 
-def load_weighting(trainer: Any, checkpoint: str | Path) -> None:
-    """Restores `trainer.weighting` from a checkpoint's folder; every rank reads the same file.
+def load_weighting(weighting: Weighting, checkpoint: str | Path) -> None:
+    """Restores the weighting from a checkpoint's folder; every rank reads the same file.
 
     Raises:
         ValueError: there is no state and the weighting has one, or it is of another weighting or schema.
     """
     path = Path(checkpoint) / FILE_NAME
     if not path.exists():
-        if isinstance(trainer.weighting, StaticWeights):
+        if isinstance(weighting, StaticWeights):
             return
         raise ValueError(
             f"resume_from_checkpoint: expected {FILE_NAME} in {checkpoint}, got none; a run of "
-            f"{type(trainer.weighting).__name__} goes on from a checkpoint of its own only"
+            f"{type(weighting).__name__} goes on from a checkpoint of its own only"
         )
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("schema_version") != SCHEMA_VERSION:
@@ -45,4 +45,4 @@ def load_weighting(trainer: Any, checkpoint: str | Path) -> None:
             f"{path}: expected schema_version {SCHEMA_VERSION}, got {content.get('schema_version')!r}; "
             "resume with the version of cotbal that wrote it"
         )
-    trainer.weighting.load_state_dict(content["state"])
+    weighting.load_state_dict(content["state"])

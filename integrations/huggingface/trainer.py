@@ -226,7 +226,7 @@ class CoTBalMixin(_Base):
         factor = loss_factor(
             "transformers>=4.52", ranks=self.accelerator.num_processes, replicas=self.normalizer.replicas
         )
-        self.step_loss.begin_step(self._step_weights, denominator / factor, _loss_scale(self))
+        self.step_loss.begin_step(self._step_weights, denominator / factor, loss_scale(self))
         self._has_open_step = True
         return denominator
 
@@ -241,13 +241,13 @@ class CoTBalMixin(_Base):
     def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
         self.flush()
         # First: a checkpoint that was cut short has it, or is none.
-        save_weighting(self, trial)
+        save_weighting(self, self.weighting, trial)
         super()._save_checkpoint(model, trial, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            load_weighting(self, checkpoint)
+            load_weighting(self.weighting, checkpoint)
 
 
 class CoTBalTrainer(CoTBalMixin, Trainer):
@@ -301,7 +301,7 @@ def _tensor_parallel(trainer: Any) -> int:
     return getattr(trainer.model, "_tp_size", None) or 1
 
 
-def _loss_scale(trainer: Any) -> Tensor | None:
+def loss_scale(trainer: Any) -> Tensor | None:
     """What the loss of an fp16 run is multiplied by before its backward pass, 0-d float32; else None."""
     one = torch.ones((), device=trainer.args.device)
     scaler = trainer.accelerator.scaler

@@ -1,0 +1,48 @@
+"""A weighting from whatever a user states weights by."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from cotbal.balancing.base import Weighting
+from cotbal.balancing.static import StaticWeights
+from cotbal.tasks import task_names
+from cotbal.weights import TaskWeights
+
+Weights = Weighting | Mapping[str, float] | Sequence[float] | str | Path
+
+
+def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weighting:
+    """The rule that `weights` states.
+
+    Args:
+        weights: a `Weighting`, `TaskWeights`, a mapping from task to weight, a file with either, or a list of
+            weights (or a file with one) in the order of `tasks`.
+        tasks: the names of a list's weights.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: weights that are not valid, a list without its names.
+
+    Example:
+        >>> as_weighting([0.5, 2.0], tasks=["VQAv2", "GQA"]).given["GQA"]
+        2.0
+    """
+    if isinstance(weights, Weighting):
+        return weights
+    if isinstance(weights, str | Path):
+        return StaticWeights(TaskWeights.load(weights, tasks))
+    if isinstance(weights, Mapping):
+        return StaticWeights(weights)
+    if isinstance(weights, list | tuple):
+        return StaticWeights(TaskWeights.of_list(weights, tasks))
+    kind = type(weights).__name__
+    raise TypeError(f"weights: expected TaskWeights, a mapping, a list, a path or a Weighting, got {kind}")
+
+
+def stated_tasks(tasks: Iterable[str] | None, weighting: Weighting) -> tuple[str, ...] | None:
+    """The task names in the order of their ids: those given, else those of static weights, else None."""
+    if tasks is not None:
+        return task_names(tasks)
+    if isinstance(weighting, StaticWeights) and weighting.given is not None:
+        return tuple(weighting.given)
+    return None

@@ -1,0 +1,153 @@
+"""One line that puts the balanced loss into a training code, and one that takes it out again."""
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from types import ModuleType, TracebackType
+from typing import Any, Protocol
+
+from cotbal.balancing import Weighting, Weights, as_weighting
+
+LEVELS = ("auto", "linear", "logits")
+DENOMINATORS = ("step", "world", "micro")
+_ENVIRONMENT = "COTBAL_WEIGHTS"
+
+
+class Patch(Protocol):
+    """What an integration put in."""
+
+    def describe(self) -> list[str]:
+        """A line on each thing that was changed."""
+
+    def restore(self) -> None:
+        """Puts everything back."""
+
+
+class PatchHandle:
+    """What `cotbal.patch` changed, and the way back; as a context manager it takes it off at the end.
+
+    Attributes:
+        patch: what the integration put in.
+    """
+
+    def __init__(self, target: object, patch: Patch) -> None:
+        self.target, self.patch = target, patch
+        self._is_on = True
+
+    def unpatch(self) -> None:
+        """Puts everything back as it was; a second call does nothing.
+
+        Raises:
+            ValueError: something else was put over it since.
+        """
+        if self._is_on:
+            self.patch.restore()
+            self._is_on = False
+            _handles.remove(self)
+
+    def __enter__(self) -> "PatchHandle":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unpatch()
+
+    def __repr__(self) -> str:
+        if not self._is_on:
+            return "<cotbal patch: taken off>"
+        return "\n  ".join(["<cotbal patch:", *self.patch.describe()]) + ">"
+
+
+_handles: list[PatchHandle] = []
+
+
+def patch(
+    target: Any = None,
+    *,
+    weights: Weights | None = None,
+    tasks: Iterable[str] | Mapping[str, str] | None = None,
+    level: str = "auto",
+    denominator: str = "step",
+) -> PatchHandle:
+    """Put the task-weighted loss of Eq. 2 into LLaVA's training code, a Trainer or a model.
+
+    Args:
+        target: None or the module `llava`: LLaVA's own `train()`, whenever it is called afterwards. A
+            `transformers.Trainer`: that trainer. A transformers model: its loss, for a loop of your own.
+        weights: `TaskWeights`, a mapping from task to weight, a list in the order of `tasks`, a file with any
+            of these, or a rule of `cotbal.balancing`. By default the file that the environment variable
+            COTBAL_WEIGHTS names, else all 1 with the curves of each task.
+        tasks: the names in the order of their ids, by default those of the weights, else of the data; or a
+            mapping from file to task, for records that do not name theirs.
+        level: "linear" computes the loss inside `lm_head`'s call and never holds all logits, "logits" works
+            with any head, "auto" takes linear where it is exact.
+        denominator: "step" counts the tokens of the whole optimizer step on all ranks (Eq. 2), "world" those
+            of a micro-batch on all ranks, "micro" those of a micro-batch on one device.
+
+    Returns:
+        A handle with `unpatch()`; its `repr` says what was changed and why each level.
+
+    Raises:
+        ImportError: no target was given and there is no LLaVA.
+        TypeError: a target or weights of a kind that is not known.
+        ValueError: it is patched already, or a setting that cannot be right, with what to do.
+
+    Example:
+        >>> import cotbal
+        >>> cotbal.patch(weights="weights.json")  # doctest: +SKIP
+        >>> from llava.train.train import train  # doctest: +SKIP
+        >>> train()  # doctest: +SKIP
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level: expected one of {', '.join(LEVELS)}, got {level!r}")
+    if denominator not in DENOMINATORS:
+        raise ValueError(f"denominator: expected one of {', '.join(DENOMINATORS)}, got {denominator!r}")
+    if target is None:
+        target = _llava()
+    elif isinstance(target, ModuleType) and target.__name__.endswith(".train.train"):
+        target = importlib.import_module(target.__name__.removesuffix(".train.train"))
+    if any(handle.target is target for handle in _handles):
+        raise ValueError("target: expected one that is not patched, got a patched one; call unpatch() first")
+    weighting = _weighting(weights, tasks)
+    options = {"weighting": weighting, "tasks": tasks, "level": level, "denominator": denominator}
+    handle = PatchHandle(target, _put_in(target, options))
+    _handles.append(handle)
+    return handle
+
+
+def unpatch() -> None:
+    """Take off everything that `patch` put in, the last first.
+
+    Example:
+        >>> import cotbal
+        >>> cotbal.unpatch()
+    """
+    while _handles:
+        _handles[-1].unpatch()
+
+
+def _put_in(target: Any, options: dict[str, Any]) -> Patch:
+    if isinstance(target, ModuleType):
+        from cotbal.integrations.llava import patch_llava
+
+        return patch_llava(target, **options)
+    from cotbal.integrations.huggingface.patching import patch_huggingface
+
+    return patch_huggingface(target, **options)
+
+
+def _llava() -> ModuleType:
+    if importlib.util.find_spec("llava") is None:
+        raise ImportError(
+            "cotbal.patch() found no LLaVA: install it (pip install --no-deps llava-torch, or LLaVA's own "
+            "repository), or pass what to patch: a Trainer or a model",
+            name="llava",
+        )
+    return importlib.import_module("llava")
+
+
+def _weighting(weights: Weights | None, tasks: Iterable[str] | Mapping[str, str] | None) -> Weighting | None:
+    chosen = os.environ.get(_ENVIRONMENT) or None if weights is None else weights
+    names = None if isinstance(tasks, Mapping) else tasks
+    return None if chosen is None else as_weighting(chosen, names)

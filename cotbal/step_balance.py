@@ -1,0 +1,100 @@
+"""What a trainer does once per optimizer step: count its tokens, weigh its tasks, hand its sums on."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from cotbal._calls import TaskStats
+from cotbal.balancing import Weighting
+from cotbal.meter import TaskMeter
+from cotbal.normalizer import StepNormalizer
+from cotbal.step_loss import StepLoss
+from cotbal.tasks import task_names
+
+
+class StepBalance:
+    """A weighting, the denominator of each optimizer step, its loss and the sums per task, run together.
+
+    In each optimizer step: `count` its micro-batches, `begin_step`, then run them through `step_loss`.
+
+    Args:
+        tasks: task names in the order of their ids.
+        weighting: the rule that the weights of each step come from.
+        step_loss: what the model's loss position calls.
+        device: where the loss is computed.
+        replicas: how many ranks hold the same batch, as in `StepNormalizer`.
+
+    Example:
+        >>> from cotbal.balancing import StaticWeights
+        >>> rule = StaticWeights({"VQAv2": 0.5, "GQA": 2.0})
+        >>> balance = StepBalance(["VQAv2", "GQA"], rule, StepLoss(2))
+        >>> logits, labels, ids = torch.randn(2, 5, 11), torch.randint(11, (2, 5)), torch.tensor([0, 1])
+        >>> balance.normalizer.add(labels, ids)
+        >>> balance.begin_step(factor=1)
+        tensor(10., dtype=torch.float64)
+        >>> with balance.step_loss.micro_batch(ids):
+        ...     loss = balance.step_loss.on_logits(logits, labels)
+        >>> balance.logs()["task_tokens/GQA"]
+        4.0
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[str],
+        weighting: Weighting,
+        step_loss: StepLoss,
+        *,
+        device: torch.device | str = "cpu",
+        replicas: int = 1,
+    ) -> None:
+        self.tasks = task_names(tasks)
+        self.weighting, self.step_loss = weighting, step_loss
+        self.device, self.replicas = torch.device(device), replicas
+        self.start()
+
+    def start(self) -> None:
+        """Starts afresh: the rule, the sums, and what a training that failed has left in them."""
+        self.weighting.bind(self.tasks, self.device)
+        self.meter = TaskMeter(self.tasks)
+        self.normalizer = StepNormalizer(len(self.tasks), replicas=self.replicas)
+        self.step_loss.take_sums()
+        self._weights = torch.empty(0)
+        self._has_open_step = False
+
+    def begin_step(self, factor: int, loss_scale: Tensor | None = None) -> Tensor:
+        """Sets the weights and the denominator of the step whose micro-batches `normalizer` was given.
+
+        The weights come from the sums of the steps before and the counts of this one, by one collective.
+
+        Args:
+            factor: k of `cotbal.normalizer.loss_factor`.
+            loss_scale: as in `StepLoss.begin_step`.
+
+        Returns:
+            The denominator, 0-d float64: the weighted count of the step's tokens on all ranks.
+        """
+        previous = self.step_loss.take_sums() if self._has_open_step else None
+        totals = self.normalizer.total(previous, self.device)
+        if totals.previous is not None:
+            self._settle(totals.previous)
+        self._weights = self.weighting.weights(totals.counts)
+        denominator = self._weights.double() @ totals.counts
+        self.step_loss.begin_step(self._weights, denominator / factor, loss_scale)
+        self._has_open_step = True
+        return denominator
+
+    def flush(self) -> None:
+        """Hands the last step's sums to the weighting and the meter: a collective, so every rank calls it."""
+        if self._has_open_step:
+            self._has_open_step = False
+            self._settle(self.normalizer.sums(self.step_loss.take_sums()))
+
+    def logs(self) -> dict[str, float]:
+        """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
+        self.flush()
+        return self.meter.read()
+
+    def _settle(self, sums: TaskStats) -> None:
+        self.weighting.update(sums.loss_sum, sums.token_count)
+        self.meter.add(sums, self._weights)

@@ -1,0 +1,26 @@
+"""LLaVA: its own `train.py`, unchanged, with the exact task-weighted loss of the whole optimizer step."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from cotbal.integrations.llava.versions import check_versions
+
+
+def patch_llava(module: ModuleType, **options: Any) -> Any:
+    """Put the balanced loss into LLaVA's classes; `cotbal.patch` calls this.
+
+    Args:
+        module: the package `llava`, or one with the same `train.train`.
+        options: those of `LLaVAPatch`.
+
+    Raises:
+        ImportError: transformers or LLaVA's training code is missing or of another version.
+    """
+    check_versions(module)
+    from cotbal.integrations.llava.patching import LLaVAPatch
+
+    return LLaVAPatch(importlib.import_module(f"{module.__name__}.train.train"), **options)
+
+
+__all__ = ["patch_llava"]

@@ -1,0 +1,32 @@
+"""Whether the LLaVA and the transformers that are installed are ones that the patch was made for."""
+
+import importlib.util
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+# The Trainer's loop changed at both ends: it took its own accumulation, and `get_batch_samples`.
+_OLDEST, _NEWEST = (4, 37), (4, 45)
+
+
+def check_versions(module: ModuleType) -> None:
+    """Checks what is installed, without importing any of it.
+
+    Raises:
+        ImportError: something is missing, too old or too new, with what to install.
+    """
+    if importlib.util.find_spec(f"{module.__name__}.train") is None:
+        raise ImportError(
+            f"{module.__name__}: expected LLaVA's package with its train.train, got one without; install "
+            "LLaVA's repository or llava-torch (the package `llava` of the index is an empty placeholder)",
+            name=f"{module.__name__}.train",
+        )
+    try:
+        found = version("transformers")
+    except PackageNotFoundError as error:
+        raise ImportError("LLaVA needs transformers: pip install transformers==4.37.2") from error
+    numbers = tuple(int(part) for part in found.split(".")[:2])
+    if not _OLDEST <= numbers <= _NEWEST:
+        raise ImportError(
+            f"transformers: expected {_OLDEST[0]}.{_OLDEST[1]} to {_NEWEST[0]}.{_NEWEST[1]} with LLaVA's "
+            f"train.py (tested: 4.37.2), got {found}; pip install transformers==4.37.2"
+        )
