@@ -12,10 +12,10 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, 
 
 from tests.integrations.llava.records import make_records, texts
 
-_VOCABULARY = 420
+_VOCABULARY = 512
 _SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-# Each picture becomes (28 / 14)^2 = 4 rows without a label.
-_IMAGE_SIZE, _PATCH_SIZE = 28, 14
+# Each picture becomes (56 / 14)^2 = 16 rows without a label, in place of one token.
+_IMAGE_SIZE, _PATCH_SIZE = 56, 14
 # At initialisation every token's loss is about log V, whatever its task: then weights would hardly matter.
 HEAD_SCALE = 12.0
 
