@@ -30,7 +30,7 @@ ALONE = (
     Case("gradient checkpointing", {"gradient_checkpointing": True}),
     Case("logits level", patch={"level": "logits"}),
     Case("Mistral", model="mistral"),
-    Case("bfloat16 near initialisation", {"bf16": True}, model="plain"),
+    Case("bfloat16 near initialisation", {"bf16": True}, model="near_initialisation"),
     Case("bfloat16", {"bf16": True}),
     Case("empty micro-batches", _EMPTY | _TWO, order=[*_CUT_OFF[:2], 10, 1, *_CUT_OFF[2:6], 4, 14, 5, 29]),
 )
