@@ -45,7 +45,7 @@ class Cost:
 
 
 def measure(world: World, folder: Path, *, patched: bool, bf16: bool = False, timed: int = 1) -> Cost:
-    """Trains a few steps with all weights 1, so that both compute the same loss; the last step's memory counts."""
+    """Trains a few steps with all weights 1, so that both compute the same loss."""
     cost = Cost()
     case = Case(
         f"patched_{patched}_{bf16}",
@@ -97,7 +97,10 @@ def main() -> None:
         for bf16 in (False, True):
             # In turns, as the machine's speed drifts.
             pairs = [
-                tuple(measure(world, folder, patched=patched, bf16=bf16, timed=_TIMED) for patched in (False, True))
+                tuple(
+                    measure(world, folder, patched=patched, bf16=bf16, timed=_TIMED)
+                    for patched in (False, True)
+                )
                 for _ in range(_ROUNDS)
             ]
             # A number on the wrong loss is worth nothing.
