@@ -225,7 +225,8 @@ def check_installed(model: Any) -> None:
     before = getattr(model.forward, "loss_position", None)
     if before is not None and before.installed:
         raise ValueError(
-            f"model: {type(model).__name__} already has a loss of cotbal; call restore() of that one first"
+            f"model: {type(model).__name__} already has a loss of cotbal; call restore() or unpatch() of "
+            "that one first"
         )
 
 
