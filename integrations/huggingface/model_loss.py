@@ -98,6 +98,8 @@ class ModelLoss:
             )
         return model.training
 
+    # A compiled model would trace the counting anew for each length; what follows is traced as ever.
+    @torch.compiler.disable
     def _begin(self, batch: dict[str, Any]) -> None:
         """Counts the micro-batch and sets its weights and denominator."""
         if batch.get("num_items_in_batch") is not None:
