@@ -64,8 +64,8 @@ class Errors(NamedTuple):
         return all(error <= bound for error, bound in zip(self, BOUNDS, strict=True))
 
 
-# In float32 a tensor by itself shows the body's rounding, not the loss's: what is left of it where large terms
-# cancel (up to 4e-6 in 180 draws of these models) hangs on the CPU. All gradients together are well
+# In float32 a tensor by itself shows the body's rounding, not the loss's: what remains of it where large
+# terms cancel (up to 4e-6 in 180 draws of these models) hangs on the CPU. All gradients together are well
 # conditioned, and in float64 rounding leaves 1e-15 of each.
 BOUNDS = Errors(float64=1e-12, float32=1e-5)
 # A bias of attention's keys has the gradient 0 but for rounding: softmax cancels it.
