@@ -9,6 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+import cotbal
 from cotbal.integrations.huggingface import CoTBalMixin, TaskCollator
 from tests.integrations.huggingface.training import (
     LEARNING_RATE,
@@ -31,6 +32,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is depr
 
 
 class SFT(InOrder, CoTBalMixin, trl.SFTTrainer):
+    pass
+
+
+class PlainSFT(InOrder, trl.SFTTrainer):
     pass
 
 
@@ -89,6 +94,15 @@ def test_sft_trainers_own_collator_may_be_wrapped_afterwards(tmp_path: Path) -> 
     trainer = sft(tmp_path, weights=WEIGHTS, tasks=TASKS)
     trainer.data_collator = TaskCollator(trainer.data_collator, TASKS)
     check(trainer)
+
+
+def test_a_patched_sft_trainer_keeps_its_own_collator(tmp_path: Path) -> None:
+    trainer = sft(tmp_path, PlainSFT)
+    own = trainer.data_collator
+    with cotbal.patch(trainer, weights=WEIGHTS):
+        assert trainer.data_collator.collator is own
+        check(trainer)
+    assert (type(trainer), trainer.data_collator) == (PlainSFT, own)
 
 
 def test_sft_trainer_evaluates_as_ever(tmp_path: Path) -> None:
