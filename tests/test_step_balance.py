@@ -126,8 +126,7 @@ def test_starting_afresh_forgets_what_a_failed_training_left() -> None:
     # Counted, and never begun.
     balance.normalizer.add(*batch(9)[1:])
     balance.start()
-    for each in (balance, fresh):
-        step(each, [batch(2)])
+    assert step(balance, [batch(2)]) == step(fresh, [batch(2)])
     assert balance.logs() == fresh.logs()
     assert balance.weighting.state_dict() == fresh.weighting.state_dict()
 

@@ -39,7 +39,8 @@ class ModelLoss:
 
     Raises:
         TypeError: not a transformers model.
-        ValueError: what `install_loss` refuses, or a task without a weight.
+        ValueError: what `install_loss` refuses, or a task without a weight; in training a batch without ids,
+            of the stock Trainer, or in float16.
     """
 
     def __init__(
@@ -98,6 +99,16 @@ class ModelLoss:
             )
         return model.training
 
+    def _check_precision(self) -> None:
+        kind = self.model.device.type
+        is_cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
+        if is_cast or self.model.dtype is torch.float16:
+            raise ValueError(
+                f"model: expected {self.name} to compute in bfloat16 or float32, got float16: its gradients are "
+                "formed in the forward pass, before a GradScaler that the model does not see, and would be "
+                "rounded to 0. Use bfloat16, or CoTBalTrainer, which knows the scale"
+            )
+
     # A compiled model would trace the counting anew for each length; what follows is traced as ever.
     @torch.compiler.disable
     def _begin(self, batch: dict[str, Any]) -> None:
@@ -108,6 +119,7 @@ class ModelLoss:
                 "Trainer that passes it would scale the loss once more. Patch the Trainer instead: "
                 "cotbal.patch(trainer)"
             )
+        self._check_precision()
         if batch.get("shift_labels") is None:
             batch.pop("shift_labels", None)
         targets = batch_targets(batch)

@@ -237,6 +237,22 @@ def test_training_in_evaluation_mode_is_refused() -> None:
         ours(**batch(micro_batches()[0]))
 
 
+def test_float16_is_refused() -> None:
+    """Under autocast, or of the model itself."""
+    ours, made = model().float(), batch(micro_batches()[0])
+    put_in(ours)
+    with (
+        torch.autocast("cpu", torch.float16),
+        pytest.raises(ValueError, match=r"in bfloat16 or float32, got float16.* Use bfloat16, or CoTBalTrainer"),
+    ):
+        ours(**made)
+    with pytest.raises(ValueError, match=r"in bfloat16 or float32, got float16"):
+        ours.half()(**made)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ours.float()(**made).loss
+    assert relative(loss, eq2(model(), micro_batches()[0])) <= 0.05
+
+
 def test_a_step_that_failed_leaves_nothing() -> None:
     ours, rows = model(), micro_batches()[0]
     put_in(ours)
