@@ -212,7 +212,7 @@ class LossPosition:
         if loss is not current.returned or loss._version != current.version:
             raise ValueError(
                 f"{self.name} adds to its loss (a router's auxiliary loss?), which the step's denominator "
-                "does not cover; switch it off (output_router_logits=False)"
+                "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0)"
             )
 
 

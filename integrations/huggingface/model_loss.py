@@ -104,7 +104,7 @@ class ModelLoss:
         is_cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
         if is_cast or self.model.dtype is torch.float16:
             raise ValueError(
-                f"model: expected {self.name} to compute in bfloat16 or float32, got float16: its gradients are "
+                f"model: expected {self.name} to compute in bfloat16 or float32, got float16: gradients are "
                 "formed in the forward pass, before a GradScaler that the model does not see, and would be "
                 "rounded to 0. Use bfloat16, or CoTBalTrainer, which knows the scale"
             )

@@ -1,11 +1,9 @@
 """The Trainer that divides by the weighted count of all tokens of the optimizer step."""
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, Task
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import check_trainer
+from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer, loss_factor
 from cotbal.step_balance import StepBalance
@@ -203,8 +202,7 @@ class CoTBalMixin(_Base):
         task_ids, valid_count = inputs.pop(TASK_IDS, None), inputs.pop(VALID_COUNT, None)
         if self._is_predicting:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # TRL's would compute its loss in a head of its own, past the model's.
-        run = partial(Trainer.compute_loss, self) if _is_sft_trainer(self) else super().compute_loss
+        run = past_sft(self, super().compute_loss)
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
             return run(model, inputs, return_outputs)
@@ -315,9 +313,3 @@ def loss_scale(trainer: Any) -> Tensor | None:
     if wrapped is not None and wrapped.engine.fp16_enabled():
         return one * float(wrapped.engine.optimizer.loss_scale)
     return None
-
-
-def _is_sft_trainer(trainer: object) -> bool:
-    # Without importing TRL for those who do not use it.
-    module = sys.modules.get("trl.trainer.sft_trainer")
-    return module is not None and isinstance(trainer, module.SFTTrainer)

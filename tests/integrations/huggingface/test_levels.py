@@ -176,6 +176,20 @@ def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         acceptance.accepted_shape(model)
 
 
+def test_a_gradient_that_is_not_a_number_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a finite loss: Python's max() would lose it."""
+    model, _ = build("LlamaForCausalLM")
+    of_shape = acceptance._Batch.run
+
+    def run(self: acceptance._Batch, *args: Any) -> list[Tensor]:
+        loss, *gradients = of_shape(self, *args)
+        return [loss, gradients[0] * float("nan") if len(args) > 1 else gradients[0], *gradients[1:]]
+
+    monkeypatch.setattr(acceptance._Batch, "run", run)
+    with pytest.raises(acceptance.NotExactError, match="is off by"):
+        acceptance.accepted_shape(model)
+
+
 def test_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = build("CohereForCausalLM")
     model.eval()

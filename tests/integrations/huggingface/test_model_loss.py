@@ -243,7 +243,9 @@ def test_float16_is_refused() -> None:
     put_in(ours)
     with (
         torch.autocast("cpu", torch.float16),
-        pytest.raises(ValueError, match=r"in bfloat16 or float32, got float16.* Use bfloat16, or CoTBalTrainer"),
+        pytest.raises(
+            ValueError, match=r"in bfloat16 or float32, got float16.* Use bfloat16, or CoTBalTrainer"
+        ),
     ):
         ours(**made)
     with pytest.raises(ValueError, match=r"in bfloat16 or float32, got float16"):
