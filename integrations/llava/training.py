@@ -26,7 +26,7 @@ TrainingStep = Callable[[Any, Any, Inputs], Tensor]
 # Where a trainer keeps what was added to it.
 ATTRIBUTE = "cotbal_training"
 DENOMINATORS = ("step", "world", "micro")
-_STACK = "transformers==4.37.2"
+_STACK = "transformers<4.46"
 
 
 class LLaVATraining:
