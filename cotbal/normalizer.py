@@ -21,8 +21,8 @@ _STACKS: dict[str, Callable[[int, int], int]] = {
     "torch": lambda ranks, accumulation: ranks,
     # The Trainer that passes num_items_in_batch to training_step divides by nothing else.
     "transformers>=4.52": lambda ranks, accumulation: ranks,
-    # The accelerator or the engine divides by the configured accumulation, in a short last window as well: read
-    # in 4.37.2 to 4.45.2, where training_step divides once more what it returns, and nothing else.
+    # The accelerator or the engine divides by the configured accumulation, in a short last window as well.
+    # Read in the Trainers of 4.37.2 to 4.45.2: nothing else divides what is differentiated.
     "transformers<4.46": lambda ranks, accumulation: ranks * accumulation,
 }
 

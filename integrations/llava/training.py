@@ -188,7 +188,9 @@ def _check_trainer(trainer: Any, tasks: tuple[str, ...], weighting: Weighting, d
         raise ValueError(f"past_index: expected -1, got {args.past_index}: there are no logits behind it")
     # LLaVA-NeXT's "zo" estimates the gradient from two losses, past training_step.
     if (mode := getattr(trainer, "trainer_mode", "regular")) != "regular":
-        raise ValueError(f"trainer_mode: expected 'regular', got {mode!r}: its steps have no common denominator")
+        raise ValueError(
+            f"trainer_mode: expected 'regular', got {mode!r}: its steps have no common denominator"
+        )
     _check_ranks(tasks)
 
 

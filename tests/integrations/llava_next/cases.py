@@ -15,7 +15,7 @@ EQUAL = dict.fromkeys(WEIGHTS, 1.0)
 def arguments(case: Case, world: World, output: Path) -> list[str]:
     """The command line of scripts/train/finetune_ov.sh, in small."""
     options: dict[str, Any] = {
-        "model_name_or_path": world.model(case.model),
+        "model_name_or_path": world.model,
         "version": "qwen_1_5",
         "data_path": world.data,
         "image_folder": world.images,
@@ -54,4 +54,6 @@ def arguments(case: Case, world: World, output: Path) -> list[str]:
     if "WORLD_SIZE" in os.environ:
         options["ddp_backend"] = "gloo"
     options |= case.options
+    if options["data_path"] == "mixture":
+        options["data_path"] = world.mixture
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]

@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
 
 def run(case: Case, world: World, folder: Path) -> Recording:
-    """The recording of a run, with the ids of this rank's records; an error that stopped it is its last line."""
+    """The recording of a run, with the ids of this rank's records; it keeps an error that stopped it."""
     recording = Recording()
     # The projector is initialised before the Trainer seeds.
     torch.manual_seed(0)

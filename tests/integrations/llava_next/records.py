@@ -1,4 +1,4 @@
-"""Records of five tasks as LLaVA-NeXT knows them: one image of any shape, several, frames of a video, none."""
+"""Records of five tasks of LLaVA-NeXT: one image of any shape, several, frames of a video, none."""
 
 import random
 from pathlib import Path
@@ -16,12 +16,22 @@ _FRAMES = "shareVideoGPTV"
 
 
 def make_records(folder: Path) -> list[dict[str, Any]]:
-    """40 records in an order that mixes the tasks, and their images and frames below `folder`; always the same."""
+    """40 records in an order that mixes the tasks, and their images below `folder`; always the same."""
     generator = random.Random(0)
     (folder / _FRAMES).mkdir(parents=True)
+    return [_record(number, task, generator, folder) for number, task in enumerate(_shuffled())]
+
+
+def task_order(tasks: list[str], n_each: int) -> list[int]:
+    """Records to visit: one of each task, then the next of each, and so on."""
+    places = [[number for number, task in enumerate(_shuffled()) if task == name] for name in tasks]
+    return [places[task][turn] for turn in range(n_each) for task in range(len(tasks))]
+
+
+def _shuffled() -> list[str]:
     tasks = [task for task, count in _COUNTS.items() for _ in range(count)]
-    generator.shuffle(tasks)
-    return [_record(number, task, generator, folder) for number, task in enumerate(tasks)]
+    random.Random(1).shuffle(tasks)
+    return tasks
 
 
 def texts(records: list[dict[str, Any]]) -> list[str]:
@@ -61,8 +71,8 @@ def _answer(task: str, colour: str, generator: random.Random) -> str:
     if task == "vqa":
         return colour
     if task == "caption":
-        extra = ", seen from the front, in even light and without any shadow." if generator.random() < 0.5 else "."
-        return f"The picture shows one large {colour} ground" + extra
+        extra = ", seen from the front, in even light and without any shadow"
+        return f"The picture shows one large {colour} ground" + generator.choice(["", extra]) + "."
     if task == "chat":
         steps = ["take a brush", "mix the paint", "draw the outline", "fill it", "let it dry"]
         return "First " + ", then ".join(steps[: generator.randint(2, 5)]) + "."

@@ -1,6 +1,6 @@
-"""A tiny LLaVA-NeXT on disk: tokenizer, language models, vision tower, images, records; made here, always alike.
+"""A tiny LLaVA-NeXT on disk: tokenizer, language model, vision tower, images, records; always alike.
 
-    python -m tests.integrations.llava_next.world <folder>
+python -m tests.integrations.llava_next.world <folder>
 """
 
 import json
@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, 
 from tests.integrations.llava_next.records import make_records, texts
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-# The grid of crops is stated in this size, one that NeXT accepts; each crop becomes 4 x 4 rows without a label.
+# A size that NeXT accepts for its grid of crops; each crop becomes 4 x 4 rows without a label.
 IMAGE_SIZE, _PATCH_SIZE = 224, 56
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # At initialisation every token's loss is about log V, whatever its task: then weights would hardly matter.
@@ -47,13 +47,13 @@ class World:
     def tower(self) -> Path:
         return self.folder / "clip"
 
-    def model(self, name: str) -> Path:
-        """The checkpoint "mistral", whose batches are padded on the left, else Qwen's. NeXT goes by the path."""
-        return self.folder / ("mistral" if name == "mistral" else "qwen")
+    @property
+    def model(self) -> Path:
+        """The checkpoint; NeXT chooses its class by this name."""
+        return self.folder / "qwen"
 
 
 def make_world(folder: Path) -> World:
-    from llava.model.language_model.llava_mistral import LlavaMistralConfig, LlavaMistralForCausalLM
     from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
     world = World(folder)
@@ -61,23 +61,25 @@ def make_world(folder: Path) -> World:
     world.data.write_text(json.dumps(records))
     _make_mixture(world, records)
     tokenizer = _make_tokenizer(texts(records))
+    torch.manual_seed(0)
     sizes = {**_SIZES, "vocab_size": len(tokenizer), "num_key_value_heads": 2}
-    for name, model_class, config in (
-        ("qwen", LlavaQwenForCausalLM, LlavaQwenConfig(**sizes)),
-        ("mistral", LlavaMistralForCausalLM, LlavaMistralConfig(**sizes)),
-    ):
-        torch.manual_seed(0)
-        model = model_class(config)
-        with torch.no_grad():
-            model.lm_head.weight.mul_(_HEAD_SCALE)
-        model.save_pretrained(world.model(name))
-        tokenizer.save_pretrained(world.model(name))
+    model = LlavaQwenForCausalLM(LlavaQwenConfig(**sizes))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(_HEAD_SCALE)
+    model.save_pretrained(world.model)
+    tokenizer.save_pretrained(world.model)
     _make_tower(world.tower)
     return world
 
 
 def _make_mixture(world: World, records: list[dict[str, Any]]) -> None:
-    strategies = {"vqa": "random:50%", "caption": "first:6", "story": "end:5", "video": "random:4", "chat": "all"}
+    strategies = {
+        "vqa": "random:50%",
+        "caption": "first:6",
+        "story": "end:5",
+        "video": "random:4",
+        "chat": "all",
+    }
     datasets = []
     for task, strategy in strategies.items():
         # One of them in lines, as NeXT reads them too.
