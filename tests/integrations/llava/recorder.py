@@ -73,6 +73,8 @@ class Recorder(TrainerCallback):
         self.recording.start = _parameters(self.trainer.model)
 
     def record_head(self, head: nn.Module, inputs: tuple[Tensor]) -> None:
+        if not head.training:
+            return
         micro_batch = MicroBatch(
             hidden=inputs[0].detach().clone(),
             weight=head.weight.detach().clone(),
@@ -97,8 +99,8 @@ def recorded(recording: Recording, order: list[int] | None = None) -> Iterator[N
 
     def record_prepare(model: nn.Module, input_ids: Tensor, *arguments: Any, **keywords: Any) -> Any:
         result = prepare(model, input_ids, *arguments, **keywords)
-        # The model's own call: what counts tokens beforehand may borrow the method.
-        if isinstance(model, nn.Module):
+        # The model's own call in training: what counts tokens beforehand may borrow the method.
+        if isinstance(model, nn.Module) and model.training:
             prepared["labels"] = result[5]
             prepared["rows"] = _rows(input_ids, arguments[1])
         return result

@@ -44,6 +44,8 @@ TWO_RANKS = (
     Case("ZeRO-3 with LoRA", _LORA, zero=3),
     Case("ZeRO-3 with accumulation and truncation", _TWO | _CUT, zero=3),
 )
+# The denominators that LLaVA itself is nearer to; two micro-batches a step on either of two ranks.
+WORLD, MICRO = (Case(f"by {name}", _TWO, patch={"denominator": name}) for name in ("world", "micro"))
 _LONG = {"max_steps": 8}
 LONG_ALONE = tuple(
     Case(f"{name}, seed {seed}", options | _LONG | {"seed": seed}, model=model)
