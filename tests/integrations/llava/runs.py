@@ -1,0 +1,60 @@
+"""Starts the ranks of a group of cases and reads what they recorded."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tests.integrations.llava.cases import Case
+from tests.integrations.llava.recorder import Recording
+from tests.integrations.llava.world import World
+
+_ROOT = Path(__file__).parents[3]
+_TIMEOUT_SECONDS = 500
+
+
+def run_cases(world: World, folder: Path, cases: Sequence[Case], n_ranks: int = 1) -> dict[str, list[Recording]]:
+    """Each case's recordings by rank. The cases run one after another in the same processes, which saves imports."""
+    folder.mkdir(parents=True)
+    torch.save((world, list(cases)), folder / "cases.pt")
+    ranks = [_start(folder, rank, n_ranks) for rank in range(n_ranks)]
+    try:
+        codes = [rank.wait(_TIMEOUT_SECONDS) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert not any(codes), "\n".join((folder / f"log{rank}").read_text()[-3000:] for rank in range(n_ranks))
+    return {
+        case.name: [torch.load(folder / case.name / f"rank{rank}.pt", weights_only=False) for rank in range(n_ranks)]
+        for case in cases
+    }
+
+
+def _start(folder: Path, rank: int, n_ranks: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "ACCELERATE_TORCH_DEVICE": "cpu",
+        # transformers 4.37.2 resumes from pickles, which torch 2.6 and newer refuse unless told.
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+    }
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    if n_ranks > 1:
+        environment |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(n_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(29500 + os.getpid() % 2000),
+        }
+    with (folder / f"log{rank}").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.integrations.llava.launch", str(folder)],
+            cwd=_ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
