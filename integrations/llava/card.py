@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ class RunCard(TrainerCallback):
         lines = [
             _weights_line(self.balance.weighting),
             f"Loss: {self.loss}.",
-            f"Steps: {state.global_step}, each of {args.world_size} processes x "
-            f"{args.gradient_accumulation_steps} micro-batches of {args.per_device_train_batch_size}.",
+            f"Steps: {state.global_step}, of {_samples(args)} samples.",
         ]
         section = card_section(
             self._rows(history), lines, command_line(sys.orig_argv), versions(self.package)
@@ -116,6 +116,15 @@ def _weights_line(weighting: Weighting) -> str:
     facts = {"T": given.temperature, "alpha": given.alpha, "fixed": ", ".join(given.fixed) or None}
     stated = [f"{name} {value}" for name, value in facts.items() if value is not None]
     return f"Weights: by the rule {', '.join([repr(given.rule), *stated])}; {WEIGHTS_FILE} has all of it."
+
+
+def _samples(args: TrainingArguments) -> str:
+    factors = {
+        "processes": args.world_size,
+        "accumulated": args.gradient_accumulation_steps,
+        "per device": args.per_device_train_batch_size,
+    }
+    return f"{prod(factors.values())} ({', '.join(f'{name} {size}' for name, size in factors.items())})"
 
 
 def _last(history: Sequence[Mapping[str, float]], key: str) -> float:

@@ -72,19 +72,22 @@ def with_section(text: str, section: str) -> str:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """A process's words as a line for a shell, without the values of secrets.
+    r"""A process's words as a shell would read them, an option to a line, without the values of secrets.
 
     Example:
-        >>> command_line(["/usr/bin/python", "train.py", "--hub_token", "hf_x", "--name", "a b"])
-        "python train.py --hub_token '***' --name 'a b'"
+        >>> print(command_line(["/usr/bin/python", "train.py", "--hub_token", "hf_x", "--name", "a b"]))
+        python train.py \
+            --hub_token '***' \
+            --name 'a b'
     """
-    shown, is_secret = [Path(words[0]).name], False
+    line, is_secret = Path(words[0]).name, False
     for word in words[1:]:
         name, equals, _ = word.partition("=")
         hides = name in _SECRETS
-        shown.append("***" if is_secret else f"{name}=***" if hides and equals else word)
+        shown = "***" if is_secret else f"{name}=***" if hides and equals else word
+        line += (" \\\n    " if word.startswith("--") and word != "--" else " ") + shlex.quote(shown)
         is_secret = hides and not equals
-    return shlex.join(shown)
+    return line
 
 
 def versions(package: str) -> dict[str, str]:
