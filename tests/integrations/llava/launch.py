@@ -12,18 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from llava.model import LlavaMistralForCausalLM
 from llava.train import train as llava_train
 
+import cotbal
 import tests.conftest  # noqa: F401
+from cotbal.balancing import DWA, RLW, Weighting
 from tests.integrations.llava.cases import Case, arguments
 from tests.integrations.llava.recorder import Recording, recorded
 from tests.integrations.llava.world import World
 
-WEIGHTINGS: dict[str, Callable[[], Any]] = {}
+# Rules whose weights change: each run gets one of its own.
+WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
+    "dwa": lambda: DWA(window=1, temperature=0.5),
+    "rlw": lambda: RLW(seed=3),
+}
 
 
 def main(folder: Path) -> None:
@@ -61,9 +66,6 @@ def _as_started_for(case: Case) -> Iterator[None]:
         deepspeed = import_module("deepspeed")
         # Shared-memory collectives are compiled at the first use, for minutes; gloo does.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # accelerate 0.27.2 enters it while accumulating where it is there; LLaVA's own DeepSpeed has none, 0.19.8 refuses.
-        if hasattr(deepspeed.DeepSpeedEngine, "no_sync"):
-            del deepspeed.DeepSpeedEngine.no_sync
         deepspeed.init_distributed("gloo")
     try:
         yield
@@ -78,8 +80,6 @@ def _patched(case: Case) -> Iterator[None]:
     if case.weights is None:
         yield
         return
-    import cotbal
-
     weights = WEIGHTINGS[case.weights]() if isinstance(case.weights, str) else dict(case.weights)
     with cotbal.patch(weights=weights, **case.patch):
         yield

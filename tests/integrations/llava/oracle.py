@@ -37,10 +37,12 @@ def returned_loss(ranks: Sequence[Recording], step: int) -> float:
 
 def loss_error(ranks: Sequence[Recording], tasks: Sequence[str], weights: Mapping[str, float]) -> float:
     """The largest relative difference of a step's loss from Eq. 2."""
-    return max(
-        _relative(returned_loss(ranks, step), step_loss(micro_batches_of(ranks, step), tasks, weights))
+    errors = [
+        relative(returned_loss(ranks, step), step_loss(micro_batches_of(ranks, step), tasks, weights))
         for step in ranks[0].steps
-    )
+    ]
+    # Python's max would lose a NaN.
+    return torch.tensor(errors, dtype=torch.float64).max().item()
 
 
 def micro_batches_of(ranks: Sequence[Recording], step: int) -> list[MicroBatch]:
@@ -58,6 +60,6 @@ def norm(parameters: Mapping[str, Tensor]) -> float:
     return torch.stack([each.double().pow(2).sum() for each in parameters.values()]).sum().sqrt().item()
 
 
-def _relative(actual: float, expected: float) -> float:
-    # Of nothing to learn from the loss is 0, exactly.
+def relative(actual: float, expected: float) -> float:
+    # The loss of a step without a label is 0, exactly.
     return abs(actual - expected) / abs(expected) if expected else float("inf" if actual else 0.0)

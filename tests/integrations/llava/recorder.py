@@ -97,8 +97,10 @@ def recorded(recording: Recording, order: list[int] | None = None) -> Iterator[N
 
     def record_prepare(model: nn.Module, input_ids: Tensor, *arguments: Any, **keywords: Any) -> Any:
         result = prepare(model, input_ids, *arguments, **keywords)
-        prepared["labels"] = result[5]
-        prepared["rows"] = _rows(input_ids, arguments[1])
+        # The model's own call: what counts tokens beforehand may borrow the method.
+        if isinstance(model, nn.Module):
+            prepared["labels"] = result[5]
+            prepared["rows"] = _rows(input_ids, arguments[1])
         return result
 
     def record_train(trainer: Trainer, *arguments: Any, **keywords: Any) -> Any:

@@ -1,6 +1,7 @@
 """Starts the ranks of a group of cases and reads what they recorded."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ _TIMEOUT_SECONDS = 500
 
 
 def run_cases(world: World, folder: Path, cases: Sequence[Case], n_ranks: int = 1) -> dict[str, list[Recording]]:
-    """Each case's recordings by rank. The cases run one after another in the same processes, which saves imports."""
+    """Each case's recordings by rank; the cases run one after another in the same processes, which saves imports."""
     folder.mkdir(parents=True)
     torch.save((world, list(cases)), folder / "cases.pt")
-    ranks = [_start(folder, rank, n_ranks) for rank in range(n_ranks)]
+    port = _free_port()
+    ranks = [_start(folder, rank, n_ranks, port) for rank in range(n_ranks)]
     try:
         codes = [rank.wait(_TIMEOUT_SECONDS) for rank in ranks]
     finally:
@@ -33,7 +35,13 @@ def run_cases(world: World, folder: Path, cases: Sequence[Case], n_ranks: int = 
     }
 
 
-def _start(folder: Path, rank: int, n_ranks: int) -> subprocess.Popen[bytes]:
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _start(folder: Path, rank: int, n_ranks: int, port: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
@@ -48,7 +56,7 @@ def _start(folder: Path, rank: int, n_ranks: int) -> subprocess.Popen[bytes]:
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(n_ranks),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(29500 + os.getpid() % 2000),
+            "MASTER_PORT": str(port),
         }
     with (folder / f"log{rank}").open("wb") as log:
         return subprocess.Popen(
