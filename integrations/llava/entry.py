@@ -64,7 +64,11 @@ def prepare(options: Namespace, arguments: list[str]) -> Callable[[], None]:
     )
     module = importlib.import_module(f"{package.__name__}.train.train")
     if os.environ.get("RANK", "0") == "0":
-        check_data(module, arguments)
+        try:
+            check_data(module, arguments)
+        except BaseException:
+            patch.restore()
+            raise
         print(f"cotbal: {_summary(patch.records, weighting)}", flush=True)
         print(f"cotbal: attention {attention} ({reason})", flush=True)
     sys.argv[1:] = _with_attention(module, arguments, attention)
