@@ -11,7 +11,7 @@ from tests.integrations.llava.cases import Case, arguments
 from tests.integrations.llava.world import World
 
 MODULE = "cotbal.integrations.llava"
-# What DeepSpeed's launcher leaves to its user on a machine without a GPU: the backend, and no compiled operator.
+# What is left to say on a machine without a GPU: the backend, and that DeepSpeed compiles no operator.
 _SITE = """\
 import os
 
@@ -25,8 +25,8 @@ if "RANK" in os.environ:
 """
 
 
-def run_alone(*words: object) -> subprocess.CompletedProcess[str]:
-    return _run([sys.executable, "-m", MODULE, *words])
+def run_alone(*words: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return _run([sys.executable, "-m", MODULE, *words], environment)
 
 
 def run_torchrun(*words: object) -> subprocess.CompletedProcess[str]:
@@ -38,9 +38,12 @@ def deepspeed_environment(folder: Path) -> dict[str, str]:
     """Under which DeepSpeed's launcher trains on a CPU; `python` and `deepspeed` are this environment's."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(_SITE)
-    command = f'#!/bin/sh\nexec {sys.executable} -W ignore -m deepspeed.launcher.runner --master_port {free_port()} "$@"\n'
-    for name, text in {"deepspeed": command, "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}.items():
-        (folder / name).write_text(text)
+    commands = {
+        "deepspeed": f"-W ignore -m deepspeed.launcher.runner --master_port {free_port()}",
+        "python": "",
+    }
+    for name, words in commands.items():
+        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
         (folder / name).chmod(0o755)
     return {
         "PATH": f"{folder}:{os.environ['PATH']}",

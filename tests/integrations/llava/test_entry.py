@@ -1,4 +1,4 @@
-"""`python -m cotbal.integrations.llava`: what goes where, what it refuses, and under each launcher a real run."""
+"""`python -m cotbal.integrations.llava`: what goes where, what it refuses, a real run under each launcher."""
 
 import importlib.machinery
 import importlib.metadata
@@ -14,7 +14,7 @@ import torch
 from llava.train import train as llava_train
 
 from cotbal.integrations.llava.command_line import parse, read_tasks
-from cotbal.integrations.llava.entry import choose_attention, main
+from cotbal.integrations.llava.entry import choose_attention, drop_empty_groups, main
 from tests.integrations.llava.cases import WEIGHTS
 from tests.integrations.llava.entry_runs import (
     deepspeed_environment,
@@ -191,6 +191,17 @@ def test_a_refusal_comes_before_the_model(world: World, tmp_path: Path) -> None:
     assert run.returncode == 2
     assert said in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_empty_parameter_groups_are_dropped_before_the_scheduler_counts_them() -> None:
+    class Trainer:
+        def create_optimizer(self) -> torch.optim.Optimizer:
+            groups = [{"params": [torch.zeros(1)]}, {"params": []}, {"params": [torch.zeros(2)], "lr": 2e-5}]
+            return torch.optim.AdamW(groups, lr=2e-4)
+
+    drop_empty_groups(Trainer)
+    groups = Trainer().create_optimizer().param_groups
+    assert [(len(group["params"]), group["lr"]) for group in groups] == [(1, 2e-4), (1, 2e-5)]
 
 
 @pytest.mark.full
