@@ -156,11 +156,14 @@ def test_bad_input_is_one_sentence_and_code_2(
 
 @pytest.mark.parametrize("version", ["4.31.0", "5.0.0"])
 def test_another_transformers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], version: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], version: str
 ) -> None:
+    """Beside which LLaVA's own import fails, with a message that does not tell why."""
+    (tmp_path / "beside.py").write_text("raise ImportError('cannot import name LlavaLlamaForCausalLM')")
+    monkeypatch.syspath_prepend(tmp_path)
     installed = importlib.metadata.Distribution.from_name("transformers")
     monkeypatch.setattr(type(installed), "version", property(lambda _: version))
-    assert main(["--", "--data_path", "mix.json"]) == 2
+    assert main(["--module", "beside", "--", "--data_path", "mix.json"]) == 2
     said = f"transformers: expected 4.37 to 4.45 with LLaVA's train.py (tested: 4.37.2), got {version}"
     assert said in capsys.readouterr().err
 
