@@ -22,7 +22,8 @@ _STACKS: dict[str, Callable[[int, int], int]] = {
     # The Trainer that passes num_items_in_batch to training_step divides by nothing else.
     "transformers>=4.52": lambda ranks, accumulation: ranks,
     # The accelerator or the engine divides by the configured accumulation, in a short last window as well.
-    "transformers==4.37.2": lambda ranks, accumulation: ranks * accumulation,
+    # Read in the Trainers of 4.37.2 to 4.45.2: nothing else divides what is differentiated.
+    "transformers<4.46": lambda ranks, accumulation: ranks * accumulation,
 }
 
 
@@ -30,7 +31,7 @@ def loss_factor(stack: str, *, ranks: int, replicas: int = 1, accumulation: int 
     """The factor k of a micro-batch's loss that undoes the averaging which a training stack does afterwards.
 
     Args:
-        stack: "torch", "transformers>=4.52" or "transformers==4.37.2".
+        stack: "torch", "transformers>=4.52" or "transformers<4.46".
         ranks: the processes over which gradients are averaged.
         replicas: how many of them hold the same batch (tensor parallel).
         accumulation: the configured number of micro-batches per optimizer step.
@@ -172,15 +173,17 @@ class StepNormalizer:
         Returns:
             The totals, in float64.
         """
-        counts = self._counts
-        self._counts = None
-        if counts is None:
-            counts = torch.zeros(self.n_tasks, dtype=torch.float64, device=device)
-        rows = torch.stack(
-            [each.to(device or counts.device).double() for each in (counts, *(previous or ()))]
-        )
+        counts = self.own(device)
+        rows = torch.stack([each.to(counts.device).double() for each in (counts, *(previous or ()))])
         rows = self._over_ranks(rows)
         return StepTotals(rows[0], TaskStats(*rows[1:]) if previous is not None else None)
+
+    def own(self, device: torch.device | str | None = None) -> Tensor:
+        """Closes the window and returns the counts of this rank alone, (N,) float64, without a collective."""
+        counts, self._counts = self._counts, None
+        if counts is None:
+            return torch.zeros(self.n_tasks, dtype=torch.float64, device=device)
+        return counts.to(device or counts.device)
 
     def sums(self, stats: TaskStats) -> TaskStats:
         """Returns `stats` summed over all ranks, (N,) float64 each, by a collective of its own."""

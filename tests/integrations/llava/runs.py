@@ -6,23 +6,25 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.recorder import Recording
-from tests.integrations.llava.world import World
 
 _ROOT = Path(__file__).parents[3]
 _TIMEOUT_SECONDS = 500
 
 
-def run_cases(world: World, folder: Path, cases: Sequence[Case], n_ranks: int = 1) -> dict[str, list[Recording]]:
+def run_cases(
+    world: Any, folder: Path, cases: Sequence[Case], n_ranks: int = 1, launcher: str = "tests.integrations.llava.launch"
+) -> dict[str, list[Recording]]:
     """Each case's recordings by rank; the cases run one after another in the same processes, which saves imports."""
     folder.mkdir(parents=True)
     torch.save((world, list(cases)), folder / "cases.pt")
     port = _free_port()
-    ranks = [_start(folder, rank, n_ranks, port) for rank in range(n_ranks)]
+    ranks = [_start(launcher, folder, rank, n_ranks, port) for rank in range(n_ranks)]
     try:
         codes = [rank.wait(_TIMEOUT_SECONDS) for rank in ranks]
     finally:
@@ -41,7 +43,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _start(folder: Path, rank: int, n_ranks: int, port: int) -> subprocess.Popen[bytes]:
+def _start(launcher: str, folder: Path, rank: int, n_ranks: int, port: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
@@ -60,7 +62,7 @@ def _start(folder: Path, rank: int, n_ranks: int, port: int) -> subprocess.Popen
         }
     with (folder / f"log{rank}").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.integrations.llava.launch", str(folder)],
+            [sys.executable, "-m", launcher, str(folder)],
             cwd=_ROOT,
             env=environment,
             stdout=log,
