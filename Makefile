@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := .venv-compile
 RIVALS := .venv-bench
+LLAVA := .venv-llava
+LLAVA_TESTS := tests/integrations/llava
+# LLaVA's own pin, for one run beside the newer one that DeepSpeed needs.
+LLAVA_ACCELERATE := $(LLAVA)/accelerate-0.21.0
 FLASH_FILE := $(RIVALS)/cross_entropy.py
 # One thread per process: OpenMP threads of parallel processes spin against each other.
 export OMP_NUM_THREADS := 1
@@ -41,17 +45,39 @@ $(COMPILE)/.ready: $(VENV)/.ready requirements-compile.txt
 	  $(BIN)/python -c "$$purelib" > "$$($(COMPILE)/bin/python -c "$$purelib")/torch.pth"
 	@touch $@
 
+# LLaVA's own training code, whose pins are another world.
+$(LLAVA)/.ready: requirements-llava.txt pyproject.toml setup.py
+	@echo "== making $(LLAVA) (LLaVA's training code: once, a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "expected Python 3.11 for LLaVA's pins, got $$($(PYTHON) --version); try: make PYTHON=python3.11 ..."; exit 1; }
+	@test -x $(LLAVA)/bin/python || $(PYTHON) -m venv $(LLAVA)
+	@$(LLAVA)/bin/python -m pip install --quiet --requirement requirements-llava.txt --editable .
+	@DS_BUILD_OPS=0 $(LLAVA)/bin/python -m pip install --quiet --no-build-isolation deepspeed==0.19.8
+	@# Last, and without its dependencies: pip would complain that its old pins are not kept.
+	@$(LLAVA)/bin/python -m pip install --quiet --no-deps llava-torch==1.2.2.post1
+	@rm -rf $(LLAVA_ACCELERATE)
+	@$(LLAVA)/bin/python -m pip install --quiet --no-deps --target $(LLAVA_ACCELERATE) accelerate==0.21.0
+	@touch $@
+
 demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
 
-test: $(VENV)/.ready $(COMPILE)/.ready
+test: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA)/.ready
 	@echo "== tests, $(JOBS) processes"
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full" --ignore $(LLAVA_TESTS)
+	@echo "== tests on LLaVA's own training, $(JOBS) processes"
+	@$(LLAVA)/bin/python -m pytest $(LLAVA_TESTS) -n $(JOBS) --dist loadfile -m "not full"
 
-test-full: $(VENV)/.ready $(COMPILE)/.ready
+test-full: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA)/.ready
 	@echo "== tests with the long matrices, $(JOBS) processes"
-	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore $(LLAVA_TESTS)
+	@echo "== tests on LLaVA's own training, $(JOBS) processes"
+	@$(LLAVA)/bin/python -m pytest $(LLAVA_TESTS) -n $(JOBS) --dist loadfile
+	@echo "== the steps' losses with accelerate 0.21.0"
+	@PYTHONPATH=$(CURDIR)/$(LLAVA_ACCELERATE) $(LLAVA)/bin/python -c \
+	  'import accelerate; assert accelerate.__version__ == "0.21.0", accelerate.__version__'
+	@PYTHONPATH=$(CURDIR)/$(LLAVA_ACCELERATE) $(LLAVA)/bin/python -m pytest $(LLAVA_TESTS)/test_step_loss.py
 
 test-breakage: $(VENV)/.ready
 	@echo "== the loss broken on purpose: which tests notice"
@@ -86,4 +112,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(COMPILE) $(RIVALS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILE) $(RIVALS) $(LLAVA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -99,7 +99,7 @@ def test_one_collective_sums_counts_and_the_step_before(tmp_path: Path) -> None:
 def test_the_factor_of_each_stack() -> None:
     assert loss_factor("torch", ranks=4, accumulation=2) == 4
     assert loss_factor("transformers>=4.52", ranks=8, replicas=2, accumulation=4) == 4
-    assert loss_factor("transformers==4.37.2", ranks=4, accumulation=2) == 8
+    assert loss_factor("transformers<4.46", ranks=4, accumulation=2) == 8
     with pytest.raises(ValueError, match="stack: expected one of torch, "):
         loss_factor("jax", ranks=1)
     with pytest.raises(ValueError, match="replicas: expected a divisor of the 4 ranks, got 3"):

@@ -13,6 +13,31 @@ import torch
 from torch import Tensor
 
 
+def check_expansion(model: Any) -> None:
+    """Checks that the number of rows which an image becomes follows from its shape and the tower's patches.
+
+    Args:
+        model: LLaVA's model behind its wrappers, or a text model.
+
+    Raises:
+        ValueError: a tower or a projector that makes a number of its own.
+    """
+    tower = model.get_vision_tower() if hasattr(model, "get_vision_tower") else None
+    if tower is None:
+        return
+    if not hasattr(tower, "num_patches_per_side"):
+        raise ValueError(
+            f"vision_tower: expected one that tells its patches (CLIP, SigLIP, MLCD, OpenCLIP), got "
+            f"{type(tower).__name__}: the tokens of a step cannot be counted before its forward pass"
+        )
+    projector = getattr(model.config, "mm_projector_type", None)
+    if projector == "pooler":
+        raise ValueError(
+            "mm_projector_type: expected one that keeps the number of image tokens (linear, mlp2x_gelu), got "
+            f"{projector!r}: the tokens of a step cannot be counted before its forward pass"
+        )
+
+
 def expanded_labels(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """The labels (B, S) int64 on the CPU that the model makes of a collated batch.
 
@@ -55,7 +80,8 @@ class _Narrow:
     """Stands in for the model in its own code: everything is the model's, but hidden states have width 1."""
 
     device = torch.device("cpu")
-    training = True
+    # In training LLaVA-NeXT may draw skipped positions here: the draws are those of the pass itself.
+    training = False
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -84,5 +110,6 @@ class _Narrow:
 
     def encode_images(self, images: Tensor) -> Tensor:
         tower = self._model.get_vision_tower()
-        patches = tower.num_patches + (getattr(tower, "select_feature", "patch") == "cls_patch")
+        # Not num_patches: LLaVA-NeXT's towers count the class token in it, v1.5's do not.
+        patches = tower.num_patches_per_side**2 + ("cls_patch" in getattr(tower, "select_feature", ""))
         return torch.zeros(images.shape[0], patches, 1)

@@ -13,8 +13,9 @@ from transformers.trainer_utils import has_length
 from cotbal.balancing import StaticWeights, Weighting
 from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.collator import TASK_IDS
+from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.trainer import loss_scale
-from cotbal.integrations.llava.expansion import expanded_labels
+from cotbal.integrations.llava.expansion import check_expansion, expanded_labels
 from cotbal.integrations.llava.position import LLaVAPosition
 from cotbal.normalizer import loss_factor
 from cotbal.step_balance import StepBalance
@@ -26,7 +27,7 @@ TrainingStep = Callable[[Any, Any, Inputs], Tensor]
 # Where a trainer keeps what was added to it.
 ATTRIBUTE = "cotbal_training"
 DENOMINATORS = ("step", "world", "micro")
-_STACK = "transformers==4.37.2"
+_STACK = "transformers<4.46"
 
 
 class LLaVATraining:
@@ -49,8 +50,15 @@ class LLaVATraining:
     ) -> None:
         _check_trainer(trainer, tasks, weighting, denominator)
         self.trainer, self.denominator = trainer, denominator
+        check_expansion(inner_model(trainer.model))
         self.position = LLaVAPosition(trainer.model, StepLoss(len(tasks)), level)
-        self.balance = StepBalance(tasks, weighting, self.position.step_loss, device=trainer.args.device)
+        self.balance = StepBalance(
+            tasks,
+            weighting,
+            self.position.step_loss,
+            device=trainer.args.device,
+            per_device=denominator == "micro",
+        )
         self._held: list[Inputs] = []
         self._labels: Tensor | None = None
         self.logs = TaskLogCallback(SimpleNamespace(task_logs=self.balance.logs, log=trainer.log))
@@ -184,6 +192,11 @@ def _check_trainer(trainer: Any, tasks: tuple[str, ...], weighting: Weighting, d
         )
     if args.past_index >= 0:
         raise ValueError(f"past_index: expected -1, got {args.past_index}: there are no logits behind it")
+    # LLaVA-NeXT's "zo" estimates the gradient from two losses, past training_step.
+    if (mode := getattr(trainer, "trainer_mode", "regular")) != "regular":
+        raise ValueError(
+            f"trainer_mode: expected 'regular', got {mode!r}: its steps have no common denominator"
+        )
     _check_ranks(tasks)
 
 
