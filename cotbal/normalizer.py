@@ -173,15 +173,17 @@ class StepNormalizer:
         Returns:
             The totals, in float64.
         """
-        counts = self._counts
-        self._counts = None
-        if counts is None:
-            counts = torch.zeros(self.n_tasks, dtype=torch.float64, device=device)
-        rows = torch.stack(
-            [each.to(device or counts.device).double() for each in (counts, *(previous or ()))]
-        )
+        counts = self.own(device)
+        rows = torch.stack([each.to(counts.device).double() for each in (counts, *(previous or ()))])
         rows = self._over_ranks(rows)
         return StepTotals(rows[0], TaskStats(*rows[1:]) if previous is not None else None)
+
+    def own(self, device: torch.device | str | None = None) -> Tensor:
+        """Closes the window and returns the counts of this rank alone, (N,) float64, without a collective."""
+        counts, self._counts = self._counts, None
+        if counts is None:
+            return torch.zeros(self.n_tasks, dtype=torch.float64, device=device)
+        return counts.to(device or counts.device)
 
     def sums(self, stats: TaskStats) -> TaskStats:
         """Returns `stats` summed over all ranks, (N,) float64 each, by a collective of its own."""

@@ -7,6 +7,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Protocol
 
 from cotbal.balancing import Weighting, Weights, as_weighting
+from cotbal.tasks import task_names
 
 LEVELS = ("auto", "linear", "logits")
 DENOMINATORS = ("step", "world", "micro")
@@ -94,10 +95,23 @@ def patch(
         ValueError: it is patched already, or a setting that cannot be right, with what to do.
 
     Example:
+        LLaVA's own training, and a model in a loop of one's own:
+
         >>> import cotbal
         >>> cotbal.patch(weights="weights.json")  # doctest: +SKIP
         >>> from llava.train.train import train  # doctest: +SKIP
         >>> train()  # doctest: +SKIP
+
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=2, **sizes)).train()
+        >>> handle = cotbal.patch(model, weights={"VQAv2": 0.8, "GQA": 1.2}, denominator="micro")
+        >>> ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+        >>> loss = model(input_ids=ids, labels=ids, cotbal_task_ids=torch.tensor([1, 0])).loss
+        >>> handle.patch.task_logs()["task_tokens/GQA"]
+        2.0
+        >>> handle.unpatch()
     """
     if level not in LEVELS:
         raise ValueError(f"level: expected one of {', '.join(LEVELS)}, got {level!r}")
@@ -109,6 +123,8 @@ def patch(
         target = importlib.import_module(target.__name__.removesuffix(".train.train"))
     if any(handle.target is target for handle in _handles):
         raise ValueError("target: expected one that is not patched, got a patched one; call unpatch() first")
+    if not (tasks is None or isinstance(tasks, Mapping)):
+        tasks = task_names(tasks)
     weighting = _weighting(weights, tasks)
     options = {"weighting": weighting, "tasks": tasks, "level": level, "denominator": denominator}
     handle = PatchHandle(target, _put_in(target, options))

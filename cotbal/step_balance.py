@@ -16,7 +16,7 @@ from cotbal.tasks import task_names
 class StepBalance:
     """A weighting, the denominator of each optimizer step, its loss and the sums per task, run together.
 
-    In each optimizer step: `count` its micro-batches, `begin_step`, then run them through `step_loss`.
+    In each optimizer step: `normalizer.add` its micro-batches, `begin_step`, run them through `step_loss`.
 
     Args:
         tasks: task names in the order of their ids.
@@ -24,6 +24,7 @@ class StepBalance:
         step_loss: what the model's loss position calls.
         device: where the loss is computed.
         replicas: how many ranks hold the same batch, as in `StepNormalizer`.
+        per_device: count what this device alone has, without a collective; for weights that are constant.
 
     Example:
         >>> from cotbal.balancing import StaticWeights
@@ -47,10 +48,11 @@ class StepBalance:
         *,
         device: torch.device | str = "cpu",
         replicas: int = 1,
+        per_device: bool = False,
     ) -> None:
         self.tasks = task_names(tasks)
         self.weighting, self.step_loss = weighting, step_loss
-        self.device, self.replicas = torch.device(device), replicas
+        self.device, self.replicas, self.per_device = torch.device(device), replicas, per_device
         self.start()
 
     def start(self) -> None:
@@ -72,20 +74,17 @@ class StepBalance:
             loss_scale: as in `StepLoss.begin_step`.
 
         Returns:
-            The denominator, 0-d float64: the weighted count of the step's tokens on all ranks.
+            The denominator, 0-d float64: the weighted count of the step's tokens on all ranks (or this one).
         """
-        previous = self.step_loss.take_sums() if self._has_open_step else None
-        totals = self.normalizer.total(previous, self.device)
-        if totals.previous is not None:
-            self._settle(totals.previous)
-        self._weights = self.weighting.weights(totals.counts)
-        denominator = self._weights.double() @ totals.counts
+        counts = self.normalizer.own(self.device) if self.per_device else self._count()
+        self._weights = self.weighting.weights(counts)
+        denominator = self._weights.double() @ counts
         self.step_loss.begin_step(self._weights, denominator / factor, loss_scale)
         self._has_open_step = True
         return denominator
 
     def flush(self) -> None:
-        """Hands the last step's sums to the weighting and the meter: a collective, so every rank calls it."""
+        """Hands the sums that are left to the weighting and the meter: a collective, every rank calls it."""
         if self._has_open_step:
             self._has_open_step = False
             self._settle(self.normalizer.sums(self.step_loss.take_sums()))
@@ -94,6 +93,14 @@ class StepBalance:
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
         self.flush()
         return self.meter.read()
+
+    def _count(self) -> Tensor:
+        """The step's tokens of each task on all ranks, after handing on the sums of the step before."""
+        previous = self.step_loss.take_sums() if self._has_open_step else None
+        totals = self.normalizer.total(previous, self.device)
+        if totals.previous is not None:
+            self._settle(totals.previous)
+        return totals.counts
 
     def _settle(self, sums: TaskStats) -> None:
         self.weighting.update(sums.loss_sum, sums.token_count)

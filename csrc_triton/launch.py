@@ -3,13 +3,17 @@
 Every entry compiles to 128-bit loads and stores and spills no register (`tests/csrc_triton/test_compile.py`).
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 # Rows may start anywhere in a word of this many columns: up to one column less of them is lost at its ends.
 WORD = 16
+# Threads of a warp: 64 on AMD's data-centre GPUs; a program has at most 1024.
+WARP_SIZE, _MOST_THREADS = 32 if torch.version.hip is None else 64, 1024
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Launch:
 
     Attributes:
         block: columns held in registers, or columns of a step of the two passes.
-        num_warps: warps of a program.
+        num_warps: warps of a program, of 32 threads each.
         tail: columns held in registers besides `block`; 0 for none.
         num_ctas: programs of the cluster that shares a row.
         is_resident: True when the row stays in registers (one read), False for two passes over it.
@@ -34,6 +38,10 @@ class Launch:
     def capacity(self) -> int:
         """The columns that fit into registers."""
         return self.block + self.tail
+
+    def warps(self, warp_size: int) -> int:
+        """The warps of a program, fewer where `num_warps` of this size are too many threads."""
+        return min(self.num_warps, _MOST_THREADS // warp_size)
 
 
 RESIDENT = (
@@ -81,6 +89,14 @@ def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_clust
 def stream_launch(n_cols: int) -> Launch:
     """The launch of a kernel that only scales rows: the smallest block that holds one, else the largest."""
     return next((entry for entry in STREAMS if n_cols <= entry.block), STREAMS[-1])
+
+
+def on_gpu_of(tensor: Tensor) -> AbstractContextManager[None]:
+    """Makes the tensor's GPU the current one: a kernel starts there, whichever its tensors are on.
+
+    A model that is spread over GPUs has its head on another than the current one. Nothing on a CPU.
+    """
+    return torch.cuda.device_of(tensor)
 
 
 @cache

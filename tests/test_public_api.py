@@ -13,6 +13,7 @@ NAMES = {
     "GTWLoss",
     "GradientReport",
     "LinearGTWLoss",
+    "PatchHandle",
     "Scores",
     "TaskStats",
     "TaskWeights",
@@ -23,10 +24,12 @@ NAMES = {
     "gtw_cross_entropy",
     "linear_gtw_cross_entropy",
     "metrics",
+    "patch",
+    "unpatch",
     "weights_from_signals",
 }
 # What the others return; each is shown in their examples.
-RESULTS = {"TaskStats", "GradientReport", "metrics"}
+RESULTS = {"TaskStats", "GradientReport", "PatchHandle", "metrics"}
 
 
 def test_the_public_names_are_these() -> None:

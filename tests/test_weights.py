@@ -106,7 +106,9 @@ def test_a_bare_mapping_loads(tmp_path):
     ("text", "message"),
     [
         ("{", "Expecting"),
-        ("[1, 2]", "expected a JSON object, got list"),
+        ("[1, 2]", "tasks: expected the names of the list's 2 weights in its order, got none"),
+        ("[]", "weights: expected at least one task name, got none"),
+        ("3", "expected a JSON object, got int"),
         ("{}", "at least one task"),
         ('{"a": NaN}', "got nan"),
         ('{"a": 1, "a": 2}', "repeated: a"),
@@ -122,6 +124,31 @@ def test_a_bad_file_raises_with_its_name(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         TaskWeights.load(path)
     assert str(path) in str(error.value)
+
+
+def test_a_list_takes_the_names_in_its_order(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text("[0.5, 2, 1.5]")
+    expected = TaskWeights({"c": 0.5, "a": 2.0, "b": 1.5})
+    assert TaskWeights.load(path, ["c", "a", "b"]) == expected == TaskWeights.of_list((0.5, 2, 1.5), [*"cab"])
+    # A file with names needs none, and keeps its own.
+    assert TaskWeights.load(FULL.save(tmp_path / "full.json"), ["c", "a"]) == FULL
+
+
+@pytest.mark.parametrize(
+    ("weights", "tasks", "error", "message"),
+    [
+        ([1.0, 2.0], None, ValueError, "the names of the list's 2 weights in its order, got none"),
+        ([1.0, 2.0], ["a"], ValueError, "the list's 2 weights in its order, got a$"),
+        ([1.0], ["a", "b"], ValueError, "the list's 1 weights in its order, got a, b"),
+        ([1.0, -2.0], ["a", "b"], ValueError, r"weights\['b'\]: expected a finite weight >= 0, got -2.0"),
+        ([1.0, "2"], ["a", "b"], TypeError, "expected a number, got '2'"),
+        ([1.0, 2.0], ["a", "a"], ValueError, "repeated: a"),
+    ],
+)
+def test_a_list_that_cannot_be_right(weights, tasks, error, message):
+    with pytest.raises(error, match=message):
+        TaskWeights.of_list(weights, tasks)
 
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):

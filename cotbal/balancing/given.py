@@ -40,7 +40,12 @@ def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weight
 
 
 def stated_tasks(tasks: Iterable[str] | None, weighting: Weighting) -> tuple[str, ...] | None:
-    """The task names in the order of their ids: those given, else those of static weights, else None."""
+    """The task names in the order of their ids: those given, else those of static weights, else None.
+
+    Example:
+        >>> stated_tasks(None, StaticWeights({"VQAv2": 0.5, "GQA": 2.0}))
+        ('VQAv2', 'GQA')
+    """
     if tasks is not None:
         return task_names(tasks)
     if isinstance(weighting, StaticWeights) and weighting.given is not None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from cotbal.estimate.scores import Scores
+    from cotbal.estimate.uncertainty import Uncertainty
     from cotbal.weights import TaskWeights
 
 
@@ -34,17 +36,26 @@ def weights(
     on_unidentified: Annotated[
         str, typer.Option(help="A task that its full data does not help: raise, or drop its column of C.")
     ] = "raise",
+    items: Annotated[
+        Path | None,
+        typer.Option(help="JSON of per-item scores (items.json): 95 % intervals, and what is only noise."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("weights.json"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Print contribution, difficulty and every rule's weights of a score table, and write the weights.
 
-    Example: cotbal weights scores.csv --fixed chat=1.0 --out weights.json
+    Example: cotbal weights scores.csv --items items.json --fixed chat=1.0 --out weights.json
     """
+    import dataclasses
+
+    from cotbal.estimate.items_json import read_items
     from cotbal.estimate.rules import RULES, estimate_weights
     from cotbal.estimate.scores import Scores
+    from cotbal.estimate.uncertainty import uncertainty
 
-    table = Scores.from_csv(scores)
+    file = None if items is None else read_items(items)
+    table = Scores.from_csv(scores, items=None if file is None else file.items)
     options: dict[str, Any] = {
         "temperature": temperature,
         "alpha": alpha,
@@ -60,11 +71,19 @@ def weights(
         except ValueError as error:
             missing[name] = str(error)
     summary = _summary(table, chosen, by_rule, missing)
+    noise = None
+    if file is not None:
+        noise = uncertainty(table, temperature=temperature, alpha=alpha, clusters=file.clusters)
+        summary["uncertainty"] = noise.to_json()
+        provenance = {**chosen.provenance, "uncertainty": summary["uncertainty"]}
+        chosen = dataclasses.replace(chosen, provenance=provenance)
     chosen.save(out)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
         _print(summary)
+        if noise is not None:
+            _print_noise(noise, chosen)
         typer.echo(f"Wrote {out} (rule {rule}).")
 
 
@@ -138,3 +157,39 @@ def _print(summary: dict[str, Any]) -> None:
     for reason in dict.fromkeys(summary["not_available"].values()):
         rules = [rule for rule, its_reason in summary["not_available"].items() if its_reason == reason]
         typer.echo(f"No weights by {', '.join(rules)}: {reason}.")
+
+
+def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
+    from rich.console import Console
+
+    from cotbal.report.tables import print_columns
+
+    console, tasks = Console(), noise.tasks
+    C = noise.contribution
+    low, high, bounded = C.low.tolist(), C.high.tolist(), C.bounded.tolist()
+    columns = {
+        task: [_span(low[i][j], high[i][j]) if bounded[i][j] else "unbounded" for i in range(len(tasks))]
+        for j, task in enumerate(tasks)
+    }
+    percent = f"{100 * noise.level:g} % intervals"
+    print_columns(console, f"Contribution C, {percent} (Fieller)", tasks, columns)
+    of_task = {"D": [_span(*ends) for ends in noise.difficulty.T.tolist()]}
+    rules = {name: found for name, found in noise.rules.items() if found is not None}
+    for name, found in rules.items():
+        of_task[name] = [_span(*ends) for ends in zip(found.low.tolist(), found.high.tolist(), strict=True)]
+    print_columns(console, f"Difficulty and weights, {percent} (bootstrap over the items)", tasks, of_task)
+    for reason in noise.unidentified.values():
+        typer.echo(f"No interval of a weight that needs C: {reason}.")
+    weighed = rules.get(chosen.rule)
+    if weighed is None:
+        return
+    if weighed.is_noise:
+        typer.echo("These weights differ from equal weights by less than their noise.")
+    order = sorted(range(len(tasks)), key=lambda place: chosen[tasks[place]], reverse=True)
+    for above, below in pairwise(order):
+        sure = weighed.larger[above, below].item()
+        typer.echo(f"P(weight of {tasks[above]} > weight of {tasks[below]}) = {sure:.2f}")
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.2f} .. {high:.2f}"

@@ -15,6 +15,7 @@ from cotbal.demo.profiles import PROFILES
 from cotbal.demo.statements import statements, verdict
 from cotbal.estimate import RULES
 from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.items_json import write_items
 from cotbal.estimate.plan import Results
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
 from cotbal.estimate.store import Record, versions, write_json
@@ -60,7 +61,7 @@ def assemble(demo: Demo, records: Mapping[str, Record], *, workers: int, command
 def write_results(
     demo: Demo, records: Mapping[str, Record], results: Mapping[str, Any], out: Path
 ) -> dict[str, Path]:
-    """Writes results.json, then weights.json and scores.csv of each seed; returns their paths by content.
+    """Writes results.json, then each seed's weights.json, scores.csv and items.json; returns their paths.
 
     Raises:
         OSError: the disk cannot take a file; each is then as it was before.
@@ -71,7 +72,9 @@ def write_results(
     for seed in demo.seeds:
         folder, algorithm = out / f"seed-{seed}", demo.algorithm(seed)
         written[f"weights, seed {seed}"] = algorithm.weights(outcome).save(folder / "weights.json")
-        written[f"scores, seed {seed}"] = algorithm.scores(outcome).to_csv(folder / "scores.csv")
+        scores = algorithm.scores(outcome)
+        written[f"scores, seed {seed}"] = scores.to_csv(folder / "scores.csv")
+        written[f"items, seed {seed}"] = write_items(folder / "items.json", scores.items)
     return written
 
 

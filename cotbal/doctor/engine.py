@@ -136,6 +136,9 @@ def _compare(asked: Mapping[str, Any]) -> Comparison:
     import deepspeed
 
     on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        # Else it compiles collectives in shared memory, for a minute and with a compiler; gloo has its own.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if on_gpu else "gloo")
     rows = 2 if asked["batch"] is None else len(load_batch(asked["batch"])["labels"])
     # While this object lives, ZeRO-3 splits a model as it is loaded.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotbal.estimate.formulas import weights_of
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
 from cotbal.tasks import task_names
@@ -144,21 +145,9 @@ def weights_from_signals(
 def _apply(
     rule: str, signals: Mapping[str, Tensor | None], n_tasks: int, temperature: float, alpha: float
 ) -> Tensor:
-    def softmax(name: str, sign: float) -> Tensor:
-        signal = signals[name]
-        assert signal is not None
-        return n_tasks * torch.softmax(sign * signal / temperature, dim=0)
-
     if rule == "equal":
         return torch.ones(n_tasks, dtype=torch.float64)
-    if rule == "one2all":
-        return softmax("one2all", 1.0)
-    if rule == "all2one":
-        return softmax("all2one", -1.0)
-    if rule == "difficulty":
-        return softmax("difficulty", 1.0)
-    balanced = (softmax("one2all", 1.0) + softmax("all2one", -1.0)) / 2
-    return balanced if rule == "contribution" else alpha * balanced + (1 - alpha) * softmax("difficulty", 1.0)
+    return weights_of(rule, **signals, temperature=temperature, alpha=alpha)
 
 
 def _signal(values: Signal | None, tasks: Sequence[str], name: str, *, needed: bool) -> Tensor | None:

@@ -107,10 +107,14 @@ class Scores:
         return oriented(values, self.tasks, self.transforms)
 
     @classmethod
-    def from_csv(cls, path: str | Path) -> "Scores":
+    def from_csv(cls, path: str | Path, *, items: Items | None = None) -> "Scores":
         """Return the scores in a CSV file: header `run,<task>,...`, rows `mini` and one per task.
 
-        Rows `single_mini`, `single_full` and `transform` are optional; items are not part of the file.
+        Rows `single_mini`, `single_full` and `transform` are optional.
+
+        Args:
+            path: the file.
+            items: the per-item scores, which are no part of the file.
 
         Raises:
             OSError: the file cannot be read.
@@ -126,6 +130,7 @@ class Scores:
                 [rows[task] for task in tasks],
                 single_mini=rows.get(SINGLE_MINI),
                 single_full=rows.get(SINGLE_FULL),
+                items=items,
                 transforms={task: transform for task, transform in named if transform},
             )
         except (ValueError, csv.Error) as error:

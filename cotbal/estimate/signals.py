@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from cotbal.estimate.clusters import Clusters, cluster_sums, covariance_of_means
+from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.transforms import oriented_items
 
 MIN_STANDARD_ERRORS = 3.0
 ON_UNIDENTIFIED = ("raise", "drop")
@@ -40,21 +43,25 @@ def contribution(scores: Scores, *, on_unidentified: str = "raise") -> Tensor:
             "validate on more items, use larger sets, or leave it out with on_unidentified='drop' "
             "(--on-unidentified drop)"
         )
-    mini = scores.oriented("mini")
-    table = (scores.oriented("probes") - mini) / _denominators(scores)
+    table = contribution_of(scores.oriented("mini"), scores.oriented("probes"))
     for place, task in enumerate(scores.tasks):
         if task in reasons:
             table[:, place] = math.nan
     return table.fill_diagonal_(1.0)
 
 
-def unidentified(scores: Scores) -> dict[str, str]:
-    """Return the tasks whose column of C is not identified, each with the reason in words."""
+def unidentified(scores: Scores, clusters: Clusters | None = None) -> dict[str, str]:
+    """Return the tasks whose column of C is not identified, each with the reason in words.
+
+    Args:
+        scores: the score table.
+        clusters: {task: a number per item}, equal for items that belong together.
+    """
     reasons = {}
     for task, denominator in zip(scores.tasks, _denominators(scores).tolist(), strict=True):
         if denominator <= 0:
             reasons[task] = f"V({task} + mini) - V(mini) of task {task!r} is {denominator:.4g}, expected > 0"
-        elif (z := _standard_errors(scores, task)) is not None and z < MIN_STANDARD_ERRORS:
+        elif (z := _standard_errors(scores, task, clusters)) is not None and z < MIN_STANDARD_ERRORS:
             reasons[task] = (
                 f"V({task} + mini) - V(mini) of task {task!r} is {denominator:.4g}, only {z:.2f} of its "
                 f"standard errors, expected at least {MIN_STANDARD_ERRORS:g}"
@@ -70,7 +77,7 @@ def one2all(C: Tensor) -> Tensor:
     Raises:
         ValueError: fewer than two tasks, or no identified column.
     """
-    return _fill(_off_diagonal(C).nanmean(dim=1))
+    return one2all_of(_checked(C))
 
 
 def all2one(C: Tensor) -> Tensor:
@@ -81,7 +88,7 @@ def all2one(C: Tensor) -> Tensor:
     Raises:
         ValueError: fewer than two tasks, or no identified column.
     """
-    return _fill(_off_diagonal(C).nanmean(dim=0))
+    return all2one_of(_checked(C))
 
 
 def difficulty(scores: Scores, *, precise: bool = False) -> Tensor:
@@ -106,7 +113,7 @@ def difficulty(scores: Scores, *, precise: bool = False) -> Tensor:
                 f"scores: task {task!r}: the difficulty (Eq. 9) needs scores > 0, got {mini:g} with the mini "
                 f"subset and {full:g} with the full set; take a larger mini subset or another metric"
             )
-    return 1.0 - part / whole
+    return difficulty_of(part, whole)
 
 
 def _denominators(scores: Scores) -> Tensor:
@@ -115,30 +122,29 @@ def _denominators(scores: Scores) -> Tensor:
     return gap.where(gap.abs() > _ROUNDING * torch.maximum(full.abs(), mini.abs()), torch.zeros_like(gap))
 
 
-def _standard_errors(scores: Scores, task: str) -> float | None:
+def _standard_errors(scores: Scores, task: str, clusters: Clusters | None) -> float | None:
     """Return the gain of a task's own probe over the mini run in standard errors of the paired items."""
     full, mini = scores.items.get(task, {}).get(task), scores.items.get("mini", {}).get(task)
     if full is None or mini is None or len(full) < 2:
         return None
-    gain = mini - full if task in scores.transforms else full - mini
-    mean, error = gain.mean().item(), (gain.std() / math.sqrt(len(gain))).item()
+    gain = oriented_items(full, task, scores.transforms) - oriented_items(mini, task, scores.transforms)
+    sums, sizes = cluster_sums(gain, (clusters or {}).get(task), task)
+    if len(sizes) < 2:
+        return None
+    mean, error = gain.mean().item(), covariance_of_means(sums, sums, sizes).sqrt().item()
     if error == 0:
         return math.copysign(math.inf, mean) if mean else 0.0
     return mean / error
 
 
-def _off_diagonal(C: Tensor) -> Tensor:
+def _checked(C: Tensor) -> Tensor:
     if C.dim() != 2 or C.shape[0] != C.shape[1] or len(C) < 2:
         raise ValueError(
             f"contribution: expected a square table of at least 2 tasks, got shape {tuple(C.shape)}"
         )
-    return C.clone().fill_diagonal_(math.nan)
-
-
-def _fill(means: Tensor) -> Tensor:
-    if bool(means.isnan().all()):
+    if bool(C.isnan().sum() == C.numel() - len(C)):
         raise ValueError(
             "contribution: no task's column is identified, so it says nothing; use rule='difficulty' or "
             "'equal', or scores of larger sets"
         )
-    return means.where(~means.isnan(), means.nanmean())
+    return C

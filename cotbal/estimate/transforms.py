@@ -54,6 +54,22 @@ def oriented(values: Tensor, tasks: tuple[str, ...], transforms: Mapping[str, st
     return torch.stack(columns, dim=-1)
 
 
+def oriented_items(items: Tensor, task: str, transforms: Mapping[str, str]) -> Tensor:
+    """Return items (..., n) whose means are the oriented scores, to first order in the items' noise.
+
+    Args:
+        items: float64, as measured.
+        task: whose items they are.
+        transforms: what `checked_transforms` returned.
+    """
+    if task not in transforms:
+        return items
+    if transforms[task] == "reciprocal":
+        mean = items.mean(-1, keepdim=True)
+        return 1.0 / mean - (items - mean) / mean**2
+    return _bound(transforms[task]) - items
+
+
 def _bound(transform: str) -> float:
     return float(transform.partition(":")[2])
 

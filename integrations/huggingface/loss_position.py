@@ -212,7 +212,7 @@ class LossPosition:
         if loss is not current.returned or loss._version != current.version:
             raise ValueError(
                 f"{self.name} adds to its loss (a router's auxiliary loss?), which the step's denominator "
-                "does not cover; switch it off (output_router_logits=False)"
+                "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0)"
             )
 
 
@@ -225,7 +225,8 @@ def check_installed(model: Any) -> None:
     before = getattr(model.forward, "loss_position", None)
     if before is not None and before.installed:
         raise ValueError(
-            f"model: {type(model).__name__} already has a loss of cotbal; call restore() of that one first"
+            f"model: {type(model).__name__} already has a loss of cotbal; call restore() or unpatch() of "
+            "that one first"
         )
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from cotbal.integrations.huggingface.sft import is_sft_trainer
+
 # PEFT's prompt learning that adds no positions to the labels.
 _PREFIXES_OF_KEYS = ("PREFIX_TUNING", "CARTRIDGE")
 
@@ -17,6 +19,12 @@ def check_trainer(trainer: Any) -> None:
         raise ValueError(
             "compute_loss_func: expected None, got a function; it replaces the loss and never sees the "
             "tasks. Leave it out"
+        )
+    loss_type = getattr(trainer.args, "loss_type", "nll")
+    if is_sft_trainer(trainer) and loss_type not in ("nll", "chunked_nll"):
+        raise ValueError(
+            f"loss_type: expected 'nll', got {loss_type!r}, another loss than cross-entropy, which the task "
+            "weights would replace. Leave it out of the SFTConfig"
         )
     peft = getattr(trainer.model, "active_peft_config", None)
     if peft is not None and peft.is_prompt_learning and peft.peft_type not in _PREFIXES_OF_KEYS:

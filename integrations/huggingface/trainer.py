@@ -1,13 +1,10 @@
 """The Trainer that divides by the weighted count of all tokens of the optimizer step."""
 
 import logging
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
-from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,19 +13,19 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
-from cotbal._calls import TaskStats
-from cotbal.balancing import StaticWeights, Weighting
+from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
 from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import check_trainer
+from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer, loss_factor
+from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
 from cotbal.tasks import task_names
-from cotbal.weights import TaskWeights
 
 _logger = logging.getLogger(__name__)
 # A mixin has no base of its own; a type checker is to see what it is mixed into.
@@ -46,7 +43,8 @@ class CoTBalMixin(_Base):
 
     Args:
         args: those of the trainer; so are all other keyword arguments.
-        weights: `TaskWeights`, a mapping from task to weight, a file with either, or a `Weighting`.
+        weights: `TaskWeights`, a mapping from task to weight, a list in the order of the tasks, a file with
+            any of these, or a `Weighting`.
         tasks: task names in the order of their ids; by default the collator's, else those of the weights.
         level: "linear", "logits" or "auto", as in `install_loss`.
         label_smoothing: eps in 0..1, as in `cotbal.gtw_cross_entropy`.
@@ -56,6 +54,7 @@ class CoTBalMixin(_Base):
     Attributes:
         tasks: task names in the order of their ids.
         weighting: the rule that the weights of each step come from.
+        balance: the weighting with each step's denominator, loss and sums.
         installed: at which level the loss is, why, and `restore()` which gives the model its own loss back.
 
     Raises:
@@ -67,14 +66,13 @@ class CoTBalMixin(_Base):
         ...     pass
     """
 
-    _has_open_step: bool
-    _held: list[Any]
+    installed: Installed | None = None
     data_collator: Any
 
     def __init__(
         self,
         *args: Any,
-        weights: Weighting | Mapping[str, float] | str | Path,
+        weights: Weights,
         tasks: Iterable[str] | None = None,
         level: str = "auto",
         label_smoothing: float = 0.0,
@@ -82,42 +80,89 @@ class CoTBalMixin(_Base):
         memory_budget: int | str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.installed: Installed | None = None
         super().__init__(*args, **kwargs)
+        names = collator_tasks(self.data_collator) if tasks is None else task_names(tasks)
+        options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "memory_budget": memory_budget}
+        self.start_balancing(as_weighting(weights, names), names, level, **options)
+
+    def start_balancing(
+        self, weighting: Weighting, tasks: Iterable[str] | None, level: str, **options: Any
+    ) -> None:
+        """Gives the constructed trainer the loss of the step; `stop_balancing` takes it off again.
+
+        Args:
+            weighting: the rule that the weights come from.
+            tasks: task names in the order of their ids; None: those of the weights.
+            level: as in `install_loss`.
+            options: those of `StepLoss`.
+
+        Raises:
+            ValueError: as the class does.
+        """
         check_trainer(self)
-        self.tasks = _tasks(tasks, self.data_collator, weights)
-        self.weighting = _weighting(weights)
-        self.step_loss = StepLoss(
-            len(self.tasks), label_smoothing=label_smoothing, z_loss=z_loss, memory_budget=memory_budget
+        names = stated_tasks(tasks, weighting)
+        if names is None:
+            raise ValueError(
+                "tasks: expected the task names in the order of their ids, got none; pass tasks=[...]"
+            )
+        self.balance = StepBalance(
+            names,
+            weighting,
+            StepLoss(len(names), **options),
+            device=self.args.device,
+            replicas=_tensor_parallel(self),
         )
-        self._level, self._step_weights, self._is_predicting = level, torch.empty(0), False
-        self._start()
+        self.tasks, self.weighting, self.step_loss = names, weighting, self.balance.step_loss
+        self._level, self._is_predicting = level, False
+        self._held: list[Any] = []
         self._install(self.model)
-        self.add_callback(TaskLogCallback(self))
+        self._task_logs = TaskLogCallback(self)
+        self.add_callback(self._task_logs)
         # The loss is that of the whole window; older versions ask model_accepts_loss_kwargs, checked above.
         self.loss_is_scaled_for_ga = True
 
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
-        # Not in `train`: auto_find_batch_size starts again within it.
-        self._start()
-        return super()._inner_training_loop(*args, **kwargs)
+    @property
+    def meter(self) -> TaskMeter:
+        """The sums per task since the last logging step."""
+        return self.balance.meter
 
-    def get_train_dataloader(self) -> DataLoader:
-        """The trainer's, after checking that the collator numbers the tasks as the weights do.
+    @property
+    def normalizer(self) -> StepNormalizer:
+        """What counts the tokens of the step."""
+        return self.balance.normalizer
+
+    def stop_balancing(self) -> None:
+        """Gives the model its own loss back, and takes the tasks' curves off."""
+        if self.installed is not None:
+            self.installed.restore()
+        self.remove_callback(self._task_logs)
+
+    def check_collator(self) -> None:
+        """Checks that the collator numbers the tasks as the weights do.
 
         Raises:
             ValueError: it does not.
         """
+        numbered = collator_tasks(self.data_collator)
+        if numbered is not None and numbered != self.tasks:
+            raise ValueError(
+                f"tasks: expected the collator's {', '.join(numbered)} in that order, got "
+                f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
+            )
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
+        # Not in `train`: auto_find_batch_size starts again within it.
+        self.balance.start()
+        self._held = []
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The trainer's, after `check_collator`."""
+        self.check_collator()
         dispatches = self.accelerator.dispatch_batches
         if dispatches is None:
             dispatches = isinstance(self.train_dataset, IterableDataset)
-        collator = self.data_collator
-        if isinstance(collator, TaskCollator) and collator.tasks != self.tasks:
-            raise ValueError(
-                f"tasks: expected the collator's {', '.join(collator.tasks)} in that order, got "
-                f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
-            )
         with self._tensors_alone() if dispatches else nullcontext():
             return super().get_train_dataloader()
 
@@ -157,8 +202,7 @@ class CoTBalMixin(_Base):
         task_ids, valid_count = inputs.pop(TASK_IDS, None), inputs.pop(VALID_COUNT, None)
         if self._is_predicting:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # TRL's would compute its loss in a head of its own, past the model's.
-        run = partial(Trainer.compute_loss, self) if _is_sft_trainer(self) else super().compute_loss
+        run = past_sft(self, super().compute_loss)
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
             return run(model, inputs, return_outputs)
@@ -180,15 +224,12 @@ class CoTBalMixin(_Base):
         return model
 
     def flush(self) -> None:
-        """Hands the last step's sums to the weighting and the meter: a collective, so every rank calls it."""
-        if self._has_open_step:
-            self._has_open_step = False
-            self._settle(self.normalizer.sums(self.step_loss.take_sums()))
+        """`StepBalance.flush`: a collective, so every rank calls it."""
+        self.balance.flush()
 
     def task_logs(self) -> dict[str, float]:
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
-        self.flush()
-        return self.meter.read()
+        return self.balance.logs()
 
     @contextmanager
     def _tensors_alone(self) -> Iterator[None]:
@@ -205,34 +246,14 @@ class CoTBalMixin(_Base):
         finally:
             self.data_collator = own
 
-    def _start(self) -> None:
-        self.weighting.bind(self.tasks, self.args.device)
-        self.meter = TaskMeter(self.tasks)
-        # What a training that failed has left in them would count in the first step.
-        self.normalizer = StepNormalizer(len(self.tasks), replicas=_tensor_parallel(self))
-        self.step_loss.take_sums()
-        self._has_open_step, self._held = False, []
-
     def _begin_step(self, batches: list[Any]) -> Tensor:
+        balance = self.balance
         for batch in batches:
             targets = batch_targets(batch)
-            self.normalizer.add(targets.labels, targets.task_ids, shift=targets.shift)
-        previous = self.step_loss.take_sums() if self._has_open_step else None
-        totals = self.normalizer.total(previous, self.args.device)
-        if totals.previous is not None:
-            self._settle(totals.previous)
-        self._step_weights = self.weighting.weights(totals.counts)
-        denominator = self._step_weights.double() @ totals.counts
-        factor = loss_factor(
-            "transformers>=4.52", ranks=self.accelerator.num_processes, replicas=self.normalizer.replicas
-        )
-        self.step_loss.begin_step(self._step_weights, denominator / factor, loss_scale(self))
-        self._has_open_step = True
-        return denominator
-
-    def _settle(self, sums: TaskStats) -> None:
-        self.weighting.update(sums.loss_sum, sums.token_count)
-        self.meter.add(sums, self._step_weights)
+            balance.normalizer.add(targets.labels, targets.task_ids, shift=targets.shift)
+        ranks = self.accelerator.num_processes
+        factor = loss_factor("transformers>=4.52", ranks=ranks, replicas=balance.replicas)
+        return balance.begin_step(factor, loss_scale(self))
 
     def _install(self, model: nn.Module) -> None:
         self.installed = install_loss(model, self.step_loss, self._level)
@@ -270,28 +291,9 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
     """
 
 
-def _weighting(weights: Weighting | Mapping[str, float] | str | Path) -> Weighting:
-    if isinstance(weights, Weighting):
-        return weights
-    if isinstance(weights, str | Path):
-        return StaticWeights(TaskWeights.load(weights))
-    if isinstance(weights, Mapping):
-        return StaticWeights(weights)
-    raise TypeError(
-        f"weights: expected TaskWeights, a mapping, a path or a Weighting, got {type(weights).__name__}"
-    )
-
-
-def _tasks(tasks: Iterable[str] | None, collator: object, weights: object) -> tuple[str, ...]:
-    if tasks is not None:
-        return task_names(tasks)
-    if isinstance(collator, TaskCollator):
-        return collator.tasks
-    if isinstance(weights, str | Path):
-        return tuple(TaskWeights.load(weights))
-    if isinstance(weights, Mapping):
-        return task_names(weights)
-    raise ValueError("tasks: expected the task names in the order of their ids, got none; pass tasks=[...]")
+def collator_tasks(collator: object) -> tuple[str, ...] | None:
+    """The task names of a `TaskCollator`, in the order of their ids; None of another collator."""
+    return collator.tasks if isinstance(collator, TaskCollator) else None
 
 
 def _tensor_parallel(trainer: Any) -> int:
@@ -311,9 +313,3 @@ def loss_scale(trainer: Any) -> Tensor | None:
     if wrapped is not None and wrapped.engine.fp16_enabled():
         return one * float(wrapped.engine.optimizer.loss_scale)
     return None
-
-
-def _is_sft_trainer(trainer: object) -> bool:
-    # Without importing TRL for those who do not use it.
-    module = sys.modules.get("trl.trainer.sft_trainer")
-    return module is not None and isinstance(trainer, module.SFTTrainer)

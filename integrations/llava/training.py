@@ -52,7 +52,13 @@ class LLaVATraining:
         self.trainer, self.denominator = trainer, denominator
         check_expansion(inner_model(trainer.model))
         self.position = LLaVAPosition(trainer.model, StepLoss(len(tasks)), level)
-        self.balance = StepBalance(tasks, weighting, self.position.step_loss, device=trainer.args.device)
+        self.balance = StepBalance(
+            tasks,
+            weighting,
+            self.position.step_loss,
+            device=trainer.args.device,
+            per_device=denominator == "micro",
+        )
         self._held: list[Inputs] = []
         self._labels: Tensor | None = None
         self.logs = TaskLogCallback(SimpleNamespace(task_logs=self.balance.logs, log=trainer.log))

@@ -1,12 +1,16 @@
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
 from cotbal.estimate import Scores, contribution, difficulty, estimate_weights
+from cotbal.estimate.items_json import write_items
+from cotbal.estimate.uncertainty import uncertainty
 from cotbal.weights import TaskWeights
 from tests.cli.commands import run_cotbal
+from tests.estimate.coverage import World
 
 TABLE = """run,vqa,ocr,bbox
 mini,0.40,0.30,0.10
@@ -149,3 +153,36 @@ def test_a_missing_file_is_named_without_an_error_number(tmp_path):
     done = run_cotbal("weights", "absent.csv", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "cotbal: absent.csv: no such file or directory\n"
+
+
+def test_items_give_intervals_and_say_what_is_noise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = World.random(3, 8.0, torch.Generator().manual_seed(0)).table(torch.Generator().manual_seed(1))
+    scores.to_csv("scores.csv")
+    write_items("items.json", scores.items)
+    done = CliRunner().invoke(app, ["weights", "scores.csv", "--items", "items.json"])
+    assert done.exit_code == 0
+    found = uncertainty(scores)
+    low, high = (ends[0].item() for ends in (found.rules["cotbal"].low, found.rules["cotbal"].high))
+    for text in ("Fieller", "bootstrap over the items", f"{low:.2f} .. {high:.2f}", "P(weight of"):
+        assert text in done.stdout
+    assert TaskWeights.load("weights.json").provenance["uncertainty"] == found.to_json()
+
+
+def test_a_column_inside_its_noise_is_named_instead_of_an_interval(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = World.random(3, 1.7, torch.Generator().manual_seed(0)).table(torch.Generator().manual_seed(1))
+    scores.to_csv("scores.csv")
+    write_items("items.json", scores.items)
+    options = ["--items", "items.json", "--on-unidentified", "drop"]
+    done = CliRunner().invoke(app, ["weights", "scores.csv", "--rule", "difficulty", *options])
+    assert done.exit_code == 0
+    assert "No interval of a weight that needs C" in done.stdout
+    assert "unbounded" in done.stdout
+
+
+def test_items_of_another_table_are_refused(scores, tmp_path):
+    (tmp_path / "items.json").write_text('{"schema_version": 1, "items": {"mini": {"other": [1.0]}}}')
+    done = run_cotbal("weights", "scores.csv", "--items", "items.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "other" in done.stderr

@@ -15,7 +15,7 @@ from tests.integrations.huggingface.level_runs import (
     DENOMINATOR,
     TASK_IDS,
     WEIGHTS,
-    difference,
+    errors,
     run,
     weighted,
 )
@@ -37,7 +37,8 @@ def test_the_linear_level_is_the_logits_level(name: str) -> None:
     model, batch = build(name)
     logits, linear = run(model, batch, "logits"), run(model, batch, "linear")
     assert torch.isclose(logits.loss, weighted(logits.logits, batch["labels"]), rtol=1e-5)
-    assert difference(linear, logits) <= 1e-5
+    found = errors(model, batch)
+    assert found.exact, found
     assert linear.logits.shape == (*batch["labels"].shape, 0)
     assert all(gradient.any() for key, gradient in linear.gradients.items() if "head" in key)
     # The multimodal Gemma 3 has a cap in its configuration, and none in its code.
@@ -171,6 +172,20 @@ def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cap of 300 changes a logit of 1 by a part in 270 000: the check draws larger ones."""
     model, _ = build("LlamaForCausalLM")
     monkeypatch.setattr(acceptance, "_shapes", lambda _: iter([acceptance.LogitShape(softcap=300.0)]))
+    with pytest.raises(acceptance.NotExactError, match="is off by"):
+        acceptance.accepted_shape(model)
+
+
+def test_a_gradient_that_is_not_a_number_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a finite loss: Python's max() would lose it."""
+    model, _ = build("LlamaForCausalLM")
+    of_shape = acceptance._Batch.run
+
+    def run(self: acceptance._Batch, *args: Any) -> list[Tensor]:
+        loss, *gradients = of_shape(self, *args)
+        return [loss, gradients[0] * float("nan") if len(args) > 1 else gradients[0], *gradients[1:]]
+
+    monkeypatch.setattr(acceptance._Batch, "run", run)
     with pytest.raises(acceptance.NotExactError, match="is off by"):
         acceptance.accepted_shape(model)
 

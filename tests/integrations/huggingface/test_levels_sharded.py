@@ -11,7 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import build
-from tests.integrations.huggingface.level_runs import DENOMINATOR, TASK_IDS, WEIGHTS, run
+from tests.integrations.huggingface.level_runs import (
+    BOUNDS,
+    DENOMINATOR,
+    TASK_IDS,
+    WEIGHTS,
+    in_double,
+    largest_error,
+    run,
+)
 from tests.ranks import Ranks
 
 Gradients = dict[str, Tensor]
@@ -36,7 +44,7 @@ def shard(model: nn.Module) -> nn.Module:
 
 
 def gradients(rank: int, wrapper: str) -> Gradients:
-    model, batch = build(NAME)
+    model, batch = in_double(*build(NAME))
     model = shard(model) if wrapper == "sharded before" else model
     step_loss = StepLoss(2)
     assert install_loss(model, step_loss, "auto").level == "linear"
@@ -54,10 +62,7 @@ def gradients(rank: int, wrapper: str) -> Gradients:
 
 @pytest.mark.parametrize("wrapper", ["DDP", "sharded after", "sharded before"])
 def test_gradients_are_those_of_one_process(ranks: Ranks, wrapper: str) -> None:
-    expected = run(*build(NAME), "logits").gradients
+    expected = run(*in_double(*build(NAME)), "logits").gradients
     found = ranks.run(gradients, [*range(N_RANKS)], [wrapper] * N_RANKS)
     for of_rank in found:
-        assert of_rank.keys() == expected.keys()
-        for key, gradient in of_rank.items():
-            error = (gradient - expected[key]).abs().max() / expected[key].abs().max()
-            assert error <= 1e-5, key
+        assert largest_error(of_rank, expected) <= BOUNDS.float64

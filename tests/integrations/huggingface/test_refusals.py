@@ -101,8 +101,16 @@ def test_a_task_without_a_weight(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="weights: expected TaskWeights, a mapping, a path or a Weighting"):
-        trainer(tmp_path, weights=[1.0, 2.0])
+    with pytest.raises(TypeError, match="weights: expected TaskWeights, a mapping, a list, a path or a Weig"):
+        trainer(tmp_path, weights=2.0)
+    with pytest.raises(ValueError, match="tasks: expected the names of the list's 3 weights in its order"):
+        trainer(tmp_path, weights=[1.0, 2.0, 3.0])
+
+
+def test_a_list_of_weights_is_in_the_order_of_the_tasks(tmp_path: Path) -> None:
+    assert trainer(tmp_path, weights=[1.0, 2.0]).weighting.fixed == {"short": 1.0, "long": 2.0}
+    other = trainer(tmp_path, weights=[1.0, 2.0], tasks=TASKS[::-1], data_collator=pad)
+    assert other.weighting.fixed == {"long": 1.0, "short": 2.0}
 
 
 def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:

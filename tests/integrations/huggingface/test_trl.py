@@ -9,6 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+import cotbal
 from cotbal.integrations.huggingface import CoTBalMixin, TaskCollator
 from tests.integrations.huggingface.training import (
     LEARNING_RATE,
@@ -34,6 +35,10 @@ class SFT(InOrder, CoTBalMixin, trl.SFTTrainer):
     pass
 
 
+class PlainSFT(InOrder, trl.SFTTrainer):
+    pass
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
     model = Tokenizer(WordLevel(words, unk_token="</s>"))
@@ -41,7 +46,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="</s>")
 
 
-def sft(folder: Path, cls: type = SFT, **options: Any) -> Any:
+def sft(folder: Path, cls: type = SFT, settings: dict[str, Any] | None = None, **options: Any) -> Any:
     args = trl.SFTConfig(
         str(folder),
         per_device_train_batch_size=4,
@@ -60,6 +65,7 @@ def sft(folder: Path, cls: type = SFT, **options: Any) -> Any:
         bf16=False,
         average_tokens_across_devices=True,
         dataset_num_proc=None,
+        **(settings or {}),
     )
     return cls(
         tiny_model(),
@@ -89,6 +95,57 @@ def test_sft_trainers_own_collator_may_be_wrapped_afterwards(tmp_path: Path) -> 
     trainer = sft(tmp_path, weights=WEIGHTS, tasks=TASKS)
     trainer.data_collator = TaskCollator(trainer.data_collator, TASKS)
     check(trainer)
+
+
+def test_a_patched_sft_trainer_keeps_its_own_collator(tmp_path: Path) -> None:
+    trainer = sft(tmp_path, PlainSFT)
+    own = trainer.data_collator
+    with cotbal.patch(trainer, weights=WEIGHTS):
+        assert trainer.data_collator.collator is own
+        check(trainer)
+    assert (type(trainer), trainer.data_collator) == (PlainSFT, own)
+
+
+class Own(trl.SFTTrainer):
+    """Computes its loss from the model's, once a micro-batch."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
+        self.called = getattr(self, "called", 0) + 1
+        return model(**inputs).loss
+
+
+class OwnSFT(InOrder, CoTBalMixin, Own):
+    pass
+
+
+class PastTheModel(trl.SFTTrainer):
+    """Hands on to TRL's own loss."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(*args, **kwargs)
+
+
+class PastTheModelSFT(CoTBalMixin, PastTheModel):
+    pass
+
+
+def test_the_loss_of_an_sft_trainer_of_ones_own_is_called(tmp_path: Path) -> None:
+    trainer = sft(tmp_path, OwnSFT, weights=WEIGHTS, data_collator=collator())
+    check(trainer)
+    assert trainer.called == len(trainer.losses)
+
+
+def test_one_that_hands_on_to_trls_is_refused(tmp_path: Path) -> None:
+    trainer = sft(tmp_path, PastTheModelSFT, weights=WEIGHTS, data_collator=collator())
+    with pytest.raises((ValueError, RuntimeError), match="loss_function"):
+        trainer.train()
+
+
+def test_trls_other_loss_is_refused(tmp_path: Path) -> None:
+    if "loss_type" not in trl.SFTConfig.__dataclass_fields__:
+        pytest.skip("this TRL has one loss")
+    with pytest.raises(ValueError, match="loss_type: expected 'nll', got 'dft'"):
+        sft(tmp_path, weights=WEIGHTS, data_collator=collator(), settings={"loss_type": "dft"})
 
 
 def test_sft_trainer_evaluates_as_ever(tmp_path: Path) -> None:

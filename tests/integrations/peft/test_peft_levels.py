@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import build
-from tests.integrations.huggingface.level_runs import WEIGHTS, Run, difference, run, weighted
+from tests.integrations.huggingface.level_runs import WEIGHTS, Run, errors, run, weighted
 
 # PEFT 0.21 reads what transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -34,7 +34,8 @@ def lora(**options: Any) -> peft.LoraConfig:
 def both(model: Any, batch: dict[str, Tensor]) -> tuple[Run, Run]:
     logits, linear = run(model, batch, "logits"), run(model, batch, "linear")
     assert linear.gradients
-    assert difference(linear, logits) <= 1e-5
+    found = errors(model, batch)
+    assert found.exact, found
     return logits, linear
 
 

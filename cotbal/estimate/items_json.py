@@ -1,0 +1,76 @@
+"""Per-item scores as a JSON file: `{"schema_version": 1, "items": {run: {task: [score, ...]}}}`.
+
+A run is "mini" or the task of a probe; the items stand in the same order in every run. An optional key
+"clusters", `{task: [number, ...]}`, says which items belong together, such as the questions on one image.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from cotbal.files import write_text_atomically
+
+SCHEMA_VERSION = 1
+
+
+class ItemFile(NamedTuple):
+    """What an item file holds.
+
+    Attributes:
+        items: {run: {task: scores}}.
+        clusters: {task: a number per item}; empty where every item stands by itself.
+    """
+
+    items: dict[str, dict[str, list[float]]]
+    clusters: dict[str, list[int]]
+
+
+def read_items(path: str | Path) -> ItemFile:
+    """Return the per-item scores of a file; `Scores` checks them against its tasks and runs.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON of this schema, or holds something other than lists of numbers.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(f"expected an object with schema_version {SCHEMA_VERSION} and items")
+        items = {run: _lists(of_run, f"items[{run!r}]") for run, of_run in _object(content, "items").items()}
+        clusters = _lists(content.get("clusters") or {}, "clusters")
+        return ItemFile(items, {task: [int(number) for number in row] for task, row in clusters.items()})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_items(
+    path: str | Path,
+    items: Mapping[str, Mapping[str, Tensor]],
+    clusters: Mapping[str, list[int]] | None = None,
+) -> Path:
+    """Return `path` after writing the items there; `read_items` reads the same numbers back."""
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "items": {run: {task: row.tolist() for task, row in of_run.items()} for run, of_run in items.items()},
+    }
+    if clusters:
+        content["clusters"] = dict(clusters)
+    return write_text_atomically(path, json.dumps(content, allow_nan=False) + "\n")
+
+
+def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(content.get(key), dict):
+        raise ValueError(f"{key}: expected an object, got {type(content.get(key)).__name__}")
+    return content[key]
+
+
+def _lists(value: Any, where: str) -> dict[str, list[float]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object of lists, got {type(value).__name__}")
+    for task, row in value.items():
+        if not isinstance(row, list) or not all(type(each) in (int, float) for each in row):
+            raise ValueError(f"{where}[{task!r}]: expected a list of numbers")
+    return value

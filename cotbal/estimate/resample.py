@@ -1,0 +1,140 @@
+"""Bootstrap of a score table: items drawn again, the same ones in every run, and training seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from cotbal.estimate.clusters import Clusters, Numbers, cluster_sums
+from cotbal.estimate.score_csv import MINI
+from cotbal.estimate.scores import Scores
+from cotbal.estimate.transforms import oriented
+
+SOURCES = ("items", "seeds")
+# Drawn at a time: (draws, items) counts of 8 bytes each.
+_CHUNK = 1 << 22
+# A score that is not the mean of its items is another quantity, and its interval would be of that.
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Draws:
+    """K resamples of a score table, higher is better.
+
+    Attributes:
+        mini: (K, N) of V_j(mini).
+        probes: (K, N, N) of V_j(i+mini).
+    """
+
+    mini: Tensor
+    probes: Tensor
+
+
+def resample(
+    tables: Sequence[Scores],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    over: Sequence[str] = SOURCES,
+    clusters: Clusters | None = None,
+) -> Draws:
+    """Draw the table again and again: items with replacement, the same ones in every run; seeds likewise.
+
+    Args:
+        tables: one score table per training seed, with the items of every run, the same items in each.
+        draws: K.
+        seed: of the random numbers.
+        over: "items", "seeds" or both: which noise is in the draws. One seed has none of its own.
+        clusters: {task: a number per item}; items of one number (questions on an image) are drawn together.
+
+    Raises:
+        ValueError: no items, other items in another table, or a score that is not the mean of its items.
+    """
+    if unknown := set(over) - set(SOURCES):
+        raise ValueError(f"over: expected of {', '.join(SOURCES)}, got {', '.join(sorted(unknown))}")
+    tasks = tables[0].tasks
+    columns = [
+        # By its name: what a task draws does not hang on the order of the tasks.
+        _column(tables, task, draws, crc32(f"{seed} {task}".encode()), over, (clusters or {}).get(task))
+        for task in tasks
+    ]
+    # One draw of the seeds is the same for every task: a model is good or bad at all of them.
+    table = torch.stack(columns, dim=-1)
+    table = oriented(table, tasks, tables[0].transforms)
+    return Draws(table[:, 0], table[:, 1:])
+
+
+def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Tensor:
+    """(K, S) float64: what each seed counts in each draw; the rows sum to 1.
+
+    Draws of S seeds scatter by a factor sqrt((S - 1) / S) too little, which is put right here.
+    """
+    even = torch.full((draws, n_seeds), 1.0 / n_seeds, dtype=torch.float64)
+    if "seeds" not in over or n_seeds == 1:
+        return even
+    generator = torch.Generator().manual_seed(seed)
+    drawn = _counts(draws, n_seeds, generator).double() / n_seeds
+    return even + (drawn - even) * (n_seeds / (n_seeds - 1)) ** 0.5
+
+
+def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
+    """The items (S, N+1, n) of a task: by seed, by run (mini first).
+
+    Raises:
+        ValueError: a run without items, unequal numbers of them, or a score that is not their mean.
+    """
+    rows = []
+    for table in tables:
+        runs = (MINI, *table.tasks)
+        for run in runs:
+            if task not in table.items.get(run, {}):
+                raise ValueError(
+                    f"items: expected the per-item scores of task {task!r} in run {run!r}, got none; "
+                    "intervals need them for every run and task"
+                )
+        items = torch.stack([table.items[run][task] for run in runs])
+        place = table.tasks.index(task)
+        scores = torch.cat([table.mini[place : place + 1], table.probes[:, place]])
+        off = (items.mean(1) - scores).abs().max().item()
+        if off > _TOLERANCE * max(1.0, scores.abs().max().item()):
+            raise ValueError(
+                f"items: expected the mean of task {task!r}'s items to be its score, they are {off:.3g} "
+                "apart; give the items that the score is the mean of"
+            )
+        rows.append(items)
+    if len({each.shape for each in rows}) > 1:
+        raise ValueError(f"items: expected the same items of task {task!r} under every seed")
+    return torch.stack(rows)
+
+
+def _column(
+    tables: Sequence[Scores],
+    task: str,
+    draws: int,
+    seed: int,
+    over: Sequence[str],
+    clusters: Numbers | None,
+) -> Tensor:
+    """(K, N+1): one task's score in every run, in every draw."""
+    items = stacked_items(tables, task)
+    shares = seed_shares(len(tables), draws, 0, over)
+    if "items" not in over:
+        return torch.einsum("ks,sr->kr", shares, items.mean(-1))
+    sums, sizes = cluster_sums(items, clusters, task)
+    generator = torch.Generator().manual_seed(seed)
+    n_groups = len(sizes)
+    columns = []
+    for first in range(0, draws, max(1, _CHUNK // n_groups)):
+        part = shares[first : first + max(1, _CHUNK // n_groups)]
+        counts = _counts(len(part), n_groups, generator).double()
+        means = torch.einsum("kg,srg->ksr", counts, sums) / (counts @ sizes)[:, None, None]
+        columns.append(torch.einsum("ks,ksr->kr", part, means))
+    return torch.cat(columns)
+
+
+def _counts(draws: int, n: int, generator: torch.Generator) -> Tensor:
+    """(K, n) int64: how often each of n was drawn in n draws with replacement."""
+    drawn = torch.randint(n, (draws, n), generator=generator)
+    return torch.zeros(draws, n, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))

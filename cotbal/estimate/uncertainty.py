@@ -1,0 +1,245 @@
+"""How far every number of an estimate can be trusted: intervals, comparisons, and what is only noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotbal.estimate.clusters import Clusters, cluster_sums
+from cotbal.estimate.fieller import RatioSets, fieller
+from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
+from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items
+from cotbal.estimate.rules import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
+from cotbal.estimate.scores import Scores
+from cotbal.estimate.signals import MIN_STANDARD_ERRORS, unidentified
+from cotbal.estimate.transforms import oriented_items
+
+
+@dataclass(frozen=True)
+class RuleNoise:
+    """The weights of one rule in their noise.
+
+    Attributes:
+        low: (N,) float64, lower ends of the intervals.
+        high: (N,) upper ends.
+        larger: (N, N), larger[i, j] the probability that task i's weight exceeds task j's.
+        is_noise: whether no weight differs from 1 by more than the noise of all of them together.
+    """
+
+    low: Tensor
+    high: Tensor
+    larger: Tensor
+    is_noise: bool
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Confidence intervals of an estimate; every tensor float64.
+
+    Attributes:
+        tasks: the N tasks.
+        level: of the intervals.
+        mini: (2, N), lower and upper ends for V_j(mini).
+        probes: (2, N, N) for V_j(i+mini).
+        contribution: Fieller's sets (N, N) for C_ij; [1, 1] on the diagonal.
+        one2all: (2, N), None where a column is not identified.
+        all2one: (2, N), likewise.
+        difficulty: (2, N).
+        rules: the weights of each rule; None where the rule needs a column that is not identified.
+        unidentified: the tasks whose column is not identified, each with the reason in words.
+    """
+
+    tasks: tuple[str, ...]
+    level: float
+    mini: Tensor
+    probes: Tensor
+    contribution: RatioSets
+    one2all: Tensor | None
+    all2one: Tensor | None
+    difficulty: Tensor
+    rules: dict[str, RuleNoise | None]
+    unidentified: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The intervals as JSON values; an unbounded set of C is null, as is what was not computed."""
+        C = zip(self.contribution.low.tolist(), self.contribution.high.tolist(), strict=True)
+        bounded = self.contribution.bounded.tolist()
+        return {
+            "level": self.level,
+            "tasks": list(self.tasks),
+            "mini": self.mini.T.tolist(),
+            "probes": self.probes.permute(1, 2, 0).tolist(),
+            "contribution": [
+                [[low, high] if is_bounded else None for low, high, is_bounded in zip(*rows, strict=True)]
+                for rows in ((lows, highs, bounded[i]) for i, (lows, highs) in enumerate(C))
+            ],
+            "one2all": None if self.one2all is None else self.one2all.T.tolist(),
+            "all2one": None if self.all2one is None else self.all2one.T.tolist(),
+            "difficulty": self.difficulty.T.tolist(),
+            "weights": {name: _rule_json(noise) for name, noise in self.rules.items()},
+            "unidentified": self.unidentified,
+        }
+
+
+def uncertainty(
+    scores: Scores | Sequence[Scores],
+    *,
+    temperature: float = 0.5,
+    alpha: float = 0.5,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+    over: Sequence[str] = SOURCES,
+    clusters: Clusters | None = None,
+) -> Uncertainty:
+    """Confidence intervals for scores, contribution, difficulty and weights, from the scores' items.
+
+    Scores, means of C, difficulty and weights by the bootstrap, with the same items drawn in every run; each
+    C_ij by Fieller's theorem, which holds where the denominator is inside its noise as well (the bootstrap
+    does not there, so that a column below 3 standard errors takes the weights' intervals with it).
+
+    Args:
+        scores: a table with items, or one per training seed.
+        temperature: T > 0.
+        alpha: the share of the contribution in Eq. 11.
+        level: of the intervals, in 0..1.
+        draws: of the bootstrap.
+        seed: of its random numbers.
+        over: the noise that is looked at: "items", "seeds" or both.
+        clusters: {task: a number per item}, as in `resample`.
+
+    Raises:
+        ValueError: tables without items or of different tasks, or a level or number of draws out of range.
+
+    Example:
+        >>> right, wrong = [1.0] * 60, [0.0] * 60
+        >>> items = {"mini": {"a": right[:12] + wrong[:48], "b": right[:18] + wrong[:42]}}
+        >>> items["a"] = {"a": right[:48] + wrong[:12], "b": right[:24] + wrong[:36]}
+        >>> items["b"] = {"a": right[:15] + wrong[:45], "b": right[:45] + wrong[:15]}
+        >>> scores = Scores(["a", "b"], [0.2, 0.3], [[0.8, 0.4], [0.25, 0.75]], items=items)
+        >>> found = uncertainty(scores)
+        >>> found.rules["cotbal"].is_noise
+        False
+    """
+    tables = [scores] if isinstance(scores, Scores) else list(scores)
+    _check(tables, level, draws)
+    pooled = pooled_scores(tables)
+    drawn = resample(tables, draws=draws, seed=seed, over=over, clusters=clusters)
+    reasons = unidentified(pooled, clusters) | _lost_in_noise(pooled.tasks, drawn)
+    D = difficulty_of(drawn.mini, drawn.probes.diagonal(dim1=1, dim2=2))
+    C = contribution_of(drawn.mini, drawn.probes)
+    one, all_ = one2all_of(C), all2one_of(C)
+    rules: dict[str, RuleNoise | None] = {}
+    for rule in RULES:
+        if rule == "equal":
+            continue
+        if reasons and rule in USE_ONE2ALL + USE_ALL2ONE:
+            rules[rule] = None
+            continue
+        needed = {
+            "one2all": one if rule in USE_ONE2ALL else None,
+            "all2one": all_ if rule in USE_ALL2ONE else None,
+            "difficulty": D if rule in USE_DIFFICULTY else None,
+        }
+        rules[rule] = _rule_noise(weights_of(rule, **needed, temperature=temperature, alpha=alpha), level)
+    return Uncertainty(
+        tasks=pooled.tasks,
+        level=level,
+        mini=_interval(drawn.mini, level),
+        probes=_interval(drawn.probes, level),
+        contribution=_ratio_sets(pooled, clusters, level),
+        one2all=None if reasons else _interval(one, level),
+        all2one=None if reasons else _interval(all_, level),
+        difficulty=_interval(D, level),
+        rules=rules,
+        unidentified=reasons,
+    )
+
+
+def pooled_scores(tables: Sequence[Scores]) -> Scores:
+    """One table of the means over seeds, of scores and of each item."""
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    items = {
+        run: {
+            task: torch.stack([table.items[run][task] for table in tables]).mean(0)
+            for task in first.items[run]
+        }
+        for run in first.items
+    }
+    return Scores(
+        first.tasks,
+        torch.stack([table.mini for table in tables]).mean(0),
+        torch.stack([table.probes for table in tables]).mean(0),
+        items=items,
+        transforms=first.transforms,
+    )
+
+
+def _check(tables: Sequence[Scores], level: float, draws: int) -> None:
+    if not tables:
+        raise ValueError("scores: expected at least one table, got none")
+    if any(table.tasks != tables[0].tasks for table in tables):
+        raise ValueError("scores: expected the same tasks in the same order under every seed")
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+    if draws < 100:
+        raise ValueError(f"draws: expected at least 100, got {draws}")
+
+
+def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
+    """The tasks whose own gain is within the noise of items and seeds together."""
+    gaps = drawn.probes.diagonal(dim1=1, dim2=2) - drawn.mini
+    found = {}
+    for task, mean, error in zip(tasks, gaps.mean(0).tolist(), gaps.std(0).tolist(), strict=True):
+        if mean < MIN_STANDARD_ERRORS * error:
+            found[task] = (
+                f"V({task} + mini) - V(mini) of task {task!r} is {mean:.4g}, only {mean / error:.2f} of its "
+                f"standard errors over items and seeds, expected at least {MIN_STANDARD_ERRORS:g}"
+            )
+    return found
+
+
+def _ratio_sets(pooled: Scores, clusters: Clusters | None, level: float) -> RatioSets:
+    lows, highs, bounded = [], [], []
+    for place, task in enumerate(pooled.tasks):
+        items = oriented_items(stacked_items([pooled], task)[0], task, pooled.transforms)
+        sums, sizes = cluster_sums(items, (clusters or {}).get(task), task)
+        gains = sums[1:] - sums[0]
+        sets = fieller(gains, gains[place].expand_as(gains), sizes, level=level)
+        own = torch.zeros(len(gains), dtype=torch.bool)
+        own[place] = True
+        lows.append(sets.low.masked_fill(own, 1.0))
+        highs.append(sets.high.masked_fill(own, 1.0))
+        bounded.append(sets.bounded | own)
+    return RatioSets(torch.stack(lows, 1), torch.stack(highs, 1), torch.stack(bounded, 1))
+
+
+def _interval(values: Tensor, level: float) -> Tensor:
+    """(2, ...) the percentiles of the draws (K, ...)."""
+    tail = (1 - level) / 2
+    return torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+
+
+def _rule_noise(weights: Tensor, level: float) -> RuleNoise:
+    low, high = _interval(weights, level)
+    above = (weights[:, :, None] > weights[:, None, :]).double().mean(0)
+    tied = (weights[:, :, None] == weights[:, None, :]).double().mean(0)
+    # Simultaneous: the largest deviation of any weight, in its own standard errors.
+    centre, spread = weights.mean(0), weights.std(0).clamp(min=1e-12)
+    reach = torch.quantile(((weights - centre) / spread).abs().amax(1), level)
+    is_noise = bool(((centre - 1.0).abs() <= reach * spread).all())
+    return RuleNoise(low, high, above + tied / 2, is_noise)
+
+
+def _rule_json(noise: RuleNoise | None) -> dict[str, Any] | None:
+    if noise is None:
+        return None
+    return {
+        "intervals": torch.stack([noise.low, noise.high], 1).tolist(),
+        "larger": noise.larger.tolist(),
+        "is_noise": noise.is_noise,
+    }

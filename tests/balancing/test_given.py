@@ -1,0 +1,64 @@
+"""A weighting from whatever states it, and the names that go with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cotbal.balancing import DWA, StaticWeights, as_weighting, stated_tasks
+from cotbal.weights import TaskWeights
+
+STATED = {"b": 0.5, "a": 2.0}
+FULL = TaskWeights(STATED, rule="cotbal", temperature=0.5, alpha=0.5, provenance={"run": 7})
+
+
+def bound(weights: Any, tasks: Any = None) -> list[float]:
+    return as_weighting(weights, tasks).bind(["a", "b"]).weights(torch.ones(2)).tolist()
+
+
+def test_everything_that_states_the_same_weights_gives_the_same_rule(tmp_path: Path) -> None:
+    bare, listed = tmp_path / "bare.json", tmp_path / "list.json"
+    bare.write_text(json.dumps(STATED))
+    listed.write_text(json.dumps([*STATED.values()]))
+    for weights in (STATED, FULL, FULL.save(tmp_path / "full.json"), bare, str(bare), StaticWeights(STATED)):
+        assert bound(weights) == [2.0, 0.5]
+    for weights in ([0.5, 2.0], (0.5, 2), listed, str(listed)):
+        assert bound(weights, ["b", "a"]) == [2.0, 0.5]
+
+
+def test_a_rule_is_taken_as_it_is() -> None:
+    rule = DWA(window=2)
+    assert as_weighting(rule, ["a", "b"]) is rule
+
+
+def test_where_the_weights_came_from_is_kept(tmp_path: Path) -> None:
+    for weights in (FULL, FULL.save(tmp_path / "weights.json")):
+        rule = as_weighting(weights)
+        assert isinstance(rule, StaticWeights)
+        assert rule.given == FULL
+        assert rule.given.provenance == {"run": 7}
+
+
+@pytest.mark.parametrize("weights", [None, 1.0, {0.5, 2.0}, torch.ones(2)])
+def test_what_states_no_weights_is_a_type_error(weights: Any) -> None:
+    with pytest.raises(TypeError, match="weights: expected TaskWeights, a mapping, a list, a path or a Weig"):
+        as_weighting(weights, ["a", "b"])
+
+
+def test_a_list_needs_its_names(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text("[0.5, 2.0]")
+    with pytest.raises(ValueError, match=r"tasks: expected the names of the list's 2 weights .* got none"):
+        as_weighting([0.5, 2.0])
+    with pytest.raises(ValueError, match=r"list\.json: tasks: expected the names of the list's 2 weights"):
+        as_weighting(path)
+
+
+def test_the_tasks_are_those_given_else_those_of_constant_weights() -> None:
+    assert stated_tasks(iter(["a", "b"]), StaticWeights(STATED)) == ("a", "b")
+    assert stated_tasks(None, StaticWeights(STATED)) == ("b", "a")
+    assert stated_tasks(None, StaticWeights()) is None
+    assert stated_tasks(None, DWA(window=2)) is None
+    assert stated_tasks(["a"], DWA(window=2)) == ("a",)

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+import torch
+
+from cotbal.estimate.items_json import read_items, write_items
+
+ITEMS = {"mini": {"a": torch.tensor([0.1, 1 / 3])}, "a": {"a": torch.tensor([1.0, 0.0])}}
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = write_items(tmp_path / "items.json", ITEMS, {"a": [0, 0]})
+    found = read_items(path)
+    assert found.items == {run: {task: row.tolist() for task, row in of.items()} for run, of in ITEMS.items()}
+    assert found.clusters == {"a": [0, 0]}
+    assert read_items(write_items(path, ITEMS)).clusters == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "schema_version"),
+        ('{"schema_version": 2, "items": {}}', "schema_version"),
+        ('{"schema_version": 1}', "items: expected an object"),
+        ('{"schema_version": 1, "items": {"mini": []}}', "items\\['mini'\\]: expected an object of lists"),
+        ('{"schema_version": 1, "items": {"mini": {"a": ["x"]}}}', "a list of numbers"),
+        ('{"schema_version": 1, "items": {"mini": {"a": [true]}}}', "a list of numbers"),
+        ("{", "items.json"),
+    ],
+)
+def test_another_file_is_named(tmp_path, content, words):
+    path = tmp_path / "items.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=words):
+        read_items(path)
+
+
+def test_it_is_plain_json(tmp_path):
+    content = json.loads(write_items(tmp_path / "items.json", ITEMS).read_text())
+    assert sorted(content) == ["items", "schema_version"]

@@ -1,0 +1,190 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotbal.estimate.fieller import fieller, student
+from cotbal.estimate.scores import Scores
+from cotbal.estimate.uncertainty import uncertainty
+from tests.estimate.coverage import World, simulate
+
+ONE_EACH = torch.ones(40, dtype=torch.float64)
+
+
+def world(n_tasks=3, z=8.0, seed=0):
+    return World.random(n_tasks, z, torch.Generator().manual_seed(seed))
+
+
+def table(of=None, seed=1):
+    return (of or world()).table(torch.Generator().manual_seed(seed))
+
+
+def repeated(scores, times):
+    """The table whose every item stands there several times, and the numbers that say so."""
+    items = {run: {task: row.repeat(times) for task, row in of.items()} for run, of in scores.items.items()}
+    numbers = {task: torch.arange(len(row)).repeat(times) for task, row in scores.items["mini"].items()}
+    return Scores(scores.tasks, scores.mini, scores.probes, items=items), numbers
+
+
+def width(found):
+    noise = found.rules["cotbal"]
+    return noise.high - noise.low
+
+
+@given(st.integers(0, 10_000), st.floats(-3, 3))
+def test_a_ratio_is_in_the_set_where_its_defining_inequality_holds(seed, ratio):
+    generator = torch.Generator().manual_seed(seed)
+    a, d = torch.randn(2, 40, generator=generator, dtype=torch.float64)
+    d = d + 2 * torch.rand((), generator=generator)
+    sets = fieller(a, d, ONE_EACH)
+    residual = a - ratio * d
+    t = student(0.975, 39)
+    inside = residual.mean().abs() <= t * residual.std() / math.sqrt(40)
+    assert bool(sets.contains(torch.tensor(ratio, dtype=torch.float64))) == bool(inside)
+
+
+def test_a_denominator_inside_its_noise_gives_an_unbounded_set():
+    d = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(20)
+    clear = fieller(d + 5, d + 3, ONE_EACH)
+    ray = fieller(d.roll(1) + 5, d + 0.1, ONE_EACH)
+    everything = fieller(d.roll(1), d, ONE_EACH)
+    assert clear.bounded
+    assert clear.low < 5 / 3 < clear.high
+    assert not ray.bounded
+    assert ray.high < ray.low < math.inf
+    assert not everything.bounded
+    assert everything.low == -math.inf
+    assert everything.contains(torch.tensor(1e9))
+
+
+def test_items_that_belong_together_count_once():
+    scores = table()
+    fourfold, numbers = repeated(scores, 4)
+    once, blind, seen = (
+        uncertainty(scores),
+        uncertainty(fourfold),
+        uncertainty(fourfold, clusters=numbers),
+    )
+    assert torch.allclose(width(seen), width(once), rtol=0.1)
+    assert torch.allclose(width(blind), width(once) / 2, rtol=0.15)
+    C, of_once = seen.contribution, once.contribution
+    assert torch.allclose(C.high, of_once.high)
+    assert torch.allclose(C.low, of_once.low)
+
+
+def test_relabelling_the_tasks_relabels_the_intervals():
+    scores, order = table(), [2, 0, 1]
+    tasks = [scores.tasks[place] for place in order]
+    items = {run: scores.items[run] for run in ("mini", *tasks)}
+    again = Scores(tasks, scores.mini[order], scores.probes[order][:, order], items=items)
+    found, moved = uncertainty(scores), uncertainty(again)
+    assert torch.allclose(moved.difficulty, found.difficulty[:, order])
+    assert torch.allclose(moved.probes, found.probes[:, order][:, :, order])
+    assert torch.allclose(moved.rules["cotbal"].low, found.rules["cotbal"].low[order])
+
+
+def test_each_interval_holds_its_estimate_and_narrows_with_the_items():
+    wide, narrow = uncertainty(table(world(z=6.0))), uncertainty(table(world(z=24.0)))
+    scores = table(world(z=24.0))
+    assert (narrow.probes[0] <= scores.probes).all()
+    assert (scores.probes <= narrow.probes[1]).all()
+    assert torch.allclose(width(narrow), width(wide) / 4, rtol=0.5)
+
+
+def test_a_column_inside_its_noise_has_no_interval_of_a_weight():
+    found = uncertainty(table(world(z=1.7)))
+    assert found.unidentified
+    assert found.rules["cotbal"] is None
+    assert found.one2all is None
+    assert found.rules["difficulty"] is not None
+
+
+def test_equal_tasks_differ_by_noise_only():
+    alike = World(
+        torch.full((3,), 0.3, dtype=torch.float64),
+        torch.full((3, 3), 0.4, dtype=torch.float64).fill_diagonal_(0.5),
+        [400] * 3,
+    )
+    apart = World(alike.mini, alike.probes * torch.tensor([1.0, 1.3, 1.6], dtype=torch.float64), [4000] * 3)
+    assert uncertainty(table(alike)).rules["cotbal"].is_noise
+    assert not uncertainty(table(apart)).rules["cotbal"].is_noise
+    larger = uncertainty(table(apart)).rules["cotbal"].larger
+    assert torch.allclose(larger + larger.T, torch.ones(3, 3, dtype=torch.float64))
+    assert larger[2, 0] > 0.99
+
+
+def test_seeds_that_disagree_widen_the_intervals():
+    one = world(z=20.0)
+    better = World(one.mini, one.probes * 1.1, one.n_items)
+    agree = uncertainty([table(one, 1), table(one, 2), table(one, 3)])
+    disagree = uncertainty([table(one, 1), table(better, 2), table(one, 3)])
+    assert (disagree.probes[1] - disagree.probes[0] > 1.5 * (agree.probes[1] - agree.probes[0])).all()
+    items_alone = uncertainty([table(one, 1), table(better, 2), table(one, 3)], over=["items"])
+    assert (items_alone.probes[1] - items_alone.probes[0] < disagree.probes[1] - disagree.probes[0]).all()
+
+
+def test_lower_is_better_turns_the_interval_of_a_score_around():
+    scores = table()
+    items = {run: {task: 1 - row for task, row in of.items()} for run, of in scores.items.items()}
+    mirrored = Scores(
+        scores.tasks,
+        1 - scores.mini,
+        1 - scores.probes,
+        items=items,
+        transforms=dict.fromkeys(scores.tasks, "complement: 1"),
+    )
+    assert torch.allclose(uncertainty(mirrored).difficulty, uncertainty(scores).difficulty)
+    assert torch.allclose(uncertainty(mirrored).contribution.low, uncertainty(scores).contribution.low)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: Scores(s.tasks, s.mini, s.probes), "got none"),
+        (lambda s: Scores(s.tasks, s.mini + 0.01, s.probes, items=s.items), "to be its score"),
+        (lambda s: [s, table(world(n_tasks=2))], "the same tasks"),
+    ],
+)
+def test_bad_tables_are_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        uncertainty(change(table()))
+
+
+@pytest.mark.parametrize(("option", "value"), [("level", 1.0), ("draws", 10), ("over", ["runs"])])
+def test_bad_options_are_named(option, value):
+    with pytest.raises(ValueError, match=f"{option}: expected"):
+        uncertainty(table(), **{option: value})
+
+
+def test_the_same_seed_gives_the_same_bits():
+    first, second, third = (uncertainty(table(), seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.difficulty, second.difficulty)
+    assert not torch.equal(first.difficulty, third.difficulty)
+
+
+def test_json_has_a_null_for_what_is_unbounded():
+    found = uncertainty(table(world(z=1.7))).to_json()
+    assert found["weights"]["cotbal"] is None
+    assert any(cell is None for row in found["contribution"] for cell in row)
+    assert len(found["probes"][0][1]) == 2
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    tallies = simulate(3, 4.0, n_tables=100, draws=400)
+    # Two standard errors of the number of tables, which are what is independent.
+    assert tallies["C"].share > 0.92 - 0.05
+    assert 0.92 - 0.05 < tallies["D"].share <= 1
+    assert 0.92 - 0.05 < tallies["weights"].share <= 1
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("n_tasks", [3, 7])
+@pytest.mark.parametrize("z", [1.7, 3.0, 4.0, 8.0])
+def test_coverage_over_two_thousand_tables(n_tasks, z):
+    tallies = simulate(n_tasks, z, n_tables=2000)
+    assert tallies["C"].share >= 0.92
+    if z >= 4:
+        for name in ("V", "D", "weights"):
+            assert 0.92 <= tallies[name].share <= 0.98, name
