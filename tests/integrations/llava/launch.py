@@ -50,12 +50,17 @@ def run(case: Case, world: World, folder: Path) -> Recording:
     recording = Recording()
     # The projector is initialised before the Trainer seeds.
     torch.manual_seed(0)
-    sys.argv = ["train.py", *arguments(case, world, folder / (case.resumes or case.name) / "output")]
+    own, sys.argv = (
+        sys.argv,
+        ["train.py", *arguments(case, world, folder / (case.resumes or case.name) / "output")],
+    )
     try:
         with recorded(recording, case.order), _patched(case), _backbone(case):
             llava_train.train()
     except (ImportError, RuntimeError, ValueError):
         recording.error = traceback.format_exc()
+    finally:
+        sys.argv = own
     return recording
 
 
