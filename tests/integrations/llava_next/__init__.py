@@ -2,8 +2,8 @@
 
     make test-llava-next NEXT=<checkout>
 
-It stands beside the tests of `llava`, not below them: the two packages bear the same name, and a process can have
-one of them.
+It stands beside the tests of `llava`, not below them: the two packages bear the same name, and a process can
+have one of them.
 """
 
 import os
@@ -12,5 +12,5 @@ import sys
 CHECKOUT = os.environ.get("COTBAL_TEST_LLAVA_NEXT")
 if CHECKOUT is not None:
     sys.path.insert(0, CHECKOUT)
-    # Its conversation templates ask a hub for a tokenizer when they are imported, and do without after minutes.
+    # Its templates ask a hub for a tokenizer when they are imported, and do without it after minutes.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
