@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 COMPILE := .venv-compile
 RIVALS := .venv-bench
 LLAVA := .venv-llava
+LLAVA_NEXT := .venv-llava-next
+NEXT ?=
 LLAVA_TESTS := tests/integrations/llava
 # LLaVA's own pin, for one run beside the newer one that DeepSpeed needs.
 LLAVA_ACCELERATE := $(LLAVA)/accelerate-0.21.0
@@ -16,11 +18,12 @@ JOBS ?= 2
 THREADS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full test-breakage lint format bench bench-rivals clean
+.PHONY: help demo test test-full test-llava-next test-breakage lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
+	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks that need no GPU"
@@ -59,6 +62,15 @@ $(LLAVA)/.ready: requirements-llava.txt pyproject.toml setup.py
 	@$(LLAVA)/bin/python -m pip install --quiet --no-deps --target $(LLAVA_ACCELERATE) accelerate==0.21.0
 	@touch $@
 
+# What LLaVA-NeXT needs instead; the rest, torch and DeepSpeed among it, is $(LLAVA)'s.
+$(LLAVA_NEXT)/.ready: tests/integrations/llava_next/requirements.txt $(LLAVA)/.ready
+	@echo "== making $(LLAVA_NEXT) (what LLaVA-NeXT's training code imports: once, a minute)"
+	@test -x $(LLAVA_NEXT)/bin/python || $(LLAVA)/bin/python -m venv $(LLAVA_NEXT)
+	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  $(LLAVA)/bin/python -c "$$purelib" > "$$($(LLAVA_NEXT)/bin/python -c "$$purelib")/llava.pth"
+	@$(LLAVA_NEXT)/bin/python -m pip install --quiet --requirement $< --editable .
+	@touch $@
+
 demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
@@ -78,6 +90,11 @@ test-full: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA)/.ready
 	@PYTHONPATH=$(CURDIR)/$(LLAVA_ACCELERATE) $(LLAVA)/bin/python -c \
 	  'import accelerate; assert accelerate.__version__ == "0.21.0", accelerate.__version__'
 	@PYTHONPATH=$(CURDIR)/$(LLAVA_ACCELERATE) $(LLAVA)/bin/python -m pytest $(LLAVA_TESTS)/test_step_loss.py
+
+test-llava-next: $(LLAVA_NEXT)/.ready
+	@test -n "$(NEXT)" || { echo "name a checkout of LLaVA-NeXT's repository: make test-llava-next NEXT=..."; exit 1; }
+	@echo "== tests on LLaVA-NeXT's own training"
+	@COTBAL_TEST_LLAVA_NEXT=$(abspath $(NEXT)) $(LLAVA_NEXT)/bin/python -m pytest tests/integrations/llava_next
 
 test-breakage: $(VENV)/.ready
 	@echo "== the loss broken on purpose: which tests notice"
@@ -112,4 +129,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(COMPILE) $(RIVALS) $(LLAVA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILE) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
