@@ -42,6 +42,7 @@ OWN = {
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
+    "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.progress": {"cotbal.estimate"},
     "cotbal.report": {"cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
@@ -75,9 +76,11 @@ OWN = {
     },
     "cotbal.cli": {
         "cotbal.__version__",
+        "cotbal.collect",
         "cotbal.demo",
         "cotbal.doctor",
         "cotbal.estimate",
+        "cotbal.files",
         "cotbal.progress",
         "cotbal.report",
         "cotbal.weights",
@@ -106,6 +109,7 @@ TRAINING = {
     "cotbal.doctor",
 }
 ESTIMATION = {
+    "cotbal.collect",
     "cotbal.estimate",
     "cotbal.metrics",
     "cotbal.report",
@@ -118,6 +122,7 @@ OTHERS = {
     "csrc_triton": {"triton"},
     "cotbal.integrations": {"accelerate", "peft", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
+    "cotbal.collect": {"openpyxl"},
     "cotbal.progress": {"rich"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
     "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},
