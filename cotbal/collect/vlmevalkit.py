@@ -10,6 +10,7 @@
   The tool's score may be their mean or that in percent. Pickles are never read.
 """
 
+import glob
 from pathlib import Path
 
 from cotbal.collect.found import Found
@@ -57,7 +58,7 @@ def read(folder: Path, source: Source, run: str) -> Found:
 
 def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Path | None:
     """The one file of the data set with one of the ends, None where there is none."""
-    patterns = [f"**/*_{source.name}{end}" for end in ends]
+    patterns = [f"**/*_{glob.escape(source.name)}{end}" for end in ends]
     having = [pattern for pattern in patterns if folder.is_dir() and any(folder.glob(pattern))]
     if not having:
         if not folder.is_dir():
@@ -74,7 +75,7 @@ def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Pat
 
 def _refuse_pickles(folder: Path, source: Source, suffixes: list[str]) -> None:
     for suffix in suffixes:
-        for file in folder.glob(f"**/*_{source.name}{suffix}.pkl"):
+        for file in folder.glob(f"**/*_{glob.escape(source.name)}{suffix}.pkl"):
             read_records(file)
 
 

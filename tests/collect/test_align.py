@@ -29,7 +29,7 @@ def test_a_score_within_its_own_rounding_is_the_mean_of_the_items(score):
     assert aligned(mini=found(score=score)).scores == {"mini": 2 / 3}
 
 
-@pytest.mark.parametrize("score", [0.66, 0.6668, 0.5, 1.0, 66.67, 66.7])
+@pytest.mark.parametrize("score", [0.66, 0.6668, 0.7, 0.5, 1.0, 66.67, 66.7])
 def test_another_score_is_refused(score):
     with pytest.raises(ValueError, match=r"task 'vqa', run 'mini': f gives the score .* items=no"):
         aligned(mini=found(score=score))
@@ -57,7 +57,7 @@ def test_scores_without_items_are_taken_as_they_are():
 
 
 def test_an_item_without_an_image_stands_by_itself_even_if_named_like_one():
-    got = aligned(mini=found({"x": 1.0, "y": 0.0, "z": 0.0}, images={"x": "y", "z": "y"}))
+    got = aligned(mini=found({"x": 1.0, "y": 0.0, "z": 0.0}, images={"x": "item y", "z": "item y"}))
     assert len(set(got.images)) == 2
     assert got.images[0] == got.images[2]
 
