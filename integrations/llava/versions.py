@@ -52,5 +52,6 @@ def _check_transformers() -> None:
     if not _OLDEST <= numbers <= _NEWEST:
         raise ImportError(
             f"transformers: expected {_OLDEST[0]}.{_OLDEST[1]} to {_NEWEST[0]}.{_NEWEST[1]} with LLaVA's "
-            f"train.py (tested: 4.37.2), got {found}; pip install transformers==4.37.2"
+            f"train.py (tested: 4.37.2, and 4.40.2 and 4.45.2 with LLaVA-NeXT), got {found}; pip install "
+            "transformers==4.37.2"
         )

@@ -19,7 +19,7 @@ class Case:
     Attributes:
         name: of its folder.
         options: LLaVA's own options, over those of `arguments`.
-        weights: what `cotbal.patch(weights=)` gets: a mapping, or a name of `launch.WEIGHTINGS`; None: not patched.
+        weights: for `cotbal.patch`: a mapping, or a name of `launch.WEIGHTINGS`; None: not patched.
         patch: further arguments of `cotbal.patch()`.
         zero: DeepSpeed's stage, 0 without DeepSpeed.
         model: the checkpoint of the world.

@@ -20,12 +20,13 @@ from llava.train import train as llava_train
 import cotbal
 import tests.conftest  # noqa: F401
 from cotbal.balancing import DWA, RLW, Weighting
-from tests.integrations.llava.cases import Case, arguments
+from tests.integrations.llava.cases import WEIGHTS, Case, arguments
 from tests.integrations.llava.recorder import Recording, recorded
 from tests.integrations.llava.world import World
 
-# Rules whose weights change: each run gets one of its own.
-WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
+# Rules whose weights change, of which each run gets one of its own; and weights as VisATB has them.
+WEIGHTINGS: dict[str, Callable[[], Weighting | list[float]]] = {
+    "list": lambda: [*WEIGHTS.values()],
     "dwa": lambda: DWA(window=1, temperature=0.5),
     "rlw": lambda: RLW(seed=3),
 }
@@ -39,7 +40,7 @@ def main(folder: Path) -> None:
     for case in cases:
         output = folder / case.name
         output.mkdir(exist_ok=True)
-        with _as_started_for(case):
+        with as_started_for(case):
             recording = run(case, world, folder)
         torch.save(recording, output / f"rank{os.environ.get('RANK', 0)}.pt")
 
@@ -49,17 +50,22 @@ def run(case: Case, world: World, folder: Path) -> Recording:
     recording = Recording()
     # The projector is initialised before the Trainer seeds.
     torch.manual_seed(0)
-    sys.argv = ["train.py", *arguments(case, world, folder / (case.resumes or case.name) / "output")]
+    own, sys.argv = (
+        sys.argv,
+        ["train.py", *arguments(case, world, folder / (case.resumes or case.name) / "output")],
+    )
     try:
         with recorded(recording, case.order), _patched(case), _backbone(case):
             llava_train.train()
     except (ImportError, RuntimeError, ValueError):
         recording.error = traceback.format_exc()
+    finally:
+        sys.argv = own
     return recording
 
 
 @contextmanager
-def _as_started_for(case: Case) -> Iterator[None]:
+def as_started_for(case: Case) -> Iterator[None]:
     """Afterwards nothing of this run's precision or DeepSpeed is left for the next."""
     before = dict(os.environ)
     if case.zero:

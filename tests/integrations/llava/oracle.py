@@ -9,7 +9,9 @@ from torch import Tensor
 from tests.integrations.llava.recorder import MicroBatch, Recording
 
 
-def task_sums(micro_batches: Iterable[MicroBatch], tasks: Sequence[str]) -> tuple[dict[str, float], dict[str, int]]:
+def task_sums(
+    micro_batches: Iterable[MicroBatch], tasks: Sequence[str]
+) -> tuple[dict[str, float], dict[str, int]]:
     """Of each task: the sum of its tokens' losses, and their number; `tasks` names each record's."""
     sums, counts = dict.fromkeys(tasks, 0.0), dict.fromkeys(tasks, 0)
     for micro_batch in micro_batches:
@@ -23,7 +25,9 @@ def task_sums(micro_batches: Iterable[MicroBatch], tasks: Sequence[str]) -> tupl
     return sums, counts
 
 
-def step_loss(micro_batches: Iterable[MicroBatch], tasks: Sequence[str], weights: Mapping[str, float]) -> float:
+def step_loss(
+    micro_batches: Iterable[MicroBatch], tasks: Sequence[str], weights: Mapping[str, float]
+) -> float:
     """The loss of an optimizer step: over all its micro-batches, of all ranks."""
     sums, counts = task_sums(micro_batches, tasks)
     denominator = sum(weights[task] * counts[task] for task in counts)

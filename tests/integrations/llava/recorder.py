@@ -1,4 +1,4 @@
-"""Writes down what LLaVA's own training did: what its loss was computed from, and what each micro-step returned.
+"""Writes down what LLaVA's own training did: what its loss came from, and what each micro-step returned.
 
 It sits innermost at `prepare_inputs_labels_for_multimodal` (the model's own labels) and outermost at
 `training_step` (what the Trainer adds up), and knows nothing of cotbal.
@@ -24,7 +24,7 @@ _ITEM = LazySupervisedDataset.__getitem__
 
 @dataclass
 class MicroBatch:
-    """What one call of `lm_head` saw: hidden (B, S, D), weight (V, D), labels (B, S), record of each sample."""
+    """What one call of `lm_head` saw: hidden (B, S, D), weight (V, D), labels (B, S), records of the rows."""
 
     hidden: Tensor
     weight: Tensor
@@ -73,6 +73,8 @@ class Recorder(TrainerCallback):
         self.recording.start = _parameters(self.trainer.model)
 
     def record_head(self, head: nn.Module, inputs: tuple[Tensor]) -> None:
+        if not head.training:
+            return
         micro_batch = MicroBatch(
             hidden=inputs[0].detach().clone(),
             weight=head.weight.detach().clone(),
@@ -88,7 +90,7 @@ class Recorder(TrainerCallback):
 
 @contextmanager
 def recorded(recording: Recording, order: list[int] | None = None) -> Iterator[None]:
-    """Within it each Trainer's `train` is recorded; with `order` it visits the records in that order, each epoch.
+    """Within it each Trainer's `train` is recorded; `order` is that of the records in each epoch.
 
     Enter it before `cotbal.patch()`: what is wrapped here is to lie inside of the patch.
     """
@@ -97,8 +99,8 @@ def recorded(recording: Recording, order: list[int] | None = None) -> Iterator[N
 
     def record_prepare(model: nn.Module, input_ids: Tensor, *arguments: Any, **keywords: Any) -> Any:
         result = prepare(model, input_ids, *arguments, **keywords)
-        # The model's own call: what counts tokens beforehand may borrow the method.
-        if isinstance(model, nn.Module):
+        # The model's own call in training: what counts tokens beforehand may borrow the method.
+        if isinstance(model, nn.Module) and model.training:
             prepared["labels"] = result[5]
             prepared["rows"] = _rows(input_ids, arguments[1])
         return result
@@ -120,8 +122,13 @@ def recorded(recording: Recording, order: list[int] | None = None) -> Iterator[N
 
 def _rows_of(dataset: LazySupervisedDataset) -> dict[_Row, int]:
     """The record of each row of tokens: found by its content, whatever the loader and the patch do."""
-    ids = [_ITEM(dataset, index)["input_ids"][: dataset.tokenizer.model_max_length] for index in range(len(dataset))]
-    rows = {tuple(row[row != dataset.tokenizer.pad_token_id].tolist()): index for index, row in enumerate(ids)}
+    ids = [
+        _ITEM(dataset, index)["input_ids"][: dataset.tokenizer.model_max_length]
+        for index in range(len(dataset))
+    ]
+    rows = {
+        tuple(row[row != dataset.tokenizer.pad_token_id].tolist()): index for index, row in enumerate(ids)
+    }
     assert len(rows) == len(dataset), "two records look alike after truncation"
     return rows
 

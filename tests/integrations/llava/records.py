@@ -1,4 +1,4 @@
-"""Records of four tasks in LLaVA's JSON: with an image or without, one word or a paragraph, one turn or three."""
+"""Records of four tasks in LLaVA's JSON: with an image or without, one word or many, one turn or three."""
 
 import random
 from pathlib import Path
@@ -54,7 +54,9 @@ def _vqa(colour: str, shape: str, generator: random.Random) -> list[tuple[str, s
 
 def _caption(colour: str, shape: str, generator: random.Random) -> list[tuple[str, str]]:
     answer = f"The picture shows one large {colour} {shape} on a plain grey ground"
-    extra = ", seen from the front, in even light and without any shadow." if generator.random() < 0.5 else "."
+    extra = (
+        ", seen from the front, in even light and without any shadow." if generator.random() < 0.5 else "."
+    )
     return [("Describe the picture.", answer + extra)]
 
 

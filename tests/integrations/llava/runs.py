@@ -18,9 +18,13 @@ _TIMEOUT_SECONDS = 500
 
 
 def run_cases(
-    world: Any, folder: Path, cases: Sequence[Case], n_ranks: int = 1, launcher: str = "tests.integrations.llava.launch"
+    world: Any,
+    folder: Path,
+    cases: Sequence[Case],
+    n_ranks: int = 1,
+    launcher: str = "tests.integrations.llava.launch",
 ) -> dict[str, list[Recording]]:
-    """Each case's recordings by rank; the cases run one after another in the same processes, which saves imports."""
+    """Each case's recordings by rank; all cases run in the same processes, which saves imports."""
     folder.mkdir(parents=True)
     torch.save((world, list(cases)), folder / "cases.pt")
     port = _free_port()
@@ -32,7 +36,9 @@ def run_cases(
             rank.kill()
     assert not any(codes), "\n".join((folder / f"log{rank}").read_text()[-3000:] for rank in range(n_ranks))
     return {
-        case.name: [torch.load(folder / case.name / f"rank{rank}.pt", weights_only=False) for rank in range(n_ranks)]
+        case.name: [
+            torch.load(folder / case.name / f"rank{rank}.pt", weights_only=False) for rank in range(n_ranks)
+        ]
         for case in cases
     }
 

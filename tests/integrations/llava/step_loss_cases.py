@@ -14,8 +14,8 @@ _EMPTY = {"model_max_length": 117, "per_device_train_batch_size": 2}
 # A micro-batch of these has no label to learn from.
 _CUT_OFF = [0, 3, 6, 7, 8, 13, 15, 18]
 
-# float32: rounding of a mean over some hundred tokens. bfloat16: its own rounding of hidden states and weights
-# is in the recording already, but a head may hand over logits that were rounded to 8 bits.
+# float32: rounding of a mean over some hundred tokens. bfloat16: hidden states and weights are recorded as
+# they are, but a head may hand over logits that were rounded to 8 bits.
 BOUND = 1e-6
 BOUNDS = {"bfloat16 near initialisation": 2e-5, "bfloat16": 1e-3}
 
@@ -44,6 +44,8 @@ TWO_RANKS = (
     Case("ZeRO-3 with LoRA", _LORA, zero=3),
     Case("ZeRO-3 with accumulation and truncation", _TWO | _CUT, zero=3),
 )
+# The denominators that LLaVA itself is nearer to; two micro-batches a step on either of two ranks.
+WORLD, MICRO = (Case(f"by {name}", _TWO, patch={"denominator": name}) for name in ("world", "micro"))
 _LONG = {"max_steps": 8}
 LONG_ALONE = tuple(
     Case(f"{name}, seed {seed}", options | _LONG | {"seed": seed}, model=model)
@@ -52,7 +54,11 @@ LONG_ALONE = tuple(
         ("windows of 5 that straddle epochs", {"gradient_accumulation_steps": 5} | _CUT, "scaled"),
         ("LoRA by modality", _LORA | _TWO | {"group_by_modality_length": True}, "scaled"),
         ("Mistral with truncation", _TWO | _CUT, "mistral"),
-        ("two workers and checkpointing", _CUT | {"dataloader_num_workers": 2, "gradient_checkpointing": True}, "scaled"),
+        (
+            "two workers and checkpointing",
+            _CUT | {"dataloader_num_workers": 2, "gradient_checkpointing": True},
+            "scaled",
+        ),
     )
 )
 LONG_TWO_RANKS = tuple(
@@ -63,7 +69,12 @@ LONG_TWO_RANKS = tuple(
         ("DDP at the logits level", _TWO, 0, {"level": "logits"}),
         ("ZeRO-2, windows of 5 that straddle epochs", {"gradient_accumulation_steps": 5}, 2, {}),
         ("ZeRO-2 with LoRA and checkpointing", _LORA | {"gradient_checkpointing": True}, 2, {}),
-        ("ZeRO-2 with two workers by modality", {"dataloader_num_workers": 2, "group_by_modality_length": True}, 2, {}),
+        (
+            "ZeRO-2 with two workers by modality",
+            {"dataloader_num_workers": 2, "group_by_modality_length": True},
+            2,
+            {},
+        ),
         ("ZeRO-3, windows of 5 that straddle epochs", {"gradient_accumulation_steps": 5} | _CUT, 3, {}),
         ("ZeRO-3 with LoRA, accumulation, truncation", _LORA | _TWO | _CUT, 3, {}),
         ("ZeRO-3 at the logits level", _TWO, 3, {"level": "logits"}),
@@ -83,4 +94,6 @@ def unpatched(case: Case) -> Case:
 
 def controls(cases: Iterable[Case]) -> list[Case]:
     """Without ZeRO and accumulation together, which accelerate 0.27.2 refuses under DeepSpeed 0.19.8."""
-    return [case for case in cases if not (case.zero and case.options.get("gradient_accumulation_steps", 1) > 1)]
+    return [
+        case for case in cases if not (case.zero and case.options.get("gradient_accumulation_steps", 1) > 1)
+    ]

@@ -27,7 +27,9 @@ _CASES = [
     for case in (
         Case(f"{name}, unbroken", _OPTIONS | {"max_steps": _STEPS, "save_strategy": "no"}, weights),
         Case(f"{name}, first half", _OPTIONS | {"max_steps": 3}, weights),
-        Case(f"{name}, second half", _OPTIONS | {"max_steps": _STEPS}, weights, resumes=f"{name}, first half"),
+        Case(
+            f"{name}, second half", _OPTIONS | {"max_steps": _STEPS}, weights, resumes=f"{name}, first half"
+        ),
     )
 ]
 
@@ -56,7 +58,9 @@ def test_rlw_draws_for_each_step(recordings: Recordings, tasks: list[str]) -> No
     """The drawn weights are those in the log, rounded nowhere, and explain the loss."""
     ranks = recordings["RLW, unbroken"]
     assert not ranks[0].error, ranks[0].error
-    logged = [{name: log[f"task_weight/{name}"] for name in WEIGHTS} for log in ranks[0].logs if _has_weights(log)]
+    logged = [
+        {name: log[f"task_weight/{name}"] for name in WEIGHTS} for log in ranks[0].logs if _has_weights(log)
+    ]
     assert len(logged) == _STEPS
     assert len({weights["vqa"] for weights in logged}) == _STEPS
     for step, weights in enumerate(logged):

@@ -38,14 +38,14 @@ def _read(world: World, folder: Path, change: Any) -> None:
 
 def test_a_record_without_a_task(world: World, tmp_path: Path) -> None:
     cotbal.patch(weights=WEIGHTS)
-    with pytest.raises(ValueError, match="caption-5.*'task'") as caught:
+    with pytest.raises(ValueError, match=r"caption-5.*'task'") as caught:
         _read(world, tmp_path, lambda record: record.pop("task"))
     assert _is_one_sentence(caught.value)
 
 
 def test_a_record_of_an_unknown_task(world: World, tmp_path: Path) -> None:
     cotbal.patch(weights=WEIGHTS)
-    with pytest.raises(ValueError, match="caption-5.*'captions'.*did you mean 'caption'") as caught:
+    with pytest.raises(ValueError, match=r"caption-5.*'captions'.*did you mean 'caption'") as caught:
         _read(world, tmp_path, lambda record: record.update(task="captions"))
     assert _is_one_sentence(caught.value)
 

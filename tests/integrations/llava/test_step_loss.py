@@ -3,7 +3,7 @@
 import pytest
 
 from tests.integrations.llava.cases import EQUAL, WEIGHTS, Case
-from tests.integrations.llava.oracle import loss_error, micro_batches_of, task_sums
+from tests.integrations.llava.oracle import distance, loss_error, micro_batches_of, task_sums
 from tests.integrations.llava.recorder import Recording
 from tests.integrations.llava.runs import run_cases
 from tests.integrations.llava.step_loss_cases import ALONE, BOUND, bound, controls, unpatched
@@ -49,6 +49,7 @@ def check_steps(ranks: list[Recording], tasks: list[str], case: Case) -> None:
     assert all(not rank.error for rank in ranks), ranks[0].error
     assert [len(rank.steps) for rank in ranks] == [case.options.get("max_steps", 3)] * len(ranks)
     assert loss_error(ranks, tasks, WEIGHTS) <= bound(case)
+    assert all(distance(rank.end, ranks[0].end) == 0 for rank in ranks)
 
 
 def check_control(ranks: list[Recording], tasks: list[str], case: Case) -> None:

@@ -61,7 +61,9 @@ def test_the_handle_says_what_was_changed() -> None:
         assert "LazySupervisedDataset" in repr(handle)
 
 
-def test_a_run_after_unpatch_equals_an_untouched_one(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_run_after_unpatch_equals_an_untouched_one(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     cases = [Case("untouched", weights=None), Case("patched"), Case("after", weights=None)]
     runs = run_cases(world, tmp_path_factory.mktemp("unpatch") / "runs", cases)
     untouched, patched, after = (runs[case.name][0] for case in cases)

@@ -1,4 +1,4 @@
-"""Five steps of SGD: the same samples give the same parameters however they are split over micro-batches and ranks.
+"""Five steps of SGD: the same samples give the same parameters, in micro-batches and on ranks alike.
 
 A distance is measured against the update, not against the parameters, and the updates are large: at a small
 rate a wrong denominator hides in the parameters' norm.

@@ -1,4 +1,4 @@
-"""A tiny LLaVA on disk: tokenizer, language models, vision tower, images, records; all made here, always alike."""
+"""A tiny LLaVA on disk: tokenizer, language models, vision tower, images, records; always the same."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,13 @@ import sentencepiece
 import torch
 from llava.conversation import conv_templates
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM, LlavaMistralConfig, LlavaMistralForCausalLM
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaTokenizer, PreTrainedModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaTokenizer,
+    PreTrainedModel,
+)
 
 from tests.integrations.llava.records import make_records, texts
 
