@@ -35,6 +35,8 @@ def main(words: Sequence[str] | None = None) -> int:
         train = prepare(options, arguments)
     except OSError as error:
         return _refuse(f"expected a file that can be read, got {error.filename}: {error.strerror}")
+    except ModuleNotFoundError as error:
+        return _refuse(f"{error}; {options.module}'s training code needs it: install {error.name}")
     except (ImportError, TypeError, ValueError) as error:
         return _refuse(str(error))
     train()

@@ -168,6 +168,16 @@ def test_another_transformers(
     assert said in capsys.readouterr().err
 
 
+def test_a_package_that_llava_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "needing" / "train").mkdir(parents=True)
+    (tmp_path / "needing" / "train" / "train.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["--module", "needing", "--", "--data_path", "mix.json"]) == 2
+    assert "needing's training code needs it: install no_such_package" in capsys.readouterr().err
+
+
 def test_a_fork_and_its_files_tasks(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
