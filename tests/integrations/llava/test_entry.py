@@ -14,7 +14,8 @@ import torch
 from llava.train import train as llava_train
 
 from cotbal.integrations.llava.command_line import parse, read_tasks
-from cotbal.integrations.llava.entry import choose_attention, drop_empty_groups, main
+from cotbal.integrations.llava.entry import choose_attention, main
+from cotbal.integrations.llava.hooks import HOOKS, wrapped
 from tests.integrations.llava.cases import WEIGHTS
 from tests.integrations.llava.entry_runs import (
     deepspeed_environment,
@@ -213,7 +214,7 @@ def test_empty_parameter_groups_are_dropped_before_the_scheduler_counts_them() -
             groups = [{"params": [torch.zeros(1)]}, {"params": []}, {"params": [torch.zeros(2)], "lr": 2e-5}]
             return torch.optim.AdamW(groups, lr=2e-4)
 
-    drop_empty_groups(Trainer)
+    Trainer.create_optimizer = wrapped(Trainer.create_optimizer, HOOKS["create_optimizer"])
     groups = Trainer().create_optimizer().param_groups
     assert [(len(group["params"]), group["lr"]) for group in groups] == [(1, 2e-4), (1, 2e-5)]
 
