@@ -67,8 +67,7 @@ class LLaVAPatch:
         return RunCard(training.balance, self.records.counts, package=package, loss=loss)
 
     def _replace_trainer(self, trainer_class: type) -> None:
-        self._replaced.set(trainer_class, "__init__", wrapped(trainer_class.__init__, self._init))
-        for name, hook in HOOKS.items():
+        for name, hook in {"__init__": self._init, **HOOKS}.items():
             self._replaced.set(trainer_class, name, wrapped(getattr(trainer_class, name), hook))
 
     def _init(self, trainer: Any, own: Method, *args: Any, **kwargs: Any) -> None:
