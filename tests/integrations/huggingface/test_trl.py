@@ -141,6 +141,14 @@ def test_one_that_hands_on_to_trls_is_refused(tmp_path: Path) -> None:
         trainer.train()
 
 
+def test_trls_packing_drops_the_tasks_and_is_refused(tmp_path: Path) -> None:
+    settings = {"packing": True, "max_length": 32}
+    trainer = sft(tmp_path, settings=settings, weights=WEIGHTS, tasks=TASKS)
+    trainer.data_collator = TaskCollator(trainer.data_collator, TASKS)
+    with pytest.raises(ValueError, match="expected the records' task ids in every training batch"):
+        trainer.train()
+
+
 def test_trls_other_loss_is_refused(tmp_path: Path) -> None:
     if "loss_type" not in trl.SFTConfig.__dataclass_fields__:
         pytest.skip("this TRL has one loss")
