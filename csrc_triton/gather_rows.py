@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from csrc_triton.launch import on_gpu_of
+
 # 16 bytes a thread in 16 bits: four warps, one step for each 1024 columns.
 BLOCK = 1024
 NUM_WARPS = 4
@@ -54,16 +56,17 @@ def gather_rows(source: Tensor, index: Tensor, *, out: Tensor, start: int = 0) -
     """
     n_rows, n_cols = out.shape
     if n_rows and n_cols:
-        _gather_rows_kernel[(n_rows,)](
-            source,
-            source.stride(0),
-            index,
-            out,
-            out.stride(0),
-            source.shape[0],
-            start,
-            n_cols,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-        )
+        with on_gpu_of(source):
+            _gather_rows_kernel[(n_rows,)](
+                source,
+                source.stride(0),
+                index,
+                out,
+                out.stride(0),
+                source.shape[0],
+                start,
+                n_cols,
+                BLOCK=BLOCK,
+                num_warps=NUM_WARPS,
+            )
     return out

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import WORD, has_clusters, row_launch, stream_launch
+from csrc_triton.launch import WORD, has_clusters, on_gpu_of, row_launch, stream_launch
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -229,39 +229,40 @@ def gtw_cross_entropy_forward(
         is_elementwise=options.softcap is not None or options.label_smoothing != 0,
         has_clusters=has_clusters(logits.device, triton.__version__),
     )
-    _gtw_cross_entropy_fwd_kernel[(n_rows,)](
-        logits,
-        logits.stride(0),
-        target,
-        target.stride(0),
-        losses,
-        correct,
-        labels,
-        weights,
-        losses if denominator is None else denominator,
-        losses if options.class_weights is None else options.class_weights,
-        n_cols,
-        ignore_index,
-        options.label_smoothing,
-        options.z_loss,
-        options.softcap or 1.0,
-        HAS_DENOMINATOR=denominator is not None,
-        HAS_GRADIENT=gradient is not None,
-        HAS_CORRECT=want_correct,
-        HAS_SMOOTHING=options.label_smoothing != 0,
-        HAS_Z_LOSS=options.z_loss != 0,
-        HAS_SOFTCAP=options.softcap is not None,
-        HAS_CLASS_WEIGHTS=options.class_weights is not None,
-        READS_UNWEIGHTED=reads_unweighted,
-        HAS_EDGES=has_edges,
-        IS_RESIDENT=launch.is_resident,
-        IN_CLUSTER=launch.num_ctas > 1,
-        BLOCK=launch.block,
-        TAIL=launch.tail,
-        WORD=WORD,
-        num_warps=launch.num_warps,
-        num_ctas=launch.num_ctas,
-    )
+    with on_gpu_of(logits):
+        _gtw_cross_entropy_fwd_kernel[(n_rows,)](
+            logits,
+            logits.stride(0),
+            target,
+            target.stride(0),
+            losses,
+            correct,
+            labels,
+            weights,
+            losses if denominator is None else denominator,
+            losses if options.class_weights is None else options.class_weights,
+            n_cols,
+            ignore_index,
+            options.label_smoothing,
+            options.z_loss,
+            options.softcap or 1.0,
+            HAS_DENOMINATOR=denominator is not None,
+            HAS_GRADIENT=gradient is not None,
+            HAS_CORRECT=want_correct,
+            HAS_SMOOTHING=options.label_smoothing != 0,
+            HAS_Z_LOSS=options.z_loss != 0,
+            HAS_SOFTCAP=options.softcap is not None,
+            HAS_CLASS_WEIGHTS=options.class_weights is not None,
+            READS_UNWEIGHTED=reads_unweighted,
+            HAS_EDGES=has_edges,
+            IS_RESIDENT=launch.is_resident,
+            IN_CLUSTER=launch.num_ctas > 1,
+            BLOCK=launch.block,
+            TAIL=launch.tail,
+            WORD=WORD,
+            num_warps=launch.num_warps,
+            num_ctas=launch.num_ctas,
+        )
     return losses, correct.view(torch.bool)
 
 
@@ -270,12 +271,13 @@ def scale_rows_(gradient: Tensor, factor: Tensor) -> None:
     n_rows, n_cols = gradient.shape
     if n_rows:
         launch = stream_launch(n_cols)
-        _scale_rows_kernel[(n_rows,)](
-            gradient,
-            gradient.stride(0),
-            factor,
-            0 if factor.ndim == 0 else factor.stride(0),
-            n_cols,
-            BLOCK=launch.block,
-            num_warps=launch.num_warps,
-        )
+        with on_gpu_of(gradient):
+            _scale_rows_kernel[(n_rows,)](
+                gradient,
+                gradient.stride(0),
+                factor,
+                0 if factor.ndim == 0 else factor.stride(0),
+                n_cols,
+                BLOCK=launch.block,
+                num_warps=launch.num_warps,
+            )

@@ -3,10 +3,12 @@
 Every entry compiles to 128-bit loads and stores and spills no register (`tests/csrc_triton/test_compile.py`).
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 # Rows may start anywhere in a word of this many columns: up to one column less of them is lost at its ends.
 WORD = 16
@@ -81,6 +83,14 @@ def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_clust
 def stream_launch(n_cols: int) -> Launch:
     """The launch of a kernel that only scales rows: the smallest block that holds one, else the largest."""
     return next((entry for entry in STREAMS if n_cols <= entry.block), STREAMS[-1])
+
+
+def on_gpu_of(tensor: Tensor) -> AbstractContextManager[None]:
+    """Makes the tensor's GPU the current one: a kernel starts there, whichever its tensors are on.
+
+    A model that is spread over GPUs has its head on another than the current one. Nothing on a CPU.
+    """
+    return torch.cuda.device_of(tensor)
 
 
 @cache

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from csrc_triton.launch import on_gpu_of
 from csrc_triton.rows import Rows
 from csrc_triton.task_stats import RowSums
 
@@ -147,26 +148,27 @@ def weigh_rows(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor, 
     mass = weights if rows.class_weights is None else torch.empty_like(weights)
     is_bad = torch.zeros((), dtype=torch.int32, device=weights.device)
     if n_rows:
-        _weigh_rows_kernel[(triton.cdiv(n_rows, _BLOCK),)](
-            weights,
-            mass,
-            is_bad,
-            rows.labels,
-            rows.labels if rows.task_ids is None else rows.task_ids,
-            weights if rows.task_weights is None else rows.task_weights,
-            weights if rows.token_weights is None else rows.token_weights,
-            weights if rows.class_weights is None else rows.class_weights,
-            weights if denominator is None else denominator,
-            n_rows,
-            rows.n_cols,
-            rows.n_tasks,
-            rows.ignore_index,
-            HAS_TASKS=rows.task_ids is not None,
-            HAS_TOKEN_WEIGHTS=rows.token_weights is not None,
-            HAS_CLASS_WEIGHTS=rows.class_weights is not None,
-            HAS_DENOMINATOR=denominator is not None,
-            BLOCK=_BLOCK,
-        )
+        with on_gpu_of(weights):
+            _weigh_rows_kernel[(triton.cdiv(n_rows, _BLOCK),)](
+                weights,
+                mass,
+                is_bad,
+                rows.labels,
+                rows.labels if rows.task_ids is None else rows.task_ids,
+                weights if rows.task_weights is None else rows.task_weights,
+                weights if rows.token_weights is None else rows.token_weights,
+                weights if rows.class_weights is None else rows.class_weights,
+                weights if denominator is None else denominator,
+                n_rows,
+                rows.n_cols,
+                rows.n_tasks,
+                rows.ignore_index,
+                HAS_TASKS=rows.task_ids is not None,
+                HAS_TOKEN_WEIGHTS=rows.token_weights is not None,
+                HAS_CLASS_WEIGHTS=rows.class_weights is not None,
+                HAS_DENOMINATOR=denominator is not None,
+                BLOCK=_BLOCK,
+            )
     return weights, mass, is_bad
 
 
@@ -182,25 +184,26 @@ def sum_rows(
         token_count=torch.empty(n_tasks, dtype=torch.int64, device=device),
         correct_count=torch.empty(n_tasks, dtype=torch.int64, device=device),
     )
-    _sum_rows_kernel[(n_tasks + 1,)](
-        sums.total,
-        sums.loss_sum,
-        sums.mass_sum,
-        sums.token_count,
-        sums.correct_count,
-        losses,
-        correct.view(torch.int8),
-        weights,
-        rows.labels,
-        rows.labels if rows.task_ids is None else rows.task_ids,
-        weights if rows.token_weights is None else rows.token_weights,
-        weights if rows.class_weights is None else rows.class_weights,
-        losses.numel(),
-        n_tasks,
-        rows.ignore_index,
-        HAS_TOKEN_WEIGHTS=rows.token_weights is not None,
-        HAS_CLASS_WEIGHTS=rows.class_weights is not None,
-        READS_UNWEIGHTED=reads_unweighted,
-        BLOCK=_BLOCK,
-    )
+    with on_gpu_of(losses):
+        _sum_rows_kernel[(n_tasks + 1,)](
+            sums.total,
+            sums.loss_sum,
+            sums.mass_sum,
+            sums.token_count,
+            sums.correct_count,
+            losses,
+            correct.view(torch.int8),
+            weights,
+            rows.labels,
+            rows.labels if rows.task_ids is None else rows.task_ids,
+            weights if rows.token_weights is None else rows.token_weights,
+            weights if rows.class_weights is None else rows.class_weights,
+            losses.numel(),
+            n_tasks,
+            rows.ignore_index,
+            HAS_TOKEN_WEIGHTS=rows.token_weights is not None,
+            HAS_CLASS_WEIGHTS=rows.class_weights is not None,
+            READS_UNWEIGHTED=reads_unweighted,
+            BLOCK=_BLOCK,
+        )
     return sums

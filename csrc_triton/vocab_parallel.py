@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import Launch
+from csrc_triton.launch import Launch, on_gpu_of
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -258,27 +258,28 @@ def piece_statistics(
     if n_rows == 0:
         return statistics
     launch = _launch(options, want_correct=want_correct)
-    _piece_statistics_fwd_kernel[(n_rows,)](
-        logits,
-        logits.stride(0),
-        statistics,
-        labels,
-        label_x,
-        weights,
-        weights if options.class_weights is None else options.class_weights,
-        n_rows,
-        n_cols,
-        piece.start,
-        ignore_index,
-        options.softcap or 1.0,
-        HAS_CORRECT=want_correct,
-        HAS_SMOOTHING=options.label_smoothing != 0,
-        HAS_SOFTCAP=options.softcap is not None,
-        HAS_CLASS_WEIGHTS=options.class_weights is not None,
-        READS_UNWEIGHTED=reads_unweighted,
-        BLOCK=launch.block,
-        num_warps=launch.num_warps,
-    )
+    with on_gpu_of(logits):
+        _piece_statistics_fwd_kernel[(n_rows,)](
+            logits,
+            logits.stride(0),
+            statistics,
+            labels,
+            label_x,
+            weights,
+            weights if options.class_weights is None else options.class_weights,
+            n_rows,
+            n_cols,
+            piece.start,
+            ignore_index,
+            options.softcap or 1.0,
+            HAS_CORRECT=want_correct,
+            HAS_SMOOTHING=options.label_smoothing != 0,
+            HAS_SOFTCAP=options.softcap is not None,
+            HAS_CLASS_WEIGHTS=options.class_weights is not None,
+            READS_UNWEIGHTED=reads_unweighted,
+            BLOCK=launch.block,
+            num_warps=launch.num_warps,
+        )
     return statistics
 
 
@@ -321,38 +322,39 @@ def piece_losses(
     target = logits if gradient is None else gradient
     class_weights = options.class_weights
     launch = _launch(options, want_correct=want_correct)
-    _piece_losses_fwd_kernel[(n_rows,)](
-        logits,
-        logits.stride(0),
-        target,
-        target.stride(0),
-        losses,
-        correct,
-        statistics,
-        labels,
-        weights,
-        losses if denominator is None else denominator,
-        losses if class_weights is None else class_weights,
-        losses if class_weights is None else class_weights.sum(),
-        n_rows,
-        n_cols,
-        piece.start,
-        piece.n_cols,
-        ignore_index,
-        options.label_smoothing,
-        options.z_loss,
-        options.softcap or 1.0,
-        HAS_DENOMINATOR=denominator is not None,
-        HAS_GRADIENT=gradient is not None,
-        HAS_CORRECT=want_correct,
-        HAS_SMOOTHING=options.label_smoothing != 0,
-        HAS_Z_LOSS=options.z_loss != 0,
-        HAS_SOFTCAP=options.softcap is not None,
-        HAS_CLASS_WEIGHTS=class_weights is not None,
-        READS_UNWEIGHTED=reads_unweighted,
-        BLOCK=launch.block,
-        num_warps=launch.num_warps,
-    )
+    with on_gpu_of(logits):
+        _piece_losses_fwd_kernel[(n_rows,)](
+            logits,
+            logits.stride(0),
+            target,
+            target.stride(0),
+            losses,
+            correct,
+            statistics,
+            labels,
+            weights,
+            losses if denominator is None else denominator,
+            losses if class_weights is None else class_weights,
+            losses if class_weights is None else class_weights.sum(),
+            n_rows,
+            n_cols,
+            piece.start,
+            piece.n_cols,
+            ignore_index,
+            options.label_smoothing,
+            options.z_loss,
+            options.softcap or 1.0,
+            HAS_DENOMINATOR=denominator is not None,
+            HAS_GRADIENT=gradient is not None,
+            HAS_CORRECT=want_correct,
+            HAS_SMOOTHING=options.label_smoothing != 0,
+            HAS_Z_LOSS=options.z_loss != 0,
+            HAS_SOFTCAP=options.softcap is not None,
+            HAS_CLASS_WEIGHTS=class_weights is not None,
+            READS_UNWEIGHTED=reads_unweighted,
+            BLOCK=launch.block,
+            num_warps=launch.num_warps,
+        )
     return losses, correct.view(torch.bool)
 
 

@@ -2,9 +2,11 @@
 
 An operation whose result the host would need raises there, as does a copy between devices. The kernels are
 stand-ins that look at what they are given: their launches are counted, what they compute is tested elsewhere.
+The tensors are on the second GPU while the first is the current one, as in a model that is spread over two.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,9 @@ pytest.importorskip("triton")
 
 import cotbal
 from cotbal import losses, ops
-from csrc_triton import gather_rows, gtw_cross_entropy, logits_chunks, products, row_sums
+from csrc_triton import gather_rows, gtw_cross_entropy, logits_chunks, products, row_sums, vocab_parallel
+from csrc_triton.options import LossOptions
+from csrc_triton.vocab_pieces import N_STATISTICS, Piece
 from tests.csrc_triton.tally import Tally
 
 ROWS, VOCABULARY, WIDTH, TASKS = 4096, 32003, 512, 5
@@ -25,14 +29,31 @@ KERNELS = {
     gtw_cross_entropy: ("_gtw_cross_entropy_fwd_kernel", "_scale_rows_kernel"),
     row_sums: ("_weigh_rows_kernel", "_sum_rows_kernel"),
     gather_rows: ("_gather_rows_kernel",),
+    vocab_parallel: ("_piece_statistics_fwd_kernel", "_piece_losses_fwd_kernel"),
 }
+
+
+CURRENT, OWN = 0, 1
+
+
+class Gpus:
+    """Which GPU is the current one; takes the place of `torch.cuda.device_of`, which asks for a real one."""
+
+    def __init__(self) -> None:
+        self.current = CURRENT
+
+    @contextmanager
+    def device_of(self, tensor: Tensor) -> Iterator[None]:
+        before, self.current = self.current, tensor.get_device()
+        yield
+        self.current = before
 
 
 class Kernel:
     """`kernel[grid](...)`."""
 
-    def __init__(self, name: str, launches: list[str]) -> None:
-        self.name, self.launches = name, launches
+    def __init__(self, name: str, launches: list[str], gpus: Gpus) -> None:
+        self.name, self.launches, self.gpus = name, launches, gpus
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         assert all(isinstance(size, int) for size in grid)
@@ -41,6 +62,8 @@ class Kernel:
             tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
             assert tensors
             assert all(tensor.is_cuda for tensor in tensors), self.name
+            # A kernel starts on the current GPU, whichever its tensors are on.
+            assert {tensor.get_device() for tensor in tensors} == {self.gpus.current}, self.name
             self.launches.append(self.name)
 
         return launch
@@ -50,9 +73,11 @@ class Kernel:
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Kernels launched, in order, while the operators run their own code."""
     launched: list[str] = []
+    gpus = Gpus()
+    monkeypatch.setattr(torch.cuda, "device_of", gpus.device_of)
     for module, names in KERNELS.items():
         for name in names:
-            monkeypatch.setattr(module, name, Kernel(name, launched))
+            monkeypatch.setattr(module, name, Kernel(name, launched, gpus))
     for module in (products, logits_chunks):
         monkeypatch.setattr(module, "adds_wide_products", lambda device: True)
     monkeypatch.setattr(ops, "scale_op", ops.scale_op._init_fn)
@@ -92,7 +117,7 @@ def run_through(op: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> Context:
 
 
 def rows() -> dict[str, Any]:
-    cuda = {"device": "cuda"}
+    cuda = {"device": f"cuda:{OWN}"}
     return {
         "labels": torch.empty(ROWS, dtype=torch.int64, **cuda),
         "task_ids": torch.empty(ROWS, dtype=torch.int64, **cuda),
@@ -108,7 +133,7 @@ def rows() -> dict[str, Any]:
 
 
 def on_gpu(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.bfloat16, device="cuda")
+    return torch.empty(shape, dtype=torch.bfloat16, device=f"cuda:{OWN}")
 
 
 @pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
@@ -150,6 +175,30 @@ def test_the_linear_loss(reduction: str, launches: list[str], monkeypatch: pytes
     assert gradients[1].shape == weight.shape
     assert gradients[2].shape == (VOCABULARY,)
     assert {"_weigh_rows_kernel", "_gather_rows_kernel", "_sum_rows_kernel"} < set(launches)
+    assert tally.devices == {"cuda"}
+
+
+def test_a_piece_of_the_vocabulary(launches: list[str]) -> None:
+    logits, piece = on_gpu(ROWS, VOCABULARY), Piece(VOCABULARY, VOCABULARY, 2 * VOCABULARY)
+    labels, row_values = torch.empty(ROWS, dtype=torch.int64, device=logits.device), on_gpu(ROWS).float()
+    options = LossOptions(class_weights=on_gpu(2 * VOCABULARY).float())
+    with Tally(large=1) as tally:
+        vocab_parallel.piece_statistics(
+            logits, labels, row_values, row_values, piece, options, want_correct=True, ignore_index=-100
+        )
+        vocab_parallel.piece_losses(
+            logits,
+            labels,
+            on_gpu(N_STATISTICS, ROWS).float(),
+            row_values,
+            on_gpu().float(),
+            piece,
+            options,
+            gradient=logits,
+            want_correct=True,
+            ignore_index=-100,
+        )
+    assert launches == [*KERNELS[vocab_parallel]]
     assert tally.devices == {"cuda"}
 
 
