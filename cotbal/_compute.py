@@ -67,12 +67,12 @@ def _weigh_by_kernel(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Te
 
     if not rows.labels.is_cuda:
         check_rows(rows, denominator)
-    weights, mass, is_bad = row_sums.weigh_rows(rows, denominator)
+    weights, mass, is_right = row_sums.weigh_rows(rows, denominator)
     expected = (
         f"expected labels in 0..{rows.n_cols - 1}, task_ids in 0..{rows.n_tasks - 1}, finite weights >= 0 "
         "and a denominator > 0; the same call on a CPU says which is not"
     )
-    require(is_bad == 0, expected, is_bad)
+    require(is_right, expected, is_right)
     return weights, mass
 
 
@@ -127,16 +127,15 @@ def row_loss_of(weighed: Weighed) -> RowLoss:
 
 def outputs_of(weighed: Weighed, losses: Tensor, correct: Tensor) -> LossOutputs:
     """Eq. 2 and the sums per task from c (R,) and correct (R,) bool; 0 where the denominator is 0."""
-    arguments, rows, weights = weighed.arguments, weighed.rows, weighed.weights
+    arguments, rows, weights, divisor = weighed.arguments, weighed.rows, weighed.weights, weighed.divisor
     if arguments.impl == "triton":
         from csrc_triton import row_sums
 
-        sums = row_sums.sum_rows(losses, correct, weights, rows, reads_unweighted=arguments.reads_unweighted)
+        reads_unweighted = arguments.reads_unweighted
+        sums = row_sums.sum_rows(losses, correct, weights, rows, divisor, reads_unweighted=reads_unweighted)
     else:
-        sums = task_stats.sum_rows(losses, correct, weighed.read, rows)
-    loss = sums.total
+        sums = task_stats.sum_rows(losses, correct, weighed.read, rows, divisor)
+    loss = sums.loss
     if arguments.reduction == "none":
         loss = task_stats.weighted_losses(losses, weights)
-    elif weighed.divisor is not None:
-        loss = torch.where(weighed.divisor > 0, loss / weighed.divisor, torch.zeros_like(loss))
     return LossOutputs(loss, losses, sums.loss_sum, sums.mass_sum, sums.token_count, sums.correct_count)

@@ -12,7 +12,9 @@ from csrc_triton.launch import on_gpu_of
 from csrc_triton.rows import Rows
 from csrc_triton.task_stats import RowSums
 
-_BLOCK = 1024
+_BLOCK, _WARPS = 1024, 4
+# Few programs sum up all rows: wide ones, so that they turn over seldom.
+_SUM_BLOCK, _SUM_WARPS = 4096, 16
 
 
 @triton.jit
@@ -25,7 +27,7 @@ def is_weight(values):
 def _weigh_rows_kernel(
     weights_ptr,
     mass_ptr,
-    is_bad_ptr,
+    is_right_ptr,
     labels_ptr,
     task_ids_ptr,
     task_weights_ptr,
@@ -63,6 +65,7 @@ def _weigh_rows_kernel(
     if HAS_CLASS_WEIGHTS:
         in_range = is_valid & (label >= 0) & (label < n_cols)
         class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
+        is_bad |= is_weight(class_weight) == 0
         tl.store(mass_ptr + rows, weight * class_weight, mask=is_row)
     if HAS_DENOMINATOR:
         denominator = tl.load(denominator_ptr)
@@ -72,12 +75,12 @@ def _weigh_rows_kernel(
         may_divide &= denominators < float("inf")
         is_bad |= is_row & (may_divide == 0)
     if tl.max(is_bad.to(tl.int32), 0) != 0:
-        tl.store(is_bad_ptr, 1)
+        tl.store(is_right_ptr, 0)
 
 
 @triton.jit
 def _sum_rows_kernel(
-    total_ptr,
+    loss_ptr,
     loss_sum_ptr,
     mass_sum_ptr,
     token_count_ptr,
@@ -89,11 +92,13 @@ def _sum_rows_kernel(
     task_ids_ptr,
     token_weights_ptr,
     class_weights_ptr,
+    divisor_ptr,
     n_rows,
     n_tasks,
     ignore_index,
     HAS_TOKEN_WEIGHTS: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
+    HAS_DIVISOR: tl.constexpr,
     READS_UNWEIGHTED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -103,8 +108,9 @@ def _sum_rows_kernel(
     weighted = tl.zeros([BLOCK], tl.float32)
     loss_sum = tl.zeros([BLOCK], tl.float32)
     mass_sum = tl.zeros([BLOCK], tl.float32)
-    token_count = tl.zeros([BLOCK], tl.int64)
-    correct_count = tl.zeros([BLOCK], tl.int64)
+    # A lane's part of fewer than 2^31 rows.
+    token_count = tl.zeros([BLOCK], tl.int32)
+    correct_count = tl.zeros([BLOCK], tl.int32)
     for start in range(0, n_rows, BLOCK):
         rows = start + lanes
         is_row = rows < n_rows
@@ -126,33 +132,39 @@ def _sum_rows_kernel(
             if HAS_CLASS_WEIGHTS:
                 token_weight *= tl.load(class_weights_ptr + label, mask=is_mine, other=0.0)
             mass_sum += token_weight
-            token_count += is_mine.to(tl.int64)
-            correct_count += tl.load(correct_ptr + rows, mask=is_mine, other=0).to(tl.int64)
+            token_count += is_mine.to(tl.int32)
+            correct_count += tl.load(correct_ptr + rows, mask=is_mine, other=0).to(tl.int32)
     if task == n_tasks:
-        tl.store(total_ptr, tl.sum(weighted, 0))
+        loss = tl.sum(weighted, 0)
+        if HAS_DIVISOR:
+            divisor = tl.load(divisor_ptr)
+            # Rounded as torch does; the operator / is an approximation on a GPU.
+            loss = tl.where(divisor > 0.0, tl.div_rn(loss, divisor), 0.0)
+        tl.store(loss_ptr, loss)
     else:
         tl.store(loss_sum_ptr + task, tl.sum(loss_sum, 0))
         tl.store(mass_sum_ptr + task, tl.sum(mass_sum, 0))
-        tl.store(token_count_ptr + task, tl.sum(token_count, 0))
-        tl.store(correct_count_ptr + task, tl.sum(correct_count, 0))
+        tl.store(token_count_ptr + task, tl.sum(token_count, 0).to(tl.int64))
+        tl.store(correct_count_ptr + task, tl.sum(correct_count, 0).to(tl.int64))
 
 
 def weigh_rows(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns w_r (R,), w_r cw[y_r] (R,) and a 0-d int32, 1 if something of the rows is out of range.
+    """Returns w_r (R,), w_r cw[y_r] (R,) and a 0-d bool: whether all that the rows bring is in range.
 
     Out of range are labels outside 0..V-1 and task ids outside 0..N-1 at valid rows, weights that are not
-    finite and >= 0, a denominator (0-d float32) that is not finite and > 0 while a weight is.
+    finite and >= 0 (of class weights, those of the labels), a denominator (0-d float32) that is not finite
+    and > 0 while a weight is.
     """
     n_rows = rows.labels.numel()
     weights = torch.empty(n_rows, dtype=torch.float32, device=rows.labels.device)
     mass = weights if rows.class_weights is None else torch.empty_like(weights)
-    is_bad = torch.zeros((), dtype=torch.int32, device=weights.device)
+    is_right = torch.ones((), dtype=torch.bool, device=weights.device)
     if n_rows:
         with on_gpu_of(weights):
             _weigh_rows_kernel[(triton.cdiv(n_rows, _BLOCK),)](
                 weights,
                 mass,
-                is_bad,
+                is_right.view(torch.int8),
                 rows.labels,
                 rows.labels if rows.task_ids is None else rows.task_ids,
                 weights if rows.task_weights is None else rows.task_weights,
@@ -168,17 +180,33 @@ def weigh_rows(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor, 
                 HAS_CLASS_WEIGHTS=rows.class_weights is not None,
                 HAS_DENOMINATOR=denominator is not None,
                 BLOCK=_BLOCK,
+                num_warps=_WARPS,
             )
-    return weights, mass, is_bad
+    return weights, mass, is_right
 
 
 def sum_rows(
-    losses: Tensor, correct: Tensor, weights: Tensor, rows: Rows, *, reads_unweighted: bool
+    losses: Tensor,
+    correct: Tensor,
+    weights: Tensor,
+    rows: Rows,
+    divisor: Tensor | None,
+    *,
+    reads_unweighted: bool,
 ) -> RowSums:
-    """Returns the sums of c (R,) float32 and correct (R,) bool over the rows that were read."""
+    """Returns the sums of c (R,) float32 and correct (R,) bool over the rows that were read.
+
+    Args:
+        losses: c (R,) float32.
+        correct: (R,) bool.
+        weights: (R,) float32 w_r.
+        rows: the rows.
+        divisor: 0-d float32, what the sum of w_r c_r is divided by, or None.
+        reads_unweighted: whether rows of weight 0 were read.
+    """
     n_tasks, device = rows.n_tasks, losses.device
     sums = RowSums(
-        total=torch.empty((), dtype=torch.float32, device=device),
+        loss=torch.empty((), dtype=torch.float32, device=device),
         loss_sum=torch.empty(n_tasks, dtype=torch.float32, device=device),
         mass_sum=torch.empty(n_tasks, dtype=torch.float32, device=device),
         token_count=torch.empty(n_tasks, dtype=torch.int64, device=device),
@@ -186,7 +214,7 @@ def sum_rows(
     )
     with on_gpu_of(losses):
         _sum_rows_kernel[(n_tasks + 1,)](
-            sums.total,
+            sums.loss,
             sums.loss_sum,
             sums.mass_sum,
             sums.token_count,
@@ -198,12 +226,15 @@ def sum_rows(
             rows.labels if rows.task_ids is None else rows.task_ids,
             weights if rows.token_weights is None else rows.token_weights,
             weights if rows.class_weights is None else rows.class_weights,
+            weights if divisor is None else divisor,
             losses.numel(),
             n_tasks,
             rows.ignore_index,
             HAS_TOKEN_WEIGHTS=rows.token_weights is not None,
             HAS_CLASS_WEIGHTS=rows.class_weights is not None,
+            HAS_DIVISOR=divisor is not None,
             READS_UNWEIGHTED=reads_unweighted,
-            BLOCK=_BLOCK,
+            BLOCK=_SUM_BLOCK,
+            num_warps=_SUM_WARPS,
         )
     return sums

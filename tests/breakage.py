@@ -25,6 +25,7 @@ TESTS = (
     "tests/test_compile_ops.py",
     "tests/test_vocab_parallel.py",
     "tests/csrc_triton/test_linear_gtw_cross_entropy.py",
+    "tests/csrc_triton/test_row_sums.py",
 )
 
 

@@ -10,10 +10,6 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "rows.times_class_weight(rows.weights)",
             "rows.weights",
         ),
-        "valid tokens are found by loss != 0": (
-            "loss = torch.where(weighed.divisor > 0, loss / weighed.divisor, torch.zeros_like(loss))",
-            "loss = loss / (weights * (losses != 0)).sum()",
-        ),
         "rows of weight 0 are read": ("return weights != 0", "return labels != self.rows.ignore_index"),
     },
     "cotbal/_inputs.py": {
@@ -144,6 +140,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "csrc_triton/task_stats.py": {
+        "valid tokens are found by loss != 0": (
+            "loss = torch.where(divisor > 0, loss / divisor, torch.zeros_like(loss))",
+            "loss = loss / (rows.weights * (losses != 0)).sum()",
+        ),
         "statistics are weighted by task": (
             "loss_sum=per_task(token_mass * losses, rows, read)",
             "loss_sum=per_task(rows.weights * losses, rows, read)",
@@ -154,6 +154,28 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "csrc_triton/row_sums.py": {
+        "the loss is left undivided (Triton)": ("if HAS_DIVISOR:", "if False:"),
+        "a label past the end is let through (Triton)": (
+            "is_bad = is_valid & ((label < 0) | (label >= n_cols))",
+            "is_bad = is_valid & (label < 0)",
+        ),
+        "a task id out of range is let through (Triton)": (
+            "(has_task & is_weight(task_weight)) == 0",
+            "is_weight(task_weight) == 0",
+        ),
+        "a token weight out of range is let through (Triton)": (
+            "is_bad |= is_valid & (is_weight(token_weight) == 0)",
+            "is_bad |= False",
+        ),
+        "a class weight out of range is let through (Triton)": (
+            "is_bad |= is_weight(class_weight) == 0",
+            "is_bad |= False",
+        ),
+        "a denominator of 0 is let through (Triton)": (
+            "((denominators == 0.0) & (weight == 0.0))",
+            "(denominators == 0.0)",
+        ),
+        "only the last block's rows are summed (Triton)": ("loss_sum += tl.where(", "loss_sum = tl.where("),
         "the kernel forgets the task weight": (
             "weight *= task_weight",
             "weight *= 1.0",

@@ -1,7 +1,7 @@
 import pytest
 
 from csrc_triton import gtw_cross_entropy as kernel
-from csrc_triton import torch_path
+from csrc_triton import row_sums, torch_path
 from csrc_triton.launch import WORD, Launch
 
 
@@ -20,3 +20,5 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "row_launch", small_row_launch)
     monkeypatch.setattr(kernel, "stream_launch", lambda n_cols: Launch(block=32, num_warps=1))
     monkeypatch.setattr(torch_path, "_BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr(row_sums, "_BLOCK", 4)
+    monkeypatch.setattr(row_sums, "_SUM_BLOCK", 4)
