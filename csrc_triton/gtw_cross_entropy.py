@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import WORD, has_clusters, on_gpu_of, row_launch, stream_launch
+from csrc_triton.launch import WARP_SIZE, WORD, has_clusters, on_gpu_of, row_launch, stream_launch
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -20,6 +20,9 @@ from csrc_triton.row_math import (
     softcapped,
 )
 from csrc_triton.row_parts import read_row, row_parts, write_label, write_row, write_zeros
+
+# A row of a gradient that is scaled as a whole, where its own rows are not of whole words.
+_FLAT_COLS = 32768
 
 
 @triton.jit
@@ -260,7 +263,7 @@ def gtw_cross_entropy_forward(
             BLOCK=launch.block,
             TAIL=launch.tail,
             WORD=WORD,
-            num_warps=launch.num_warps,
+            num_warps=launch.warps(WARP_SIZE),
             num_ctas=launch.num_ctas,
         )
     return losses, correct.view(torch.bool)
@@ -268,8 +271,19 @@ def gtw_cross_entropy_forward(
 
 def scale_rows_(gradient: Tensor, factor: Tensor) -> None:
     """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass."""
+    if factor.ndim == 0 and gradient.shape[1] % WORD and gradient.is_contiguous():
+        # One factor for all: cut anew into rows of whole words, which move 128 bits at a time.
+        flat, rest = gradient.view(-1), gradient.numel() % _FLAT_COLS
+        end = flat.numel() - rest
+        _scale_rows_(flat.narrow(0, 0, end).view(-1, _FLAT_COLS), factor)
+        _scale_rows_(flat.narrow(0, end, rest).view(1, rest), factor)
+    else:
+        _scale_rows_(gradient, factor)
+
+
+def _scale_rows_(gradient: Tensor, factor: Tensor) -> None:
     n_rows, n_cols = gradient.shape
-    if n_rows:
+    if n_rows and n_cols:
         launch = stream_launch(n_cols)
         with on_gpu_of(gradient):
             _scale_rows_kernel[(n_rows,)](

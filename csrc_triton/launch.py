@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Rows may start anywhere in a word of this many columns: up to one column less of them is lost at its ends.
 WORD = 16
+# Threads of a warp: 64 on AMD's data-centre GPUs; a program has at most 1024.
+WARP_SIZE, _MOST_THREADS = 32 if torch.version.hip is None else 64, 1024
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Launch:
 
     Attributes:
         block: columns held in registers, or columns of a step of the two passes.
-        num_warps: warps of a program.
+        num_warps: warps of a program, of 32 threads each.
         tail: columns held in registers besides `block`; 0 for none.
         num_ctas: programs of the cluster that shares a row.
         is_resident: True when the row stays in registers (one read), False for two passes over it.
@@ -36,6 +38,10 @@ class Launch:
     def capacity(self) -> int:
         """The columns that fit into registers."""
         return self.block + self.tail
+
+    def warps(self, warp_size: int) -> int:
+        """The warps of a program, fewer where `num_warps` of this size are too many threads."""
+        return min(self.num_warps, _MOST_THREADS // warp_size)
 
 
 RESIDENT = (

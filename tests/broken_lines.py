@@ -294,6 +294,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "ordinary sizes.\n    row = tl.program_id(0).to(tl.int64)",
             "ordinary sizes.\n    row = tl.program_id(0)",
         ),
+        "the end of an odd gradient is not scaled (Triton)": (
+            "_scale_rows_(flat.narrow(0, end, rest).view(1, rest), factor)",
+            "pass",
+        ),
         "the upstream gradient is not applied (Triton)": ("if factor == 1.0:", "if factor == factor:"),
     },
 }

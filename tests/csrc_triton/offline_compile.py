@@ -142,8 +142,9 @@ def _output(tool: str, *arguments: str) -> str:
 
 def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     """What the machine code of an entry does; for AMD that it compiles."""
-    options = {"num_warps": entry.launch.num_warps, "num_ctas": entry.launch.num_ctas}
-    compiled = triton.compile(entry.source(dtype), TARGETS[target], options)
+    gpu = TARGETS[target]
+    options = {"num_warps": entry.launch.warps(gpu.warp_size), "num_ctas": entry.launch.num_ctas}
+    compiled = triton.compile(entry.source(dtype), gpu, options)
     line: dict[str, object] = {
         "target": target,
         "dtype": dtype,
@@ -151,6 +152,7 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
         "options": entry.options,
         "edges": entry.has_edges,
         "triton": triton.__version__,
+        "threads": compiled.metadata.num_warps * gpu.warp_size,
     }
     if "cubin" in compiled.asm:
         line |= inspect_cubin(compiled.asm["cubin"])

@@ -4,12 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
+
+from csrc_triton import gtw_cross_entropy
+from csrc_triton.options import LossOptions
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # fp16 moves as bf16 does, and few train in fp32: the long matrix has both.
@@ -66,6 +71,30 @@ def test_every_launch_compiles_for_amd(tmp_path: Path) -> None:
     options = (f"--options={name}" for name in MOST)
     lines = compiled(sys.executable, tmp_path, "--target=gfx942", "--dtype=bf16", *options)
     assert len(lines) == (N_ROW_ENTRIES + N_ELEMENTWISE_ENTRIES) * 2
+    # The most that a program may have; AMD's warps are of 64.
+    assert max(line["threads"] for line in lines) == 1024
+
+
+@pytest.mark.parametrize(("warp_size", "num_warps"), [(32, 32), (64, 16)])
+def test_programs_have_at_most_1024_threads(
+    warp_size: int, num_warps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: dict[str, Any] = {}
+    # `kernel[grid](...)`.
+    stand_in = defaultdict(lambda: lambda *_, **options: launched.update(options))
+    monkeypatch.setattr(gtw_cross_entropy, "_gtw_cross_entropy_fwd_kernel", stand_in)
+    monkeypatch.setattr(gtw_cross_entropy, "WARP_SIZE", warp_size)
+    gtw_cross_entropy.gtw_cross_entropy_forward(
+        torch.empty(1, 32768),
+        torch.zeros(1, dtype=torch.int64),
+        torch.ones(1),
+        None,
+        LossOptions(),
+        gradient=None,
+        want_correct=False,
+        ignore_index=-100,
+    )
+    assert launched["num_warps"] == num_warps
 
 
 @pytest.mark.skipif(not COMPILE_PYTHON.exists(), reason=".venv-compile is made by `make test`")

@@ -18,6 +18,7 @@ def small_row_launch(n_cols: int, *, is_aligned: bool, **_: bool) -> Launch:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 32 columns and of a few rows: small inputs then cross every block boundary."""
     monkeypatch.setattr(kernel, "row_launch", small_row_launch)
+    monkeypatch.setattr(kernel, "_FLAT_COLS", 32)
     monkeypatch.setattr(kernel, "stream_launch", lambda n_cols: Launch(block=32, num_warps=1))
     monkeypatch.setattr(torch_path, "_BLOCK_ELEMENTS", 200)
     monkeypatch.setattr(row_sums, "_BLOCK", 4)
