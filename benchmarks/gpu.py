@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu                 the plan; again after a stop: it goes on
     python -m benchmarks.gpu --dry-run       only lists it, no GPU needed
+    python -m benchmarks.gpu --full          the whole grid: thousands of timings, hours
     python -m benchmarks.gpu --device cpu --tiny     the same code on small shapes
 
 It needs torch and triton, and times whatever rivals are installed. The results go to
@@ -10,6 +11,7 @@ benchmarks/results/<device>/.
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -41,11 +43,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="list the plan and stop")
     parser.add_argument("--fresh", action="store_true", help="take all timings again")
     parser.add_argument("--only", nargs="*", default=[], metavar="PROVIDER", help="only these")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="stop after this time")
+    parser.add_argument("--minutes", type=float, help=f"stop then; {MINUTES}, or never with --full")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--json", action="store_true", help="print the results file and the bounds as JSON")
     parser.add_argument("--elapsed", type=float, default=0.0, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def minutes_of(options: argparse.Namespace) -> float:
+    """When to stop; the whole grid takes hours and is not cut into pieces unless asked for."""
+    if options.minutes is not None:
+        return float(options.minutes)
+    return math.inf if options.full else MINUTES
 
 
 def grid_of(options: argparse.Namespace) -> Grid:
@@ -80,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     where = f"{device_name(meter.device)}; results: {path}"
     say("\n".join([*absent, f"{len(items)} timings, {len(beyond)} more with --full, on {where}"]))
     try:
-        left = runner.run(items, start + 60 * options.minutes, say)
+        left = runner.run(items, start + 60 * minutes_of(options), say)
     except DeviceLostError as error:
         say(f"the device was lost ({error}); going on in a new process")
         _start_anew(given, time.monotonic() - start)

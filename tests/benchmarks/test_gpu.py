@@ -1,6 +1,9 @@
 """The command for a GPU on a CPU with tiny shapes: the same code but for the timer."""
 
 import json
+import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,26 @@ def test_a_loss_that_is_not_right_is_not_timed(tmp_path: Path, loss: Any, status
     (result,) = runner.results.values()
     assert result["status"] == status
     assert "milliseconds" not in result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "minutes"), [([], 7.5), (["--full"], math.inf), (["--full", "--minutes", "3"], 3.0)]
+)
+def test_only_the_plan_is_cut_off(arguments: list[str], minutes: float) -> None:
+    assert gpu.minutes_of(gpu.parse(arguments)) == minutes
+
+
+def test_it_runs_where_there_is_only_torch_and_triton(tmp_path: Path) -> None:
+    """The command is for machines that are made ready in a minute."""
+    code = (
+        "import sys; from benchmarks import gpu; "
+        f"gpu.main(['--device', 'cpu', '--tiny', '--out', {str(tmp_path)!r}, "
+        "'--minutes', '0', '--only', 'cotbal']); print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "matplotlib", "typer", "rich", "pytest", "hypothesis", "tests"}
 
 
 def test_the_plan_of_a_gpu_keeps_every_factor_within_the_limit() -> None:
