@@ -73,6 +73,10 @@ def in_words(found: dict[str, Any]) -> str:
         products = f"{at_1['products_read']:.2f} + {at_1['products_written']:.2f}"
         where = f"{row['level']}, V = {row['vocabulary']}"
         lines.append(f"{where:<18} {name:<25} {moved:>14} {other:>14} {products:>16}")
+    lines.append(
+        "in passes of 2 bytes a logit; cotbal's linear level reads float32 logits, and on a CPU float32 "
+        "copies of its products' factors"
+    )
     lines += [f"beyond its bound: {line}" for line in failures(found)] or ["ours are within the bounds"]
     return "\n".join([*lines, *found["skipped"]])
 
