@@ -12,12 +12,13 @@ JOBS ?= 2
 THREADS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full test-breakage lint format bench bench-rivals clean
+.PHONY: help demo test test-full test-breakage test-gpu lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
+	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks that need no GPU"
 	@echo "make bench-rivals  installs the rivals that make bench compares with"
@@ -56,6 +57,10 @@ test-full: $(VENV)/.ready $(COMPILE)/.ready
 test-breakage: $(VENV)/.ready
 	@echo "== the loss broken on purpose: which tests notice"
 	@$(BIN)/python -m tests.breakage
+
+test-gpu: $(VENV)/.ready
+	@echo "== the kernels on a GPU"
+	@$(BIN)/python -m tests.on_gpu
 
 lint: $(VENV)/.ready
 	@echo "== ruff, mypy"
