@@ -6,7 +6,11 @@ BIN := $(VENV)/bin
 COMPILE := .venv-compile
 RIVALS := .venv-bench
 LLAVA := .venv-llava
+LLAVA_NEXT := .venv-llava-next
+NEXT ?=
 LLAVA_TESTS := tests/integrations/llava
+# Its pins have no packages for a newer Python; without them its tests are not run, and make says so.
+LLAVA_READY := $(shell $(PYTHON) -c 'import sys; print(".venv-llava/.ready" if sys.version_info[:2] == (3, 11) else "")')
 # LLaVA's own pin, for one run beside the newer one that DeepSpeed needs.
 LLAVA_ACCELERATE := $(LLAVA)/accelerate-0.21.0
 FLASH_FILE := $(RIVALS)/cross_entropy.py
@@ -16,12 +20,15 @@ JOBS ?= 2
 THREADS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full test-breakage lint format bench bench-rivals clean
+.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-breakage test-gpu lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
+	@echo "make test-llava the tests on LLaVA's own training alone"
+	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
+	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks that need no GPU"
 	@echo "make bench-rivals  installs the rivals that make bench compares with"
@@ -48,8 +55,6 @@ $(COMPILE)/.ready: $(VENV)/.ready requirements-compile.txt
 # LLaVA's own training code, whose pins are another world.
 $(LLAVA)/.ready: requirements-llava.txt pyproject.toml setup.py
 	@echo "== making $(LLAVA) (LLaVA's training code: once, a few minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	  echo "expected Python 3.11 for LLaVA's pins, got $$($(PYTHON) --version); try: make PYTHON=python3.11 ..."; exit 1; }
 	@test -x $(LLAVA)/bin/python || $(PYTHON) -m venv $(LLAVA)
 	@$(LLAVA)/bin/python -m pip install --quiet --requirement requirements-llava.txt --editable .
 	@DS_BUILD_OPS=0 $(LLAVA)/bin/python -m pip install --quiet --no-build-isolation deepspeed==0.19.8
@@ -59,29 +64,56 @@ $(LLAVA)/.ready: requirements-llava.txt pyproject.toml setup.py
 	@$(LLAVA)/bin/python -m pip install --quiet --no-deps --target $(LLAVA_ACCELERATE) accelerate==0.21.0
 	@touch $@
 
+# What LLaVA-NeXT needs instead; the rest, torch and DeepSpeed among it, is $(LLAVA)'s.
+$(LLAVA_NEXT)/.ready: tests/integrations/llava_next/requirements.txt $(LLAVA)/.ready
+	@echo "== making $(LLAVA_NEXT) (what LLaVA-NeXT's training code imports: once, a minute)"
+	@test -x $(LLAVA_NEXT)/bin/python || $(LLAVA)/bin/python -m venv $(LLAVA_NEXT)
+	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  $(LLAVA)/bin/python -c "$$purelib" > "$$($(LLAVA_NEXT)/bin/python -c "$$purelib")/llava.pth"
+	@$(LLAVA_NEXT)/bin/python -m pip install --quiet --requirement $< --editable .
+	@touch $@
+
 demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
 
-test: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA)/.ready
+test: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA_READY)
 	@echo "== tests, $(JOBS) processes"
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full" --ignore $(LLAVA_TESTS)
-	@echo "== tests on LLaVA's own training, $(JOBS) processes"
-	@$(LLAVA)/bin/python -m pytest $(LLAVA_TESTS) -n $(JOBS) --dist loadfile -m "not full"
+	@$(MAKE) --no-print-directory test-llava LLAVA_ARGS='-m "not full"'
 
-test-full: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA)/.ready
+test-full: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA_READY)
 	@echo "== tests with the long matrices, $(JOBS) processes"
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore $(LLAVA_TESTS)
+	@$(MAKE) --no-print-directory test-llava test-llava-accelerate
+
+ifeq ($(LLAVA_READY),)
+test-llava test-llava-accelerate:
+	@echo "== tests on LLaVA's own training: not run, its pins need Python 3.11, got $$($(PYTHON) --version)"
+else
+test-llava: $(LLAVA_READY)
 	@echo "== tests on LLaVA's own training, $(JOBS) processes"
-	@$(LLAVA)/bin/python -m pytest $(LLAVA_TESTS) -n $(JOBS) --dist loadfile
+	@$(LLAVA)/bin/python -m pytest $(LLAVA_TESTS) -n $(JOBS) --dist loadfile $(LLAVA_ARGS)
+
+test-llava-accelerate: $(LLAVA_READY)
 	@echo "== the steps' losses with accelerate 0.21.0"
 	@PYTHONPATH=$(CURDIR)/$(LLAVA_ACCELERATE) $(LLAVA)/bin/python -c \
 	  'import accelerate; assert accelerate.__version__ == "0.21.0", accelerate.__version__'
 	@PYTHONPATH=$(CURDIR)/$(LLAVA_ACCELERATE) $(LLAVA)/bin/python -m pytest $(LLAVA_TESTS)/test_step_loss.py
+endif
+
+test-llava-next: $(LLAVA_NEXT)/.ready
+	@test -n "$(NEXT)" || { echo "name a checkout of LLaVA-NeXT's repository: make test-llava-next NEXT=..."; exit 1; }
+	@echo "== tests on LLaVA-NeXT's own training"
+	@COTBAL_TEST_LLAVA_NEXT=$(abspath $(NEXT)) $(LLAVA_NEXT)/bin/python -m pytest tests/integrations/llava_next
 
 test-breakage: $(VENV)/.ready
 	@echo "== the loss broken on purpose: which tests notice"
 	@$(BIN)/python -m tests.breakage
+
+test-gpu: $(VENV)/.ready
+	@echo "== the kernels on a GPU"
+	@$(BIN)/python -m tests.on_gpu
 
 lint: $(VENV)/.ready
 	@echo "== ruff, mypy"
@@ -112,4 +144,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(COMPILE) $(RIVALS) $(LLAVA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILE) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

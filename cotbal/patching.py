@@ -160,7 +160,9 @@ def _llava() -> ModuleType:
             "repository), or pass what to patch: a Trainer or a model",
             name="llava",
         )
-    return importlib.import_module("llava")
+    from cotbal.integrations.llava.versions import llava_package
+
+    return llava_package()
 
 
 def _weighting(weights: Weights | None, tasks: Iterable[str] | Mapping[str, str] | None) -> Weighting | None:

@@ -1,15 +1,17 @@
-"""Before any test: kernels run in Triton's interpreter where there is no GPU, one thread per process."""
+"""Before any test: no GPU is seen and kernels run in Triton's interpreter, one thread per process."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tests are the same on every machine; `tests/test_on_gpu.py` starts a process that sees the GPUs.
+os.environ.setdefault("TESTS_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "0,1"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
 import torch
 
 # The decorator of a kernel reads this when its module is imported.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TRITON_INTERPRET"] = "1"
 
 from tests.interpreter import mend
 from tests.settings import load_hypothesis_profile

@@ -51,6 +51,7 @@ OWN = {
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
+    "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.progress": {"cotbal.estimate"},
     "cotbal.report": {"cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
@@ -86,9 +87,11 @@ OWN = {
     },
     "cotbal.cli": {
         "cotbal.__version__",
+        "cotbal.collect",
         "cotbal.demo",
         "cotbal.doctor",
         "cotbal.estimate",
+        "cotbal.files",
         "cotbal.progress",
         "cotbal.report",
         "cotbal.weights",
@@ -120,6 +123,7 @@ TRAINING = {
     "cotbal.doctor",
 }
 ESTIMATION = {
+    "cotbal.collect",
     "cotbal.estimate",
     "cotbal.metrics",
     "cotbal.report",
@@ -132,6 +136,7 @@ OTHERS = {
     "csrc_triton": {"triton"},
     "cotbal.integrations": {"accelerate", "peft", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
+    "cotbal.collect": {"openpyxl"},
     "cotbal.progress": {"rich"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
     "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},

@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from cotbal.cli.bench import bench
+from cotbal.cli.collect import collect
 from cotbal.cli.demo import demo
 from cotbal.cli.doctor import doctor
 from cotbal.cli.report import report
@@ -19,6 +20,7 @@ _EXTRAS = {
     "accelerate": "hf",
     "deepspeed": "deepspeed",
     "rich": "cli",
+    "openpyxl": "collect",
     "safetensors": "demo",
     "sklearn": "demo",
     "transformers": "demo",
@@ -86,6 +88,7 @@ def root(
 
 
 app.command()(demo)
+app.command()(collect)
 app.command()(weights)
 app.command()(report)
 app.command()(bench)

@@ -8,6 +8,7 @@ from typing import Any
 from cotbal.balancing import StaticWeights, Weighting, stated_tasks
 from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS
+from cotbal.integrations.llava.card import RunCard
 from cotbal.integrations.llava.records import TaskRecords, replace_data_classes
 from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
 from cotbal.replacements import Replacements
@@ -61,6 +62,11 @@ class LLaVAPatch:
         for training in list(self._trainings):
             training.restore()
 
+    def _card(self, training: LLaVATraining) -> RunCard:
+        package = self.module.__name__.split(".")[0]
+        loss = f'{training.position.level} level, denominator="{self.denominator}"'
+        return RunCard(training.balance, self.records.counts, package=package, loss=loss)
+
     def _replace_trainer(self, trainer_class: type) -> None:
         own = {name: getattr(trainer_class, name) for name in _HOOKS}
 
@@ -73,6 +79,7 @@ class LLaVAPatch:
             self._trainings.add(training)
             position = training.position
             self._levels.append(f"{position.name}: {position.level} level, {position.reason}")
+            training.add_callback(self._card(training))
 
         def inner_training_loop(trainer: Any, *args: Any, **kwargs: Any) -> Any:
             with _training(trainer).running():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from cotbal.balancing import StaticWeights, Weighting
@@ -61,13 +62,19 @@ class LLaVATraining:
         )
         self._held: list[Inputs] = []
         self._labels: Tensor | None = None
-        self.logs = TaskLogCallback(SimpleNamespace(task_logs=self.balance.logs, log=trainer.log))
-        trainer.add_callback(self.logs)
+        self._callbacks: list[TrainerCallback] = []
+        self.add_callback(TaskLogCallback(SimpleNamespace(task_logs=self.balance.logs, log=trainer.log)))
+
+    def add_callback(self, callback: TrainerCallback) -> None:
+        """Adds one to the trainer, until `restore`."""
+        self._callbacks.append(callback)
+        self.trainer.add_callback(callback)
 
     def restore(self) -> None:
         """Takes all of it off the trainer and its model."""
         self.position.restore()
-        self.trainer.remove_callback(self.logs)
+        while self._callbacks:
+            self.trainer.remove_callback(self._callbacks.pop())
         self.trainer.__dict__.pop(ATTRIBUTE, None)
 
     @contextmanager

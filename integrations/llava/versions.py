@@ -1,5 +1,6 @@
 """Whether the LLaVA and the transformers that are installed are ones that the patch was made for."""
 
+import importlib
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -8,18 +9,41 @@ from types import ModuleType
 _OLDEST, _NEWEST = (4, 37), (4, 45)
 
 
-def check_versions(module: ModuleType) -> None:
-    """Checks what is installed, without importing any of it.
+def llava_package(name: str = "llava") -> ModuleType:
+    """LLaVA's package, imported after a look at the versions: beside another transformers its import fails.
 
     Raises:
         ImportError: something is missing, too old or too new, with what to install.
     """
-    if importlib.util.find_spec(f"{module.__name__}.train") is None:
+    if importlib.util.find_spec(name) is None:
         raise ImportError(
-            f"{module.__name__}: expected LLaVA's package with its train.train, got one without; install "
-            "LLaVA's repository or llava-torch (the package `llava` of the index is an empty placeholder)",
-            name=f"{module.__name__}.train",
+            f"{name}: expected LLaVA's package, got none installed; install LLaVA's repository, or "
+            "pip install --no-deps llava-torch",
+            name=name,
         )
+    _check_transformers()
+    package = importlib.import_module(name)
+    check_versions(package)
+    return package
+
+
+def check_versions(package: ModuleType) -> None:
+    """Checks a LLaVA that was imported, and the transformers beside it.
+
+    Raises:
+        ImportError: as `llava_package`.
+    """
+    _check_transformers()
+    name = f"{package.__name__}.train"
+    if not hasattr(package, "__path__") or importlib.util.find_spec(name) is None:
+        raise ImportError(
+            f"{package.__name__}: expected LLaVA's package with its train.train, got one without; install "
+            "LLaVA's repository or llava-torch (the package `llava` of the index is an empty placeholder)",
+            name=name,
+        )
+
+
+def _check_transformers() -> None:
     try:
         found = version("transformers")
     except PackageNotFoundError as error:
@@ -28,5 +52,6 @@ def check_versions(module: ModuleType) -> None:
     if not _OLDEST <= numbers <= _NEWEST:
         raise ImportError(
             f"transformers: expected {_OLDEST[0]}.{_OLDEST[1]} to {_NEWEST[0]}.{_NEWEST[1]} with LLaVA's "
-            f"train.py (tested: 4.37.2), got {found}; pip install transformers==4.37.2"
+            f"train.py (tested: 4.37.2, and 4.40.2 and 4.45.2 with LLaVA-NeXT), got {found}; pip install "
+            "transformers==4.37.2"
         )

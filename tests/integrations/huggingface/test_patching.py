@@ -166,9 +166,9 @@ def test_weights_may_change_with_the_steps(tmp_path: Path) -> None:
 def test_callbacks_of_ones_own_stay(tmp_path: Path) -> None:
     mine = TrainerCallback()
     patched = plain(tmp_path, callbacks=[mine])
-    handle = cotbal.patch(patched, weights=WEIGHTS)
     other = TaskLogCallback(patched)
     patched.add_callback(other)
+    handle = cotbal.patch(patched, weights=WEIGHTS)
     handle.unpatch()
     assert mine in patched.callback_handler.callbacks
     assert other in patched.callback_handler.callbacks

@@ -127,6 +127,25 @@ def test_two_ranks_are_one_of_twice_the_batch(two: Ranks, tmp_path: Path) -> Non
     assert abs(first / second - 1) > 0.2
 
 
+def test_a_batch_that_each_rank_gets_a_part_of(two: Ranks, tmp_path: Path) -> None:
+    data = records(24)
+    outcomes = run(two, tmp_path, data, batch=4, accumulation=2, accelerator_config={"split_batches": True})
+    check(outcomes, by(data, 8, 5))
+
+
+def test_an_epoch_that_does_not_divide_and_a_resume_before_its_end(two: Ranks, tmp_path: Path) -> None:
+    """11 records are 3 micro-batches of 2 for each rank: the last is filled up with the first record."""
+    data = records(11)
+    options = {"batch": 2, "accumulation": 2, "save_strategy": "steps", "save_steps": 1}
+    run(two, tmp_path, data, steps=1, **options)
+    outcomes = run(two, tmp_path, data, steps=4, resume=True, **options)
+    model = tiny_model()
+    start = parameters(model)
+    reference, _ = expected(model, 2 * [data[:8], [*data[8:], data[0]]], WEIGHTS)
+    for outcome in outcomes:
+        assert deviation(outcome["parameters"], reference, start) <= BOUND
+
+
 def test_a_rank_with_nothing_to_train_on(two: Ranks, tmp_path: Path) -> None:
     data = records(24)
     # Batches of 4 go to the ranks in turn: the second rank has nothing in the first step.

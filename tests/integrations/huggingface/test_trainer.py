@@ -92,6 +92,26 @@ def test_micro_batches_of_any_size_train_as_one(
     check(trained(tmp_path, data, batch, accumulation, level=level), 8, data)
 
 
+# transformers 5.23 has a new name for it, older ones know the old one alone.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"accumulation": 1, "accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}},
+    ],
+    ids=["checkpointing, reentrant", "checkpointing", "accumulation by accelerate"],
+)
+def test_settings_that_change_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+    data, model = records(24), tiny_model()
+    options = {"batch": 4, "accumulation": 2} | options
+    actual, *_ = trained(tmp_path, data, options.pop("batch"), options.pop("accumulation"), **options)
+    start = parameters(model)
+    reference, _ = expected(model, windows(data, 8, 5), WEIGHTS)
+    assert deviation(actual, reference, start) <= BOUND
+
+
 def test_the_tasks_matter() -> None:
     """The data is such that other weights lead elsewhere; else nothing above would mean anything."""
     data, model, other = records(24), tiny_model(), tiny_model()

@@ -20,12 +20,13 @@ from llava.train import train as llava_train
 import cotbal
 import tests.conftest  # noqa: F401
 from cotbal.balancing import DWA, RLW, Weighting
-from tests.integrations.llava.cases import Case, arguments
+from tests.integrations.llava.cases import WEIGHTS, Case, arguments
 from tests.integrations.llava.recorder import Recording, recorded
 from tests.integrations.llava.world import World
 
-# Rules whose weights change: each run gets one of its own.
-WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
+# Rules whose weights change, of which each run gets one of its own; and weights as VisATB has them.
+WEIGHTINGS: dict[str, Callable[[], Weighting | list[float]]] = {
+    "list": lambda: [*WEIGHTS.values()],
     "dwa": lambda: DWA(window=1, temperature=0.5),
     "rlw": lambda: RLW(seed=3),
 }
@@ -39,7 +40,7 @@ def main(folder: Path) -> None:
     for case in cases:
         output = folder / case.name
         output.mkdir(exist_ok=True)
-        with _as_started_for(case):
+        with as_started_for(case):
             recording = run(case, world, folder)
         torch.save(recording, output / f"rank{os.environ.get('RANK', 0)}.pt")
 
@@ -64,7 +65,7 @@ def run(case: Case, world: World, folder: Path) -> Recording:
 
 
 @contextmanager
-def _as_started_for(case: Case) -> Iterator[None]:
+def as_started_for(case: Case) -> Iterator[None]:
     """Afterwards nothing of this run's precision or DeepSpeed is left for the next."""
     before = dict(os.environ)
     if case.zero:

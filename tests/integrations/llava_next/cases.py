@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tests.integrations import llava
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava_next.world import World
 
@@ -49,10 +50,13 @@ def arguments(case: Case, world: World, output: Path) -> list[str]:
         "report_to": "none",
         "disable_tqdm": True,
         "seed": 1,
-        "use_cpu": True,
     }
-    if "WORLD_SIZE" in os.environ:
-        options["ddp_backend"] = "gloo"
+    if case.zero:
+        options["deepspeed"] = Path(llava.__file__).parent / f"zero{case.zero}.json"
+    else:
+        options["use_cpu"] = True
+        if "WORLD_SIZE" in os.environ:
+            options["ddp_backend"] = "gloo"
     options |= case.options
     if options["data_path"] == "mixture":
         options["data_path"] = world.mixture

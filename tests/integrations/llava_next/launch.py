@@ -18,6 +18,7 @@ from llava.train import train as next_train
 
 import tests.conftest  # noqa: F401
 from tests.integrations.llava.cases import Case
+from tests.integrations.llava.launch import as_started_for
 from tests.integrations.llava.recorder import Recording, recorded
 from tests.integrations.llava_next.cases import arguments
 from tests.integrations.llava_next.world import World
@@ -34,7 +35,9 @@ def main(folder: Path) -> None:
         output.mkdir(exist_ok=True)
         # Its "random" strategy draws on every rank by itself, unseeded.
         random.seed(rank)
-        torch.save(run(case, world, folder), output / f"rank{rank}.pt")
+        with as_started_for(case):
+            recording = run(case, world, folder)
+        torch.save(recording, output / f"rank{rank}.pt")
 
 
 def run(case: Case, world: World, folder: Path) -> Recording:

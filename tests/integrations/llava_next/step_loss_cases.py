@@ -12,7 +12,7 @@ BOUND = 1e-6
 
 _TWO = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}
 # Cuts answers behind large images, some wholly.
-_CUT = {"model_max_length": 160}
+_CUT = {"model_max_length": 120}
 FILES = {f"{task}.json{'l' if task == 'chat' else ''}": task for task in WEIGHTS}
 
 
@@ -41,6 +41,10 @@ TWO_RANKS = (
     *_cases({"DDP": {}, "DDP with accumulation and truncation": _TWO | _CUT}),
     # Each rank draws its records by itself.
     Case("DDP, files of a mixture", {"data_path": "mixture"}, WEIGHTS, {"tasks": FILES}),
+)
+ENGINES = (
+    Case("ZeRO-2", {}, WEIGHTS, zero=2),
+    Case("ZeRO-3 with accumulation and truncation", _TWO | _CUT, WEIGHTS, zero=3),
 )
 # mm_patch_merge_type and image_aspect_ratio of its scripts, and what else changes the rows of an image.
 _UNPAD = {"mm_patch_merge_type": "spatial_unpad"}
@@ -81,7 +85,7 @@ LAYOUTS = (
     *_cases({"text alone": {}}, task_order(["chat"], 8) * 2),
 )
 _CUT_TWO = "accumulation and truncation"
-CONTROLS = ("plain", "truncation", _CUT_TWO, "DDP", f"DDP with {_CUT_TWO}")
+CONTROLS = ("plain", "truncation", _CUT_TWO, f"DDP with {_CUT_TWO}")
 
 
 def with_controls(cases: Iterable[Case]) -> list[Case]:

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT's real dataset with `cotbal.patch()`: every way to name its files, and a record that cannot be read."""
+"""LLaVA-NeXT's real dataset after `cotbal.patch()`: ways to name its files, a record that cannot be read."""
 
 import shutil
 from collections.abc import Iterator

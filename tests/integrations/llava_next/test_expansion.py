@@ -92,14 +92,14 @@ def test_siglip(model: LlavaQwenForCausalLM, side: str, aspect: str, length: int
 def test_a_projector_that_pools_is_refused(model: LlavaQwenForCausalLM) -> None:
     check_expansion(model)
     model.config.mm_projector_type = "pooler"
-    with pytest.raises(ValueError, match="mm_projector_type: expected one that keeps .*, got 'pooler'"):
+    with pytest.raises(ValueError, match=r"mm_projector_type: expected one that keeps .*, got 'pooler'"):
         check_expansion(model)
 
 
 def test_a_tower_that_does_not_tell_its_patches_is_refused(model: LlavaQwenForCausalLM) -> None:
     model.model.vision_tower = torch.nn.Identity()
     with pytest.raises(
-        ValueError, match="vision_tower: expected one that tells its patches .*, got Identity"
+        ValueError, match=r"vision_tower: expected one that tells its patches .*, got Identity"
     ):
         check_expansion(model)
 

@@ -15,6 +15,7 @@ from tests.integrations.llava_next.step_loss_cases import (
     ALONE,
     BOUND,
     CONTROLS,
+    ENGINES,
     LAYOUTS,
     TWO_RANKS,
     control,
@@ -25,6 +26,7 @@ from tests.integrations.llava_next.world import World
 
 Recordings = dict[str, list[Recording]]
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+_CUT_TWO = "accumulation and truncation"
 _LAUNCHER = "tests.integrations.llava_next.launch"
 
 
@@ -44,6 +46,11 @@ def two_ranks(world: World, tmp_path_factory: pytest.TempPathFactory) -> Recordi
     return run_cases(world, tmp_path_factory.mktemp("ranks") / "runs", with_controls(TWO_RANKS), 2, _LAUNCHER)
 
 
+@pytest.fixture(scope="module")
+def engines(world: World, tmp_path_factory: pytest.TempPathFactory) -> Recordings:
+    return run_cases(world, tmp_path_factory.mktemp("engines") / "runs", ENGINES, 2, _LAUNCHER)
+
+
 def named(cases: tuple[Case, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 
@@ -58,14 +65,20 @@ def test_two_ranks(two_ranks: Recordings, case: Case) -> None:
     check(two_ranks, case)
 
 
+@named(ENGINES)
+def test_deepspeed(engines: Recordings, case: Case) -> None:
+    check(engines, case)
+
+
 @named(LAYOUTS)
 def test_layouts(layouts: Recordings, case: Case) -> None:
     """The rows were counted before the pass, which refuses labels that differ from those counted."""
     check(layouts, case)
 
 
-def test_truncation_cuts_labels(alone: Recordings) -> None:
-    assert _n_labels(alone["truncation"]) < _n_labels(alone["plain"])
+@pytest.mark.parametrize(("whole", "cut"), [("plain", "truncation"), ("accumulation", _CUT_TWO)])
+def test_truncation_cuts_labels(alone: Recordings, whole: str, cut: str) -> None:
+    assert _n_labels(alone[cut]) < _n_labels(alone[whole])
 
 
 def test_ranks_drew_records_of_their_own(two_ranks: Recordings) -> None:

@@ -41,7 +41,7 @@ class Groups:
 
     def reference(self, row: Row) -> Outcome:
         """What `row` must come to; computed once for all rows that share it."""
-        key = (row.data, row.lora, row.clip, row.dynamic)
+        key = (row.data, row.lora, row.tied, row.clip, row.dynamic)
         if key not in self.references:
             (self.references[key],) = self.call(1, "reference", row)
         return self.references[key]

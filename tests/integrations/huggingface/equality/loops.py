@@ -25,7 +25,7 @@ from tests.integrations.huggingface.equality.stacks import whole_parameters
 
 def train_in_a_loop(row: Row) -> Outcome:
     """Of each window, micro-batch by micro-batch, one for each group of `row.shards` ranks in turn."""
-    model = tiny_model(row.lora)
+    model = tiny_model(row.lora, row.tied)
     if row.shards > 1:
         _share_attention(row, model)
     optimizer = torch.optim.SGD(trained(model).values(), lr=row.learning_rate)

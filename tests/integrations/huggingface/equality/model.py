@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.integrations.huggingface.equality.samples import VOCABULARY
 
 
-def tiny_model(lora: bool = False) -> nn.Module:
-    """A Llama of 2 layers in float32, the same on every call."""
+def tiny_model(lora: bool = False, tied: bool = False) -> nn.Module:
+    """A Llama of 2 layers in float32, the same on every call; `tied`: its head is its embedding."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -24,13 +24,15 @@ def tiny_model(lora: bool = False) -> nn.Module:
             attention_dropout=0.0,
             # With a cache transformers 4.57 lets packed segments see each other.
             use_cache=False,
+            tie_word_embeddings=tied,
         )
     )
     # The residual stream carries the token itself to a head that knows it: repetition is likely, so that the
     # tasks' losses differ by their share of it.
     with torch.no_grad():
-        model.lm_head.weight.copy_(2 * model.model.embed_tokens.weight)
-        model.model.embed_tokens.weight.mul_(4)
+        if not tied:
+            model.lm_head.weight.copy_(2 * model.model.embed_tokens.weight)
+        model.model.embed_tokens.weight.mul_(2 if tied else 4)
     return with_adapters(model) if lora else model
 
 

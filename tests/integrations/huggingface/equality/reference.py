@@ -21,8 +21,8 @@ from tests.integrations.huggingface.equality.samples import (
 
 
 def reference(row: Row) -> Outcome:
-    """What `row` must come to; of the row only the data, LoRA, clipping and dynamic weights matter."""
-    model, records = tiny_model(row.lora), samples(row.data)
+    """What `row` must come to; of the row only data, LoRA, tying, clipping and dynamic weights matter."""
+    model, records = tiny_model(row.lora, row.tied), samples(row.data)
     history: list[list[float | None]] = [[None] * len(TASKS)]
     snapshots, losses = [_copy(model)], []
     for start in range(0, len(records), BATCH):
@@ -54,7 +54,7 @@ def token_losses(model: nn.Module, records: list[dict]) -> tuple[Tensor, Tensor]
 def task_losses(row: Row) -> dict[str, float]:
     """The mean loss of each task before training."""
     records = samples(row.data)
-    losses, valid = token_losses(tiny_model(row.lora), records)
+    losses, valid = token_losses(tiny_model(row.lora, row.tied), records)
     return dict(zip(TASKS, _last_losses(losses, valid, task_ids(records), []), strict=True))
 
 

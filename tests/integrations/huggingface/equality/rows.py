@@ -24,9 +24,11 @@ class Row:
         data: what `samples` is asked for.
         shards: the number of processes that share each sequence, in a loop.
         replicas: the number of processes that share each layer and have the same batch (tensor parallel).
+        copies: how many groups of processes hold the whole model among them (HSDP).
         scaler: scale the loss by 65,536 as for fp16, in a loop.
         packed: samples of a micro-batch in one row, without padding.
         lora: train adapters only.
+        tied: the head's weight is the embedding's.
         clip: max_grad_norm, 0 for none.
         dynamic: weights by DWA(window=1, temperature=TEMPERATURE) in place of the given ones.
         level: where cotbal's loss is, as in `CoTBalTrainer`.
@@ -41,9 +43,11 @@ class Row:
     data: str = "all"
     shards: int = 1
     replicas: int = 1
+    copies: int = 1
     scaler: bool = False
     packed: bool = False
     lora: bool = False
+    tied: bool = False
     clip: float = 0.0
     dynamic: bool = False
     level: str = "linear"
@@ -141,6 +145,7 @@ SHORT = (
     Row("2 sequence shards, a loop", ranks=2, shards=2, stack="loop"),
     Row("2 tensor-parallel ranks", 2, stack="fsdp2 at load", replicas=2, level="logits"),
     Row("4 ranks x 2", ranks=4, per_device=2),
+    *(_row("2 ranks x 4, tied head", stack, tied=True, **_HALVES) for stack in ("fsdp2", "zero3")),
 )
 # The whole form, in `make test-full`: each stack with each edge.
 WHOLE = (
@@ -151,6 +156,10 @@ WHOLE = (
     Row("packed, 2 ranks x 4", packed=True, **_HALVES),
     Row("LoRA, batch 8", lora=True),
     *(row for stack in STACKS for row in _edges(stack) if row not in SHORT),
+    *(_row("2 ranks x 4, tied head", stack, tied=True, **_HALVES) for stack in ("trainer", "fsdp2 at load")),
+    *(_row("2 ranks x 4, tied head", stack, tied=True, **_HALVES) for stack in ("zero2", "zero3 at load")),
+    Row("2 copies of FSDP2 on 2 ranks (HSDP)", 4, 2, stack="fsdp2 at load", copies=2),
+    Row("2 copies of FSDP2 on 2 ranks (HSDP), 2 accumulated", 4, 1, stack="fsdp2 at load", copies=2),
     Row("FSDP2 x tensor parallel, 2 x 2 ranks", 4, 4, stack="fsdp2 at load", replicas=2, level="logits"),
     *(_row("4 ranks x 2", stack, ranks=4, per_device=2) for stack in STACKS if stack != "trainer"),
     _row("4 ranks x 1, 2 accumulated", "zero3", ranks=4, per_device=1),

@@ -109,15 +109,17 @@ def _stage(row: Row) -> int:
 def model_of(row: Row, folder: Path) -> nn.Module:
     """The tiny model, whole or, "at load", this rank's shards."""
     if not row.stack.endswith(" at load"):
-        return tiny_model(row.lora)
-    model = tiny_model()
+        return tiny_model(row.lora, row.tied)
+    model = tiny_model(tied=row.tied)
     if dist.get_rank() == 0:
         model.save_pretrained(folder)
     dist.barrier()
     options = {}
     if row.stack == "fsdp2 at load":
         options["distributed_config"] = import_module("transformers.distributed").DistributedConfig(
-            fsdp_size=row.ranks // row.replicas, tp_size=row.replicas
+            fsdp_size=row.ranks // (row.replicas * row.copies),
+            dp_replicate_size=row.copies,
+            tp_size=row.replicas,
         )
     model = type(model).from_pretrained(folder, **options)
     assert row.stack == "fsdp2 at load" or all(hasattr(each, "ds_id") for each in model.parameters())

@@ -45,7 +45,7 @@ def test_the_table_can_tell_losses_apart(groups: Groups) -> None:
     assert (min(WEIGHTS.values()), max(WEIGHTS.values())) == (0.25, 4.0)
     tokens = [pad([record])["labels"].ne(-100).sum().item() for record in samples("all")[:BATCH]]
     assert sum(tokens[: BATCH // 2]) >= 2 * sum(tokens[BATCH // 2 :])
-    for row in {(row.data, row.lora, row.clip, row.dynamic): row for row in WHOLE}.values():
+    for row in {(row.data, row.lora, row.tied, row.clip, row.dynamic): row for row in WHOLE}.values():
         assert movement(groups.reference(row)) >= 0.01
 
 

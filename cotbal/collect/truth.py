@@ -1,0 +1,144 @@
+"""The right answers that predictions are scored against, from a JSON, JSONL or table of the user's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cotbal.collect.found import Found
+from cotbal.collect.records import Record, by_id, read_records
+from cotbal.collect.scoring import RULE_OPTIONS, matching_rules, score_items
+from cotbal.collect.source import Source
+
+ID_FIELDS = ("id", "question_id", "questionId")
+_ANSWER_FIELDS = (
+    "answer",
+    "answers",
+    "multiple_choice_answer",
+    "label",
+    "bbox",
+    "caption",
+    "captions",
+    "conversations",
+)
+_IMAGE_FIELDS = ("image", "image_id", "imageId")
+TRUTH_OPTIONS = {
+    "truth": "the file of right answers, json, jsonl, csv or tsv",
+    "truth-id": f"its field of the id, if it is not the only one of {', '.join(ID_FIELDS)}",
+    "truth-answer": f"its field of the answer, if it is not the only one of {', '.join(_ANSWER_FIELDS)}",
+    "image": f"its field of the image, else the first of {', '.join(_IMAGE_FIELDS)}; "
+    "items on one image are drawn together",
+    **RULE_OPTIONS,
+}
+
+
+class _Truth(NamedTuple):
+    answers: dict[str, Any]
+    images: dict[str, str]
+
+
+def the_field(records: Sequence[Record], given: str | None, candidates: Sequence[str], option: str) -> str:
+    """Return the field that holds something: the given one, else the only candidate that is there.
+
+    Raises:
+        ValueError: none of the candidates is in the first record, or several are.
+    """
+    if given is not None:
+        return given
+    present = [name for name in candidates if name in records[0].fields]
+    if len(present) != 1:
+        got = f"{' and '.join(present)}; say which by {option}=..." if present else "none of them"
+        if not present:
+            got += f" among {', '.join(map(str, records[0].fields))}; name it by {option}=..."
+        raise ValueError(
+            f"{records[0].file}: {records[0].place}: expected one of {', '.join(candidates)}, got {got}"
+        )
+    return present[0]
+
+
+def score_against_truth(
+    source: Source, predictions: dict[str, str], files: Sequence[Path], rules: dict[str, Any]
+) -> Found:
+    """Return the items of predictions by id, scored against the file of the option `truth`.
+
+    Raises:
+        ValueError: an id on one side alone, or a bad answer; the file and record are named.
+    """
+    path = Path(source.required("truth"))
+    truth = _read(source, path)
+    if predictions.keys() != truth.answers.keys():
+        missing = [key for key in truth.answers if key not in predictions]
+        extra = [key for key in predictions if key not in truth.answers]
+        parts = [
+            f"{len(ids)} {what} ({some(ids)})"
+            for ids, what in ((missing, "missing"), (extra, "unknown"))
+            if ids
+        ]
+        raise ValueError(f"{', '.join(map(str, files))}: ids differ from those of {path}: {', '.join(parts)}")
+    ids = list(truth.answers)
+    scores = score_items(
+        source.metric,
+        [predictions[key] for key in ids],
+        list(truth.answers.values()),
+        rules,
+        f"{files[0]}, {path}",
+    )
+    return Found(
+        (*files, path),
+        items=dict(zip(ids, scores, strict=True)),
+        images=truth.images,
+        higher_is_better=True,
+        rules=rules,
+    )
+
+
+def some(ids: Sequence[str]) -> str:
+    """Return the first few of a list of ids as text."""
+    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+
+
+def own_rules(source: Source) -> dict[str, Any]:
+    """Return the matching rules of a source that cotbal's own metric scores."""
+    return matching_rules(source.metric, source.options, str(source))
+
+
+def _read(source: Source, path: Path) -> _Truth:
+    records = read_records(path)
+    id_field = the_field(records, source.options.get("truth-id"), ID_FIELDS, "truth-id")
+    answer_field = the_field(records, source.options.get("truth-answer"), _ANSWER_FIELDS, "truth-answer")
+    by_key = by_id(records, id_field)
+    image_field = source.options.get("image")
+    if image_field is None:
+        image_field = next((name for name in _IMAGE_FIELDS if name in records[0].fields), None)
+    images = {
+        key: record.id(image_field)
+        for key, record in by_key.items()
+        if image_field is not None
+        and ("image" in source.options or record.fields.get(image_field) is not None)
+    }
+    return _Truth({key: _answer(record, answer_field) for key, record in by_key.items()}, images)
+
+
+def _answer(record: Record, name: str) -> Any:
+    """The answer: a text, several texts, or a box of four numbers."""
+    value = record.fields.get(name)
+    if name == "conversations":
+        return record_answer(record)["value"]
+    if isinstance(value, list) and value:
+        # VQAv2 gives the answers of several people as objects.
+        value = [each.get("answer") if isinstance(each, dict) else each for each in value]
+        if all(isinstance(each, str) for each in value):
+            return value
+        if len(value) == 4 and all(type(each) in (int, float) for each in value):
+            return value
+    if isinstance(value, str):
+        return value
+    raise record.error(name, "a text, a list of texts or a box of four numbers")
+
+
+def record_answer(record: Record) -> dict[str, Any]:
+    """Return the answering turn of a LLaVA record of one question; ValueError for another number of turns."""
+    turns = record.fields.get("conversations")
+    if not isinstance(turns, list) or len(turns) != 2 or not all(isinstance(turn, dict) for turn in turns):
+        raise record.error("conversations", "two turns, a question and its answer")
+    answer: dict[str, Any] = turns[1]
+    return answer

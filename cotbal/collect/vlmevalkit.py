@@ -1,0 +1,113 @@
+"""Format `vlmevalkit`: the result files of VLMEvalKit 0.2 and 0.3 (`run.py --work-dir`).
+
+`from` is VLMEvalKit's name of the data set, `metric` a column of its score file ("Overall").
+
+- The score, `<model>_<data>_acc` or `_score`, .csv or .json: a table of one row, or of one per split (column
+  `split` or `Split`, chosen by the option), or a JSON object `{metric: number}` (captions).
+- The items, one table in .tsv, .json or .xlsx (PRED_FORMAT; xlsx needs openpyxl) with a column `index`:
+  `<model>_<data>_results` (column eval_score, short answers), `_<judge>_result` (hit, multiple choice),
+  `_auxmatch` (score, yes or no), `_detail` (hit, RefCOCO). Other files by the options `detail` and `column`.
+  The tool's score may be their mean or that in percent. Pickles are never read.
+"""
+
+import glob
+from pathlib import Path
+
+from cotbal.collect.found import Found
+from cotbal.collect.locate import find_files
+from cotbal.collect.records import Record, by_id, read_json, read_records
+from cotbal.collect.source import Source
+
+OPTIONS = {
+    "split": "the row of the score file, and of the items if they have that column",
+    "detail": "the end of the items' file name, such as _results",
+    "column": "the items' column",
+    "image": "the items' column that names the image",
+}
+_DETAILS = {"_results": "eval_score", "_*_result": "hit", "_auxmatch": "score", "_detail": "hit"}
+_SCORES = ("_acc.csv", "_acc.json", "_score.csv", "_score.json")
+_TABLES = (".tsv", ".json", ".csv", ".xlsx")
+
+
+def read(folder: Path, source: Source, run: str) -> Found:
+    """Return the score and the items of a run on one data set of VLMEvalKit."""
+    file = _one(folder, source, _SCORES)
+    if file is None:
+        raise FileNotFoundError(
+            2, "No such score file", f"{folder}/**/*_{source.name}{{{','.join(_SCORES)}}}"
+        )
+    score = _score(file, source)
+    if not source.items:
+        return Found((file,), score)
+    suffixes = [source.options["detail"]] if "detail" in source.options else list(_DETAILS)
+    details = _one(folder, source, [suffix + end for suffix in suffixes for end in _TABLES])
+    if details is None:
+        _refuse_pickles(folder, source, suffixes)
+        if "detail" in source.options:
+            raise FileNotFoundError(2, "No such items' file", f"{folder}/**/*_{source.name}{suffixes[0]}.*")
+        return Found((file,), score)
+    records = _in_split(read_records(details), source)
+    column = source.options.get("column") or _column(details, source)
+    by_key = by_id(records, "index")
+    images = {}
+    if "image" in source.options:
+        images = {key: record.id(source.options["image"]) for key, record in by_key.items()}
+    items = {key: record.number(column) for key, record in by_key.items()}
+    return Found((file, details), score, items, images, percent=True)
+
+
+def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Path | None:
+    """The one file of the data set with one of the ends, None where there is none."""
+    patterns = [f"**/*_{glob.escape(source.name)}{end}" for end in ends]
+    having = [pattern for pattern in patterns if folder.is_dir() and any(folder.glob(pattern))]
+    if not having:
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "No such folder", str(folder))
+        return None
+    found = {file for pattern in having for file in find_files(folder, pattern)}
+    if len(found) > 1:
+        raise ValueError(
+            f"{source}: expected one file, got {', '.join(sorted(map(str, found)))}; keep one, or name the "
+            "items' by detail=..."
+        )
+    return found.pop()
+
+
+def _refuse_pickles(folder: Path, source: Source, suffixes: list[str]) -> None:
+    for suffix in suffixes:
+        for file in folder.glob(f"**/*_{glob.escape(source.name)}{suffix}.pkl"):
+            read_records(file)
+
+
+def _score(file: Path, source: Source) -> float:
+    if file.suffix == ".json" and isinstance(content := read_json(file), dict):
+        return Record(file, "the object", content).number(source.metric)
+    rows = _in_split(read_records(file), source, required=True)
+    if len(rows) != 1:
+        column = _split_of(rows[0])
+        splits = [str(row.fields[column]) for row in rows] if column else []
+        raise ValueError(f"{file}: expected one row, got {len(rows)}; say split=... ({', '.join(splits)})")
+    return rows[0].number(source.metric)
+
+
+def _in_split(records: list[Record], source: Source, *, required: bool = False) -> list[Record]:
+    wanted, column = source.options.get("split"), _split_of(records[0])
+    if wanted is None or (column is None and not required):
+        return records
+    chosen = [record for record in records if column is not None and str(record.fields[column]) == wanted]
+    if not chosen:
+        splits = sorted({str(record.fields[column]) for record in records}) if column else ["no column split"]
+        raise ValueError(f"{records[0].file}: no split {wanted!r}; there is {', '.join(splits)}")
+    return chosen
+
+
+def _split_of(record: Record) -> str | None:
+    return next((name for name in ("split", "Split") if name in record.fields), None)
+
+
+def _column(file: Path, source: Source) -> str:
+    end = file.stem.rpartition(source.name)[2]
+    for suffix, column in _DETAILS.items():
+        if end == suffix or (suffix == "_*_result" and end.endswith("_result")):
+            return column
+    raise ValueError(f"{source}: {file}: name the items' column by column=...")

@@ -1,0 +1,151 @@
+import json
+
+import pytest
+
+from tests.collect.publishers import lmms_eval
+from tests.collect.reading import ITEMS, read
+
+TEXT = "format=lmms-eval from=vqav2_val_lite metric=exact_match"
+
+
+def results(folder):
+    (file,) = folder.rglob("*_results.json")
+    return file
+
+
+def samples(folder):
+    (file,) = folder.rglob("*_samples_*.jsonl")
+    return file
+
+
+def edit(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_score_items_and_direction(tmp_path):
+    found = read(tmp_path, lmms_eval(tmp_path, ITEMS))
+    assert found.score == 0.75
+    assert sorted(found.items.values()) == [0, 1, 1, 1]
+    assert [key.split()[0] for key in found.items] == ["7", "8", "9", "12"]
+    assert found.higher_is_better is True
+    assert found.files == (results(tmp_path), samples(tmp_path))
+
+
+def test_without_samples_there_is_the_score(tmp_path):
+    lmms_eval(tmp_path, ITEMS)
+    assert read(tmp_path, f"{TEXT} items=no").items is None
+    samples(tmp_path).unlink()
+    found = read(tmp_path, TEXT)
+    assert (found.score, found.items) == (0.75, None)
+
+
+def test_another_version_of_a_document_is_another_item(tmp_path):
+    first = read(tmp_path / "a", lmms_eval(tmp_path / "a", ITEMS)).items
+    changed = [ITEMS[0]._replace(truth="blue", answer="blue"), *ITEMS[1:]]
+    second = read(tmp_path / "b", lmms_eval(tmp_path / "b", changed)).items
+    assert len(first.keys() ^ second.keys()) == 2
+
+
+def test_tasks_may_be_evaluated_one_by_one(tmp_path):
+    lmms_eval(tmp_path, ITEMS)
+    text = results(tmp_path).read_text()
+    other = results(tmp_path).with_name("20260807_000000_results.json")
+    other.write_text(text.replace("vqav2_val_lite", "gqa"))
+    assert read(tmp_path, TEXT).score == 0.75
+    other.write_text(text)
+    with pytest.raises(ValueError, match=r"results of 'vqav2_val_lite' stand in .*, .*; keep one"):
+        read(tmp_path, TEXT)
+
+
+def test_the_image_is_in_the_document_up_to_0_3(tmp_path):
+    lmms_eval(tmp_path, ITEMS)
+    rows = [
+        json.loads(line) | {"doc": {"image_id": n // 2}}
+        for n, line in enumerate(samples(tmp_path).read_text().splitlines())
+    ]
+    samples(tmp_path).write_text("\n".join(map(json.dumps, rows)))
+    assert list(read(tmp_path, f"{TEXT} image=image_id").images.values()) == ["0", "0", "1", "1"]
+    lmms_eval(tmp_path, ITEMS)
+    with pytest.raises(ValueError, match=r"line 1, field 'doc': expected the document"):
+        read(tmp_path, f"{TEXT} image=image_id")
+
+
+def test_a_filter_is_asked_for_where_there_are_several(tmp_path):
+    lmms_eval(tmp_path, ITEMS, **{"exact_match,flexible-extract": 0.75})
+    with pytest.raises(
+        ValueError, match=r"'exact_match' has the filters none, flexible-extract; say filter="
+    ):
+        read(tmp_path, TEXT)
+    assert read(tmp_path, f"{TEXT} filter=flexible-extract").score == 0.75
+    with pytest.raises(ValueError, match="no metric 'exact_match' with filter 'x'"):
+        read(tmp_path, f"{TEXT} filter=x")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        ("N/A", "expected a number, got 'N/A'"),
+        (float("nan"), "expected a finite number"),
+        (None, "expected a number"),
+    ],
+)
+def test_a_score_that_is_none_is_told(tmp_path, score, words):
+    lmms_eval(tmp_path, ITEMS, **{"exact_match,none": score})
+    with pytest.raises(
+        ValueError, match=f"_results.json: results of 'vqav2_val_lite', field 'exact_match,none': {words}"
+    ):
+        read(tmp_path, TEXT)
+
+
+def test_a_task_or_metric_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    lmms_eval(tmp_path, ITEMS)
+    with pytest.raises(ValueError, match="no results of 'gqa'; there are those of vqav2_val_lite"):
+        read(tmp_path, "format=lmms-eval from=gqa metric=exact_match")
+    with pytest.raises(ValueError, match="no metric 'acc'; there are exact_match,none, submission,none"):
+        read(tmp_path, "format=lmms-eval from=vqav2_val_lite metric=acc")
+
+
+def test_files_that_are_not_whole_are_told(tmp_path):
+    lmms_eval(tmp_path, ITEMS)
+    file, whole = samples(tmp_path), samples(tmp_path).read_text()
+    file.write_text(whole[:-20])
+    with pytest.raises(
+        ValueError, match=r"samples_vqav2_val_lite.jsonl: line 4: expected JSON, is it whole\?"
+    ):
+        read(tmp_path, TEXT)
+    file.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    with pytest.raises(ValueError, match=r"expected 4 samples as .*_results.json states, got 3"):
+        read(tmp_path, TEXT)
+    # Samples of a second filter come with the same ids.
+    file.write_text(whole + whole)
+    with pytest.raises(ValueError, match="line 5, field 'doc_id': id '7' stands twice"):
+        read(tmp_path, TEXT)
+    results(tmp_path).write_text('{"results": {"vqav2')
+    with pytest.raises(ValueError, match=r"_results.json: expected JSON, is it whole\?"):
+        read(tmp_path, TEXT)
+    results(tmp_path).write_text("[]")
+    with pytest.raises(ValueError, match="expected lmms-eval's results"):
+        read(tmp_path, TEXT)
+
+
+def test_samples_that_are_no_numbers_need_items_no(tmp_path):
+    lmms_eval(tmp_path, ITEMS)
+    row = json.loads(samples(tmp_path).read_text().splitlines()[0])
+    samples(tmp_path).write_text(json.dumps(row | {"exact_match": {"pred": "a"}}))
+    with pytest.raises(ValueError, match=r"line 1, field 'exact_match': expected a number; .* items=no"):
+        read(tmp_path, TEXT)
+    assert read(tmp_path, f"{TEXT} items=no").score == 0.75
+
+
+@pytest.mark.parametrize("says", [False, None])
+def test_the_direction_is_what_the_file_says(tmp_path, says):
+    lmms_eval(tmp_path, ITEMS)
+    edit(
+        results(tmp_path),
+        lambda content: content["higher_is_better"]["vqav2_val_lite"].update(exact_match=says),
+    )
+    assert read(tmp_path, TEXT).higher_is_better is says
+    edit(results(tmp_path), lambda content: content.pop("higher_is_better"))
+    assert read(tmp_path, TEXT).higher_is_better is None

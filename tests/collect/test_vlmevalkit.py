@@ -1,0 +1,148 @@
+import pytest
+
+from tests.collect.publishers import vlmevalkit, write_json, write_table
+from tests.collect.reading import ITEMS, read
+
+TEXT = "format=vlmevalkit from=OCRVQA_TESTCORE metric=Overall"
+
+
+@pytest.mark.parametrize("detail", ["tsv", "json"])
+def test_short_answers(tmp_path, detail):
+    vlmevalkit(tmp_path, ITEMS, detail=detail)
+    found = read(tmp_path, TEXT)
+    assert (found.score, found.percent, found.higher_is_better) == (75.0, True, None)
+    assert found.items == {str(item.id): item.right for item in ITEMS}
+    assert read(tmp_path, f"{TEXT} image=question").images["7"] == "What?"
+    assert read(tmp_path, f"{TEXT} items=no").items is None
+
+
+def test_short_answers_in_excel_files(tmp_path):
+    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("openpyxl")
+    vlmevalkit(tmp_path, ITEMS)
+    for file in tmp_path.rglob("*_results.tsv"):
+        if not file.is_symlink():
+            pandas.read_csv(file, sep="\t").to_excel(file.with_suffix(".xlsx"), index=False)
+    for file in tmp_path.rglob("*_results.tsv"):
+        file.unlink()
+    assert read(tmp_path, TEXT).items == {str(item.id): item.right for item in ITEMS}
+
+
+def multiple_choice(folder):
+    """ImageMCQDataset.evaluate_heuristic: the score by split as a share, the hits of the matching."""
+    rows = [
+        {
+            "index": n,
+            "question": "?",
+            "A": "x",
+            "answer": "A",
+            "prediction": "A",
+            "split": split,
+            "hit": hit,
+            "log": "",
+        }
+        for n, (split, hit) in enumerate([("dev", 1), ("dev", 0), ("test", 1)])
+    ]
+    write_table(folder / "llava_MMBench_DEV_EN_exact_matching_result.tsv", rows)
+    write_table(
+        folder / "llava_MMBench_DEV_EN_acc.csv",
+        [{"split": "dev", "Overall": 0.5, "AR": 0.5}, {"split": "test", "Overall": 1.0, "AR": 1.0}],
+    )
+    return "format=vlmevalkit from=MMBench_DEV_EN metric=Overall"
+
+
+def test_multiple_choice_by_split(tmp_path):
+    text = multiple_choice(tmp_path)
+    found = read(tmp_path, f"{text} split=dev")
+    assert (found.score, found.items) == (0.5, {"0": 1.0, "1": 0.0})
+    with pytest.raises(ValueError, match=r"_acc.csv: expected one row, got 2; say split=... \(dev, test\)"):
+        read(tmp_path, text)
+    with pytest.raises(ValueError, match="no split 'val'; there is dev, test"):
+        read(tmp_path, f"{text} split=val")
+
+
+def test_yes_or_no(tmp_path):
+    """ImageYORNDataset: the table of matches gets a column score of True and False."""
+    rows = [
+        {"index": n, "answer": "Yes", "extracted": "Yes", "score": right}
+        for n, right in enumerate([True, False])
+    ]
+    write_table(tmp_path / "llava_POPE_auxmatch.tsv", rows)
+    write_table(tmp_path / "llava_POPE_score.csv", [{"split": "Overall", "Overall": 66.7, "acc": 50.0}])
+    found = read(tmp_path, "format=vlmevalkit from=POPE metric=acc")
+    assert (found.score, found.items) == (50.0, {"0": 1.0, "1": 0.0})
+
+
+def test_captions_have_a_score_alone(tmp_path):
+    """ImageCaptionDataset: a JSON object."""
+    write_json(
+        tmp_path / "llava_COCO_VAL_score.json", {"Bleu": [70.0, 50.0], "ROUGE_L": 55.0, "CIDEr": 101.5}
+    )
+    found = read(tmp_path, "format=vlmevalkit from=COCO_VAL metric=CIDEr")
+    assert (found.score, found.items) == (101.5, None)
+    with pytest.raises(ValueError, match=r"_score.json: the object, field 'Bleu': expected a number"):
+        read(tmp_path, "format=vlmevalkit from=COCO_VAL metric=Bleu")
+
+
+def test_grounding_by_split(tmp_path):
+    """RefCOCODataset: hits and overlaps in one table, and an average that is no mean over items."""
+    rows = [
+        {"index": f"r{n}", "prediction": "[]", "pred_bbox": "", "iou": iou, "hit": hit, "split": split}
+        for n, (iou, hit, split) in enumerate(
+            [(0.6, 1, "RefCOCO_val"), (0.2, 0, "RefCOCO_val"), (0.9, 1, "RefCOCO+_val")]
+        )
+    ]
+    write_table(tmp_path / "llava_RefCOCO_detail.tsv", rows)
+    write_table(
+        tmp_path / "llava_RefCOCO_acc.csv",
+        [
+            {"Split": "RefCOCO_val", "Precision@1": 50.0, "Average IoU": 0.4, "Samples": 2},
+            {"Split": "RefCOCO+_val", "Precision@1": 100.0, "Average IoU": 0.9, "Samples": 1},
+            {"Split": "Average", "Precision@1": 75.0, "Average IoU": 0.65, "Samples": 3},
+        ],
+    )
+    text = "format=vlmevalkit from=RefCOCO split=RefCOCO_val"
+    assert read(tmp_path, f"{text} metric=Precision@1").items == {"r0": 1.0, "r1": 0.0}
+    overlap = read(tmp_path, f"{text} 'metric=Average IoU' column=iou")
+    assert (overlap.score, overlap.items) == (0.4, {"r0": 0.6, "r1": 0.2})
+
+
+def test_files_of_two_evaluations_are_never_chosen_from(tmp_path):
+    vlmevalkit(tmp_path, ITEMS)
+    vlmevalkit(tmp_path / "again", ITEMS)
+    with pytest.raises(ValueError, match="expected 1 file, got 2"):
+        read(tmp_path, TEXT)
+
+
+def test_two_kinds_of_items_are_never_chosen_from(tmp_path):
+    vlmevalkit(tmp_path, ITEMS)
+    write_table(tmp_path / "m_OCRVQA_TESTCORE_auxmatch.tsv", [{"index": 7, "score": 0.75}])
+    with pytest.raises(
+        ValueError, match=r"expected one file, got .*_results.tsv, .*_auxmatch.tsv; .*detail="
+    ):
+        read(tmp_path, TEXT)
+    assert read(tmp_path, f"{TEXT} detail=_auxmatch").items == {"7": 0.75}
+
+
+def test_what_is_not_there_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No such score file"):
+        read(tmp_path, TEXT)
+    with pytest.raises(FileNotFoundError, match="No such folder"):
+        read(tmp_path / "none", TEXT)
+    vlmevalkit(tmp_path, ITEMS)
+    with pytest.raises(FileNotFoundError, match="No such items' file"):
+        read(tmp_path, f"{TEXT} detail=_other")
+    with pytest.raises(
+        ValueError, match=r"_results.tsv: line 2, field 'hit': expected a number, got nothing"
+    ):
+        read(tmp_path, f"{TEXT} column=hit")
+    with pytest.raises(ValueError, match=r"_acc.csv: line 2, field 'Total': expected a number, got nothing"):
+        read(tmp_path, TEXT.replace("Overall", "Total"))
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    vlmevalkit(tmp_path, ITEMS)
+    for file in tmp_path.rglob("*_results.tsv"):
+        file.unlink()
+    (tmp_path / "m_OCRVQA_TESTCORE_results.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(ValueError, match="pickles are not read, they can run code"):
+        read(tmp_path, TEXT)

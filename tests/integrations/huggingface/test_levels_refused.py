@@ -1,0 +1,87 @@
+"""Heads, models and losses that a level cannot be put into: refused, each with what to do."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM
+
+from cotbal.integrations.huggingface.levels import install_loss
+from cotbal.step_loss import StepLoss
+from tests.integrations.huggingface.level_cases import Size, build
+
+
+def quantise(model: Any) -> None:
+    model.lm_head = torch.ao.nn.quantized.dynamic.Linear(32, 100)
+
+
+def quantise_weight(model: Any) -> None:
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.to(torch.int8), requires_grad=False)
+
+
+def offload(model: Any) -> None:
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    add_hook_to_module(model.lm_head, ModelHook())
+
+
+def take_away(model: Any) -> None:
+    model.get_output_embeddings = lambda: None
+
+
+def split(model: Any) -> None:
+    model._tp_size = 2
+
+
+# Of torch, about the tensors that its own quantised layers make.
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            quantise,
+            r"quantized.dynamic.*Linear \(quantised, or with a forward of its own\).*llm_int8_skip",
+        ),
+        (quantise_weight, "lm_head.weight is a quantised Tensor of torch.int8"),
+        (offload, "lm_head's forward has been replaced.*on one device"),
+        (take_away, "LlamaForCausalLM has no output embeddings"),
+        (split, "split over tensor-parallel ranks"),
+    ],
+)
+def test_a_head_that_is_no_plain_product_is_refused(change: Any, why: str) -> None:
+    model, _ = build("LlamaForCausalLM")
+    change(model)
+    with pytest.raises(ValueError, match=f'level="linear": .*{why}'):
+        install_loss(model, StepLoss(2), "linear")
+    assert install_loss(model, StepLoss(2), "auto").level == "logits"
+
+
+def test_what_cannot_be_installed() -> None:
+    model, _ = build("LlamaForCausalLM")
+    with pytest.raises(ValueError, match="level: expected one of auto, linear, logits, got 'fused'"):
+        install_loss(model, StepLoss(2), "fused")
+    with pytest.raises(TypeError, match="expected a transformers model with a loss function, got Linear"):
+        install_loss(nn.Linear(2, 2), StepLoss(2))
+    installed = install_loss(model, StepLoss(2))
+    with pytest.raises(ValueError, match="LlamaForCausalLM already has a loss of cotbal"):
+        install_loss(model, StepLoss(2))
+    installed.restore()
+    install_loss(model, StepLoss(2))
+
+
+def test_a_loss_that_does_not_shift_is_not_replaced() -> None:
+    masked = BertForMaskedLM(BertConfig(**Size().language()))
+    with pytest.raises(ValueError, match="causal language models in BertForMaskedLM, got ForMaskedLMLoss"):
+        install_loss(masked, StepLoss(2))
+    model, _ = build("LlamaForCausalLM")
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ValueError, match="expected a decoder, got the encoder-decoder LlamaForCausalLM"):
+        install_loss(model, StepLoss(2))
+
+
+def test_a_users_own_loss_is_not_dropped() -> None:
+    model, _ = build("LlamaForCausalLM")
+    model.loss_function = lambda logits, labels, vocab_size: logits.sum()
+    with pytest.raises(ValueError, match="would be dropped: take it out first"):
+        install_loss(model, StepLoss(2))

@@ -1,0 +1,194 @@
+"""The kernels on a real GPU, against float64: what neither the interpreter nor the compiler can show.
+
+    python -m tests.on_gpu
+
+A line for each check, and exit code 1 if one fails. `--device cpu --tiny` runs the same code in Triton's
+interpreter on small shapes.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TASKS, ROWS = 3, 48
+Check = tuple[str, Callable[[], None]]
+# One block, a word too many, two blocks or a tail, two passes; of 65536 on, clusters where Triton has them.
+VOCABULARIES = (1000, 4096, 32000, 32003, 65536, 128256, 152064, 262144)
+TINY = (40,)
+PLAIN: dict[str, Any] = {}
+
+
+def inputs(device: str, *, rows: int = ROWS) -> dict[str, Tensor]:
+    """Labels for any of the vocabularies, a third of them ignored, and tasks; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(*TINY, (rows,), generator=generator)
+    labels[::3] = -100
+    return {
+        "labels": labels.to(device),
+        "task_ids": torch.randint(TASKS, (rows,), generator=generator).to(device),
+        "task_weights": torch.tensor([0.5, 0.0, 2.0], device=device),
+    }
+
+
+def every_option(device: str, n_cols: int, rows: int = ROWS) -> dict[str, Any]:
+    generator = torch.Generator(device).manual_seed(2)
+    return {
+        "token_weights": torch.rand(rows, generator=generator, device=device),
+        "class_weights": torch.rand(n_cols, generator=generator, device=device),
+        "label_smoothing": 0.1,
+        "z_loss": 1e-3,
+        "softcap": 20.0,
+    }
+
+
+def normal(*shape: int, device: str, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator(device).manual_seed(1)
+    return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+
+def accuracy(device: str, vocabularies: tuple[int, ...]) -> Iterator[Check]:
+    """Loss and gradients are no further from float64 than plain torch's, at both levels."""
+    import cotbal
+
+    def inplace(logits: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        loss = cotbal.gtw_cross_entropy(logits * 1, *arguments, inplace=True, **options)
+        assert isinstance(loss, Tensor)
+        return loss
+
+    dtypes = (torch.bfloat16, torch.float16, torch.float32)
+    for n_cols, dtype, has_options in product(vocabularies, dtypes, (False, True)):
+        options = every_option(device, n_cols) if has_options else PLAIN
+        logits = normal(ROWS, n_cols, device=device, dtype=dtype)
+        hidden, weight = (
+            normal(count, 64, device=device, dtype=dtype) / 4 for count in (ROWS, min(n_cols, 32003))
+        )
+        what = f"V = {n_cols}, {str(dtype).removeprefix('torch.')}, {'all' if has_options else 'no'} options"
+        check = partial(cotbal.check_gradients, impl="triton", upstream=0.25, **inputs(device))
+        yield f"logits, {what}", partial(check, cotbal.gtw_cross_entropy, logits, **options)
+        yield f"in place, {what}", partial(check, inplace, logits, **options)
+        if n_cols <= 32003:
+            linear = partial(check, cotbal.linear_gtw_cross_entropy, hidden, weight, **options)
+            yield f"linear, {what}", partial(linear, valid_count=ROWS)
+            yield f"linear in chunks, {what}", partial(linear, memory_budget="min")
+
+
+def both_levels(device: str, rows: int = 512, n_cols: int = 1003) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """A step of each level, forward and backward, that knows what it needs."""
+    import cotbal
+
+    given = inputs(device, rows=rows) | {"denominator": torch.tensor(100.0, device=device)}
+    logits = normal(rows, n_cols, device=device, dtype=torch.bfloat16).requires_grad_()
+    hidden, weight = (
+        normal(count, 64, device=device, dtype=torch.bfloat16).requires_grad_() for count in (rows, n_cols)
+    )
+    upstream = torch.tensor(0.25, device=device)
+
+    def on_logits() -> tuple[Tensor, ...]:
+        loss = cotbal.gtw_cross_entropy(logits, **given, impl="triton")
+        return loss, *torch.autograd.grad(loss, [logits], upstream)
+
+    def on_hidden() -> tuple[Tensor, ...]:
+        loss = cotbal.linear_gtw_cross_entropy(hidden, weight, **given, valid_count=rows, impl="triton")
+        return loss, *torch.autograd.grad(loss, [hidden, weight], upstream)
+
+    yield "logits", on_logits
+    yield "linear", on_hidden
+
+
+def weightings() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Steps of every weighting that asks for no number in Python."""
+    from tests.balancing.rules import all_rules
+    from tests.balancing.test_base import WAITS, use
+
+    for name in sorted(all_rules(4).keys() - WAITS):
+        rule = all_rules(4)[name]()
+        use(rule, "cuda")
+        counts, sums = torch.ones(4, device="cuda"), torch.ones(4, device="cuda")
+        yield name, partial(weighting_steps, rule, counts, sums)
+
+
+def weighting_steps(rule: Any, counts: Tensor, sums: Tensor) -> None:
+    for _ in range(5):
+        rule.weights(counts)
+        rule.update(sums, counts)
+
+
+def same_bits(step: Callable[[], tuple[Tensor, ...]]) -> None:
+    assert all(torch.equal(one, other) for one, other in zip(step(), step(), strict=True))
+
+
+def waits_for_nothing(step: Callable[[], Any]) -> None:
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def in_a_cuda_graph(step: Callable[[], tuple[Tensor, ...]]) -> None:
+    """Captured and replayed, it gives what it gives outside."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        want = step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = step()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
+
+
+def checks(device: str, *, tiny: bool) -> Iterator[Check]:
+    yield from accuracy(device, TINY if tiny else VOCABULARIES)
+    for level, step in both_levels(device):
+        yield f"{level}, the same bits twice", partial(same_bits, step)
+    if device == "cuda":
+        for level, step in both_levels(device):
+            yield f"{level}, nothing waits", partial(waits_for_nothing, step)
+            yield f"{level}, in a CUDA graph", partial(in_a_cuda_graph, step)
+        for name, rule in weightings():
+            yield f"weighting {name}, nothing waits", partial(waits_for_nothing, rule)
+        if torch.cuda.device_count() > 1:
+            for level, step in both_levels("cuda:1"):
+                yield f"{level}, on the second GPU", partial(same_bits, step)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--tiny", action="store_true", help="small shapes")
+    parser.add_argument("--only", default="", help="checks whose name has this")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("expected a GPU that torch can use, found none; --device cpu --tiny tries the code")
+    if options.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    failed = 0
+    for name, check in checks(options.device, tiny=options.tiny):
+        if options.only not in name:
+            continue
+        try:
+            check()
+        # Whatever goes wrong is a line, and the other checks are still made.
+        except Exception as error:
+            failed += 1
+            print(f"FAIL  {name}: {type(error).__name__}: {error}", flush=True)
+        else:
+            print(f"pass  {name}", flush=True)
+    print(f"{failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
