@@ -64,6 +64,7 @@ OWN = {
         "cotbal.step_balance",
         "cotbal.step_loss",
         "cotbal.tasks",
+        "cotbal.weights",
     },
     "cotbal.patching": {"cotbal.balancing", "cotbal.integrations", "cotbal.tasks"},
     "cotbal.doctor": {"cotbal.integrations", "cotbal.normalizer", "cotbal.step_loss"},

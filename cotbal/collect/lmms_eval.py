@@ -8,13 +8,15 @@
 - `<date>_samples_<task>.jsonl` beside it: `{"doc_id", "doc_hash", "target", "filtered_resps", ..., metric:
   value}`, a line per item. Only numbers are items: tasks that aggregate over objects (COCO's CIDEr, MME)
   need `items=no`. Up to 0.3 a line has the document as `doc`, whose image may be named by the option
-  `image`; later ones do not say which items share an image.
+  `image`; later ones do not say which items share an image, so that `images` gives it from a file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cotbal.collect.found import Found
+from cotbal.collect.images import IMAGES_OPTION, images_files, images_from_file
 from cotbal.collect.locate import find_files
 from cotbal.collect.records import Record, by_id, read_json, read_records
 from cotbal.collect.source import Source
@@ -22,7 +24,9 @@ from cotbal.collect.source import Source
 OPTIONS = {
     "filter": "the metric's filter, if there are several",
     "image": "the field of the document that names its image (lmms-eval up to 0.3)",
+    "images": IMAGES_OPTION.format("doc_id"),
 }
+_IDS = ("doc_id", "id")
 _RESULTS = "_results.json"
 
 
@@ -35,9 +39,17 @@ def read(folder: Path, source: Source, run: str) -> Found:
     samples = file.with_name(f"{file.name.removesuffix(_RESULTS)}_samples_{source.name}.jsonl")
     if not (source.items and samples.is_file()):
         return Found((file,), record.number(key), higher_is_better=higher.get(source.metric))
-    items, images = _items(samples, source)
-    _check_number(record, samples, len(items))
-    return Found((file, samples), record.number(key), items, images, higher.get(source.metric))
+    records = by_id(read_records(samples), "doc_id")
+    _check_number(record, samples, len(records))
+    # With the hash of the document: another version of the data set is another item.
+    names = {doc_id: f"{doc_id} (document {each.text('doc_hash')[:12]})" for doc_id, each in records.items()}
+    return Found(
+        (file, samples, *images_files(source)),
+        record.number(key),
+        {names[doc_id]: score for doc_id, score in _items(records, source).items()},
+        {names[doc_id]: image for doc_id, image in _images(records, source).items()},
+        higher.get(source.metric),
+    )
 
 
 def _results_of(folder: Path, source: Source) -> tuple[Path, dict[str, Any]]:
@@ -82,21 +94,25 @@ def _metric_key(record: Record, source: Source) -> str:
     )
 
 
-def _items(file: Path, source: Source) -> tuple[dict[str, float], dict[str, str]]:
-    records = by_id(read_records(file), "doc_id")
-    items, images = {}, {}
-    for doc_id, record in records.items():
+def _items(records: Mapping[str, Record], source: Source) -> dict[str, float]:
+    for record in records.values():
         if isinstance(record.fields.get(source.metric), (dict, list)):
             raise record.error(source.metric, "a number; a score that is no mean over items needs items=no")
-        # The hash of the document: another version of the data set is another item.
-        key = f"{doc_id} (document {record.text('doc_hash')[:12]})"
-        items[key] = record.number(source.metric)
-        if "image" in source.options:
-            document = record.fields.get("doc")
-            if not isinstance(document, dict):
-                raise record.error("doc", "the document, for the option image=")
-            images[key] = Record(file, f"{record.place}, doc", document).id(source.options["image"])
-    return items, images
+    return {doc_id: record.number(source.metric) for doc_id, record in records.items()}
+
+
+def _images(records: Mapping[str, Record], source: Source) -> dict[str, str]:
+    if "images" in source.options:
+        return images_from_file(source, records, _IDS)
+    if "image" not in source.options:
+        return {}
+    images = {}
+    for doc_id, record in records.items():
+        document = record.fields.get("doc")
+        if not isinstance(document, dict):
+            raise record.error("doc", "the document, for the option image=; later versions need images=FILE")
+        images[doc_id] = Record(record.file, f"{record.place}, doc", document).id(source.options["image"])
+    return images
 
 
 def _check_number(record: Record, samples: Path, n_items: int) -> None:

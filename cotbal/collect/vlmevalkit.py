@@ -14,6 +14,7 @@ import glob
 from pathlib import Path
 
 from cotbal.collect.found import Found
+from cotbal.collect.images import IMAGES_OPTION, images_files, images_from_file
 from cotbal.collect.locate import find_files
 from cotbal.collect.records import Record, by_id, read_json, read_records
 from cotbal.collect.source import Source
@@ -23,6 +24,7 @@ OPTIONS = {
     "detail": "the end of the items' file name, such as _results",
     "column": "the items' column",
     "image": "the items' column that names the image",
+    "images": IMAGES_OPTION.format("index"),
 }
 _DETAILS = {"_results": "eval_score", "_*_result": "hit", "_auxmatch": "score", "_detail": "hit"}
 _SCORES = ("_acc.csv", "_acc.json", "_score.csv", "_score.json")
@@ -50,10 +52,12 @@ def read(folder: Path, source: Source, run: str) -> Found:
     column = source.options.get("column") or _column(details, source)
     by_key = by_id(records, "index")
     images = {}
-    if "image" in source.options:
+    if "images" in source.options:
+        images = images_from_file(source, by_key, ("index", "id"))
+    elif "image" in source.options:
         images = {key: record.id(source.options["image"]) for key, record in by_key.items()}
     items = {key: record.number(column) for key, record in by_key.items()}
-    return Found((file, details), score, items, images, percent=True)
+    return Found((file, details, *images_files(source)), score, items, images, percent=True)
 
 
 def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Path | None:
@@ -67,8 +71,8 @@ def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Pat
     found = {file for pattern in having for file in find_files(folder, pattern)}
     if len(found) > 1:
         raise ValueError(
-            f"{source}: expected one file, got {', '.join(sorted(map(str, found)))}; keep one, or name the "
-            "items' by detail=..."
+            f"{source}: expected one file, got {', '.join(sorted(map(str, found)))}; keep one, or choose "
+            "between items by detail=..."
         )
     return found.pop()
 

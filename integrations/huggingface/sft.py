@@ -19,7 +19,7 @@ def past_sft(trainer: Any, compute_loss: Any) -> Any:
     A class's own that stands before SFTTrainer's stays.
     """
     module = _module()
-    if module is None or compute_loss.__func__ is not module.SFTTrainer.compute_loss:
+    if module is None or getattr(compute_loss, "__func__", None) is not module.SFTTrainer.compute_loss:
         return compute_loss
     return partial(Trainer.compute_loss, trainer)
 

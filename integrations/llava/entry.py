@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import partial, wraps
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +35,8 @@ def main(words: Sequence[str] | None = None) -> int:
         train = prepare(options, arguments)
     except OSError as error:
         return _refuse(f"expected a file that can be read, got {error.filename}: {error.strerror}")
+    except ModuleNotFoundError as error:
+        return _refuse(f"{error}; {options.module}'s training code needs it: install {error.name}")
     except (ImportError, TypeError, ValueError) as error:
         return _refuse(str(error))
     train()
@@ -71,7 +73,6 @@ def prepare(options: Namespace, arguments: list[str]) -> Callable[[], None]:
             raise
         print(f"cotbal: {_summary(patch.records, weighting)}", flush=True)
         print(f"cotbal: attention {attention} ({reason})", flush=True)
-    drop_empty_groups(module.LLaVATrainer)
     sys.argv[1:] = _with_attention(module, arguments, attention)
     return partial(module.train, attn_implementation=attention)
 
@@ -128,24 +129,6 @@ def check_data(module: ModuleType, arguments: Sequence[str]) -> None:
         raise ValueError(f"--data_path: {data_args.data_path} is not JSON: {error}") from error
     finally:
         random.setstate(state)
-
-
-def drop_empty_groups(trainer_class: Any) -> None:
-    """Makes a trainer's optimizer without the parameter groups that hold nothing.
-
-    LLaVA's projector has a learning rate of its own by groups, of which LoRA leaves one empty. DeepSpeed
-    drops it after the scheduler has counted it: a newer torch stops there, an older one gives the groups
-    after it their neighbour's rate.
-    """
-    own = trainer_class.create_optimizer
-
-    @wraps(own)
-    def create_optimizer(trainer: Any) -> Any:
-        optimizer = own(trainer)
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-        return optimizer
-
-    trainer_class.create_optimizer = create_optimizer
 
 
 def _weighting(options: Namespace, tasks: Any) -> Weighting | None:

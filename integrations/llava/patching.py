@@ -6,9 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from cotbal.balancing import StaticWeights, Weighting, stated_tasks
-from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
-from cotbal.integrations.huggingface.collator import TASK_IDS
 from cotbal.integrations.llava.card import RunCard
+from cotbal.integrations.llava.hooks import HOOKS, Method, wrapped
 from cotbal.integrations.llava.records import TaskRecords, replace_data_classes
 from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
 from cotbal.replacements import Replacements
@@ -68,76 +67,15 @@ class LLaVAPatch:
         return RunCard(training.balance, self.records.counts, package=package, loss=loss)
 
     def _replace_trainer(self, trainer_class: type) -> None:
-        own = {name: getattr(trainer_class, name) for name in _HOOKS}
+        self._replaced.set(trainer_class, "__init__", wrapped(trainer_class.__init__, self._init))
+        for name, hook in HOOKS.items():
+            self._replaced.set(trainer_class, name, wrapped(getattr(trainer_class, name), hook))
 
-        def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
-            own["__init__"](trainer, *args, **kwargs)
-            training = LLaVATraining(
-                trainer, self.records.tasks, self.weighting, self.level, self.denominator
-            )
-            trainer.__dict__[ATTRIBUTE] = training
-            self._trainings.add(training)
-            position = training.position
-            self._levels.append(f"{position.name}: {position.level} level, {position.reason}")
-            training.add_callback(self._card(training))
-
-        def inner_training_loop(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-            with _training(trainer).running():
-                return own["_inner_training_loop"](trainer, *args, **kwargs)
-
-        def training_step(trainer: Any, model: Any, inputs: dict[str, Any]) -> Any:
-            return _training(trainer).training_step(own["training_step"], model, inputs)
-
-        def compute_loss(trainer: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            def run(inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-                return own["compute_loss"](trainer, model, inputs, *args, **kwargs)
-
-            return _training(trainer).compute_loss(run, inputs, *args, **kwargs)
-
-        def prediction_step(
-            trainer: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
-        ) -> Any:
-            inputs = {key: value for key, value in inputs.items() if key != TASK_IDS}
-            return own["prediction_step"](trainer, model, inputs, *args, **kwargs)
-
-        def save_checkpoint(trainer: Any, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
-            balance = _training(trainer).balance
-            balance.flush()
-            # First: a checkpoint that was cut short has it, or is none.
-            save_weighting(trainer, balance.weighting, trial)
-            own["_save_checkpoint"](trainer, model, trial, *args, **kwargs)
-
-        def load_optimizer_and_scheduler(trainer: Any, checkpoint: str | None) -> None:
-            own["_load_optimizer_and_scheduler"](trainer, checkpoint)
-            if checkpoint is not None:
-                load_weighting(_training(trainer).balance.weighting, checkpoint)
-
-        hooks = (
-            init,
-            inner_training_loop,
-            training_step,
-            compute_loss,
-            prediction_step,
-            save_checkpoint,
-            load_optimizer_and_scheduler,
-        )
-        for name, hook in zip(_HOOKS, hooks, strict=True):
-            self._replaced.set(trainer_class, name, hook)
-
-
-_HOOKS = (
-    "__init__",
-    "_inner_training_loop",
-    "training_step",
-    "compute_loss",
-    "prediction_step",
-    "_save_checkpoint",
-    "_load_optimizer_and_scheduler",
-)
-
-
-def _training(trainer: Any) -> LLaVATraining:
-    found = trainer.__dict__.get(ATTRIBUTE)
-    if found is None:
-        raise ValueError("LLaVATrainer: expected one constructed after cotbal.patch(), got an older one")
-    return found
+    def _init(self, trainer: Any, own: Method, *args: Any, **kwargs: Any) -> None:
+        own(trainer, *args, **kwargs)
+        training = LLaVATraining(trainer, self.records.tasks, self.weighting, self.level, self.denominator)
+        trainer.__dict__[ATTRIBUTE] = training
+        self._trainings.add(training)
+        position = training.position
+        self._levels.append(f"{position.name}: {position.level} level, {position.reason}")
+        training.add_callback(self._card(training))

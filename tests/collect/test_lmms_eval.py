@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.collect.publishers import lmms_eval
+from tests.collect.publishers import lmms_eval, write_jsonl
 from tests.collect.reading import ITEMS, read
 
 TEXT = "format=lmms-eval from=vqav2_val_lite metric=exact_match"
@@ -132,8 +132,8 @@ def test_files_that_are_not_whole_are_told(tmp_path):
 
 def test_samples_that_are_no_numbers_need_items_no(tmp_path):
     lmms_eval(tmp_path, ITEMS)
-    row = json.loads(samples(tmp_path).read_text().splitlines()[0])
-    samples(tmp_path).write_text(json.dumps(row | {"exact_match": {"pred": "a"}}))
+    rows = [json.loads(line) for line in samples(tmp_path).read_text().splitlines()]
+    write_jsonl(samples(tmp_path), [row | {"exact_match": {"pred": "a"}} for row in rows])
     with pytest.raises(ValueError, match=r"line 1, field 'exact_match': expected a number; .* items=no"):
         read(tmp_path, TEXT)
     assert read(tmp_path, f"{TEXT} items=no").score == 0.75

@@ -14,7 +14,8 @@ import torch
 from llava.train import train as llava_train
 
 from cotbal.integrations.llava.command_line import parse, read_tasks
-from cotbal.integrations.llava.entry import choose_attention, drop_empty_groups, main
+from cotbal.integrations.llava.entry import choose_attention, main
+from cotbal.integrations.llava.hooks import HOOKS, wrapped
 from tests.integrations.llava.cases import WEIGHTS
 from tests.integrations.llava.entry_runs import (
     deepspeed_environment,
@@ -164,8 +165,19 @@ def test_another_transformers(
     installed = importlib.metadata.Distribution.from_name("transformers")
     monkeypatch.setattr(type(installed), "version", property(lambda _: version))
     assert main(["--module", "beside", "--", "--data_path", "mix.json"]) == 2
-    said = f"transformers: expected 4.37 to 4.45 with LLaVA's train.py (tested: 4.37.2), got {version}"
-    assert said in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("cotbal: transformers: expected 4.37 to 4.45 with LLaVA's train.py")
+    assert f"got {version}; pip install transformers==4.37.2" in said
+
+
+def test_a_package_that_llava_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "needing" / "train").mkdir(parents=True)
+    (tmp_path / "needing" / "train" / "train.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["--module", "needing", "--", "--data_path", "mix.json"]) == 2
+    assert "needing's training code needs it: install no_such_package" in capsys.readouterr().err
 
 
 def test_a_fork_and_its_files_tasks(
@@ -202,7 +214,7 @@ def test_empty_parameter_groups_are_dropped_before_the_scheduler_counts_them() -
             groups = [{"params": [torch.zeros(1)]}, {"params": []}, {"params": [torch.zeros(2)], "lr": 2e-5}]
             return torch.optim.AdamW(groups, lr=2e-4)
 
-    drop_empty_groups(Trainer)
+    Trainer.create_optimizer = wrapped(Trainer.create_optimizer, HOOKS["create_optimizer"])
     groups = Trainer().create_optimizer().param_groups
     assert [(len(group["params"]), group["lr"]) for group in groups] == [(1, 2e-4), (1, 2e-5)]
 

@@ -13,6 +13,7 @@ BOUND = 1e-6
 _TWO = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}
 # Cuts answers behind large images, some wholly.
 _CUT = {"model_max_length": 120}
+_CUT_TWO = "accumulation and truncation"
 FILES = {f"{task}.json{'l' if task == 'chat' else ''}": task for task in WEIGHTS}
 
 
@@ -38,7 +39,7 @@ ALONE = (
     Case("a list of weights", {}, [*WEIGHTS.values()], {"tasks": [*WEIGHTS]}),
 )
 TWO_RANKS = (
-    *_cases({"DDP": {}, "DDP with accumulation and truncation": _TWO | _CUT}),
+    Case(f"DDP with {_CUT_TWO}", _TWO | _CUT, WEIGHTS),
     # Each rank draws its records by itself.
     Case("DDP, files of a mixture", {"data_path": "mixture"}, WEIGHTS, {"tasks": FILES}),
 )
@@ -84,7 +85,6 @@ LAYOUTS = (
     *_cases(_STILL_LAYOUTS, task_order(["vqa", "story", "caption", "chat"], 3)),
     *_cases({"text alone": {}}, task_order(["chat"], 8) * 2),
 )
-_CUT_TWO = "accumulation and truncation"
 CONTROLS = ("plain", "truncation", _CUT_TWO, f"DDP with {_CUT_TWO}")
 
 

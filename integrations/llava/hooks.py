@@ -1,0 +1,95 @@
+"""The methods of LLaVATrainer that the patch wraps, each as `hook(trainer, own, ...)` around its own one."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
+from cotbal.integrations.huggingface.collator import TASK_IDS
+from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
+
+Method = Callable[..., Any]
+
+
+def wrapped(own: Method, hook: Method) -> Method:
+    """The method that a class gets in place of `own`."""
+
+    @wraps(own)
+    def method(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        return hook(trainer, own, *args, **kwargs)
+
+    return method
+
+
+def training_of(trainer: Any) -> LLaVATraining:
+    """What the patch added to a trainer.
+
+    Raises:
+        ValueError: it was constructed before the patch.
+    """
+    found = trainer.__dict__.get(ATTRIBUTE)
+    if found is None:
+        raise ValueError("LLaVATrainer: expected one constructed after cotbal.patch(), got an older one")
+    return found
+
+
+def _inner_training_loop(trainer: Any, own: Method, *args: Any, **kwargs: Any) -> Any:
+    with training_of(trainer).running():
+        return own(trainer, *args, **kwargs)
+
+
+def _training_step(trainer: Any, own: Method, model: Any, inputs: dict[str, Any]) -> Any:
+    return training_of(trainer).training_step(own, model, inputs)
+
+
+def _compute_loss(
+    trainer: Any, own: Method, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    def run(inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return own(trainer, model, inputs, *args, **kwargs)
+
+    return training_of(trainer).compute_loss(run, inputs, *args, **kwargs)
+
+
+def _prediction_step(
+    trainer: Any, own: Method, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    inputs = {key: value for key, value in inputs.items() if key != TASK_IDS}
+    return own(trainer, model, inputs, *args, **kwargs)
+
+
+def _create_optimizer(trainer: Any, own: Method) -> Any:
+    """Leaves out empty parameter groups.
+
+    A projector's own learning rate makes groups, of which LoRA leaves one empty. DeepSpeed drops it after the
+    scheduler has counted it: a newer torch stops there, an older one gives the groups behind it their
+    neighbour's rate.
+    """
+    optimizer = own(trainer)
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    return optimizer
+
+
+def _save_checkpoint(trainer: Any, own: Method, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
+    balance = training_of(trainer).balance
+    balance.flush()
+    # First: a checkpoint that was cut short has it, or is none.
+    save_weighting(trainer, balance.weighting, trial)
+    own(trainer, model, trial, *args, **kwargs)
+
+
+def _load_optimizer_and_scheduler(trainer: Any, own: Method, checkpoint: str | None) -> None:
+    own(trainer, checkpoint)
+    if checkpoint is not None:
+        load_weighting(training_of(trainer).balance.weighting, checkpoint)
+
+
+HOOKS: dict[str, Method] = {
+    "_inner_training_loop": _inner_training_loop,
+    "training_step": _training_step,
+    "compute_loss": _compute_loss,
+    "prediction_step": _prediction_step,
+    "create_optimizer": _create_optimizer,
+    "_save_checkpoint": _save_checkpoint,
+    "_load_optimizer_and_scheduler": _load_optimizer_and_scheduler,
+}

@@ -1,0 +1,34 @@
+import pytest
+
+from tests.collect.publishers import lmms_eval, vlmevalkit, write_table
+from tests.collect.reading import ITEMS, read
+
+
+@pytest.mark.parametrize(("writer", "field"), [(lmms_eval, "doc_id"), (vlmevalkit, "index")])
+def test_a_file_tells_the_images_that_the_tool_does_not(tmp_path, writer, field):
+    file = write_table(tmp_path / "images.csv", [{field: i.id, "image": i.image} for i in reversed(ITEMS)])
+    found = read(tmp_path / "run", f"{writer(tmp_path / 'run', ITEMS)} images={file}")
+    assert list(found.images) == list(found.items)
+    assert list(found.images.values()) == [item.image for item in ITEMS]
+    assert found.files[-1] == file
+
+
+def test_its_image_may_have_another_name(tmp_path):
+    file = write_table(tmp_path / "images.tsv", [{"id": i.id, "coco": i.image} for i in ITEMS])
+    found = read(tmp_path / "run", f"{lmms_eval(tmp_path / 'run', ITEMS)} images={file} image=coco")
+    assert list(found.images.values()) == [item.image for item in ITEMS]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"id": i.id, "image": "a"} for i in ITEMS[:2]], r"images.csv: 2 ids missing \(9, 12\), which task"),
+        ([{"id": i.id, "image": ""} for i in ITEMS], "line 2, field 'image': expected an id"),
+        ([{"id": 7, "image": "a"}] * 2, "line 3, field 'id': id '7' stands twice"),
+        ([{"key": 7, "image": "a"}], "expected one of doc_id, id, got none of them"),
+    ],
+)
+def test_a_file_that_does_not_tell_all_is_refused(tmp_path, rows, words):
+    file = write_table(tmp_path / "images.csv", rows)
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path / "run", f"{lmms_eval(tmp_path / 'run', ITEMS)} images={file}")
