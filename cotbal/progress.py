@@ -67,7 +67,12 @@ class PlainProgress:
     def lost(self, name: str, reason: str) -> None:
         """Says that a run starts again."""
         self._course.lose(name)
-        self._say(f"again   {name}: its worker process died ({reason})")
+        self._say(f"again   {name}: {reason}")
+
+    def failed(self, name: str, reason: str) -> None:
+        """Says why a run is given up."""
+        self._course.lose(name)
+        self._say(f"failed  {reason}")
 
     def waited(self) -> None:
         """Says how far the whole is where nothing has been said for half a minute."""
@@ -139,11 +144,22 @@ class LiveProgress:
         """Says that a run starts again."""
         self._course.lose(name)
         self._drop(name)
-        self._view.console.print(f"[yellow]again[/] {name}: its worker process died ({reason})")
+        self._print("[yellow]again[/]", f"{name}: {reason}")
+
+    def failed(self, name: str, reason: str) -> None:
+        """Says why a run is given up."""
+        self._course.lose(name)
+        self._drop(name)
+        self._print("[red]failed[/]", reason)
 
     def waited(self) -> None:
         """Moves the bar of the whole."""
         self._view.update(self._whole, completed=self._course.done, note=self._course.left_in_words())
+
+    def _print(self, word: str, text: str) -> None:
+        from rich.markup import escape
+
+        self._view.console.print(word, escape(text))
 
     def _drop(self, name: str) -> None:
         if name in self._bars:

@@ -93,11 +93,12 @@ def told(progress):
         progress.opened(PLAN, {"base": RECORD}, 2)
         progress.started("short")
         progress.advanced("short", 5)
-        progress.lost("short", "killed by SIGKILL")
+        progress.lost("short", "its worker process died (killed by SIGKILL)")
         progress.started("short")
         progress.advanced("short", 20)
         progress.waited()
         progress.finished("short", RECORD)
+        progress.failed("long", "run 'long' failed in [x]")
 
 
 def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
@@ -109,6 +110,7 @@ def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
         "again   short: its worker process died (killed by SIGKILL)",
         "start   short (20 steps)",
         "done    short: 0.0 s, mean score 0.500; 30 %, estimating the time left",
+        "failed  run 'long' failed in [x]",
     ]
 
 
@@ -134,6 +136,7 @@ def test_live_view_shows_the_whole_and_a_line_per_finished_run():
     assert "all runs" in text
     assert "again short: its worker process died" in text
     assert "done short: 0.0 s, mean score 0.500" in text
+    assert "failed run 'long' failed in [x]" in text
 
 
 def test_view_fits_the_console():

@@ -29,10 +29,12 @@ class RunSpec:
     Attributes:
         name: what messages call it, unique in a plan ("seed 0/probe vqa").
         function: "package.module:function", called with `(settings, folder, report)`; returns a JSON object.
-        settings: JSON, no key "needs" (that one is filled in at call time).
+        settings: JSON, no key "needs" or "context" (those are filled in at call time).
         steps: amount of work, in the unit that the function reports; known before the start.
         needs: names of the runs that must have finished before. Their folders reach the function as
             `settings["needs"] = {last part of the name after "/": folder}`.
+        context: JSON that reaches the function as `settings["context"]` but does not change the result, such
+            as where the data lies.
     """
 
     name: str
@@ -40,13 +42,14 @@ class RunSpec:
     settings: Mapping[str, Any]
     steps: int
     needs: tuple[str, ...] = ()
+    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_key(spec: RunSpec, need_keys: Sequence[str] = ()) -> str:
     """The first 16 hex digits of the SHA-256 of (function, settings, keys of the needed runs).
 
     Args:
-        spec: the run; its name and steps do not count.
+        spec: the run; its name, steps and context do not count.
         need_keys: the keys of `spec.needs`, in their order.
 
     Raises:

@@ -106,6 +106,9 @@ class Notes:
     def lost(self, name: str, reason: str) -> None:
         self.told.append(("lost", f"{name}: {reason}"))
 
+    def failed(self, name: str, reason: str) -> None:
+        self.told.append(("failed", f"{name}: {reason}"))
+
     def waited(self) -> None:
         self.waits += 1
 
