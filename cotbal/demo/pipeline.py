@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cotbal.demo.profiles import PROFILES, Profile, steps
 from cotbal.estimate.algorithm1 import Algorithm1

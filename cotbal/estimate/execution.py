@@ -50,7 +50,7 @@ class Execution:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left that could be done: every run has finished, failed or needs one that failed."""
+        """Whether nothing is left to do: every run has finished, failed, or needs one that failed."""
         return not self.jobs
 
     def give_up(self, failed: Job, reason: str) -> None:

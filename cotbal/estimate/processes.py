@@ -1,8 +1,8 @@
-"""The processes of a run: started with a mark in their environment, by which whatever is left of them is found.
+"""The processes of a run, started with a mark in their environment by which whatever is left of them is found.
 
-A training starts processes of its own, some in sessions of their own, and they may outlive a launcher that was
-killed. The mark is inherited by all of them, so none stays behind to hold a GPU or to write beside its successor.
-The mark is read from /proc; where there is none, only the command's own process is ended.
+A training starts processes of its own, some in sessions of their own, and they may outlive a launcher that
+was killed. All of them inherit the mark, so none stays behind to hold a GPU or to write beside its successor.
+The mark is read from /proc; where there is none, nothing is found.
 """
 
 from __future__ import annotations

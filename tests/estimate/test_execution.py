@@ -1,7 +1,7 @@
-import pytest
-
 import dataclasses
 from pathlib import Path
+
+import pytest
 
 from cotbal.estimate.execution import Execution
 from cotbal.estimate.plan import LateSpec, Plan
