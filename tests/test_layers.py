@@ -42,6 +42,7 @@ OWN = {
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
+    "cotbal.project": {"cotbal.estimate", "cotbal.files", "cotbal.weights"},
     "cotbal.progress": {"cotbal.estimate"},
     "cotbal.report": {"cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
@@ -79,6 +80,7 @@ OWN = {
         "cotbal.doctor",
         "cotbal.estimate",
         "cotbal.progress",
+        "cotbal.project",
         "cotbal.report",
         "cotbal.weights",
     },
@@ -112,6 +114,7 @@ ESTIMATION = {
     "cotbal.demo",
     "cotbal.cli",
     "cotbal.progress",
+    "cotbal.project",
 }
 # What a component may need besides torch. Triton belongs to the kernels; the core needs nothing else.
 OTHERS = {
@@ -119,6 +122,8 @@ OTHERS = {
     "cotbal.integrations": {"accelerate", "peft", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.progress": {"rich"},
+    # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
+    "cotbal.project": {"pydantic", "yaml"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
     "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},
     "cotbal.cli": {"rich", "typer"},

@@ -1,4 +1,4 @@
-"""The processes of a run, started with a mark in their environment by which whatever is left of them is found.
+"""The processes of a run, started with a mark in their environment by which what is left of them is found.
 
 A training starts processes of its own, some in sessions of their own, and they may outlive a launcher that
 was killed. All of them inherit the mark, so none stays behind to hold a GPU or to write beside its successor.
@@ -29,19 +29,20 @@ class CommandError(Exception):
 
 
 def start(
-    command: str, folder: Path, environment: Mapping[str, str], cwd: Path | None = None
+    command: str, folder: Path, environment: Mapping[str, str | None], cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """Starts a shell command of the run in `folder`; its output goes where that of this process goes.
 
     Args:
         command: for /bin/sh.
         folder: the run's folder, which marks its processes.
-        environment: what the command's environment has beside that of this process.
+        environment: what the command's environment has beside that of this process, None for what it has not.
         cwd: where it runs.
     """
-    marked = {**os.environ, **environment, MARK: str(folder.resolve())}
+    merged = {**os.environ, **environment, MARK: str(folder.resolve())}
+    known = {name: value for name, value in merged.items() if value is not None}
     with _starting:
-        return subprocess.Popen(command, shell=True, cwd=cwd, env=marked, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, shell=True, cwd=cwd, env=known, stdin=subprocess.DEVNULL)
 
 
 def alive(folder: Path) -> list[int]:
