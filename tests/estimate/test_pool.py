@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cotbal.estimate import processes
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.pool import MAX_RETRIES, Crew, RunError, run_plan, work_on
 from cotbal.estimate.store import Store, run_key
@@ -71,10 +72,11 @@ def test_run_whose_worker_dies_is_tried_again_on_a_fresh_worker(tmp_path):
 
 def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
     journal = tmp_path / "journal"
-    plan = Plan([spec("a", journal, kills=99)])
+    plan = Plan([spec("a", journal, kills=99, leaves=True)])
     with pytest.raises(RunError, match=r"'a': its worker process died 3 times.*SIGKILL[\s\S]*this is a"):
         run_plan(plan, Store(tmp_path), Notes(), workers=1)
     assert len(starts(journal)) == MAX_RETRIES + 1
+    assert processes.alive(Store(tmp_path).folder(run_key(plan["a"]))) == []
 
 
 @pytest.mark.parametrize(

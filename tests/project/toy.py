@@ -3,6 +3,7 @@
 A file `script` beside the YAML tells a command to misbehave: {"<run> [on <task>]": {"kind": times}}.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -60,10 +61,23 @@ def _note(name):
     with open("journal", "a") as journal:
         journal.write(name + "\n")
     print(f"this is {name}", flush=True)
+    if _mates():
+        Path("crowded").write_text(f"{name} started beside {_mates()}")
     script = json.loads(Path("script").read_text()) if Path("script").exists() else {}
     time.sleep(script.get("nap", 0))
     times = starts(Path())[name]
     return {kind for kind, number in script.get(name, {}).items() if times <= number}
+
+
+def _mates():
+    """What else runs for this run: nothing of an earlier try may."""
+    mark, own = f"COTBAL_RUN={os.environ['COTBAL_RUN']}".encode(), (os.getpid(), os.getppid())
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in file.read_bytes().split(b"\0") and int(file.parent.name) not in own:
+                found.append(int(file.parent.name))
+    return found
 
 
 def _train(run, data, output, seed, weights):
