@@ -76,7 +76,7 @@ class PlainProgress:
 
     def failed(self, name: str, reason: str) -> None:
         """Says why a run is given up."""
-        self._course.lose(name)
+        self._course.give_up(name)
         self._say(f"failed  {reason}")
 
     def waited(self) -> None:
@@ -153,7 +153,7 @@ class LiveProgress:
 
     def failed(self, name: str, reason: str) -> None:
         """Says why a run is given up."""
-        self._course.lose(name)
+        self._course.give_up(name)
         self._drop(name)
         self._print("[red]failed[/]", reason)
 

@@ -60,6 +60,20 @@ def test_time_left_follows_the_longest_way_and_the_speed_of_one_worker(clock):
     assert course.percent == pytest.approx(40.0)
 
 
+def test_what_is_given_up_and_all_that_needs_it_is_no_work_any_more(clock):
+    course = Course(clock)
+    course.open(PLAN, {"base": RECORD}, workers=1)
+    course.start("long")
+    clock.now = 10.0
+    course.advance("long", 20)
+    assert course.seconds_left() == pytest.approx((20 + 20 + 30) / 2)
+    course.give_up("short")
+    assert course.total == 10 + 40
+    assert course.seconds_left() == pytest.approx(20 / 2)
+    course.finish("long")
+    assert course.percent == pytest.approx(100.0)
+
+
 def test_what_an_earlier_start_has_done_counts_as_done_but_not_for_the_speed(clock):
     course = Course(clock)
     course.open(PLAN, {"base": RECORD, "long": RECORD}, workers=1)

@@ -32,18 +32,14 @@ def status(
 
 
 def _print(states: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-
     from cotbal.estimate.course import in_words
-    from cotbal.report.tables import print_columns
 
-    columns = {
-        "state": [state["state"] for state in states],
-        "done": [f"{100 * state['work'] // state['of'] if state['of'] else 0} %" for state in states],
-        "time": ["-" if state["seconds"] is None else in_words(state["seconds"]) for state in states],
-        "score": ["-" if state.get("score") is None else f"{state['score']:.4g}" for state in states],
-    }
-    print_columns(Console(), "Runs", [state["name"] for state in states], columns, "run")
+    typer.echo(f"{'state':<9} {'done':>5} {'time':>12} {'score':>8}  run")
+    for state in states:
+        done = 100 * state["work"] // state["of"] if state["of"] else 0
+        time = "-" if state["seconds"] is None else in_words(state["seconds"])
+        score = "-" if state.get("score") is None else f"{state['score']:.4g}"
+        typer.echo(f"{state['state']:<9} {done:>3} % {time:>12} {score:>8}  {state['name']}")
     for state in states:
         if state.get("reason"):
             typer.echo(f"{state['name']}: {state['reason']}")
