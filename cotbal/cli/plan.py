@@ -70,9 +70,11 @@ def prepared(project: Project) -> tuple[Data, Plan]:
 def show_plan(project: Project, as_json: bool) -> None:
     """Writes the subsets and plan.json, and prints the plan."""
     from cotbal.estimate.store import write_json
-    from cotbal.project.outline import outline
+    from cotbal.project.outline import outline, throughput
+    from cotbal.project.session import store_of
 
-    content = outline(project, *prepared(project))
+    data, plan = prepared(project)
+    content = outline(project, data, plan, throughput(project, plan, store_of(project)))
     path = project.out / "plan.json"
     write_json(path, content)
     if as_json:
@@ -123,7 +125,11 @@ def _print(content: Mapping[str, Any]) -> None:
 
 def _in_words(totals: Mapping[str, Any]) -> str:
     hours = totals["gpu_hours"]
-    price = "no throughput is given, so no GPU-hours" if hours is None else f"{hours:.1f} GPU-hours"
+    price = (
+        "GPU-hours once the file gives a throughput or a run is finished"
+        if hours is None
+        else f"{hours:.1f} GPU-hours"
+    )
     times = f"{totals['of_full_data']:.2f} times the weighted tasks' data"
     return (
         f"{totals['trainings']} trainings on {totals['samples']} samples ({times}) and "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import RunSpec, run_key
+from cotbal.estimate.store import RunSpec, Store, run_key
 from cotbal.project.config import Project
 from cotbal.project.data import Data, Part
 from cotbal.project.job import evaluate_paths, train_paths
@@ -27,14 +28,48 @@ def run_keys(plan: Plan) -> dict[str, str]:
     return keys
 
 
-def outline(project: Project, data: Data, plan: Plan) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Throughput:
+    """Samples trained on and items scored in an hour of one GPU; None where it is not known.
+
+    Attributes:
+        train: samples, each epoch counted.
+        evaluate: items.
+    """
+
+    train: float | None
+    evaluate: float | None
+
+
+def throughput(project: Project, plan: Plan, store: Store) -> Throughput:
+    """What the file says, else what the finished runs came to, their start and end included."""
+    amounts, hours = {"train": 0.0, "evaluate": 0.0}, {"train": 0.0, "evaluate": 0.0}
+    for name, key in run_keys(plan).items():
+        if (record := store.record(key)) is not None:
+            kind = _kind(plan[name])
+            amounts[kind] += _amount(plan[name])
+            hours[kind] += (record.finished - record.started) / 3600 * project.resources.gpus_per_run
+    measured = {kind: amounts[kind] / hours[kind] if hours[kind] else None for kind in amounts}
+    return Throughput(
+        project.train.samples_per_gpu_hour or measured["train"],
+        project.evaluate.items_per_gpu_hour or measured["evaluate"],
+    )
+
+
+def outline(project: Project, data: Data, plan: Plan, known: Throughput) -> dict[str, Any]:
     """The plan as JSON: {"schema_version", "output", "mini_ratio", "tasks", "runs", "totals"}.
 
     A training has "samples", "work" (samples times epochs) and "steps"; an evaluation "items"; both have
-    "gpu_hours", None where the file gives no throughput, and "command", whose {port} is chosen at the start.
+    "gpu_hours", None where no throughput is known, and "command", whose {port} is chosen at the start.
+
+    Args:
+        project: the file.
+        data: its data.
+        plan: its runs.
+        known: the throughput.
     """
     keys = run_keys(plan)
-    runs = [_run(project, plan[name], keys) for name in plan]
+    runs = [_run(plan[name], keys, known) for name in plan]
     return {
         "schema_version": SCHEMA_VERSION,
         "output": str(project.out),
@@ -63,30 +98,34 @@ def _part(part: Part) -> dict[str, Any]:
     return {"records": part.records, "files": [{"file": f, "sha256": digest} for f, digest in files]}
 
 
-def _run(project: Project, spec: Any, keys: Mapping[str, str]) -> dict[str, Any]:
+def _kind(spec: Any) -> str:
+    return "train" if spec.function == TRAIN else "evaluate"
+
+
+def _amount(spec: Any) -> int:
+    return int(spec.context["work"] if spec.function == TRAIN else spec.context["items"])
+
+
+def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any]:
     out, key, context = Path(spec.context["out"]), keys[spec.name], spec.context
     if spec.function == TRAIN:
         paths = train_paths(out, key, spec.settings["format"])
         sizes = {"samples": context["samples"], "work": context["work"], "steps": context["steps"]}
-        price = _hours(context["work"], project.train.samples_per_gpu_hour)
+        per_hour = known.train
     else:
         (need,) = spec.needs
         paths = evaluate_paths(out, key, keys[need], context["file"])
         sizes = {"task": spec.settings["task"], "items": context["items"]}
-        price = _hours(context["items"], project.evaluate.items_per_gpu_hour)
+        per_hour = known.evaluate
     return {
         "name": spec.name,
-        "kind": "train" if spec.function == TRAIN else "evaluate",
+        "kind": _kind(spec),
         "key": key,
         "needs": list(spec.needs),
         **sizes,
-        "gpu_hours": price,
+        "gpu_hours": _amount(spec) / per_hour if per_hour else None,
         "command": fill(spec.settings["command"], paths, ("port",)),
     }
-
-
-def _hours(amount: int, per_hour: float | None) -> float | None:
-    return None if per_hour is None else amount / per_hour
 
 
 def _totals(project: Project, data: Data, runs: list[dict[str, Any]]) -> dict[str, Any]:

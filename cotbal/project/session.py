@@ -14,7 +14,7 @@ from cotbal.estimate.pool import Crew, Listener, work_on
 from cotbal.estimate.store import Record, Store, locked, write_json
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
-from cotbal.project.outline import outline
+from cotbal.project.outline import outline, throughput
 from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.state import StateFile
 from cotbal.weights import TaskWeights
@@ -69,10 +69,12 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
     with locked(project.out):
         data = prepare(project)
         plan = plan_of(project, data)
-        write_json(project.out / "plan.json", outline(project, data, plan))
+        store = store_of(project)
+        known = throughput(project, plan, store)
+        write_json(project.out / "plan.json", outline(project, data, plan, known))
         crew = Crew(environments, project.resources.retries, keep_going=True)
         with listener() as progress:
-            execution = work_on(plan, store_of(project), StateFile(project.out, progress), crew)
+            execution = work_on(plan, store, StateFile(project.out, progress), crew)
         outcome = Outcome(plan, execution.failures, [name for name in plan if name not in execution.records])
         results = {name: record.result for name, record in execution.records.items()}
         for recipe in recipes(project, data).values():

@@ -38,6 +38,7 @@ def test_help_imports_nothing_heavy():
         ("typer", ["--version"], "cli"),
         ("rich", ["report", "--paper-tables"], "cli"),
         ("matplotlib", ["report", "results.json"], "report"),
+        ("yaml", ["run", "estimate.yaml"], "estimate"),
     ],
 )
 def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, extra):

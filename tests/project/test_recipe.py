@@ -1,9 +1,11 @@
 import pytest
 
+from cotbal.estimate.store import Record
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.outline import outline, run_keys
+from cotbal.project.outline import Throughput, outline, run_keys, throughput
 from cotbal.project.recipe import plan_of, recipes, with_options
+from cotbal.project.session import store_of
 from tests.project.toy import content, write
 
 STEPS = "train {data} {output} {seed} --max_steps {steps}"
@@ -16,7 +18,7 @@ def made(tmp_path):
         project = with_options(project, precise=precise, step_matched=step_matched)
         data = prepare(project)
         plan = plan_of(project, data)
-        return project, data, plan, outline(project, data, plan)
+        return project, data, plan, outline(project, data, plan, throughput(project, plan, store_of(project)))
 
     return made
 
@@ -54,9 +56,17 @@ def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and
     assert trainings["mini"]["command"].endswith(" 0 --max_steps 5")
 
 
-def test_no_throughput_no_price(made):
-    *_, shown = made()
+def test_no_throughput_no_price_until_runs_are_finished(made):
+    project, data, plan, shown = made(resources={"gpus": 4, "gpus_per_run": 2})
     assert shown["totals"]["gpu_hours"] is None
+    keys, store = run_keys(plan), store_of(project)
+    # 25 samples in half an hour and 20 items in a quarter, on 2 GPUs.
+    for name, seconds in (("mini", 1800.0), ("evaluate mini on a", 900.0)):
+        store.folder(keys[name]).mkdir(parents=True)
+        store.write(Record(keys[name], {}, 0.0, seconds, 0.0), function="f", settings={})
+    known = throughput(project, plan, store)
+    assert known == Throughput(25.0, 40.0)
+    assert outline(project, data, plan, known)["totals"]["gpu_hours"] == pytest.approx(275 / 25 + 240 / 40)
 
 
 def test_precise_adds_two_runs_per_task_each_scored_on_its_task(made):
