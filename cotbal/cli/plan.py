@@ -53,9 +53,8 @@ def plan(
 def load(file: Path, precise: bool, step_matched: bool) -> Project:
     """The project in a file, with the options of the command line."""
     from cotbal.project.config import load_project
-    from cotbal.project.recipe import with_options
 
-    return with_options(load_project(file), precise=precise, step_matched=step_matched)
+    return load_project(file, precise=precise, step_matched=step_matched)
 
 
 def prepared(project: Project) -> tuple[Data, Plan]:

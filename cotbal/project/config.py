@@ -294,13 +294,19 @@ class Project(_Strict):
         return self.tasks[task].evaluate or self.evaluate.command
 
 
-def load_project(path: str | Path) -> Project:
+def load_project(path: str | Path, *, precise: bool = False, step_matched: bool = False) -> Project:
     """The project in a YAML file.
+
+    Args:
+        path: the file.
+        precise: asks for it whatever the file says.
+        step_matched: likewise.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: a mistake in it, told with its line and place.
     """
-    project = load_yaml(path, Project)
+    asked = {"precise": precise, "step_matched": step_matched}
+    project = load_yaml(path, Project, {key: True for key, wanted in asked.items() if wanted})
     project._folder = Path(os.path.abspath(path)).parent
     return project

@@ -45,6 +45,9 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
     if not context["resume"]:
         shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
+    # Left by a kill while they were written; they may be large.
+    for stale in Path(paths["data"]).parent.glob(f".{folder.name}.*.tmp"):
+        stale.unlink()
     parts = [Part(part["task"], "", tuple(part["files"]), (), 0) for part in context["parts"]]
     write_mixture(Path(paths["data"]), parts, settings["format"])
     TaskWeights(settings["weights"]).save(paths["weights"])

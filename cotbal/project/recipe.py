@@ -191,15 +191,3 @@ def plan_of(project: Project, data: Data) -> Plan:
         for run in algorithm(recipe).estimation_runs():
             specs += [run, *recipe.evaluations(run)]
     return Plan(specs)
-
-
-def with_options(project: Project, *, precise: bool, step_matched: bool) -> Project:
-    """The project with what the command line asks for beside the file.
-
-    Raises:
-        ValueError: what is asked for does not fit the file.
-    """
-    asked = {"precise": project.precise or precise, "step_matched": project.step_matched or step_matched}
-    changed = Project.model_validate({**project.model_dump(), **asked})
-    changed._folder = project.folder
-    return changed

@@ -15,8 +15,13 @@ Lines = dict[Place, int]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_yaml(path: str | Path, model: type[Model]) -> Model:
+def load_yaml(path: str | Path, model: type[Model], changes: Mapping[str, Any]) -> Model:
     """The content of a file as a model.
+
+    Args:
+        path: the file.
+        model: what it should hold.
+        changes: values by key that take the place of the file's.
 
     Raises:
         OSError: the file cannot be read.
@@ -33,7 +38,8 @@ def load_yaml(path: str | Path, model: type[Model]) -> Model:
     except yaml.YAMLError as error:
         raise ValueError(_yaml_error(path, error)) from error
     try:
-        return model.model_validate({} if content is None else content)
+        content = {} if content is None else content
+        return model.model_validate({**content, **changes} if isinstance(content, dict) else content)
     except ValidationError as error:
         raise ValueError(_first_mistake(path, error, model, lines)) from error
 

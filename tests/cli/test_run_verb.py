@@ -218,7 +218,7 @@ def kill_a_worker_and_then_the_driver(path, out, chance, number):
     assert "running" not in {run["state"] for run in states(path).values()}
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2, 3))])
 def test_kills_of_driver_and_workers_at_random_moments_change_no_number(tmp_path, unbroken, seed):
     chance, path, out = random.Random(seed), write(tmp_path), tmp_path / "out"
     script(tmp_path, nap=0.2)
@@ -315,6 +315,9 @@ def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(
     # Where the folder of the model should be there is a file.
     plan = json.loads(call("plan", path, "--json").stdout)
     key = next(run["key"] for run in plan["runs"] if run["name"] == "mini")
+    half = tmp_path / "out" / "data" / "mixtures" / f".{key}.json.0123.tmp"
+    half.parent.mkdir()
+    half.write_text("left by a kill")
     (tmp_path / "out" / "outputs").mkdir()
     (tmp_path / "out" / "outputs" / key).write_text("in the way")
     result = call("run", path)
@@ -323,6 +326,7 @@ def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(
     assert "4 of 16 runs are missing, 1 failed" in result.stderr
     (tmp_path / "out" / "outputs" / key).unlink()
     assert call("run", path).exit_code == 0
+    assert not list(half.parent.iterdir())
     assert (tmp_path / "out" / "scores.csv").read_text() == (unbroken[0] / "out" / "scores.csv").read_text()
 
 

@@ -4,7 +4,7 @@ from cotbal.estimate.store import Record
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.outline import Throughput, outline, run_keys, throughput
-from cotbal.project.recipe import plan_of, recipes, with_options
+from cotbal.project.recipe import plan_of, recipes
 from cotbal.project.session import store_of
 from tests.project.toy import content, write
 
@@ -14,8 +14,7 @@ STEPS = "train {data} {output} {seed} --max_steps {steps}"
 @pytest.fixture
 def made(tmp_path):
     def made(precise=False, step_matched=False, **changes):
-        project = load_project(write(tmp_path, **changes))
-        project = with_options(project, precise=precise, step_matched=step_matched)
+        project = load_project(write(tmp_path, **changes), precise=precise, step_matched=step_matched)
         data = prepare(project)
         plan = plan_of(project, data)
         return project, data, plan, outline(project, data, plan, throughput(project, plan, store_of(project)))
@@ -91,7 +90,7 @@ def test_step_matched_mini_run_takes_the_steps_of_the_mean_probe(made):
 
 
 def test_step_matching_needs_the_steps_in_the_command(made):
-    with pytest.raises(ValueError, match="step_matched"):
+    with pytest.raises(ValueError, match=r"toy.yaml, line 1: step_matched: it needs \{steps\}"):
         made(step_matched=True)
 
 
