@@ -1,8 +1,11 @@
 """Writing files so that a reader, or a kill, never meets half of one."""
 
+import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:
@@ -19,12 +22,26 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
     Raises:
         OSError: the folder cannot be written to; an existing file at `path` is then as it was.
     """
+    with writing_atomically(path) as stream:
+        stream.write(content)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def writing_atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a file that takes the place of `path` at the end of the block, unless the block raises.
+
+    Missing folders are made.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as stream:
+            yield stream
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    return target

@@ -27,12 +27,17 @@ class PlainProgress:
         stream: takes the lines.
         headline: says the most important of a finished run in a few words.
         clock: seconds of a steady clock.
+        unit: what a run's work is counted in.
     """
 
     def __init__(
-        self, stream: IO[str], headline: Headline, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: IO[str],
+        headline: Headline,
+        clock: Callable[[], float] = time.monotonic,
+        unit: str = "steps",
     ) -> None:
-        self._stream, self._headline, self._clock = stream, headline, clock
+        self._stream, self._headline, self._clock, self._unit = stream, headline, clock, unit
         self._course = Course(clock)
         self._last = clock()
 
@@ -52,7 +57,7 @@ class PlainProgress:
     def started(self, name: str) -> None:
         """Says that a run starts."""
         self._course.start(name)
-        self._say(f"start   {name} ({self._course.plan[name].steps} steps)")
+        self._say(f"start   {name} ({self._course.plan[name].steps} {self._unit})")
 
     def advanced(self, name: str, steps: int) -> None:
         """Counts the steps."""
@@ -67,7 +72,12 @@ class PlainProgress:
     def lost(self, name: str, reason: str) -> None:
         """Says that a run starts again."""
         self._course.lose(name)
-        self._say(f"again   {name}: its worker process died ({reason})")
+        self._say(f"again   {name}: {reason}")
+
+    def failed(self, name: str, reason: str) -> None:
+        """Says why a run is given up."""
+        self._course.give_up(name)
+        self._say(f"failed  {reason}")
 
     def waited(self) -> None:
         """Says how far the whole is where nothing has been said for half a minute."""
@@ -139,11 +149,22 @@ class LiveProgress:
         """Says that a run starts again."""
         self._course.lose(name)
         self._drop(name)
-        self._view.console.print(f"[yellow]again[/] {name}: its worker process died ({reason})")
+        self._print("[yellow]again[/]", f"{name}: {reason}")
+
+    def failed(self, name: str, reason: str) -> None:
+        """Says why a run is given up."""
+        self._course.give_up(name)
+        self._drop(name)
+        self._print("[red]failed[/]", reason)
 
     def waited(self) -> None:
         """Moves the bar of the whole."""
         self._view.update(self._whole, completed=self._course.done, note=self._course.left_in_words())
+
+    def _print(self, word: str, text: str) -> None:
+        from rich.markup import escape
+
+        self._view.console.print(word, escape(text))
 
     def _drop(self, name: str) -> None:
         if name in self._bars:
@@ -160,8 +181,8 @@ def opening(plan: Plan, finished: Mapping[str, Record], workers: int) -> str:
     return f"continuing: {len(finished)} of {len(plan)} runs are finished; the rest on {crew}"
 
 
-def progress_on(console: Console, headline: Headline) -> LiveProgress | PlainProgress:
+def progress_on(console: Console, headline: Headline, unit: str = "steps") -> LiveProgress | PlainProgress:
     """The live view where the console is a terminal, plain lines elsewhere."""
     if console.is_terminal:
         return LiveProgress(console, headline)
-    return PlainProgress(console.file, headline)
+    return PlainProgress(console.file, headline, unit=unit)

@@ -52,6 +52,7 @@ OWN = {
     "cotbal.metrics": set(),
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
     "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
+    "cotbal.project": {"cotbal.estimate", "cotbal.files", "cotbal.weights"},
     "cotbal.progress": {"cotbal.estimate"},
     "cotbal.report": {"cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
@@ -94,6 +95,7 @@ OWN = {
         "cotbal.estimate",
         "cotbal.files",
         "cotbal.progress",
+        "cotbal.project",
         "cotbal.report",
         "cotbal.weights",
     },
@@ -131,6 +133,7 @@ ESTIMATION = {
     "cotbal.demo",
     "cotbal.cli",
     "cotbal.progress",
+    "cotbal.project",
 }
 # What a component may need besides torch. Triton belongs to the kernels; the core needs nothing else.
 OTHERS = {
@@ -139,6 +142,8 @@ OTHERS = {
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.collect": {"openpyxl"},
     "cotbal.progress": {"rich"},
+    # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
+    "cotbal.project": {"pydantic", "yaml"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
     "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},
     "cotbal.cli": {"rich", "typer"},

@@ -60,6 +60,20 @@ def test_time_left_follows_the_longest_way_and_the_speed_of_one_worker(clock):
     assert course.percent == pytest.approx(40.0)
 
 
+def test_what_is_given_up_and_all_that_needs_it_is_no_work_any_more(clock):
+    course = Course(clock)
+    course.open(PLAN, {"base": RECORD}, workers=1)
+    course.start("long")
+    clock.now = 10.0
+    course.advance("long", 20)
+    assert course.seconds_left() == pytest.approx((20 + 20 + 30) / 2)
+    course.give_up("short")
+    assert course.total == 10 + 40
+    assert course.seconds_left() == pytest.approx(20 / 2)
+    course.finish("long")
+    assert course.percent == pytest.approx(100.0)
+
+
 def test_what_an_earlier_start_has_done_counts_as_done_but_not_for_the_speed(clock):
     course = Course(clock)
     course.open(PLAN, {"base": RECORD, "long": RECORD}, workers=1)
@@ -93,11 +107,12 @@ def told(progress):
         progress.opened(PLAN, {"base": RECORD}, 2)
         progress.started("short")
         progress.advanced("short", 5)
-        progress.lost("short", "killed by SIGKILL")
+        progress.lost("short", "its worker process died (killed by SIGKILL)")
         progress.started("short")
         progress.advanced("short", 20)
         progress.waited()
         progress.finished("short", RECORD)
+        progress.failed("long", "run 'long' failed in [x]")
 
 
 def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
@@ -109,6 +124,7 @@ def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
         "again   short: its worker process died (killed by SIGKILL)",
         "start   short (20 steps)",
         "done    short: 0.0 s, mean score 0.500; 30 %, estimating the time left",
+        "failed  run 'long' failed in [x]",
     ]
 
 
@@ -134,6 +150,7 @@ def test_live_view_shows_the_whole_and_a_line_per_finished_run():
     assert "all runs" in text
     assert "again short: its worker process died" in text
     assert "done short: 0.0 s, mean score 0.500" in text
+    assert "failed run 'long' failed in [x]" in text
 
 
 def test_view_fits_the_console():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cotbal.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +57,7 @@ def demo(
     _check_installed()
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     plan = _what_to_run(full, profile, seed, device)
-    with _stoppable(notes):
+    with stoppable(notes):
         results, files = _run(plan, out, workers, notes)
         drawn = not page or _draw(results, out, files, notes)
     if as_json:
@@ -131,21 +130,3 @@ def _check_installed() -> None:
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-@contextlib.contextmanager
-def _stoppable(notes: Console) -> Iterator[None]:
-    """Ctrl-C and SIGTERM unwind the block, which stops the workers, and end with one line."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stopped:
-        notes.print("stopped; the finished runs are kept, and the same command continues from them")
-        code = stopped.code if isinstance(stopped, SystemExit) else 128 + signal.SIGINT
-        raise typer.Exit(int(code or 0)) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -9,7 +9,10 @@ from cotbal.cli.bench import bench
 from cotbal.cli.collect import collect
 from cotbal.cli.demo import demo
 from cotbal.cli.doctor import doctor
+from cotbal.cli.plan import plan
 from cotbal.cli.report import report
+from cotbal.cli.run import run
+from cotbal.cli.status import status
 from cotbal.cli.weights import weights
 
 # The extra that brings a package which a verb imports.
@@ -17,6 +20,8 @@ _EXTRAS = {
     "jinja2": "report",
     "matplotlib": "report",
     "numpy": "report",
+    "pydantic": "estimate",
+    "yaml": "estimate",
     "accelerate": "hf",
     "deepspeed": "deepspeed",
     "rich": "cli",
@@ -89,6 +94,9 @@ def root(
 
 app.command()(demo)
 app.command()(collect)
+app.command()(plan)
+app.command()(run)
+app.command()(status)
 app.command()(weights)
 app.command()(report)
 app.command()(bench)

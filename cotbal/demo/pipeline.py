@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cotbal.demo.profiles import PROFILES, Profile, steps
 from cotbal.estimate.algorithm1 import Algorithm1
-from cotbal.estimate.plan import LateSpec, Plan
+from cotbal.estimate.plan import LateSpec, Plan, Results
 from cotbal.estimate.store import RunSpec
 
 FUNCTION = "cotbal.demo.job:run"
@@ -53,6 +52,11 @@ class DemoRecipe:
         """The tasks of fixed weight."""
         return dict(self._sizes.fixed)
 
+    @property
+    def transforms(self) -> dict[str, str]:
+        """None: higher is better for every metric of the digit world."""
+        return {}
+
     def base(self) -> RunSpec | None:
         """The base model that every other run starts from; None where the profile has none."""
         if not self._sizes.has_base:
@@ -69,6 +73,10 @@ class DemoRecipe:
         data = {**dict.fromkeys(self.tasks, "mini"), task: "full"}
         return self._train(f"probe {task}", data, "validation", self.tasks)
 
+    def alone(self, task: str, share: str) -> RunSpec:
+        """A run on one task alone, validated on it."""
+        return self._train(f"alone {share} {task}", {task: share}, "validation", (task,))
+
     def single(self, task: str) -> RunSpec:
         """The single-task model of a task, tested on it alone."""
         return self._train(f"{STL} {task}", {task: "full"}, "test", (task,))
@@ -84,13 +92,19 @@ class DemoRecipe:
         tasks = (*self.tasks, *self.fixed)
         return self._train(method, dict.fromkeys(tasks, "full"), "test", tasks, weights, weighting)
 
-    def validation_scores(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """V_j of the mini run or a probe."""
-        return {task: result["scores"][task][self._sizes.metrics[task]] for task in self.tasks}
+    def scored_by(self, run: RunSpec) -> tuple[str, ...]:
+        """A run scores its own model."""
+        return (run.name,)
 
-    def validation_items(self, result: Mapping[str, Any]) -> dict[str, list[float]]:
+    def validation_scores(self, run: RunSpec, results: Results) -> dict[str, float]:
+        """V_j of the model of a run, for the tasks that it was validated on."""
+        scores = results[run.name]["scores"]
+        return {task: scores[task][self._sizes.metrics[task]] for task in run.settings["evaluate"]}
+
+    def validation_items(self, run: RunSpec, results: Results) -> dict[str, list[float]]:
         """The per-item scores behind V_j."""
-        return {task: result["items"][task][self._sizes.metrics[task]] for task in self.tasks}
+        items = results[run.name]["items"]
+        return {task: items[task][self._sizes.metrics[task]] for task in run.settings["evaluate"]}
 
     def _train(
         self,

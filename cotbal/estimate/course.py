@@ -32,6 +32,7 @@ class Course:
         self._began: dict[str, float] = {}
         self._busy_seconds = 0.0
         self._session_steps = 0
+        self._given_up: set[str] = set()
         self.workers = 1
         self.plan = Plan([])
 
@@ -67,10 +68,15 @@ class Course:
         self._busy_seconds += now - self._began.pop(name, now)
         self._done[name] = 0
 
+    def give_up(self, name: str) -> None:
+        """The run has failed for good; neither it nor what needs it is part of the work any more."""
+        self.lose(name)
+        self._given_up |= self.plan.behind(name)
+
     @property
     def total(self) -> int:
-        """Steps of the whole plan."""
-        return sum(self.plan.steps.values())
+        """Steps of the whole plan, without what is given up."""
+        return sum(steps for name, steps in self.plan.steps.items() if name not in self._given_up)
 
     @property
     def done(self) -> int:
@@ -87,7 +93,9 @@ class Course:
         busy = self._busy_seconds + sum(self._clock() - began for began in self._began.values())
         if not self._session_steps or busy <= 0:
             return None
-        return self.plan.remaining(self._done, list(self._began), self.workers) * busy / self._session_steps
+        given_up = {name: self.plan[name].steps for name in self._given_up}
+        left = self.plan.remaining({**self._done, **given_up}, list(self._began), self.workers)
+        return left * busy / self._session_steps
 
     def left_in_words(self) -> str:
         """The time left for people."""

@@ -19,6 +19,7 @@ class Job:
         key: its key.
         needs: folders of the needed runs, by the last part of their names.
         deaths: how many workers died of it.
+        failures: how often it failed.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Job:
     key: str
     needs: dict[str, str]
     deaths: int = 0
+    failures: int = 0
 
 
 @dataclass
@@ -37,17 +39,25 @@ class Execution:
         store: where their results are.
         records: the finished runs by name.
         jobs: the runs that could start or are running, by name.
+        failures: the runs that were given up in this session, with the reason.
     """
 
     plan: Plan
     store: Store
     records: dict[str, Record] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
-    def complete(self) -> bool:
-        """Whether every run has finished."""
-        return len(self.records) == len(self.plan)
+    def over(self) -> bool:
+        """Whether nothing is left to do: every run has finished, failed, or needs one that failed."""
+        return not self.jobs
+
+    def give_up(self, failed: Job, reason: str) -> None:
+        """Marks a run as failed, and those that are the same under another name."""
+        for name in [name for name, job in self.jobs.items() if job.key == failed.key]:
+            del self.jobs[name]
+            self.failures[name] = reason
 
     def take_up(self, running: Collection[str] = ()) -> dict[str, Record]:
         """Moves on as far as the results on disk allow; returns the runs that are newly finished.
@@ -57,7 +67,7 @@ class Execution:
         """
         found = {}
         for name in self.plan:
-            if name in self.records:
+            if name in self.records or name in self.failures:
                 continue
             if name not in self.jobs and all(need in self.records for need in self.plan[name].needs):
                 self.jobs[name] = self._job(name)

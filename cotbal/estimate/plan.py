@@ -49,6 +49,10 @@ class Plan:
                     raise ValueError(f"specs: {spec.name!r} needs {need!r}, which does not come before it")
             self._specs[spec.name] = spec
         self._chains = self._longest_chains()
+        self._followers: dict[str, list[str]] = {name: [] for name in self._specs}
+        for name, spec in self._specs.items():
+            for need in spec.needs:
+                self._followers[need].append(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._specs)
@@ -82,6 +86,14 @@ class Plan:
                 after[need] = max(after[need], chains[name])
         return chains
 
+    def behind(self, name: str) -> set[str]:
+        """The runs that cannot start without this one, directly or not; it is among them."""
+        found, new = {name}, [name]
+        while new:
+            new = [after for each in new for after in self._followers[each] if after not in found]
+            found.update(new)
+        return found
+
     def remaining(self, done_steps: Mapping[str, int], running: Sequence[str], workers: int) -> int:
         """Steps that one worker does until the whole plan has finished: this very order played through.
 
@@ -91,17 +103,25 @@ class Plan:
             workers: number of workers, at least 1.
         """
         left = {name: max(0, steps - done_steps.get(name, 0)) for name, steps in self.steps.items()}
-        over = {name for name, steps in left.items() if steps == 0}
-        waiting = [name for name in self._specs if name not in over and name not in running]
+        missing = {name: sum(left[need] > 0 for need in spec.needs) for name, spec in self._specs.items()}
+        places = {name: place for place, name in enumerate(self._specs)}
+
+        def entry(name: str) -> tuple[int, int, str]:
+            return -self._chains[name], places[name], name
+
+        waiting = {name for name, steps in left.items() if steps and name not in running}
+        ready = [entry(name) for name in waiting if not missing[name]]
         ends = [(left[name], name) for name in running]
+        heapq.heapify(ready)
         heapq.heapify(ends)
         now = 0
-        while waiting or ends:
-            free = max(0, workers - len(ends))
-            ready = [name for name in waiting if free and over.issuperset(self._specs[name].needs)]
-            for name in sorted(ready, key=lambda name: -self._chains[name])[:free]:
-                waiting.remove(name)
+        while ready or ends:
+            while ready and len(ends) < workers:
+                name = heapq.heappop(ready)[-1]
                 heapq.heappush(ends, (now + left[name], name))
             now, name = heapq.heappop(ends)
-            over.add(name)
+            for after in self._followers[name]:
+                missing[after] -= 1
+                if not missing[after] and after in waiting:
+                    heapq.heappush(ready, entry(after))
         return now

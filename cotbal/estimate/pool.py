@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from cotbal.estimate import processes
 from cotbal.estimate.execution import Execution, Job
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.store import LOG_FILE, Record, Store
-from cotbal.estimate.worker_process import Message, Worker, default_workers
+from cotbal.estimate.worker_process import ONE_THREAD, Message, Worker, default_workers
 
 # A worker that dies is most often out of memory or killed by hand; a run that ends three has another trouble.
 MAX_RETRIES = 2
@@ -41,10 +42,28 @@ class Listener(Protocol):
         """The run has finished."""
 
     def lost(self, name: str, reason: str) -> None:
-        """The run's worker died; the run starts again."""
+        """The run failed or its worker died; the run starts again."""
+
+    def failed(self, name: str, reason: str) -> None:
+        """The run is given up; its reason may have several lines."""
 
     def waited(self) -> None:
         """A moment has gone by without news."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The worker processes of a pool, and what a run that fails means.
+
+    Attributes:
+        environments: for each worker process what it has in its environment beside that of the driver.
+        retries: how often a run that failed by itself starts again.
+        keep_going: give a failed run up and go on with those that do not need it, instead of stopping.
+    """
+
+    environments: Sequence[Mapping[str, str]]
+    retries: int = 0
+    keep_going: bool = False
 
 
 @dataclass
@@ -54,23 +73,24 @@ class Pool:
     Attributes:
         execution: the plan and its state.
         listener: is told what happens.
-        size: number of worker processes, at least 1.
+        crew: the workers.
     """
 
     execution: Execution
     listener: Listener
-    size: int
+    crew: Crew
     _workers: list[Worker] = field(default_factory=list)
     _inbox: queue.SimpleQueue[Message] = field(default_factory=queue.SimpleQueue)
 
     def run(self) -> None:
-        """Works until every run has finished.
+        """Works until every run has finished, or has failed and the crew keeps going.
 
         Raises:
-            RunError: a run raised, or its workers died three times. The other running ones are stopped.
+            RunError: a run failed for the last time, where the crew does not keep going; the other running
+                ones are stopped.
         """
         with self._stopping_workers():
-            while not self.execution.complete:
+            while not self.execution.over:
                 self._start_jobs()
                 try:
                     worker, message = self._inbox.get(timeout=WAIT_SECONDS)
@@ -82,9 +102,11 @@ class Pool:
     @contextlib.contextmanager
     def _stopping_workers(self) -> Iterator[None]:
         try:
-            self._hire(min(self.size, len(self.execution.plan) - len(self.execution.records)))
+            self._hire(min(self._size, len(self.execution.plan) - len(self.execution.records)))
             yield
         finally:
+            for worker in self._workers:
+                worker.dismiss()
             for worker in self._workers:
                 worker.stop()
 
@@ -93,18 +115,25 @@ class Pool:
         preload = sorted({spec.function.partition(":")[0] for spec in specs})
         log = self.execution.store.out / "runs" / "workers.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._workers += [Worker(self._inbox, log, preload) for _ in range(count)]
+        free = list(self.crew.environments)
+        for worker in self._workers:
+            free.remove(worker.environment)
+        self._workers += [Worker(self._inbox, log, preload, environment) for environment in free[:count]]
+
+    @property
+    def _size(self) -> int:
+        return len(self.crew.environments)
 
     def _start_jobs(self) -> None:
         while True:
             running = self._running()
             job = self.execution.next_job(running)
-            if job is None or len(running) == self.size:
+            if job is None or len(running) == self._size:
                 return
             if all(worker.job is not None for worker in self._workers):
                 self._hire(1)
             idle = next(worker for worker in self._workers if worker.job is None)
-            idle.give(job, self.execution.store.out)
+            idle.give(job, self.execution.store)
 
     def _running(self) -> set[str]:
         return {worker.job.key for worker in self._workers if worker.job is not None}
@@ -121,7 +150,8 @@ class Pool:
         elif message["event"] == "steps":
             self.listener.advanced(job.name, message["steps"])
         elif message["event"] == "failed":
-            raise RunError(f"run {job.name!r} failed in {self._folder(job)}:\n{message['error']}")
+            worker.job = None
+            self._retry_or_give_up(job, message["error"])
         else:
             worker.job = None
             self._finish(job)
@@ -136,15 +166,31 @@ class Pool:
     def _bury(self, job: Job | None, status: int) -> None:
         if job is None:
             return
+        processes.end(self._folder(job))
         reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         job.deaths += 1
         if job.deaths > MAX_RETRIES:
-            raise RunError(
+            self._give_up(
+                job,
                 f"run {job.name!r}: its worker process died {job.deaths} times, the last time {reason}"
                 " (SIGKILL is mostly a lack of memory: try fewer --workers). End of its log:\n"
-                + self._log_end(job)
+                + self._log_end(job),
             )
-        self.listener.lost(job.name, reason)
+        else:
+            self.listener.lost(job.name, f"its worker process died ({reason})")
+
+    def _retry_or_give_up(self, job: Job, error: str) -> None:
+        job.failures += 1
+        if job.failures > self.crew.retries:
+            self._give_up(job, f"run {job.name!r} failed in {self._folder(job)}:\n{error}")
+        else:
+            self.listener.lost(job.name, error.partition("\n")[0])
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        if not self.crew.keep_going:
+            raise RunError(reason)
+        self.execution.give_up(job, reason)
+        self.listener.failed(job.name, reason)
 
     def _log_end(self, job: Job) -> str:
         logs = (self._folder(job) / LOG_FILE, self.execution.store.out / "runs" / "workers.log")
@@ -172,9 +218,13 @@ def run_plan(plan: Plan, store: Store, listener: Listener, workers: int | None =
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
+    return work_on(plan, store, listener, Crew([ONE_THREAD] * (workers or default_workers()))).records
+
+
+def work_on(plan: Plan, store: Store, listener: Listener, crew: Crew) -> Execution:
+    """Runs what is not finished yet; returns what has come of it. Otherwise as `run_plan`."""
     execution = Execution(plan, store)
     found = execution.take_up()
-    size = min(workers or default_workers(), max(1, len(plan) - len(found)))
-    listener.opened(plan, found, size)
-    Pool(execution, listener, size).run()
-    return execution.records
+    listener.opened(plan, found, min(len(crew.environments), max(1, len(plan) - len(found))))
+    Pool(execution, listener, crew).run()
+    return execution

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,6 +19,7 @@ from cotbal.files import write_text_atomically
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
 LOG_FILE = "log.txt"
+LOCK_TRIES = 4
 # Packages whose version may change a trained number: a result of another version is not reused.
 VERSIONED = ("cotbal", "torch", "transformers")
 
@@ -29,10 +31,12 @@ class RunSpec:
     Attributes:
         name: what messages call it, unique in a plan ("seed 0/probe vqa").
         function: "package.module:function", called with `(settings, folder, report)`; returns a JSON object.
-        settings: JSON, no key "needs" (that one is filled in at call time).
+        settings: JSON, no key "needs" or "context" (those are filled in at call time).
         steps: amount of work, in the unit that the function reports; known before the start.
         needs: names of the runs that must have finished before. Their folders reach the function as
             `settings["needs"] = {last part of the name after "/": folder}`.
+        context: JSON that reaches the function as `settings["context"]` but does not change the result, such
+            as where the data lies.
     """
 
     name: str
@@ -40,13 +44,14 @@ class RunSpec:
     settings: Mapping[str, Any]
     steps: int
     needs: tuple[str, ...] = ()
+    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_key(spec: RunSpec, need_keys: Sequence[str] = ()) -> str:
     """The first 16 hex digits of the SHA-256 of (function, settings, keys of the needed runs).
 
     Args:
-        spec: the run; its name and steps do not count.
+        spec: the run; its name, steps and context do not count.
         need_keys: the keys of `spec.needs`, in their order.
 
     Raises:
@@ -154,6 +159,30 @@ def _file_sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
+def in_use(out: Path) -> bool:
+    """Whether a process holds the output folder."""
+    try:
+        handle = os.open(out / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _lock(handle: int) -> None:
+    # `in_use` holds it for a moment too.
+    for _ in range(LOCK_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class OutputInUseError(OSError):
     """Another process works in this output folder."""
 
@@ -169,7 +198,7 @@ def locked(out: Path) -> Iterator[None]:
     handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             advice = "Wait for it, stop it, or choose another folder with --out"

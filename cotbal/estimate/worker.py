@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cotbal.estimate import processes
 from cotbal.estimate.store import LOG_FILE, Record, Store
 
 # Seconds between two reports of steps: often enough for a progress bar, seldom enough to cost nothing.
@@ -46,11 +47,13 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     """Runs one job in its emptied folder and writes its result; `send` gets the steps as they are done.
 
     Args:
-        job: {"out", "key", "function", "settings", "needs": {name: folder}}.
+        job: {"out", "versions", "key", "function", "settings", "context", "needs": {name: folder}}.
         send: takes a message.
     """
-    store = Store(Path(job["out"]))
+    store = Store(Path(job["out"]), job["versions"])
     folder = store.folder(job["key"])
+    # A driver and its worker killed at one time leave the commands of their run behind.
+    processes.end(folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _send_output_to(folder / LOG_FILE)
@@ -58,7 +61,8 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     function = load_function(job["function"])
     # Only now, so that nobody takes the seconds of the imports for those of the first steps.
     send({"event": "started"})
-    result = function({**job["settings"], "needs": job["needs"]}, folder, _throttled(send))
+    filled_in = {"needs": job["needs"], "context": job["context"]}
+    result = function({**job["settings"], **filled_in}, folder, _throttled(send))
     record = Record(job["key"], result, started, time.time(), time.process_time() - cpu)
     store.write(record, function=job["function"], settings=job["settings"])
 
@@ -87,9 +91,14 @@ def _send_output_to(path: Path) -> None:
 
 
 def _listen(jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
+    folder = None
     for line in sys.stdin:
-        jobs.put(json.loads(line))
-    # The driver is gone or wants no more: not even a running job may outlive it.
+        job = json.loads(line)
+        folder = Store(Path(job["out"])).folder(job["key"])
+        jobs.put(job)
+    # The driver is gone or wants no more: not even a running job may outlive it, nor what it has started.
+    if folder is not None:
+        processes.end_for_good(folder)
     os._exit(0)
 
 
@@ -115,6 +124,8 @@ def main(preload: Sequence[str]) -> None:
         job = jobs.get()
         try:
             run_job(job, send)
+        except processes.CommandError as error:
+            send({"event": "failed", "error": str(error)})
         # Whatever the function raises, sys.exit included, belongs to the job and not to the worker.
         except BaseException:
             send({"event": "failed", "error": traceback.format_exc()})

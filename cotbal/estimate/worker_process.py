@@ -9,16 +9,20 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cotbal.estimate.execution import Job
+from cotbal.estimate.processes import GRACE_SECONDS
+from cotbal.estimate.store import Store
 
 # Each worker holds torch, transformers and a small model.
 WORKER_BYTES = 1 << 30
 MAX_WORKERS = 8
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# A worker that is dismissed ends what it has started first.
+DISMISSAL_SECONDS = GRACE_SECONDS + 5.0
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -45,7 +49,13 @@ def _container_limit(name: str) -> list[int | None]:
 class Worker:
     """A worker process; its messages arrive in `inbox` as (worker, message), with None at its death."""
 
-    def __init__(self, inbox: queue.SimpleQueue[Message], log: Path, preload: Sequence[str]) -> None:
+    def __init__(
+        self,
+        inbox: queue.SimpleQueue[Message],
+        log: Path,
+        preload: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
         # The worker shall import the very modules that the driver would.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with log.open("ab") as errors:
@@ -55,9 +65,10 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **ONE_THREAD, "PYTHONPATH": paths},
+                env={**os.environ, **environment, "PYTHONPATH": paths},
                 start_new_session=True,
             )
+        self.environment = environment
         self.job: Job | None = None
         self._inbox = inbox
         threading.Thread(target=self._listen, daemon=True).start()
@@ -70,26 +81,40 @@ class Worker:
                 self._inbox.put((self, json.loads(line)))
         self._inbox.put((self, None))
 
-    def give(self, job: Job, out: Path) -> None:
+    def give(self, job: Job, store: Store) -> None:
         """Lets the worker begin with a job."""
         self.job = job
-        settings = dict(job.spec.settings)
-        message = {"out": str(out.resolve()), "key": job.key, "settings": settings, "needs": job.needs}
-        text = json.dumps({**message, "function": job.spec.function})
+        message = {
+            "out": str(store.out.resolve()),
+            "versions": dict(store.versions),
+            "key": job.key,
+            "function": job.spec.function,
+            "settings": dict(job.spec.settings),
+            "context": dict(job.spec.context),
+            "needs": job.needs,
+        }
+        text = json.dumps(message)
         assert self._process.stdin is not None
         # A worker that is dead already has put its end of file into the inbox.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(text.encode() + b"\n")
             self._process.stdin.flush()
 
+    def dismiss(self) -> None:
+        """Tells the process to end itself and what it has started; does not wait for it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
     def stop(self) -> int:
-        """Kills the process; returns its exit status, which is an earlier one where it was dead already."""
+        """Ends the process; returns its exit status, which is an earlier one where it was dead already."""
+        self.dismiss()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(DISMISSAL_SECONDS)
         self._process.kill()
         status = self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         return status
 
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from cotbal.cli.main import app
 from cotbal.estimate.store import locked
+from tests.cli.watching import children, wait_until
 from tests.estimate.fake_runs import alive
 
 RUNS = 7
@@ -38,26 +38,6 @@ def numbers(results):
 
 def finished_runs(out):
     return sorted(path.parent.name for path in out.glob("runs/*/result.json"))
-
-
-def children(pid):
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
-
-
-def wait_until(condition, process=None, seconds=600.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def run_through(out, profile="micro"):

@@ -9,7 +9,7 @@ from cotbal.cli.main import app
 from tests.cli.commands import run_cotbal
 
 
-@pytest.mark.parametrize("verb", ["demo", "collect", "weights", "report"])
+@pytest.mark.parametrize("verb", ["demo", "collect", "weights", "report", "plan", "run", "status"])
 def test_the_help_of_a_verb_shows_an_example(verb):
     shown = CliRunner().invoke(app, [verb, "--help"])
     assert shown.exit_code == 0
@@ -38,6 +38,7 @@ def test_help_imports_nothing_heavy():
         ("typer", ["--version"], "cli"),
         ("rich", ["report", "--paper-tables"], "cli"),
         ("matplotlib", ["report", "results.json"], "report"),
+        ("yaml", ["run", "estimate.yaml"], "estimate"),
     ],
 )
 def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, extra):

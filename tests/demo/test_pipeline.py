@@ -92,5 +92,8 @@ def test_scores_are_read_by_the_profile_s_metric(name):
         "scores": {task: {"other": 9.0, profile.metrics[task]: 0.5} for task in profile.tasks},
         "items": {task: {"other": [9.0], profile.metrics[task]: [0.25, 0.75]} for task in profile.tasks},
     }
-    assert recipe.validation_scores(result) == dict.fromkeys(profile.tasks, 0.5)
-    assert recipe.validation_items(result) == {task: [0.25, 0.75] for task in profile.tasks}
+    first, *_ = profile.tasks
+    for run, tasks in ((recipe.mini(), profile.tasks), (recipe.alone(first, "full"), [first])):
+        assert recipe.scored_by(run) == (run.name,)
+        assert recipe.validation_scores(run, {run.name: result}) == dict.fromkeys(tasks, 0.5)
+        assert recipe.validation_items(run, {run.name: result}) == {task: [0.25, 0.75] for task in tasks}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cotbal.estimate import processes
 from cotbal.estimate.plan import LateSpec, Plan
 from cotbal.estimate.pool import run_plan
 from cotbal.estimate.store import Record, RunSpec, Store, locked
@@ -22,12 +23,14 @@ def run(settings: dict[str, Any], folder: Path, report: Callable[[int], None]) -
     """Takes `steps` naps of `nap` seconds; leaves `value` in a file and returns what the needed runs left.
 
     Every start is a line "name pid" of the file `journal`. `kills`: so many first starts kill their process.
-    `disk`: the process cannot write files of more bytes than that from then on.
+    `leaves`: a command is left running. `disk`: from then on the process cannot write files of more bytes.
     """
     name, journal = settings["name"], Path(settings["journal"])
     with journal.open("a") as lines:
         lines.write(f"{name} {os.getpid()}\n")
     print(f"this is {name}", flush=True)
+    if settings.get("leaves"):
+        processes.start("sleep 60", folder, {})
     if len(starts(journal, name)) <= settings.get("kills", 0):
         os.kill(os.getpid(), signal.SIGKILL)
     if "disk" in settings:
@@ -105,6 +108,9 @@ class Notes:
 
     def lost(self, name: str, reason: str) -> None:
         self.told.append(("lost", f"{name}: {reason}"))
+
+    def failed(self, name: str, reason: str) -> None:
+        self.told.append(("failed", f"{name}: {reason}"))
 
     def waited(self) -> None:
         self.waits += 1

@@ -15,6 +15,7 @@ PROBES = [[0.6, 0.35, 0.3], [0.25, 0.7, 0.2], [0.3, 0.4, 0.5]]
 class ToyRecipe:
     tasks = TASKS
     fixed = {"chat": 1.0}  # noqa: RUF012 - a protocol's attribute, not state
+    transforms: dict = dataclasses.field(default_factory=dict)
     with_items: bool = True
 
     def mini(self):
@@ -23,14 +24,20 @@ class ToyRecipe:
     def probe(self, task):
         return RunSpec(f"probe {task}", "m:f", {"kind": task}, 5, ("base",))
 
+    def alone(self, task, share):
+        return RunSpec(f"alone {share} {task}", "m:f", {"kind": [task, share]}, 2, ("base",))
+
     def final(self, rule, weights):
         return RunSpec(f"final {rule}", "m:f", {"weights": dict(weights)}, 9, ("base",))
 
-    def validation_scores(self, result):
-        return result["scores"]
+    def scored_by(self, run):
+        return (f"{run.name}/scores",)
 
-    def validation_items(self, result):
-        return result["items"] if self.with_items else None
+    def validation_scores(self, run, results):
+        return results[f"{run.name}/scores"]["scores"]
+
+    def validation_items(self, run, results):
+        return results[f"{run.name}/scores"]["items"] if self.with_items else None
 
 
 def result(row, spread=0.001):
@@ -38,7 +45,10 @@ def result(row, spread=0.001):
     return {"scores": dict(zip(TASKS, row, strict=True)), "items": items}
 
 
-RESULTS = {"mini": result(MINI), **{f"probe {t}": result(row) for t, row in zip(TASKS, PROBES, strict=True)}}
+RESULTS = {
+    "mini/scores": result(MINI),
+    **{f"probe {t}/scores": result(row) for t, row in zip(TASKS, PROBES, strict=True)},
+}
 
 
 def test_final_run_waits_for_all_estimation_runs_and_has_its_size_before():
@@ -46,7 +56,7 @@ def test_final_run_waits_for_all_estimation_runs_and_has_its_size_before():
     assert [spec.name for spec in algorithm.estimation_runs()] == ["mini", "probe a", "probe b", "probe c"]
     final = algorithm.final_run()
     assert (final.name, final.steps) == ("final cotbal", 9)
-    assert final.needs == ("base", "mini", "probe a", "probe b", "probe c")
+    assert final.needs == ("base", *(f"{run}/scores" for run in ("mini", "probe a", "probe b", "probe c")))
 
 
 @pytest.mark.parametrize("rule", ["cotbal", "one2all", "difficulty"])
@@ -60,7 +70,7 @@ def test_final_run_gets_the_weights_of_its_rule(rule):
 
 @pytest.mark.parametrize("with_items", [True, False])
 def test_scores_keep_the_items_for_the_noise_guard(with_items):
-    scores = Algorithm1(ToyRecipe(with_items)).scores(RESULTS)
+    scores = Algorithm1(ToyRecipe(with_items=with_items)).scores(RESULTS)
     assert scores.mini.tolist() == MINI
     assert scores.probes.tolist() == PROBES
     assert set(scores.items) == ({"mini", *TASKS} if with_items else set())
@@ -70,9 +80,27 @@ def test_noisy_gain_is_dropped_or_raises_as_asked():
     # The gain of c's probe, with items that disagree about it: 0.25 +- 0.6.
     noisy = {
         **RESULTS,
-        "probe c": {**RESULTS["probe c"], "items": {**RESULTS["probe c"]["items"], "c": [0.0, 1.5, 0.0]}},
+        "probe c/scores": {
+            **RESULTS["probe c/scores"],
+            "items": {**RESULTS["probe c/scores"]["items"], "c": [0.0, 1.5, 0.0]},
+        },
     }
     dropped = Algorithm1(ToyRecipe(), on_unidentified="drop").weights(noisy)
     assert dropped.provenance["unidentified"] == ["c"]
     with pytest.raises(ValueError, match="'c'"):
         Algorithm1(ToyRecipe()).final_run().build(noisy)
+
+
+def test_precise_difficulty_comes_from_the_runs_on_one_task_alone():
+    alone = {f"alone mini {task}/scores": {"scores": {task: 0.2}} for task in TASKS}
+    alone |= {f"alone full {task}/scores": {"scores": {task: 0.5 + 0.1 * i}} for i, task in enumerate(TASKS)}
+    algorithm = Algorithm1(ToyRecipe(with_items=False), precise=True)
+    assert len(algorithm.estimation_runs()) == 1 + 3 * len(TASKS)
+    assert set(alone) < set(algorithm.final_run().needs)
+    weights = algorithm.weights({**RESULTS, **alone}, "difficulty")
+    assert weights.provenance["difficulty"] == pytest.approx([1 - 0.2 / full for full in (0.5, 0.6, 0.7)])
+
+
+def test_transforms_of_the_recipe_reach_the_table():
+    lower = ToyRecipe(transforms={"b": "complement: 2.0"}, with_items=False)
+    assert Algorithm1(lower).scores(RESULTS).oriented("mini").tolist() == [0.2, 1.7, 0.25]

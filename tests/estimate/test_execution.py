@@ -1,8 +1,11 @@
+import dataclasses
+from pathlib import Path
+
 import pytest
 
 from cotbal.estimate.execution import Execution
 from cotbal.estimate.plan import LateSpec, Plan
-from cotbal.estimate.store import Record, Store
+from cotbal.estimate.store import Record, Store, run_key
 from tests.estimate.fake_runs import small_plan, spec
 
 
@@ -21,7 +24,7 @@ def test_runs_start_when_what_they_need_has_finished_and_the_longest_chain_first
     execution = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
     assert execution.take_up() == {}
     order = []
-    while not execution.complete:
+    while not execution.over:
         job = execution.next_job(())
         order.append(job.name)
         finish(execution, job.name)
@@ -58,11 +61,11 @@ def test_other_results_of_needed_runs_make_another_run(tmp_path):
 def test_second_start_takes_up_everything_late_runs_included(tmp_path):
     first = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
     first.take_up()
-    while not first.complete:
+    while not first.over:
         finish(first, first.next_job(()).name)
     second = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
     assert second.take_up() == first.records
-    assert second.complete
+    assert second.over
 
 
 def test_run_that_has_written_its_result_but_not_said_so_is_not_taken_up_by_another(tmp_path):
@@ -113,3 +116,19 @@ def test_two_names_of_one_run_are_run_once(tmp_path):
     job = execution.next_job(())
     assert execution.next_job({job.key}) is None
     assert set(finish(execution, job.name)) == {"x", "y"}
+
+
+def test_failed_run_holds_back_only_what_needs_it(tmp_path):
+    execution = Execution(small_plan(tmp_path / "journal"), Store(tmp_path))
+    execution.take_up()
+    finish(execution, "s/base")
+    execution.give_up(execution.jobs["s/probe1"], "no disk")
+    while not execution.over:
+        finish(execution, execution.next_job(()).name)
+    assert execution.failures == {"s/probe1": "no disk"}
+    assert set(execution.plan) - set(execution.records) == {"s/probe1", "s/final"}
+
+
+def test_what_a_run_is_told_beside_its_settings_does_not_change_its_key():
+    plain = spec("a", Path("journal"))
+    assert run_key(dataclasses.replace(plain, context={"data": "elsewhere"})) == run_key(plain)

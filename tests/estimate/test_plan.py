@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from cotbal.estimate.plan import LateSpec, Plan
@@ -51,3 +53,19 @@ def test_name_that_occurs_twice():
 def test_need_that_does_not_come_before():
     with pytest.raises(ValueError, match="'a' needs 'b'"):
         Plan([spec("a", 1, "b"), spec("b", 1)])
+
+
+def test_time_left_of_thousands_of_runs_is_no_work():
+    specs = []
+    for run in range(65):
+        specs.append(spec(f"train {run}", 100))
+        specs += [spec(f"evaluate {run} {task}", 20, f"train {run}") for task in range(64)]
+    plan = Plan(specs)
+    began = time.process_time()
+    assert plan.remaining({}, [], 8) == pytest.approx((65 * 100 + 65 * 64 * 20) / 8, rel=0.01)
+    assert time.process_time() - began < 1.0
+
+
+def test_what_is_behind_a_run_cannot_start_without_it():
+    assert DEMO.behind("q") == {"q", "final"}
+    assert DEMO.behind("base") == set(DEMO)

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from cotbal.estimate import processes
 from cotbal.estimate.plan import Plan
-from cotbal.estimate.pool import MAX_RETRIES, RunError, run_plan
+from cotbal.estimate.pool import MAX_RETRIES, Crew, RunError, run_plan, work_on
 from cotbal.estimate.store import Store, run_key
 from cotbal.estimate.worker_process import default_workers
 from tests.estimate.fake_runs import Notes, alive, small_plan, spec, starts
@@ -66,15 +67,16 @@ def test_run_whose_worker_dies_is_tried_again_on_a_fresh_worker(tmp_path):
     plan = Plan([spec("a", journal, kills=MAX_RETRIES)])
     assert run_plan(plan, Store(tmp_path), notes, workers=1)["a"].result["value"] == "a"
     assert len({pid for _, pid in starts(journal, "a")}) == MAX_RETRIES + 1
-    assert notes.about("lost") == ["a: killed by SIGKILL"] * MAX_RETRIES
+    assert notes.about("lost") == ["a: its worker process died (killed by SIGKILL)"] * MAX_RETRIES
 
 
 def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
     journal = tmp_path / "journal"
-    plan = Plan([spec("a", journal, kills=99)])
+    plan = Plan([spec("a", journal, kills=99, leaves=True)])
     with pytest.raises(RunError, match=r"'a': its worker process died 3 times.*SIGKILL[\s\S]*this is a"):
         run_plan(plan, Store(tmp_path), Notes(), workers=1)
     assert len(starts(journal)) == MAX_RETRIES + 1
+    assert processes.alive(Store(tmp_path).folder(run_key(plan["a"]))) == []
 
 
 @pytest.mark.parametrize(
@@ -177,3 +179,31 @@ def test_disk_that_takes_no_result_stops_with_the_reason_and_leaves_nothing_half
         run_plan(plan, Store(tmp_path), Notes(), workers=1)
     (folder,) = (tmp_path / "runs").glob("*/")
     assert sorted(path.name for path in folder.iterdir()) == ["left.txt", "log.txt"]
+
+
+def test_crew_that_keeps_going_tries_again_gives_up_and_does_the_rest(tmp_path):
+    journal, notes = tmp_path / "journal", Notes()
+    plan = Plan(
+        [
+            spec("bad", journal, steps=3, raises="no such corpus"),
+            spec("after", journal, ("bad",)),
+            spec("good", journal, steps=2),
+        ]
+    )
+    crew = Crew([{"COLOUR": "red"}], retries=1, keep_going=True)
+    execution = work_on(plan, Store(tmp_path), notes, crew)
+    assert list(execution.records) == ["good"]
+    assert list(execution.failures) == ["bad"]
+    assert "no such corpus" in execution.failures["bad"]
+    assert [name for name, _ in starts(journal)] == ["bad", "bad", "good"]
+    assert notes.about("lost") == ["bad: Traceback (most recent call last):"]
+    assert len(notes.about("failed")) == 1
+
+
+def test_each_worker_has_its_own_environment_also_after_a_death(tmp_path):
+    journal = tmp_path / "journal"
+    # The second is still at work when the first one's worker has died.
+    plan = Plan([spec("a", journal, kills=1), spec("b", journal, steps=4, nap=1.0)])
+    crew = Crew([{"OMP_NUM_THREADS": "3"}, {"OMP_NUM_THREADS": "4"}])
+    records = work_on(plan, Store(tmp_path), Notes(), crew).records
+    assert {record.result["threads"] for record in records.values()} == {"3", "4"}

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from cotbal.estimate.store import OutputInUseError, Record, RunSpec, Store, locked, run_key
+from cotbal.estimate.store import OutputInUseError, Record, RunSpec, Store, in_use, locked, run_key
 
 SPEC = RunSpec("a", "module:function", {"seed": 0, "data": {"x": "full", "y": "mini"}}, steps=3)
 RECORD = Record("0123456789abcdef", {"score": 0.25, "items": [1.0, 0.5]}, 10.0, 12.5, 2.0)
@@ -141,3 +142,23 @@ def test_lock_goes_with_its_process_even_by_kill_9(tmp_path):
     holder.communicate()
     with locked(tmp_path):
         pass
+
+
+def test_whether_a_folder_is_in_use_can_be_asked_without_disturbing_its_user(tmp_path):
+    assert not in_use(tmp_path / "out")
+    with locked(tmp_path / "out"):
+        assert in_use(tmp_path / "out")
+    assert not in_use(tmp_path / "out")
+
+
+def test_lock_waits_for_one_who_only_asks(tmp_path, monkeypatch):
+    with locked(tmp_path):
+        pass
+    handle = os.open(tmp_path / ".lock", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    monkeypatch.setattr("cotbal.estimate.store.time.sleep", lambda _: fcntl.flock(handle, fcntl.LOCK_UN))
+    try:
+        with locked(tmp_path):
+            assert in_use(tmp_path)
+    finally:
+        os.close(handle)

@@ -1,0 +1,145 @@
+"""`cotbal plan`: the runs of an estimate, what they cost, and their exact commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cotbal.estimate.plan import Plan
+    from cotbal.project.config import Project
+    from cotbal.project.data import Data
+
+File = Annotated[
+    Path, typer.Argument(help="The YAML file of the estimate; `cotbal plan --recipes` shows two.")
+]
+Precise = Annotated[
+    bool, typer.Option("--precise", help="Difficulty from runs on each task alone: 2 more runs per task.")
+]
+StepMatched = Annotated[
+    bool, typer.Option("--step-matched", help="As many steps in the mini run as in the mean probe.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def plan(
+    file: Annotated[Path | None, typer.Argument(help="The YAML file of the estimate.")] = None,
+    precise: Precise = False,
+    step_matched: StepMatched = False,
+    recipes: Annotated[
+        bool, typer.Option("--recipes", help="Print the folder of the two ready-made files, and stop.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the mini subsets, and list every run with its size, its GPU-hours and its exact command.
+
+    Example: cotbal plan estimate.yaml
+    """
+    if recipes:
+        from cotbal.project import recipe_files
+
+        for path in recipe_files():
+            typer.echo(str(path))
+        return
+    if file is None:
+        raise ValueError("FILE: expected the YAML file of an estimate, got none; --recipes shows two to copy")
+    show_plan(load(file, precise, step_matched), as_json)
+
+
+def load(file: Path, precise: bool, step_matched: bool) -> Project:
+    """The project in a file, with the options of the command line."""
+    from cotbal.project.config import load_project
+
+    return load_project(file, precise=precise, step_matched=step_matched)
+
+
+def prepared(project: Project) -> tuple[Data, Plan]:
+    """The data of a project, with its mini subsets written, and the plan."""
+    from cotbal.project.data import prepare
+    from cotbal.project.recipe import plan_of
+
+    data = prepare(project)
+    return data, plan_of(project, data)
+
+
+def show_plan(project: Project, as_json: bool) -> None:
+    """Writes the subsets and plan.json, and prints the plan."""
+    from cotbal.estimate.store import write_json
+    from cotbal.project.outline import outline, throughput
+    from cotbal.project.session import store_of
+
+    data, plan = prepared(project)
+    content = outline(project, data, plan, throughput(project, plan, store_of(project)))
+    path = project.out / "plan.json"
+    write_json(path, content)
+    if as_json:
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        _print(content)
+        typer.echo(f"Wrote {path} and the mini subsets under {project.out / 'data'}.")
+
+
+def _print(content: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from cotbal.report.tables import print_columns
+
+    console, tasks, runs = Console(), content["tasks"], content["runs"]
+    first = str(content["seeds"][0])
+    print_columns(
+        console,
+        f"Tasks; mini subsets of {content['mini_ratio']}",
+        list(tasks),
+        {
+            "samples": [str(task["full"]["records"]) for task in tasks.values()],
+            "mini": [str(task["mini"][first]["records"]) if task["mini"] else "-" for task in tasks.values()],
+            "to score": [
+                _number(task["validation"] and task["validation"]["items"]) for task in tasks.values()
+            ],
+            "weight": [
+                "estimated" if task["weight"] is None else f"{task['weight']:g}" for task in tasks.values()
+            ],
+        },
+    )
+    trainings = [run for run in runs if run["kind"] == "train"]
+    columns = {
+        "samples": [str(run["samples"]) for run in trainings],
+        "steps": [_number(run["steps"]) for run in trainings],
+        "GPU-hours": [_number(run["gpu_hours"]) for run in trainings],
+        "evaluations": [str(sum(run["name"] in other["needs"] for other in runs)) for run in trainings],
+        "and their GPU-hours": [
+            _sum([o["gpu_hours"] for o in runs if run["name"] in o["needs"]]) for run in trainings
+        ],
+    }
+    print_columns(console, "Runs", [run["name"] for run in trainings], columns, "run")
+    typer.echo(f"Commands, in {content['folder']} (data of a run are written when it starts):")
+    for run in runs:
+        typer.echo(f"# {run['name']}\n{run['command']}")
+    typer.echo(_in_words(content["totals"]))
+
+
+def _in_words(totals: Mapping[str, Any]) -> str:
+    hours = totals["gpu_hours"]
+    price = (
+        "GPU-hours once the file gives a throughput or a run is finished"
+        if hours is None
+        else f"{hours:.1f} GPU-hours"
+    )
+    times = f"{totals['of_full_data']:.2f} times the weighted tasks' data"
+    return (
+        f"{totals['trainings']} trainings on {totals['samples']} samples ({times}) and "
+        f"{totals['evaluations']} evaluations of {totals['items']} items: {price}."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _sum(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return _number(float(sum(known))) if len(known) == len(values) else "-"

@@ -1,0 +1,84 @@
+"""`cotbal run`: the commands of an estimate on this machine, and the weights that follow."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cotbal.cli.plan import File, Json, Precise, StepMatched, load, show_plan
+from cotbal.cli.stopping import stoppable
+
+if TYPE_CHECKING:
+    from cotbal.project.session import Outcome
+
+
+def run(
+    file: File,
+    precise: Precise = False,
+    step_matched: StepMatched = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what `cotbal plan` prints.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train and score the models of an estimate, and write scores.csv, items.json and weights.json.
+
+    Stopped at any moment, even by kill -9, it continues from the finished runs when started again. A command
+    that fails is tried again, then left out while the others go on; the exit code is then 1.
+
+    Example: cotbal run estimate.yaml
+    """
+    project = load(file, precise, step_matched)
+    if dry_run:
+        show_plan(project, as_json)
+        return
+    from rich.console import Console
+
+    from cotbal.progress import progress_on
+    from cotbal.project.session import headline, run_project
+
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    with stoppable(notes):
+        outcome = run_project(project, lambda: progress_on(notes, headline, "samples"))
+    if as_json:
+        typer.echo(json.dumps(_as_json(outcome), indent=1, ensure_ascii=False))
+    else:
+        _print(outcome)
+    if not outcome.complete:
+        raise typer.Exit(1)
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "complete": outcome.complete,
+        "failures": outcome.failures,
+        "missing": outcome.missing,
+        "refused": {str(seed): reason for seed, reason in outcome.refused.items()},
+        "weights": {str(seed): dict(weights) for seed, weights in outcome.weights.items()},
+        "files": {name: str(path) for name, path in outcome.files.items()},
+    }
+
+
+def _print(outcome: Outcome) -> None:
+    from rich.console import Console
+
+    from cotbal.report.tables import print_columns
+
+    if outcome.weights:
+        names = list(next(iter(outcome.weights.values())))
+        columns = {
+            f"seed {seed}": [f"{weights[name]:.4f}" for name in names]
+            for seed, weights in outcome.weights.items()
+        }
+        print_columns(Console(), "Weights", names, columns)
+    for seed, reason in outcome.refused.items():
+        typer.echo(f"No weights for seed {seed}: {reason}", err=True)
+    if outcome.missing:
+        failed = len(outcome.failures)
+        typer.echo(
+            f"{len(outcome.missing)} of {len(outcome.plan)} runs are missing, {failed} failed and the others "
+            "need them; the rest is kept, and the same command tries these again",
+            err=True,
+        )
+    for name, path in outcome.files.items():
+        typer.echo(f"{name}  {path}")

@@ -1,0 +1,47 @@
+"""`cotbal status`: the state of every run of an estimate."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+from cotbal.cli.plan import File, Json, Precise, StepMatched, load, prepared
+
+
+def status(
+    file: File, precise: Precise = False, step_matched: StepMatched = False, as_json: Json = False
+) -> None:
+    """Print the state of every run: finished, running, failed, stopped or waiting.
+
+    Example: cotbal status estimate.yaml
+    """
+    from cotbal.project.session import store_of
+    from cotbal.project.state import run_states
+
+    project = load(file, precise, step_matched)
+    _, plan = prepared(project)
+    states = run_states(plan, store_of(project))
+    if as_json:
+        typer.echo(json.dumps({"output": str(project.out), "runs": states}, indent=1, ensure_ascii=False))
+    else:
+        _print(states)
+
+
+def _print(states: Sequence[Mapping[str, Any]]) -> None:
+    from cotbal.estimate.course import in_words
+
+    typer.echo(f"{'state':<9} {'done':>5} {'time':>12} {'score':>8}  run")
+    for state in states:
+        done = 100 * state["work"] // state["of"] if state["of"] else 0
+        time = "-" if state["seconds"] is None else in_words(state["seconds"])
+        score = "-" if state.get("score") is None else f"{state['score']:.4g}"
+        typer.echo(f"{state['state']:<9} {done:>3} % {time:>12} {score:>8}  {state['name']}")
+    for state in states:
+        if state.get("reason"):
+            typer.echo(f"{state['name']}: {state['reason']}")
+    counted = Counter(state["state"] for state in states)
+    typer.echo(", ".join(f"{count} {name}" for name, count in counted.items()))

@@ -1,0 +1,210 @@
+"""The data of a project: what is in each file, the mini subsets, and the file that a run trains on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from cotbal.estimate.store import write_json
+from cotbal.files import writing_atomically
+from cotbal.project.config import Project
+from cotbal.project.records import Record, read_records, with_task
+from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
+
+SCHEMA_VERSION = 1
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file and what is in it.
+
+    Attributes:
+        path: absolute.
+        size: bytes.
+        changed: modification time in nanoseconds.
+        sha256: of its bytes.
+        records: how many it holds, None for a validation file that is neither a JSON array nor JSONL.
+    """
+
+    path: str
+    size: int
+    changed: int
+    sha256: str
+    records: int | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a run takes of a task.
+
+    Attributes:
+        task: the task.
+        share: "mini" or "full".
+        files: the files, absolute.
+        sha256: of each file.
+        records: how many in all.
+    """
+
+    task: str
+    share: str
+    files: tuple[str, ...]
+    sha256: tuple[str, ...]
+    records: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """All data of a project.
+
+    Attributes:
+        full: the full set of each task, fixed ones included.
+        mini: the mini subset of each weighted task, by seed and task.
+        validation: the validation file of each task that has one.
+    """
+
+    full: dict[str, Part]
+    mini: dict[tuple[int, str], Part]
+    validation: dict[str, DataFile]
+
+
+def prepare(project: Project) -> Data:
+    """Looks at every data file and writes the mini subsets that do not exist yet.
+
+    A file that has not changed since is not read again. Subsets are named by the hash of what they come from,
+    are written whole or not at all, and never change.
+
+    Raises:
+        OSError: a file cannot be read, or the disk cannot take one.
+        ValueError: a file does not hold records; the message has the file and the record.
+    """
+    index = _Index(project.out / "data" / "index.json")
+    full, validation = {}, {}
+    for name, task in project.tasks.items():
+        found = [index.look_at(_absolute(project, file), records=True) for file in task.files]
+        full[name] = _part(name, "full", found)
+        if task.validation is not None:
+            validation[name] = index.look_at(_absolute(project, task.validation), records=False)
+    mini = {}
+    for seed in project.seeds:
+        for name in project.weighted:
+            path = _write_mini(project, seed, full[name])
+            mini[seed, name] = _part(name, "mini", [index.look_at(path, records=True)])
+    return Data(full, mini, validation)
+
+
+def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:
+    """Writes the training file of a run: the records of its parts, task after task, each with its task.
+
+    Args:
+        path: the file, written whole or not at all.
+        parts: what the run trains on.
+        form: "json" or "jsonl".
+
+    Raises:
+        OSError, ValueError: as of `prepare`; the disk cannot take the file.
+    """
+    with writing_atomically(path) as stream:
+        texts = (with_task(record, part.task) for part in parts for record in _records(part.files))
+        _write(stream, texts, form)
+    return path
+
+
+def _write(stream: BinaryIO, texts: Iterable[str], form: str) -> None:
+    before, between, after = ("[\n", ",\n", "\n]\n") if form == "json" else ("", "\n", "\n")
+    glue = before
+    for text in texts:
+        stream.write((glue + text).encode())
+        glue = between
+    stream.write(after.encode())
+
+
+def _write_mini(project: Project, seed: int, full: Part) -> Path:
+    """The mini subset of a task, written unless it exists."""
+    chosen = subset_size(full.records, project.ratio)
+    origin = json.dumps([SCHEMA_VERSION, seed, full.task, chosen, full.sha256])
+    name = f"{slug(full.task)}-{hashlib.sha256(origin.encode()).hexdigest()[:16]}.json"
+    path = project.out.resolve() / "data" / "mini" / name
+    if not path.exists():
+        limit = largest_chosen(seed, full.task, full.records, chosen)
+        number = sample_numbers(seed, full.task)
+        with writing_atomically(path) as stream:
+            records = enumerate(_records(full.files))
+            _write(
+                stream, (with_task(r, full.task) for place, r in records if number(place) <= limit), "json"
+            )
+    return path
+
+
+def slug(name: str) -> str:
+    """The name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+
+
+def _records(files: Sequence[str]) -> Iterator[Record]:
+    for file in files:
+        yield from read_records(file)
+
+
+def _part(task: str, share: str, found: Sequence[DataFile]) -> Part:
+    files, digests = tuple(file.path for file in found), tuple(file.sha256 for file in found)
+    return Part(task, share, files, digests, sum(file.records or 0 for file in found))
+
+
+def _absolute(project: Project, file: str) -> Path:
+    return Path(os.path.abspath(project.folder / file))
+
+
+class _Index:
+    """What is known of files that have been read, by path, on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files: dict[str, DataFile] = {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema_version"] == SCHEMA_VERSION:
+                self._files = {file["path"]: DataFile(**file) for file in content["files"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            # It only saves time: what cannot be read is found out again.
+            pass
+
+    def look_at(self, path: Path, *, records: bool) -> DataFile:
+        """The facts about a file; it is read where it is new or has changed.
+
+        Args:
+            path: absolute.
+            records: whether it must hold records.
+        """
+        state = path.stat()
+        known = self._files.get(str(path))
+        same = known is not None and (known.size, known.changed) == (state.st_size, state.st_mtime_ns)
+        if known is not None and same and not (records and known.records is None):
+            return known
+        digest, count = _read_through(path, records)
+        found = DataFile(str(path), state.st_size, state.st_mtime_ns, digest, count)
+        self._files[str(path)] = found
+        files = [asdict(file) for file in self._files.values()]
+        write_json(self._path, {"schema_version": SCHEMA_VERSION, "files": files})
+        return found
+
+
+def _read_through(path: Path, records: bool) -> tuple[str, int | None]:
+    digest = hashlib.sha256()
+    try:
+        count = sum(1 for _ in read_records(path, digest))
+    except ValueError:
+        if records:
+            raise
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+        return digest.hexdigest(), None
+    return digest.hexdigest(), count

@@ -1,0 +1,175 @@
+"""What a worker does for one run of a project: a training command, or an evaluation command and its score."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from cotbal.estimate import processes
+from cotbal.estimate.processes import CommandError
+from cotbal.estimate.store import LOG_FILE
+from cotbal.project.data import Part, write_mixture
+from cotbal.project.template import fill
+from cotbal.weights import TaskWeights
+
+LOG_LINES = 20
+LOG_BYTES = 1 << 14
+POLL_SECONDS = 0.05
+# How often the log is searched for a progress bar.
+LOOK_SECONDS = 2.0
+
+Report = Callable[[int], None]
+
+
+def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
+    """Trains a model; returns where it is.
+
+    Args:
+        settings: as `ProjectRecipe` makes them, with "context".
+        folder: the run's folder.
+        report: called with the work done.
+
+    Raises:
+        CommandError: the command failed, or left no model.
+    """
+    context = settings["context"]
+    paths = train_paths(Path(context["out"]), folder.name, settings["format"])
+    output = Path(paths["output"])
+    if not context["resume"]:
+        shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    # Left by a kill while they were written; they may be large.
+    for stale in Path(paths["data"]).parent.glob(f".{folder.name}.*.tmp"):
+        stale.unlink()
+    parts = [Part(part["task"], "", tuple(part["files"]), (), 0) for part in context["parts"]]
+    write_mixture(Path(paths["data"]), parts, settings["format"])
+    TaskWeights(settings["weights"]).save(paths["weights"])
+    _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
+    if not any(output.iterdir()):
+        raise CommandError(f"the command ended well but left {{output}} empty: {output}")
+    Path(paths["data"]).unlink()
+    return {"output": f"outputs/{folder.name}", "samples": context["samples"], "steps": context["steps"]}
+
+
+def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
+    """Scores a model on one task; returns the score and the items.
+
+    Args:
+        settings: as `ProjectRecipe` makes them, with "needs" {run: folder} and "context".
+        folder: the run's folder.
+        report: called with the work done.
+
+    Raises:
+        CommandError: the model is gone, the command failed, or wrote no score.
+    """
+    context = settings["context"]
+    ((run, trained),) = settings["needs"].items()
+    paths = evaluate_paths(Path(context["out"]), folder.name, Path(trained).name, context["file"])
+    if not Path(paths["model"]).is_dir():
+        raise CommandError(
+            f"the model of {run!r} is gone: {paths['model']}; remove {trained} to train it again"
+        )
+    shutil.rmtree(paths["output"], ignore_errors=True)
+    Path(paths["output"]).mkdir(parents=True)
+    _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
+    return read_score(Path(paths["scores"]))
+
+
+def train_paths(out: Path, key: str, form: str) -> dict[str, str]:
+    """The late placeholders of a training with this key, but for the port."""
+    return {
+        "data": str(out / "data" / "mixtures" / f"{key}.{form}"),
+        "output": str(out / "outputs" / key),
+        "weights": str(out / "runs" / key / "weights.json"),
+    }
+
+
+def evaluate_paths(out: Path, key: str, trained: str, file: str | None) -> dict[str, str]:
+    """The late placeholders of an evaluation with this key of the training with that one."""
+    return {
+        "model": str(out / "outputs" / trained),
+        "scores": str(out / "runs" / key / "scores.json"),
+        "output": str(out / "outputs" / key),
+        "data": file or "",
+    }
+
+
+def read_score(path: Path) -> dict[str, Any]:
+    """The score that an evaluation command wrote: {"score": number, "items": [number, ...] or None}.
+
+    Raises:
+        CommandError: there is no such file, or something else in it.
+    """
+    expected = f'expected {{"score": number, "items": [numbers]?}} in {path}'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CommandError(f"the command ended well but wrote no score; {expected}") from None
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{expected}, got no JSON: {error}") from None
+    score = content.get("score") if isinstance(content, dict) else None
+    if not _is_number(score):
+        raise CommandError(f"{expected}, got {json.dumps(content)[:80]}")
+    items = content.get("items")
+    if items is not None and not (isinstance(items, list) and items and all(map(_is_number, items))):
+        raise CommandError(f"{expected}, got items that are no list of numbers: {json.dumps(items)[:80]}")
+    return {"score": float(score), "items": items and [float(item) for item in items]}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report) -> None:
+    """Runs a command to its end; whatever it has started ends with it."""
+    print(f"$ {command}", flush=True)
+    # The worker's own is the driver's; the command may be another Python.
+    environment = {"PYTHONPATH": context["python_path"]}
+    process = processes.start(command, folder, environment, Path(context["folder"]))
+    looked = time.monotonic()
+    try:
+        while (status := process.poll()) is None:
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                looked = time.monotonic()
+                report(_work_done(folder / LOG_FILE, context))
+    finally:
+        processes.end(folder)
+        process.wait()
+    if status:
+        how = f"exit status {status}" if status > 0 else f"signal {-status}"
+        log = _tail(folder / LOG_FILE).splitlines()[-LOG_LINES:]
+        raise CommandError(
+            "\n".join([f"the command ended with {how}; the end of {folder / LOG_FILE}:", *log])
+        )
+
+
+def _work_done(log: Path, context: Mapping[str, Any]) -> int:
+    """The work done as far as the log's last progress bar over all steps tells, such as "17/120 ["."""
+    steps: int | None = context.get("steps")
+    if steps is None:
+        return 0
+    seen = re.findall(rf"\b(\d+)/{steps} \[", _tail(log))
+    return int(context["work"]) * min(int(seen[-1]), steps) // steps if seen else 0
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - LOG_BYTES))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,144 @@
+"""What a project comes to before anything runs: every run with its size, its price and its exact command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotbal.estimate.plan import Plan
+from cotbal.estimate.store import RunSpec, Store, run_key
+from cotbal.project.config import Project
+from cotbal.project.data import Data, Part
+from cotbal.project.job import evaluate_paths, train_paths
+from cotbal.project.recipe import TRAIN
+from cotbal.project.template import fill
+
+SCHEMA_VERSION = 1
+
+
+def run_keys(plan: Plan) -> dict[str, str]:
+    """The key of every run of a project's plan; none of them depends on a result."""
+    keys: dict[str, str] = {}
+    for name in plan:
+        spec = plan[name]
+        assert isinstance(spec, RunSpec)
+        keys[name] = run_key(spec, [keys[need] for need in spec.needs])
+    return keys
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Samples trained on and items scored in an hour of one GPU; None where it is not known.
+
+    Attributes:
+        train: samples, each epoch counted.
+        evaluate: items.
+    """
+
+    train: float | None
+    evaluate: float | None
+
+
+def throughput(project: Project, plan: Plan, store: Store) -> Throughput:
+    """What the file says, else what the finished runs came to, their start and end included."""
+    amounts, hours = {"train": 0.0, "evaluate": 0.0}, {"train": 0.0, "evaluate": 0.0}
+    for name, key in run_keys(plan).items():
+        if (record := store.record(key)) is not None:
+            kind = _kind(plan[name])
+            amounts[kind] += _amount(plan[name])
+            hours[kind] += (record.finished - record.started) / 3600 * project.resources.gpus_per_run
+    measured = {kind: amounts[kind] / hours[kind] if hours[kind] else None for kind in amounts}
+    return Throughput(
+        project.train.samples_per_gpu_hour or measured["train"],
+        project.evaluate.items_per_gpu_hour or measured["evaluate"],
+    )
+
+
+def outline(project: Project, data: Data, plan: Plan, known: Throughput) -> dict[str, Any]:
+    """The plan as JSON: {"schema_version", "output", "mini_ratio", "tasks", "runs", "totals"}.
+
+    A training has "samples", "work" (samples times epochs) and "steps"; an evaluation "items"; both have
+    "gpu_hours", None where no throughput is known, and "command", whose {port} is chosen at the start.
+
+    Args:
+        project: the file.
+        data: its data.
+        plan: its runs.
+        known: the throughput.
+    """
+    keys = run_keys(plan)
+    runs = [_run(plan[name], keys, known) for name in plan]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "output": str(project.out),
+        "folder": str(project.folder),
+        "seeds": list(project.seeds),
+        "mini_ratio": str(project.ratio),
+        "tasks": {name: _task(project, data, name) for name in project.tasks},
+        "runs": runs,
+        "totals": _totals(project, data, runs),
+    }
+
+
+def _task(project: Project, data: Data, name: str) -> dict[str, Any]:
+    task, file = project.tasks[name], data.validation.get(name)
+    minis = {seed: data.mini[seed, name] for seed in project.seeds if task.weight is None}
+    return {
+        "weight": task.weight,
+        "full": _part(data.full[name]),
+        "mini": {str(seed): _part(part) for seed, part in minis.items()},
+        "validation": file and {"file": file.path, "sha256": file.sha256, "items": file.records},
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    files = zip(part.files, part.sha256, strict=True)
+    return {"records": part.records, "files": [{"file": f, "sha256": digest} for f, digest in files]}
+
+
+def _kind(spec: Any) -> str:
+    return "train" if spec.function == TRAIN else "evaluate"
+
+
+def _amount(spec: Any) -> int:
+    return int(spec.context["work"] if spec.function == TRAIN else spec.context["items"])
+
+
+def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any]:
+    out, key, context = Path(spec.context["out"]), keys[spec.name], spec.context
+    if spec.function == TRAIN:
+        paths = train_paths(out, key, spec.settings["format"])
+        sizes = {"samples": context["samples"], "work": context["work"], "steps": context["steps"]}
+        per_hour = known.train
+    else:
+        (need,) = spec.needs
+        paths = evaluate_paths(out, key, keys[need], context["file"])
+        sizes = {"task": spec.settings["task"], "items": context["items"]}
+        per_hour = known.evaluate
+    return {
+        "name": spec.name,
+        "kind": _kind(spec),
+        "key": key,
+        "needs": list(spec.needs),
+        **sizes,
+        "gpu_hours": _amount(spec) / per_hour if per_hour else None,
+        "command": fill(spec.settings["command"], paths, ("port",)),
+    }
+
+
+def _totals(project: Project, data: Data, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    trainings = [run for run in runs if run["kind"] == "train"]
+    evaluations = [run for run in runs if run["kind"] == "evaluate"]
+    whole = sum(data.full[task].records for task in project.weighted) * len(project.seeds)
+    work = sum(run["work"] for run in trainings)
+    hours = [run["gpu_hours"] for run in runs]
+    return {
+        "trainings": len(trainings),
+        "evaluations": len(evaluations),
+        "samples": sum(run["samples"] for run in trainings),
+        "items": sum(run["items"] for run in evaluations),
+        "of_full_data": work / project.train.epochs / whole,
+        "gpu_hours": None if None in hours else sum(hours),
+    }

@@ -1,0 +1,193 @@
+"""The runs of a project: trainings and evaluations, each a command and all that determines its result."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.plan import Plan, Results
+from cotbal.estimate.store import RunSpec
+from cotbal.project.config import Project
+from cotbal.project.data import Data, Part
+from cotbal.project.template import LATE, fill
+
+TRAIN = "cotbal.project.job:train"
+EVALUATE = "cotbal.project.job:evaluate"
+
+
+@dataclass(frozen=True)
+class ProjectRecipe:
+    """The runs of one seed of a project.
+
+    Attributes:
+        project: the file.
+        data: its data.
+        seed: of the mini subsets and for the commands.
+    """
+
+    project: Project
+    data: Data
+    seed: int
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The weighted tasks."""
+        return self.project.weighted
+
+    @property
+    def fixed(self) -> Mapping[str, float]:
+        """The tasks of fixed weight."""
+        return self.project.fixed
+
+    @property
+    def transforms(self) -> Mapping[str, str]:
+        """Of the tasks where lower is better."""
+        tasks = self.project.tasks.items()
+        return {name: task.transform for name, task in tasks if task.transform is not None}
+
+    def mini(self) -> RunSpec:
+        """The mini run."""
+        parts = [self._mini(task) for task in self.tasks]
+        if not self.project.step_matched:
+            return self._training("mini", parts)
+        probes = [_samples(self._probe_parts(task)) for task in self.tasks]
+        return self._training("mini", parts, matched_to=sum(probes) / len(probes))
+
+    def probe(self, task: str) -> RunSpec:
+        """The probe run of a task."""
+        return self._training(f"probe {task}", self._probe_parts(task))
+
+    def alone(self, task: str, share: str) -> RunSpec:
+        """A run on one task alone."""
+        part = self._mini(task) if share == "mini" else self.data.full[task]
+        return self._training(f"alone {share} {task}", [part])
+
+    def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
+        """The final run under a rule's weights."""
+        parts = [self.data.full[task] for task in (*self.tasks, *self.fixed)]
+        return self._training(f"final {rule}", parts, weights)
+
+    def scored_by(self, run: RunSpec) -> tuple[str, ...]:
+        """The evaluations of a training."""
+        return tuple(spec.name for spec in self.evaluations(run))
+
+    def validation_scores(self, run: RunSpec, results: Results) -> dict[str, float]:
+        """The scores that the evaluations of a training wrote."""
+        specs = self.evaluations(run)
+        return {spec.settings["task"]: results[spec.name]["score"] for spec in specs}
+
+    def validation_items(self, run: RunSpec, results: Results) -> dict[str, list[float]] | None:
+        """The items that they wrote; None where one wrote none."""
+        specs = self.evaluations(run)
+        items = {spec.settings["task"]: results[spec.name]["items"] for spec in specs}
+        return None if any(values is None for values in items.values()) else items
+
+    def evaluations(self, run: RunSpec) -> list[RunSpec]:
+        """The evaluations of a training: on every weighted task, or on the only one that it has."""
+        trained = [part["task"] for part in run.settings["data"]]
+        tasks = trained if len(trained) == 1 else self.tasks
+        return [self._evaluation(run, task) for task in tasks]
+
+    def _probe_parts(self, task: str) -> list[Part]:
+        return [self.data.full[task] if other == task else self._mini(other) for other in self.tasks]
+
+    def _mini(self, task: str) -> Part:
+        return self.data.mini[self.seed, task]
+
+    def _training(
+        self,
+        run: str,
+        parts: Sequence[Part],
+        weights: Mapping[str, float] | None = None,
+        matched_to: float | None = None,
+    ) -> RunSpec:
+        project, samples = self.project, _samples(parts)
+        work = math.ceil((samples if matched_to is None else matched_to) * project.train.epochs)
+        steps = None if project.train.batch_size is None else math.ceil(work / project.train.batch_size)
+        known = self._known(run) | {"steps": steps, "samples": samples, "epochs": project.train.epochs}
+        settings = {
+            "command": fill(project.train.command, known, LATE),
+            "format": project.train.format,
+            "data": [{"task": p.task, "share": p.share, "sha256": list(p.sha256)} for p in parts],
+            "weights": dict(weights or {part.task: 1.0 for part in parts}),
+        }
+        context = {
+            **self._context(),
+            "parts": [{"task": part.task, "files": list(part.files)} for part in parts],
+            "resume": project.train.resume,
+            "samples": samples,
+            "steps": steps,
+            "work": work,
+        }
+        return RunSpec(self._named(run), TRAIN, settings, work, context=context)
+
+    def _evaluation(self, run: RunSpec, task: str) -> RunSpec:
+        project, file = self.project, self.data.validation.get(task)
+        known = self._known(self._bare(run.name)) | {"task": task}
+        settings = {
+            "command": fill(project.evaluation(task), known, LATE),
+            "task": task,
+            "data": None if file is None else file.sha256,
+        }
+        items = 1 if file is None or file.records is None else file.records
+        name = self._named(f"evaluate {self._bare(run.name)} on {task}")
+        context = {**self._context(), "file": None if file is None else file.path, "items": items}
+        return RunSpec(name, EVALUATE, settings, self._evaluation_work(items), (run.name,), context)
+
+    def _evaluation_work(self, items: int) -> int:
+        """An evaluation in samples of training, so that the time left is told in one unit."""
+        train, evaluate = self.project.train.samples_per_gpu_hour, self.project.evaluate.items_per_gpu_hour
+        return max(1, round(items * train / evaluate)) if train and evaluate else items
+
+    def _known(self, run: str) -> dict[str, Any]:
+        return {
+            "base_model": self.project.base_model,
+            "seed": self.seed,
+            "gpus": self.project.resources.gpus_per_run if self.project.resources.gpus else 0,
+            "run": run,
+        }
+
+    def _context(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.project.folder),
+            "out": os.path.abspath(self.project.out),
+            "python_path": os.environ.get("PYTHONPATH"),
+        }
+
+    def _named(self, run: str) -> str:
+        return f"{self._prefix}{run}"
+
+    def _bare(self, name: str) -> str:
+        return name.removeprefix(self._prefix)
+
+    @property
+    def _prefix(self) -> str:
+        return f"seed {self.seed}/" if len(self.project.seeds) > 1 else ""
+
+
+def _samples(parts: Sequence[Part]) -> int:
+    return sum(part.records for part in parts)
+
+
+def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
+    """The recipe of each seed."""
+    return {seed: ProjectRecipe(project, data, seed) for seed in project.seeds}
+
+
+def algorithm(recipe: ProjectRecipe) -> Algorithm1:
+    """Algorithm 1 over a recipe, as its file says."""
+    project = recipe.project
+    return Algorithm1(recipe, project.temperature, project.alpha, project.on_unidentified, project.precise)
+
+
+def plan_of(project: Project, data: Data) -> Plan:
+    """Every training of the estimate and its evaluations."""
+    specs = []
+    for recipe in recipes(project, data).values():
+        for run in algorithm(recipe).estimation_runs():
+            specs += [run, *recipe.evaluations(run)]
+    return Plan(specs)

@@ -1,0 +1,109 @@
+"""A whole estimate in one call: the data, the runs that are still to do, and the weights that follow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cotbal.estimate.items_json import write_items
+from cotbal.estimate.plan import Plan, Results
+from cotbal.estimate.pool import Crew, Listener, work_on
+from cotbal.estimate.store import Record, Store, locked, write_json
+from cotbal.project.config import Project
+from cotbal.project.data import prepare
+from cotbal.project.outline import outline, throughput
+from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
+from cotbal.project.state import StateFile
+from cotbal.weights import TaskWeights
+
+
+@dataclass
+class Outcome:
+    """What has come of a session.
+
+    Attributes:
+        plan: the runs.
+        failures: the runs that were given up, with the reason.
+        missing: the runs that are not finished, those that failed among them.
+        files: what was written, by what it is.
+        weights: the weights of each seed that has all its scores.
+        refused: for each seed whose scores allow no weights, why.
+    """
+
+    plan: Plan
+    failures: dict[str, str]
+    missing: list[str]
+    files: dict[str, Path] = field(default_factory=dict)
+    weights: dict[int, TaskWeights] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has its weights."""
+        return not self.missing and not self.refused
+
+
+def store_of(project: Project) -> Store:
+    """Where the runs of a project are; what is installed here says nothing about the user's commands."""
+    return Store(project.out, {})
+
+
+def run_project(project: Project, listener: Callable[[], AbstractContextManager[Listener]]) -> Outcome:
+    """Runs what the output folder does not hold yet; a run that fails for good does not stop the others.
+
+    A kill at any moment loses the running runs only; the same call then continues.
+
+    Args:
+        project: the estimate.
+        listener: opens the view on the progress.
+
+    Raises:
+        OutputInUseError: another process works in the output folder.
+        ValueError: the data cannot be read, or there are fewer GPUs than the file says.
+        OSError: a file cannot be read, or the disk cannot take one.
+    """
+    environments = project.resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    with locked(project.out):
+        data = prepare(project)
+        plan = plan_of(project, data)
+        store = store_of(project)
+        known = throughput(project, plan, store)
+        write_json(project.out / "plan.json", outline(project, data, plan, known))
+        crew = Crew(environments, project.resources.retries, keep_going=True)
+        with listener() as progress:
+            execution = work_on(plan, store, StateFile(project.out, progress), crew)
+        outcome = Outcome(plan, execution.failures, [name for name in plan if name not in execution.records])
+        results = {name: record.result for name, record in execution.records.items()}
+        for recipe in recipes(project, data).values():
+            _estimate(recipe, results, outcome)
+        return outcome
+
+
+def headline(record: Record) -> str:
+    """The score of a finished evaluation, the samples of a finished training."""
+    if "score" in record.result:
+        return f"score {record.result['score']:.4g}"
+    return f"{record.result['samples']} samples"
+
+
+def _estimate(recipe: ProjectRecipe, results: Results, outcome: Outcome) -> None:
+    """Writes scores.csv, items.json and weights.json of a seed whose scores are all there."""
+    project, seed = recipe.project, recipe.seed
+    method = algorithm(recipe)
+    needed = [name for run in method.estimation_runs() for name in recipe.scored_by(run)]
+    if any(name not in results for name in needed):
+        return
+    several = len(project.seeds) > 1
+    folder, of_seed = project.out / (f"seed-{seed}" if several else ""), f", seed {seed}" if several else ""
+    try:
+        scores = method.scores(results)
+        outcome.files[f"scores{of_seed}"] = scores.to_csv(folder / "scores.csv")
+        if scores.items:
+            outcome.files[f"items{of_seed}"] = write_items(folder / "items.json", scores.items)
+        outcome.weights[seed] = method.weights(results, project.rule)
+        outcome.files[f"weights{of_seed}"] = outcome.weights[seed].save(folder / "weights.json")
+    except ValueError as error:
+        outcome.refused[seed] = str(error)

@@ -1,0 +1,120 @@
+"""How far a project's runs are: `state.json`, beside the results, which alone decide what is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cotbal.estimate.plan import Plan
+from cotbal.estimate.pool import Listener
+from cotbal.estimate.store import Record, Store, in_use, write_json
+from cotbal.project.outline import run_keys
+
+SCHEMA_VERSION = 1
+STATE_FILE = "state.json"
+# Progress alone is written at most so often, in seconds.
+WRITE_EVERY = 1.0
+FINISHED, RUNNING, FAILED, STOPPED, WAITING = "finished", "running", "failed", "stopped", "waiting"
+
+
+class StateFile:
+    """A listener that keeps the state of each run on disk, and tells another listener everything.
+
+    Args:
+        out: the output folder.
+        other: is told all that this one is told.
+    """
+
+    def __init__(self, out: Path, other: Listener) -> None:
+        self._path, self._other = out / STATE_FILE, other
+        self._runs: dict[str, dict[str, Any]] = {}
+        self._written = 0.0
+
+    def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
+        """Begins afresh: what failed in an earlier session is tried again."""
+        self._write()
+        self._other.opened(plan, finished, workers)
+
+    def started(self, name: str) -> None:
+        """The run is running."""
+        tries = self._runs.get(name, {}).get("tries", 0) + 1
+        self._set(name, {"state": RUNNING, "since": time.time(), "work": 0, "tries": tries})
+        self._other.started(name)
+
+    def advanced(self, name: str, steps: int) -> None:
+        """The run has done some work."""
+        self._runs.setdefault(name, {"state": RUNNING})["work"] = steps
+        if time.monotonic() - self._written >= WRITE_EVERY:
+            self._write()
+        self._other.advanced(name, steps)
+
+    def finished(self, name: str, record: Record) -> None:
+        """The run's result is on disk; nothing more is to be said here."""
+        self._runs.pop(name, None)
+        self._write()
+        self._other.finished(name, record)
+
+    def lost(self, name: str, reason: str) -> None:
+        """The run waits for another try."""
+        self._set(name, {**self._runs.get(name, {}), "state": WAITING, "reason": reason})
+        self._other.lost(name, reason)
+
+    def failed(self, name: str, reason: str) -> None:
+        """The run is given up."""
+        self._set(name, {**self._runs.get(name, {}), "state": FAILED, "reason": reason})
+        self._other.failed(name, reason)
+
+    def waited(self) -> None:
+        """Nothing has changed."""
+        self._other.waited()
+
+    def _set(self, name: str, state: dict[str, Any]) -> None:
+        self._runs[name] = state
+        self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        content = {"schema_version": SCHEMA_VERSION, "driver": os.getpid(), "runs": self._runs}
+        # It only informs: a disk that is full must not end runs that could still write their results.
+        with contextlib.suppress(OSError):
+            write_json(self._path, content)
+
+
+def run_states(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The state of every run: {"name", "state", "key", "work", "of", "tries", "seconds", ...}.
+
+    A finished run has its "score" too, another the "reason" of its last failure. "state" is
+    finished, running, failed, stopped (its driver is gone; it starts again) or waiting. "seconds" are those
+    that a finished run took, or that a running one has been at it.
+    """
+    notes, working = _notes(store.out), in_use(store.out)
+    return [_state(plan, store, name, key, notes, working) for name, key in run_keys(plan).items()]
+
+
+def _state(
+    plan: Plan, store: Store, name: str, key: str, notes: Mapping[str, Any], working: bool
+) -> dict[str, Any]:
+    note, record = notes.get(name, {}), store.record(key)
+    entry = {"name": name, "key": key, "work": 0, "of": plan[name].steps, "tries": note.get("tries", 0)}
+    if record is not None:
+        of_result = {"seconds": record.finished - record.started, "score": record.result.get("score")}
+        return {**entry, "state": FINISHED, "work": plan[name].steps, **of_result}
+    state = note.get("state", WAITING)
+    if state == RUNNING and not working:
+        state = STOPPED
+    seconds = time.time() - note["since"] if state == RUNNING and "since" in note else None
+    work = note.get("work", 0) if state == RUNNING else 0
+    return {**entry, "state": state, "work": work, "seconds": seconds, "reason": note.get("reason")}
+
+
+def _notes(out: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((out / STATE_FILE).read_text(encoding="utf-8"))
+        return dict(content["runs"]) if content["schema_version"] == SCHEMA_VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,338 @@
+"""`cotbal plan`, `run`, `status` on the toy project: whole, with failing commands, killed, twice at once."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from typer.testing import CliRunner
+
+from cotbal.cli.main import app
+from cotbal.estimate import Scores, estimate_weights
+from cotbal.estimate.items_json import read_items
+from cotbal.estimate.processes import alive
+from cotbal.estimate.store import locked
+from cotbal.weights import TaskWeights
+from tests.cli.watching import children, wait_until
+from tests.project.toy import content, starts, write
+
+RUNS = {"mini", "probe a", "probe b", "probe c"}
+WRITTEN = ("scores.csv", "items.json", "weights.json")
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def start(path):
+    return subprocess.Popen(
+        [sys.executable, "-m", "cotbal.cli", "run", str(path), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As from a terminal: a launcher of its own cannot be told by its group.
+        start_new_session=True,
+    )
+
+
+def states(path):
+    shown = call("status", path, "--json")
+    assert shown.exit_code == 0, shown.output
+    return {run["name"]: run for run in json.loads(shown.stdout)["runs"]}
+
+
+def script(folder, **how):
+    (folder / "script").write_text(json.dumps(how))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    result = call("run", write(folder))
+    assert result.exit_code == 0, result.output
+    return folder, result
+
+
+def test_whole_estimate_runs_every_command_once_and_writes_scores_items_and_weights(unbroken):
+    folder, result = unbroken
+    commands = Counter([*RUNS, *(f"{run} on {task}" for run in RUNS for task in "abc")])
+    assert starts(folder) == commands
+    for name in WRITTEN:
+        assert f"{folder / 'out' / name}" in result.stdout
+    items = read_items(folder / "out" / "items.json").items
+    scores = Scores.from_csv(folder / "out" / "scores.csv", items=items)
+    # By hand: the full 96 of b, minis of 8 and 5, the score a sum of square roots.
+    assert scores.probes[1, 0].item() == pytest.approx((8**0.5 + 0.2 * (96**0.5 + 5**0.5)) / 20)
+    expected = estimate_weights(scores, fixed={"chat": 1.5})
+    assert TaskWeights.load(folder / "out" / "weights.json").weights == expected.weights
+    assert list(items) == ["mini", "a", "b", "c"]
+
+
+def test_models_are_trained_on_their_data_with_equal_weights_and_the_seed(unbroken):
+    folder, _ = unbroken
+    models = [json.loads(path.read_text()) for path in folder.glob("out/outputs/*/model.json")]
+    by_b = sorted(models, key=lambda model: -model["counts"]["b"])
+    assert by_b[0]["counts"] == {"a": 8, "b": 96, "c": 5}
+    assert all(model["weights"] == {"a": 1.0, "b": 1.0, "c": 1.0} for model in models)
+    assert {model["seed"] for model in models} == {0}
+    assert not list((folder / "out" / "data" / "mixtures").iterdir())
+
+
+def test_second_start_does_nothing_and_status_tells_all_is_finished(unbroken):
+    folder, _ = unbroken
+    before = starts(folder)
+    again = call("run", folder / "toy.yaml", "--json")
+    assert again.exit_code == 0
+    assert again.stderr == "all 16 runs are finished\n"
+    assert json.loads(again.stdout)["complete"] is True
+    assert starts(folder) == before
+    shown = states(folder / "toy.yaml")
+    assert {run["state"] for run in shown.values()} == {"finished"}
+    assert shown["evaluate mini on a"]["score"] == pytest.approx((8**0.5 + 0.2 * (12**0.5 + 5**0.5)) / 20)
+    assert "16 finished" in call("status", folder / "toy.yaml").stdout
+
+
+def test_plan_and_dry_run_show_the_commands_that_run_and_start_none(tmp_path):
+    path = write(tmp_path)
+    shown, dry = call("plan", path), call("run", path, "--dry-run")
+    assert shown.exit_code == dry.exit_code == 0
+    assert shown.stdout == dry.stdout
+    plan = json.loads(call("plan", path, "--json").stdout)
+    assert plan == json.loads((tmp_path / "out" / "plan.json").read_text())
+    for run in plan["runs"]:
+        assert run["command"] in shown.stdout
+    assert not starts(tmp_path)
+    assert not (tmp_path / "out" / "runs").exists()
+    assert {run["state"] for run in states(path).values()} == {"waiting"}
+    assert call("run", path).exit_code == 0
+    for run in plan["runs"]:
+        log = (tmp_path / "out" / "runs" / run["key"] / "log.txt").read_text()
+        assert log.splitlines()[0] == f"$ {run['command']}"
+
+
+def test_commands_that_fail_leave_the_rest_done_and_are_tried_again_at_the_next_start(tmp_path, unbroken):
+    path = write(tmp_path)
+    script(
+        tmp_path,
+        **{
+            "probe a": {"fails": 9},
+            "probe b": {"empty": 9},
+            "mini on a": {"fails": 9},
+            "mini on b": {"silent": 9},
+            "mini on c": {"truncated": 9},
+        },
+    )
+    result = call("run", path)
+    assert result.exit_code == 1
+    text = result.stderr
+    assert "the command ended with exit status 3; the end of" in text
+    assert "this is probe a" in text
+    assert "left {output} empty" in text
+    assert "no such question" in text
+    assert "the command ended well but wrote no score; expected" in text
+    assert "got no JSON" in text
+    # Two trainings, their six evaluations, and three evaluations of the mini run.
+    assert "11 of 16 runs are missing, 5 failed and the others need them" in text
+    assert not (tmp_path / "out" / "weights.json").exists()
+    shown = states(path)
+    assert Counter(run["state"] for run in shown.values()) == {"finished": 5, "failed": 5, "waiting": 6}
+    assert "exit status 3" in shown["probe a"]["reason"]
+    assert not any("probe a on" in name for name in starts(tmp_path))
+
+    before = starts(tmp_path)
+    (tmp_path / "script").unlink()
+    assert call("run", path).exit_code == 0
+    assert sum((starts(tmp_path) - before).values()) == 11
+    for name in WRITTEN:
+        assert (tmp_path / "out" / name).read_text() == (unbroken[0] / "out" / name).read_text()
+
+
+def test_command_that_fails_once_is_tried_again_as_often_as_the_file_says(tmp_path):
+    path = write(tmp_path, resources={"slots": 2, "retries": 2})
+    script(tmp_path, **{"mini": {"fails": 2}, "mini on a": {"bare": 9}})
+    result = call("run", path)
+    assert result.exit_code == 0
+    assert result.stderr.count("again   mini: the command ended with exit status 3") == 2
+    assert starts(tmp_path)["mini"] == 3
+    # One evaluation without items: a table without items.
+    assert not (tmp_path / "out" / "items.json").exists()
+
+
+def test_scores_that_allow_no_weights_are_kept_and_told(tmp_path):
+    evaluate = {"command": "echo '{{\"score\": 0.5}}' > {scores}; test -d {model}"}
+    result = call("run", write(tmp_path, evaluate=evaluate))
+    assert result.exit_code == 1
+    assert "No weights for seed 0: " in result.stderr
+    assert (tmp_path / "out" / "scores.csv").exists()
+    assert not (tmp_path / "out" / "weights.json").exists()
+
+
+def test_each_gpu_group_is_what_its_commands_see_and_another_python_is_not_led_astray(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    train = {
+        "command": "echo $CUDA_VISIBLE_DEVICES ${{PYTHONPATH-none}} > {output}/seen; test -f {data}; sleep 1"
+    }
+    evaluate = {"command": "echo '{{\"score\": 0.5}}' > {scores}; test -d {model}"}
+    resources = {"gpus": [3, 1, 0, 2], "gpus_per_run": 2}
+    call("run", write(tmp_path, train=train, evaluate=evaluate, resources=resources))
+    seen = {path.read_text() for path in tmp_path.glob("out/outputs/*/seen")}
+    assert seen == {"3,1 none\n", "0,2 none\n"}
+
+
+def test_output_of_a_training_that_resumes_is_kept_and_otherwise_emptied(tmp_path):
+    for resume in (True, False):
+        folder = tmp_path / str(resume)
+        toy = content(folder)["train"]
+        # A checkpoint of the first try, which fails.
+        train = {**toy, "command": "touch {output}/checkpoint-1 && " + toy["command"], "resume": resume}
+        train["command"] = toy["command"] + " || {{ touch {output}/checkpoint-1; exit 3; }}"
+        path = write(folder, train=train, resources={"retries": 1})
+        script(folder, mini={"fails": 1})
+        assert call("run", path).exit_code == 0
+        models = [json.loads(file.read_text()) for file in folder.glob("out/outputs/*/model.json")]
+        found = Counter(tuple(model["found"]) for model in models)
+        assert found == ({("checkpoint-1",): 1, (): 3} if resume else {(): 4})
+
+
+def finished(out):
+    return len(list(out.glob("runs/*/result.json")))
+
+
+def kill_a_worker_and_then_the_driver(path, out, chance, number):
+    driver, moment = start(path), finished(out) + chance.randint(0, 2)
+    wait_until(lambda: finished(out) >= moment and children(driver.pid), driver)
+    os.kill(chance.choice(children(driver.pid)), signal.SIGKILL)
+    wait_until(lambda: finished(out) > moment, driver)
+    driver.send_signal(number)
+    _, notes = driver.communicate()
+    if number != signal.SIGKILL:
+        assert driver.returncode == 128 + number
+        assert notes.endswith("the same command continues from them\n")
+    folders = [folder for folder in (out / "runs").iterdir() if folder.is_dir()]
+    wait_until(lambda: not any(map(alive, folders)), seconds=10)
+    assert "running" not in {run["state"] for run in states(path).values()}
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2, 3))])
+def test_kills_of_driver_and_workers_at_random_moments_change_no_number(tmp_path, unbroken, seed):
+    chance, path, out = random.Random(seed), write(tmp_path), tmp_path / "out"
+    script(tmp_path, nap=0.2)
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        kill_a_worker_and_then_the_driver(path, out, chance, number)
+    before, kept = starts(tmp_path), finished(out)
+    assert kept < 16
+    last = start(path)
+    printed, notes = last.communicate()
+    assert last.returncode == 0, notes
+    assert notes.startswith(f"continuing: {kept} of 16 runs are finished")
+    assert json.loads(printed)["complete"] is True
+    assert sum((starts(tmp_path) - before).values()) == 16 - kept
+    assert not (tmp_path / "crowded").exists()
+    for name in WRITTEN:
+        assert (out / name).read_text() == (unbroken[0] / "out" / name).read_text()
+
+
+def test_commands_left_by_a_driver_and_workers_killed_at_once_are_ended_before_their_run_starts_again(
+    tmp_path,
+):
+    path = write(tmp_path, resources={"slots": 1})
+    script(tmp_path, nap=30)
+    driver = start(path)
+    wait_until(lambda: starts(tmp_path), driver)
+    (worker,) = children(driver.pid)
+    (folder,) = (tmp_path / "out" / "runs").glob("*/")
+    # So that the worker cannot clean up when its driver is gone.
+    os.kill(worker, signal.SIGSTOP)
+    driver.kill()
+    driver.communicate()
+    os.kill(worker, signal.SIGKILL)
+    assert alive(folder)
+    script(tmp_path, nap=0)
+    assert call("run", path).exit_code == 0
+    assert not (tmp_path / "crowded").exists()
+    assert sorted(starts(tmp_path).values()) == [1] * 15 + [2]
+
+
+def test_of_two_drivers_at_once_one_works_and_the_other_says_who(tmp_path):
+    path = write(tmp_path)
+    script(tmp_path, nap=0.1)
+    both = [start(path), start(path)]
+    outcomes = [process.communicate() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2]
+    loser = next(index for index, process in enumerate(both) if process.returncode == 2)
+    assert f"in use by process {both[1 - loser].pid}" in outcomes[loser][1]
+    assert len(outcomes[loser][1].splitlines()) == 1
+    assert set(starts(tmp_path).values()) == {1}
+
+
+def test_status_beside_a_working_driver_disturbs_nothing(tmp_path):
+    path = write(tmp_path)
+    with locked(tmp_path / "out"):
+        assert {run["state"] for run in states(path).values()} == {"waiting"}
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "status"])
+def test_mistake_in_the_file_is_one_line_and_exit_code_2(tmp_path, verb):
+    path = write(tmp_path, temprature=0.5)
+    result = call(verb, path)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"cotbal: {path}, line {line_of(path, 'temprature')}: temprature: unknown key; did you mean "
+        f"'temperature'? Known keys: {result.stderr.partition('Known keys: ')[2]}"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def line_of(path, word):
+    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if word in line)
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "status"])
+def test_data_that_cannot_be_read_are_one_line_and_exit_code_2(tmp_path, verb):
+    path = write(tmp_path)
+    text = (tmp_path / "c.json").read_text()
+    (tmp_path / "c.json").write_text(text[: len(text) // 2])
+    broken = call(verb, path)
+    assert broken.exit_code == 2
+    assert len(broken.stderr.splitlines()) == 1
+    assert "c.json, record " in broken.stderr
+    assert "the file ends inside" in broken.stderr
+    (tmp_path / "c.json").unlink()
+    missing = call(verb, path)
+    assert (missing.exit_code, missing.stderr) == (
+        2,
+        f"cotbal: {tmp_path / 'c.json'}: no such file or directory\n",
+    )
+
+
+def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(tmp_path, unbroken):
+    path = write(tmp_path)
+    # Where the folder of the model should be there is a file.
+    plan = json.loads(call("plan", path, "--json").stdout)
+    key = next(run["key"] for run in plan["runs"] if run["name"] == "mini")
+    half = tmp_path / "out" / "data" / "mixtures" / f".{key}.json.0123.tmp"
+    half.parent.mkdir()
+    half.write_text("left by a kill")
+    (tmp_path / "out" / "outputs").mkdir()
+    (tmp_path / "out" / "outputs" / key).write_text("in the way")
+    result = call("run", path)
+    assert result.exit_code == 1
+    assert "run 'mini' failed" in result.stderr
+    assert "4 of 16 runs are missing, 1 failed" in result.stderr
+    (tmp_path / "out" / "outputs" / key).unlink()
+    assert call("run", path).exit_code == 0
+    assert not list(half.parent.iterdir())
+    assert (tmp_path / "out" / "scores.csv").read_text() == (unbroken[0] / "out" / "scores.csv").read_text()
+
+
+def test_recipes_are_shown_and_can_be_copied(tmp_path):
+    shown = call("plan", "--recipes").stdout.split()
+    for recipe in shown:
+        shutil.copy(recipe, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["huggingface.yaml", "llava.yaml"]
+    assert call("plan").exit_code == 2

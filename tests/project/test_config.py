@@ -1,0 +1,184 @@
+import copy
+import json
+
+import pytest
+import yaml
+
+from cotbal.project import recipe_files
+from cotbal.project.config import Project, Resources, load_project
+from tests.project.toy import content
+
+
+def load(folder, value):
+    path = folder / "toy.yaml"
+    path.write_text(value if isinstance(value, str) else yaml.safe_dump(value, sort_keys=False))
+    return load_project(path)
+
+
+def mappings(value, place=()):
+    """Every mapping in the file with the place where it is."""
+    if isinstance(value, dict):
+        yield place
+        for key, inner in value.items():
+            yield from mappings(inner, (*place, key))
+
+
+@pytest.mark.parametrize("place", [p for p in mappings(content(None)) if p != ("tasks",)], ids=".".join)
+def test_every_key_misspelt_anywhere_is_named_with_its_line_and_the_key_that_was_meant(tmp_path, place):
+    for key in list(at(content(tmp_path), place)):
+        value = content(tmp_path)
+        wrong = {(f"{k}x" if k == key else k): v for k, v in at(value, place).items()}
+        if place:
+            at(value, place[:-1])[place[-1]] = wrong
+        else:
+            value = wrong
+        with pytest.raises(ValueError, match=f"did you mean {key!r}") as caught:
+            load(tmp_path, value)
+        lines = (tmp_path / "toy.yaml").read_text().splitlines()
+        (line,) = [number for number, text in enumerate(lines, 1) if text.lstrip().startswith(f"{key}x:")]
+        assert str(caught.value).startswith(
+            f"{tmp_path / 'toy.yaml'}, line {line}: {'.'.join((*place, key))}x: "
+        )
+
+
+def at(value, place):
+    for step in place:
+        value = value[step]
+    return value
+
+
+def changed(place, new):
+    def change(value):
+        *before, last = place
+        at(value, before)[last] = new
+        return value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed(["temperature"], 0), "temperature: input should be greater than 0, got 0"),
+        (changed(["temperature"], True), "temperature: input should be a valid number, got True"),
+        (changed(["temperature"], float("nan")), "temperature: input should be"),
+        (changed(["alpha"], 1.5), "alpha: input should be less than or equal to 1, got 1.5"),
+        (
+            changed(["mini_ratio"], "32"),
+            "mini_ratio: expected a share between 0 and 1 such as 1/32, got '32'",
+        ),
+        (changed(["mini_ratio"], "1/0"), "mini_ratio: expected a share"),
+        (changed(["rule"], "coral"), "rule: expected one of cotbal, "),
+        (changed(["seeds"], []), "seeds: list should have at least 1 item"),
+        (changed(["seeds"], [1, 1]), "seeds: expected each once"),
+        (changed(["on_unidentified"], "ignore"), "on_unidentified: input should be 'raise' or 'drop'"),
+        (changed(["schema_version"], 2), "schema_version: input should be 1"),
+        (changed(["tasks", "a", "better"], "lower"), "tasks.a: better: lower needs a transform"),
+        (changed(["tasks", "a", "transform"], "reciprocal"), "tasks.a: a transform belongs to better: lower"),
+        (
+            changed(["tasks", "a"], {"train": "x", "better": "lower", "transform": "minus"}),
+            "tasks.a: transforms",
+        ),
+        (changed(["tasks", "a", "weight"], -1), "tasks.a.weight: input should be greater"),
+        (changed(["tasks", "a", "train"], []), "tasks.a.train: expected a file or a list of files"),
+        (changed(["tasks", "a", "train"], 3), "tasks.a.train: input should be a valid string, got 3"),
+        (changed(["tasks", "mini"], {"train": "x"}), "tasks: expected a task name"),
+        (changed(["tasks", "x/y"], {"train": "x"}), "tasks: expected a task name"),
+        (
+            changed(["tasks"], {"a": {"train": "x"}}),
+            "tasks: expected at least two tasks without a fixed weight",
+        ),
+        (changed(["train"], {}), "train.command: this key is missing"),
+        (changed(["train", "command"], "t {data}"), "train.command: expected the placeholder {output}"),
+        (
+            changed(["train", "command"], "t {data} {outptu}"),
+            "unknown placeholder {outptu}; did you mean {output}?",
+        ),
+        (changed(["train", "command"], "t {data {output}"), "train.command: expected {placeholders}"),
+        (
+            changed(["train", "command"], "t {data} {output} {steps}"),
+            "train: the command has {steps}: it needs",
+        ),
+        (
+            changed(["evaluate", "command"], "e {model}"),
+            "evaluate.command: expected the placeholder {scores}",
+        ),
+        (changed(["evaluate", "command"], "e {model} {scores} {weights}"), "unknown placeholder {weights}"),
+        (changed(["step_matched"], True), "step_matched: it needs {steps}"),
+        (changed(["resources"], {"gpus": 2, "gpus_per_run": 4}), "resources: gpus_per_run: expected at most"),
+        (changed(["resources", "slots"], 0), "resources.slots: input should be greater than or equal to 1"),
+    ],
+)
+def test_value_that_does_not_fit_is_told_with_its_place(tmp_path, change, message):
+    with pytest.raises(ValueError, match=r"toy.yaml, line \d+") as caught:
+        load(tmp_path, change(content(tmp_path)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_seeds_need_the_seed_in_the_command(tmp_path):
+    value = content(tmp_path, seeds=[0, 1], train={"command": "t {data} {output}"})
+    with pytest.raises(ValueError, match=r"several need \{seed\}"):
+        load(tmp_path, value)
+
+
+def test_validation_file_is_asked_for_where_the_command_uses_it(tmp_path):
+    value = content(tmp_path, evaluate={"command": "e {model} {data} {scores}"})
+    del value["tasks"]["b"]["validation"]
+    with pytest.raises(ValueError, match=r"tasks.b: the evaluation command has \{data\}"):
+        load(tmp_path, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "line 1: expected YAML"),
+        ("output: a\nbase_model: b\noutput: c", "line 3: output stands twice; keep one"),
+        ("tasks:\n  a: {train: x}\n  a: {train: y}", "line 3: tasks.a stands twice"),
+        ("- 1", "line 1: input should be"),
+        ("", "output: this key is missing (and 4 more mistakes)"),
+    ],
+)
+def test_file_that_is_no_such_yaml(tmp_path, text, message):
+    with pytest.raises(ValueError, match=r"toy\.yaml") as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value)
+
+
+def test_paths_are_those_of_the_file_s_folder(tmp_path):
+    project = load(tmp_path, content(tmp_path))
+    assert project.out == tmp_path / "out"
+    assert project.fixed == {"chat": 1.5}
+    assert project.weighted == ["a", "b", "c"]
+    assert str(project.ratio) == "1/8"
+
+
+def test_gpus_are_dealt_out_in_groups():
+    assert Resources(gpus=8, gpus_per_run=4).environments(None) == [
+        {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
+        {"CUDA_VISIBLE_DEVICES": "4,5,6,7"},
+    ]
+    assert Resources(gpus=[5, 3, 1], gpus_per_run=2).environments("0") == [{"CUDA_VISIBLE_DEVICES": "5,3"}]
+    assert Resources(gpus=2).environments("6,7") == [{"CUDA_VISIBLE_DEVICES": n} for n in "67"]
+    assert Resources(slots=3).environments(None) == [{}, {}, {}]
+    with pytest.raises(ValueError, match="expected at most 1 as in CUDA_VISIBLE_DEVICES, got 2"):
+        Resources(gpus=2).environments("6")
+
+
+@pytest.mark.parametrize("path", recipe_files(), ids=lambda path: path.name)
+def test_ready_made_files_are_valid_and_use_the_whole_machine(path):
+    project = load_project(path)
+    assert len(project.weighted) >= 3
+    assert project.fixed
+    used = ",".join(group["CUDA_VISIBLE_DEVICES"] for group in project.resources.environments(None))
+    assert used == "0,1,2,3,4,5,6,7"
+
+
+def test_there_are_two_ready_made_files():
+    assert [path.name for path in recipe_files()] == ["huggingface.yaml", "llava.yaml"]
+
+
+def test_project_is_not_changed_by_reading_it_back(tmp_path):
+    project = load(tmp_path, content(tmp_path))
+    again = Project.model_validate(json.loads(json.dumps(copy.deepcopy(project.model_dump()))))
+    assert again.model_dump() == project.model_dump()

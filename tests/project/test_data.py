@@ -1,0 +1,141 @@
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import pytest
+
+from cotbal.project.config import load_project
+from cotbal.project.data import prepare, write_mixture
+from tests.project.toy import SIZES, write
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path):
+    return load_project(write(tmp_path))
+
+
+def test_mini_subsets_have_their_share_and_records_of_their_task(project):
+    data = prepare(project)
+    assert {task: part.records for task, part in data.full.items()} == SIZES
+    assert {task: part.records for (_, task), part in data.mini.items()} == {"a": 8, "b": 12, "c": 5}
+    for (_, task), part in data.mini.items():
+        (path,) = part.files
+        with open(path) as stream:
+            records = json.load(stream)
+        assert {record["task"] for record in records} == {task}
+        assert len({record["id"] for record in records}) == part.records
+    assert data.validation["a"].records == 20
+
+
+def test_second_time_reads_and_writes_nothing(project, monkeypatch):
+    data = prepare(project)
+    files = {path: path.stat().st_mtime_ns for path in project.out.rglob("*")}
+
+    def fail(*_):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("cotbal.project.data.read_records", fail)
+    assert prepare(project) == data
+    assert {path: path.stat().st_mtime_ns for path in project.out.rglob("*")} == files
+
+
+def test_another_process_with_another_hash_seed_writes_the_same_bytes(project, tmp_path):
+    prepare(project)
+    expected = contents(project.out / "data" / "mini")
+    other = load_project(write(tmp_path / "other"))
+    code = (
+        "import sys; from cotbal.project.config import load_project\n"
+        "from cotbal.project.data import prepare\n"
+        "prepare(load_project(sys.argv[1]))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "77", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    subprocess.run([sys.executable, "-c", code, str(other.folder / "toy.yaml")], check=True, env=environment)
+    assert contents(other.out / "data" / "mini") == expected
+
+
+def test_subset_is_in_the_order_of_the_file_and_the_same_from_an_array_and_from_lines(tmp_path):
+    value = {"a": {"train": "a.json"}, "b": {"train": "b.json"}}
+    one = prepare(load_project(write(tmp_path, tasks=value))).mini[0, "a"]
+    value["a"]["train"] = "a.jsonl"
+    other = prepare(load_project(write(tmp_path, tasks=value))).mini[0, "a"]
+    assert one.files != other.files
+    numbers = []
+    for part in (one, other):
+        with open(part.files[0]) as stream:
+            numbers.append([int(record["id"][1:]) for record in json.load(stream)])
+    assert numbers[0] == numbers[1] == sorted(numbers[0])
+
+
+def test_changed_data_make_another_subset_and_leave_the_old_one(project):
+    before = prepare(project).mini[0, "a"]
+    path = project.folder / "a.json"
+    # Of the same size.
+    path.write_text(path.read_text().replace("a1", "z1"))
+    after = prepare(project).mini[0, "a"]
+    assert after.sha256 != before.sha256
+    assert after.files != before.files
+    assert all(os.path.exists(file) for part in (before, after) for file in part.files)
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_mixture_is_its_parts_one_after_another(project, tmp_path, form):
+    data = prepare(project)
+    parts = [data.mini[0, "a"], data.full["b"]]
+    text = write_mixture(tmp_path / "mix", parts, form).read_text()
+    records = json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
+    assert [record["task"] for record in records] == ["a"] * 8 + ["b"] * 96
+    assert [record["id"] for record in records[8:]] == [f"b{i}" for i in range(96)]
+
+
+def test_truncated_data_is_told_and_nothing_is_left_behind(project):
+    path = project.folder / "b.jsonl"
+    path.write_text(path.read_text()[:-10])
+    with pytest.raises(ValueError, match=r"b.jsonl, record 96: the file ends inside it"):
+        prepare(project)
+    assert not (project.out / "data" / "mini").exists()
+
+
+def test_record_of_another_task_leaves_no_half_subset(project):
+    (project.folder / "a.json").write_text(json.dumps([{"id": i, "task": "z"} for i in range(64)]))
+    with pytest.raises(ValueError, match="says task 'z'"):
+        prepare(project)
+    assert not list((project.out / "data" / "mini").glob("*"))
+
+
+def test_validation_file_of_another_kind_is_only_hashed(project):
+    (project.folder / "val.jsonl").write_text("question,answer\n1,2\n")
+    facts = prepare(project).validation["a"]
+    assert facts.records is None
+    assert len(facts.sha256) == 64
+
+
+def peak(folder, count):
+    tasks = {"a": {"train": "a.jsonl"}, "b": {"train": "b.json"}}
+    project = load_project(write(folder, tasks=tasks))
+    with open(folder / "a.jsonl", "w") as lines, open(folder / "b.json", "w") as array:
+        array.write("[")
+        for i in range(count):
+            text = json.dumps({"id": i, "conversations": [{"from": "human", "value": "x" * 200}]})
+            lines.write(text + "\n")
+            array.write(("," if i else "") + text)
+        array.write("]")
+    tracemalloc.start()
+    try:
+        data = prepare(project)
+        assert sum(part.records for part in data.full.values()) == 2 * count
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    small, large = peak(tmp_path / "small", 10_000), peak(tmp_path / "large", 50_000)
+    # Two chunks of text of 1 MiB and their bytes, and the counters of the subsets.
+    assert large < 12 << 20
+    assert large < 1.2 * small

@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from cotbal.estimate.processes import CommandError
+from cotbal.project import job
+from cotbal.project.job import read_score
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "wrote no score"),
+        ('{"score": 0.5, "items": [0.5, ', "got no JSON"),
+        ("[0.5]", r"got \[0.5\]"),
+        ('{"score": "0.5"}', 'got {"score": "0.5"}'),
+        ('{"score": true}', 'got {"score": true}'),
+        ('{"score": NaN}', "got "),
+        ('{"score": 1, "items": []}', "items that are no list of numbers"),
+        ('{"score": 1, "items": [1, null]}', "items that are no list of numbers"),
+        ('{"score": 1, "items": {"a": 1}}', "items that are no list of numbers"),
+    ],
+)
+def test_what_is_no_score_is_told_with_what_was_expected(tmp_path, text, message):
+    path = tmp_path / "scores.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(CommandError, match=message) as caught:
+        read_score(path)
+    assert f'expected {{"score": number, "items": [numbers]?}} in {path}' in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_score_with_and_without_items(tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"score": 1, "items": [1, 0.5], "more": "is ignored"}))
+    assert read_score(path) == {"score": 1.0, "items": [1.0, 0.5]}
+    path.write_text('{"score": 0.25}')
+    assert read_score(path) == {"score": 0.25, "items": None}
+
+
+@pytest.mark.parametrize(
+    ("log", "work"),
+    [
+        ("", 0),
+        ("Loading checkpoint shards: 100%| 2/2 [00:01<00:00]\n", 0),
+        (" 10%|#   | 12/120 [00:01<00:10]\r 25%|## | 30/120 [00:03<00:09]", 250),
+        ("30/1200 [00:03", 0),
+        ("999/120 [00:03", 1000),
+    ],
+)
+def test_progress_is_that_of_the_last_bar_over_all_steps(tmp_path, log, work):
+    path = tmp_path / "log.txt"
+    path.write_text("x" * (job.LOG_BYTES + 5) + "\n" + log)
+    assert job._work_done(path, {"steps": 120, "work": 1000}) == work
+    assert job._work_done(path, {"steps": None, "work": 1000}) == 0

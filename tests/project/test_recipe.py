@@ -1,0 +1,163 @@
+import pytest
+
+from cotbal.estimate.store import Record
+from cotbal.project.config import load_project
+from cotbal.project.data import prepare
+from cotbal.project.outline import Throughput, outline, run_keys, throughput
+from cotbal.project.recipe import plan_of, recipes
+from cotbal.project.session import store_of
+from tests.project.toy import content, write
+
+STEPS = "train {data} {output} {seed} --max_steps {steps}"
+
+
+@pytest.fixture
+def made(tmp_path):
+    def made(precise=False, step_matched=False, **changes):
+        project = load_project(write(tmp_path, **changes), precise=precise, step_matched=step_matched)
+        data = prepare(project)
+        plan = plan_of(project, data)
+        return project, data, plan, outline(project, data, plan, throughput(project, plan, store_of(project)))
+
+    return made
+
+
+def runs(shown, kind):
+    return {run["name"]: run for run in shown["runs"] if run["kind"] == kind}
+
+
+def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and_price(made):
+    train = {"command": STEPS, "epochs": 2.0, "batch_size": 10, "samples_per_gpu_hour": 50.0}
+    evaluate = {"command": "e {model} {task} {scores}", "items_per_gpu_hour": 40.0}
+    _, _, plan, shown = made(train=train, evaluate=evaluate)
+    trainings = runs(shown, "train")
+    assert {name: run["samples"] for name, run in trainings.items()} == {
+        "mini": 8 + 12 + 5,
+        "probe a": 64 + 12 + 5,
+        "probe b": 8 + 96 + 5,
+        "probe c": 8 + 12 + 40,
+    }
+    assert [run["steps"] for run in trainings.values()] == [5, 17, 22, 12]
+    assert trainings["probe a"]["gpu_hours"] == pytest.approx(81 * 2 / 50)
+    evaluations = runs(shown, "evaluate")
+    assert list(evaluations)[:4] == [*(f"evaluate mini on {t}" for t in "abc"), "evaluate probe a on a"]
+    assert {(run["items"], run["gpu_hours"]) for run in evaluations.values()} == {(20, 0.5)}
+    assert shown["totals"] == {
+        "trainings": 4,
+        "evaluations": 12,
+        "samples": 275,
+        "items": 240,
+        "of_full_data": 275 / 200,
+        "gpu_hours": pytest.approx(275 * 2 / 50 + 12 * 0.5),
+    }
+    # Samples of training and items in one unit, so that the time left is told rightly: 0.5 hours each.
+    assert plan.steps["evaluate mini on a"] == 25
+    assert trainings["mini"]["command"].endswith(" 0 --max_steps 5")
+
+
+def test_no_throughput_no_price_until_runs_are_finished(made):
+    project, data, plan, shown = made(resources={"gpus": 4, "gpus_per_run": 2})
+    assert shown["totals"]["gpu_hours"] is None
+    keys, store = run_keys(plan), store_of(project)
+    # 25 samples in half an hour and 20 items in a quarter, on 2 GPUs.
+    for name, seconds in (("mini", 1800.0), ("evaluate mini on a", 900.0)):
+        store.folder(keys[name]).mkdir(parents=True)
+        store.write(Record(keys[name], {}, 0.0, seconds, 0.0), function="f", settings={})
+    known = throughput(project, plan, store)
+    assert known == Throughput(25.0, 40.0)
+    assert outline(project, data, plan, known)["totals"]["gpu_hours"] == pytest.approx(275 / 25 + 240 / 40)
+
+
+def test_precise_adds_two_runs_per_task_each_scored_on_its_task(made):
+    *_, shown = made(precise=True)
+    trainings = runs(shown, "train")
+    assert {n: r["samples"] for n, r in trainings.items() if n.startswith("alone")} == {
+        **{"alone mini a": 8, "alone mini b": 12, "alone mini c": 5},
+        **{"alone full a": 64, "alone full b": 96, "alone full c": 40},
+    }
+    alone = [name for name in runs(shown, "evaluate") if "alone" in name]
+    assert alone == [
+        f"evaluate alone {share} {task} on {task}" for share in ("mini", "full") for task in "abc"
+    ]
+
+
+def test_step_matched_mini_run_takes_the_steps_of_the_mean_probe(made):
+    *_, shown = made(step_matched=True, train={"command": STEPS, "batch_size": 10})
+    mini = runs(shown, "train")["mini"]
+    assert mini["samples"] == 25
+    assert mini["work"] == 84  # (81 + 109 + 60) / 3
+    assert mini["command"].endswith("--max_steps 9")
+
+
+def test_step_matching_needs_the_steps_in_the_command(made):
+    with pytest.raises(ValueError, match=r"toy.yaml, line 1: step_matched: it needs \{steps\}"):
+        made(step_matched=True)
+
+
+def test_several_seeds_have_runs_of_their_own(made):
+    *_, plan, shown = made(seeds=[0, 4])
+    assert len(plan) == 32
+    assert len({run["key"] for run in shown["runs"]}) == 32
+    assert shown["runs"][0]["name"] == "seed 0/mini"
+    assert "evaluate probe a on b" in [run["name"].rpartition("/")[2] for run in shown["runs"]]
+
+
+def keys(made, **changes):
+    _, _, plan, _ = made(**changes)
+    return run_keys(plan)
+
+
+def test_key_changes_with_what_determines_the_result_and_with_nothing_else(made, tmp_path):
+    whole = content(tmp_path)
+    before = keys(made)
+    assert keys(made) == before
+    same = [
+        {"resources": {"slots": 1}},
+        {"temperature": 0.7, "rule": "difficulty"},
+        {"train": {**whole["train"], "resume": True, "samples_per_gpu_hour": 9.0}},
+    ]
+    for changes in same:
+        assert keys(made, **changes) == before, changes
+    tasks = {**whole["tasks"], "c": {**whole["tasks"]["c"], "evaluate": "other {model} {scores}"}}
+    other = keys(made, tasks=tasks)
+    assert {name for name in before if before[name] != other[name]} == {
+        n for n in before if n.endswith("on c")
+    }
+    for changes in (
+        {"mini_ratio": "1/4"},
+        {"train": {"command": whole["train"]["command"] + " --other"}},
+        {"train": {**whole["train"], "format": "jsonl"}},
+        {"seeds": [1]},
+    ):
+        assert not set(keys(made, **changes).values()) & set(before.values()), changes
+
+
+def test_key_changes_with_the_data_of_the_run(made, tmp_path):
+    before = keys(made)
+    project = load_project(tmp_path / "toy.yaml")
+    (tmp_path / "val.jsonl").write_text("{}\n" * 21)
+    after = run_keys(plan_of(project, prepare(project)))
+    assert {n for n in before if before[n] != after[n]} == {n for n in before if n.startswith("evaluate")}
+
+
+def test_final_run_has_all_data_and_the_weights(made):
+    project, data, *_ = made()
+    recipe = recipes(project, data)[0]
+    final = recipe.final("cotbal", {"a": 1.0, "b": 0.5, "c": 1.5, "chat": 1.5})
+    assert [part["task"] for part in final.settings["data"]] == ["a", "b", "c", "chat"]
+    assert final.steps == 64 + 96 + 40 + 10
+    assert final.settings["weights"]["b"] == 0.5
+
+
+def test_lower_is_better_reaches_the_recipe(made, tmp_path):
+    tasks = content(tmp_path)["tasks"]
+    tasks["b"] |= {"better": "lower", "transform": "complement: 2"}
+    project, data, *_ = made(tasks=tasks)
+    assert recipes(project, data)[0].transforms == {"b": "complement: 2"}
+
+
+def test_moving_the_project_changes_no_key(made, tmp_path):
+    before = keys(made)
+    moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+    project = load_project(moved / "toy.yaml")
+    assert run_keys(plan_of(project, prepare(project))) == before

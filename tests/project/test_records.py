@@ -1,0 +1,104 @@
+import hashlib
+import json
+
+import pytest
+
+from cotbal.project import records
+from cotbal.project.records import Record, read_records, with_task
+
+LONG = [{"id": i, "text": 'é\n"\\u00e9 ]},{' * (i % 7), "n": [1.5e-7, True, None, -12]} for i in range(60)]
+
+
+@pytest.fixture(params=[1, 7, 64, 1 << 20])
+def chunk(request, monkeypatch):
+    """Chunks so small that every kind of token is cut."""
+    monkeypatch.setattr(records, "CHUNK", request.param)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_array_and_lines_give_the_same_records_whatever_the_chunks(tmp_path, chunk, indent, ascii_only):
+    texts = [json.dumps(record, indent=indent, ensure_ascii=ascii_only) for record in LONG]
+    array, lines = tmp_path / "a.json", tmp_path / "a.jsonl"
+    array.write_text("\ufeff [" + " , ".join(texts) + " ]\n\n")
+    lines.write_text("\n".join(texts))
+    for path in (array, lines):
+        digest = hashlib.sha256()
+        found = list(read_records(path, digest))
+        assert [record.content for record in found] == LONG
+        assert [record.text for record in found] == texts
+        assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_file_cut_anywhere_is_noticed(tmp_path, chunk, form):
+    path = tmp_path / "cut"
+    whole = json.dumps(LONG[:3]) if form == "json" else "\n".join(map(json.dumps, LONG[:3]))
+    for end in range(1, len(whole)):
+        path.write_text(whole[:end])
+        if form == "jsonl" and whole[:end].rstrip() in ("\n".join(map(json.dumps, LONG[:n])) for n in (1, 2)):
+            continue
+        with pytest.raises(ValueError, match=r"cut(, record \d)?: the file ends inside"):
+            list(read_records(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "got none"),
+        ("[]", "got none"),
+        ("[1]", "record 1: expected an object, got '1]'"),
+        ('[{"a": 1}, []]', "record 2: expected an object"),
+        ('[{"a": 1} {"a": 2}]', "record 1: expected ',' or ']' after it, got '{'"),
+        ('[{"a": 1},]', "record 2: expected an object, got ']'"),
+        ('[{"a": 1}] {"a": 2}', "record 1: expected nothing after the array"),
+        ('[{"a": 1}, {"a": x, "b": "and something more"}]', "record 2: expecting value"),
+        ('{"a": 1}\nhello', "record 2: expected an object, got 'hello'"),
+        ('{"a": "line\nbreak, and more of it"}', "record 1: invalid control character at"),
+    ],
+)
+def test_what_holds_no_records_is_told_with_the_number(tmp_path, text, message):
+    path = tmp_path / "bad"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="bad") as caught:
+        list(read_records(path))
+    assert message in str(caught.value)
+
+
+def test_bytes_that_are_no_utf_8(tmp_path):
+    path = tmp_path / "bad"
+    path.write_bytes(b'[{"a": "\xff"}]')
+    with pytest.raises(ValueError, match="bad: 'utf-8' codec"):
+        list(read_records(path))
+
+
+def test_broken_file_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "CHUNK", 100)
+    monkeypatch.setattr(records, "MAX_RECORD", 1000)
+    path = tmp_path / "bad"
+    path.write_text('[{"a": "' + "x" * 100_000)
+    with pytest.raises(ValueError, match="record 1: expected records of at most 0 MiB"):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"id": 1.50}', '{"task": "vqa é", "id": 1.50}'),
+        ("{ }", '{"task": "vqa é"}'),
+        ('{"id": 1, "task": "vqa é"}', '{"id": 1, "task": "vqa é"}'),
+        ('{\n "id": "a\\nb"}', '{"task": "vqa é", "id": "a\\nb"}'),
+    ],
+)
+def test_record_gets_its_task_and_keeps_every_other_character(text, expected):
+    content = json.loads(text)
+    stamped = with_task(Record(text, content), "vqa é")
+    assert stamped == expected
+    assert json.loads(stamped) == {**content, "task": "vqa é"}
+
+
+@pytest.mark.parametrize("other", ["gqa", None, 3])
+def test_record_of_another_task_is_refused(other):
+    content = {"task": other}
+    with pytest.raises(ValueError, match="is listed under 'vqa'"):
+        with_task(Record(json.dumps(content), content), "vqa")
