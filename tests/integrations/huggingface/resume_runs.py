@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -18,6 +17,7 @@ from transformers import TrainerCallback
 from cotbal.balancing import DWA, RLW, IGBv1, TorchJDWeighting, Weighting
 from cotbal.integrations.huggingface import CoTBalTrainer
 from tests.integrations.huggingface.training import arguments, collator, records, tiny_model
+from tests.ports import free_port
 
 STEPS, KILLED_AT, SAVE_STEPS = 12, 7, 5
 # The last one before the kill.
@@ -66,7 +66,7 @@ def run(rule: str, folder: Path, mode: str, n_ranks: int = 1) -> list[Outcome]:
     # One import of everything, and a fork of it for each process.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    port, pipes, processes = _free_port(), [], []
+    port, pipes, processes = free_port(), [], []
     for rank in range(n_ranks):
         ours, theirs = context.Pipe(duplex=False)
         place = (rank, n_ranks, port) if n_ranks > 1 else None
@@ -131,9 +131,3 @@ def _recorded(weighting: Weighting) -> list[list[float]]:
 
     weighting.weights = weights  # type: ignore[method-assign]
     return taken
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

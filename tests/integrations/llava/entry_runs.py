@@ -1,7 +1,6 @@
 """Runs `python -m cotbal.integrations.llava` as a user does: alone, under a launcher, or by its script."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from tests.integrations.llava.cases import Case, arguments
 from tests.integrations.llava.world import World
+from tests.ports import free_port
 
 MODULE = "cotbal.integrations.llava"
 # What is left to say on a machine without a GPU: the backend, and that DeepSpeed compiles no operator.
@@ -62,12 +62,6 @@ def own_words(world: World, output: Path, **options: object) -> list[str]:
     """LLaVA's own arguments for one epoch in small."""
     epoch = {"max_steps": -1, "num_train_epochs": 1}
     return arguments(Case("entry", epoch | options), world, output)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _run(

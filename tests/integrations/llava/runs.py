@@ -1,7 +1,6 @@
 """Starts the ranks of a group of cases and reads what they recorded."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import torch
 
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.recorder import Recording
+from tests.ports import free_port
 
 _ROOT = Path(__file__).parents[3]
 _TIMEOUT_SECONDS = 500
@@ -27,7 +27,7 @@ def run_cases(
     """Each case's recordings by rank; all cases run in the same processes, which saves imports."""
     folder.mkdir(parents=True)
     torch.save((world, list(cases)), folder / "cases.pt")
-    port = _free_port()
+    port = free_port()
     ranks = [_start(launcher, folder, rank, n_ranks, port) for rank in range(n_ranks)]
     try:
         codes = [rank.wait(_TIMEOUT_SECONDS) for rank in ranks]
@@ -41,12 +41,6 @@ def run_cases(
         ]
         for case in cases
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _start(launcher: str, folder: Path, rank: int, n_ranks: int, port: int) -> subprocess.Popen[bytes]:
