@@ -109,7 +109,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
         save_rows(ctx, arguments, LossOutputs(*output[:6]), *inputs[:_N_FEATURES])
     else:
         held = (each if needed else None for each, needed in zip(output[6:], needs, strict=True))
-        ctx.held = HeldGradients(tuple(held), arguments.impl)
+        ctx.held = HeldGradients(tuple(held))
         save_rows(ctx, arguments, LossOutputs(*output[:6]))
 
 
@@ -123,7 +123,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
         if ctx.held is None:
             gradients[:_N_FEATURES] = _recomputed(ctx, features, arguments, upstream)
         else:
-            gradients[:_N_FEATURES] = ctx.held.scaled(upstream)
+            gradients[:_N_FEATURES] = ctx.held.scaled(upstream, arguments)
     if ctx.needs_input_grad[_TASK_WEIGHTS]:
         gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, outputs, upstream)
     return tuple(gradients)

@@ -48,32 +48,39 @@ def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 @torch.library.custom_op(
     "cotbal::scale_",
     mutates_args=("gradient",),
-    schema="(Tensor(a!) gradient, Tensor factor, str impl) -> ()",
+    schema="(Tensor(a!) gradient, Tensor factor, Tensor? labels, int ignore_index, str impl) -> ()",
 )
-def scale_op(gradient: Tensor, factor: Tensor, impl: str) -> None:
-    """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass."""
+def scale_op(
+    gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str
+) -> None:
+    """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass.
+
+    With `labels` (R,), the rows of `ignore_index` have a gradient of 0, which a kernel need not scale.
+    """
     if impl == "triton":
         from csrc_triton import gtw_cross_entropy as kernel
 
-        kernel.scale_rows_(gradient, factor)
+        kernel.scale_rows_(gradient, factor, labels, ignore_index)
     # Reading the factor is free on a CPU and a synchronisation on a GPU.
     elif factor.ndim or factor.is_cuda or factor.item() != 1:
         gradient.mul_(factor[:, None] if factor.ndim else factor)
 
 
 @scale_op.register_fake
-def _(gradient: Tensor, factor: Tensor, impl: str) -> None:
+def _(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str) -> None:
     return None
 
 
 class HeldGradients:
-    """Gradients of the forward pass, scaled and handed out by the backward pass, most often once."""
+    """Gradients of the forward pass, scaled and handed out by the backward pass, most often once.
 
-    def __init__(self, gradients: tuple[Tensor | None, ...], impl: str) -> None:
+    The first one's rows are those of the labels.
+    """
+
+    def __init__(self, gradients: tuple[Tensor | None, ...]) -> None:
         self.gradients: tuple[Tensor | None, ...] | None = gradients
-        self.impl = impl
 
-    def scaled(self, factor: Tensor) -> tuple[Tensor | None, ...]:
+    def scaled(self, factor: Tensor, arguments: RowArguments) -> tuple[Tensor | None, ...]:
         """The gradients times `factor`: in place, or in copies where the graph is kept for another pass."""
         if self.gradients is None:
             raise RuntimeError(
@@ -87,9 +94,11 @@ class HeldGradients:
             gradients = tuple(None if each is None else each.clone() for each in gradients)
         else:
             self.gradients = None
-        for each in gradients:
+        for place, each in enumerate(gradients):
             if each is not None:
-                scale_op(each if each.ndim == 2 else each.unsqueeze(0), factor, self.impl)
+                labels = arguments.labels if place == 0 else None
+                matrix = each if each.ndim == 2 else each.unsqueeze(0)
+                scale_op(matrix, factor, labels, arguments.ignore_index, arguments.impl)
         return gradients
 
 
@@ -145,7 +154,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     # A zero gradient of the logits' size for each output that has none would be made otherwise.
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.held = HeldGradients((gradient if inputs[-1] else None,), arguments.impl)
+    ctx.held = HeldGradients((gradient if inputs[-1] else None,))
     save_rows(ctx, arguments, outputs)
 
 
@@ -155,10 +164,10 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
     if upstream is None:
         return (None,) * n_inputs
     gradients: list[Tensor | None] = [None] * n_inputs
+    arguments, outputs, _ = saved_rows(ctx)
     if ctx.needs_input_grad[0]:
-        gradients[0] = ctx.held.scaled(upstream)[0]
+        gradients[0] = ctx.held.scaled(upstream, arguments)[0]
     if ctx.needs_input_grad[3]:
-        arguments, outputs, _ = saved_rows(ctx)
         gradients[3] = task_weights_gradient(arguments, outputs, upstream)
     return tuple(gradients)
 

@@ -343,7 +343,7 @@ class VocabParallelLoss(torch.autograd.Function):
             save_rows(ctx, arguments, outputs, *features)
         else:
             outputs, gradients = level.compute(features, arguments, needs)
-            ctx.held = HeldGradients(gradients, arguments.impl)
+            ctx.held = HeldGradients(gradients)
             save_rows(ctx, arguments, outputs)
         ctx.mark_non_differentiable(*outputs[1:])
         return tuple(outputs)
@@ -357,7 +357,7 @@ class VocabParallelLoss(torch.autograd.Function):
             return tuple(gradients)
         arguments, outputs, features = saved_rows(ctx)
         if ctx.held is not None and any(ctx.needs):
-            gradients[2 : 2 + _N_FEATURES] = ctx.held.scaled(upstream)
+            gradients[2 : 2 + _N_FEATURES] = ctx.held.scaled(upstream, arguments)
         elif any(ctx.needs):
             plain = arguments._replace(reduction="sum", want_correct=False, reads_unweighted=False)
             _, gradients[2 : 2 + _N_FEATURES] = ctx.level.compute(features, plain, ctx.needs, upstream)

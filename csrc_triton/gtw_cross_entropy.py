@@ -21,8 +21,8 @@ from csrc_triton.row_math import (
 )
 from csrc_triton.row_parts import read_row, row_parts, write_label, write_row, write_zeros
 
-# A row of a gradient that is scaled as a whole, where its own rows are not of whole words.
-_FLAT_COLS = 32768
+# Programs that scale rows: a few for each multiprocessor, for most often they find that there is nothing to do.
+_SCALE_PROGRAMS = 2048
 
 
 @triton.jit
@@ -51,16 +51,19 @@ def _gtw_cross_entropy_fwd_kernel(
     HAS_CLASS_WEIGHTS: tl.constexpr,
     READS_UNWEIGHTED: tl.constexpr,
     HAS_EDGES: tl.constexpr,
-    IS_RESIDENT: tl.constexpr,
     IN_CLUSTER: tl.constexpr,
     BLOCK: tl.constexpr,
     TAIL: tl.constexpr,
+    STEP: tl.constexpr,
     WORD: tl.constexpr,
 ):
     # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
     weight = tl.load(weights_ptr + row)
+    if HAS_DENOMINATOR:
+        # With the others, rather than when it is needed: a program waits once.
+        denominator = tl.load(denominator_ptr)
     row_ptr = logits_ptr + row * logits_stride_row
     gradient_row_ptr = gradient_ptr + row * gradient_stride_row
     HAS_REST: tl.constexpr = HAS_EDGES or TAIL > 0
@@ -70,7 +73,7 @@ def _gtw_cross_entropy_fwd_kernel(
         row_ptr = logits_ptr + row * logits_stride_row // WORD * WORD
         gradient_row_ptr = gradient_ptr + row * gradient_stride_row // WORD * WORD
         class_weights_ptr -= skew
-    first, end, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, TAIL, WORD)
+    first, end, start, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, TAIL, STEP, WORD)
     is_read = weight != 0.0
     if READS_UNWEIGHTED:
         is_read = label != ignore_index
@@ -91,10 +94,11 @@ def _gtw_cross_entropy_fwd_kernel(
     if HAS_CLASS_WEIGHTS:
         label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
 
-    x, rest_x, largest_x, largest, others, smooth, mass = read_row(
+    held, held_rest, largest_x, largest, others, smooth, mass = read_row(
         row_ptr,
         first,
         end,
+        start,
         rest,
         is_rest,
         label,
@@ -105,8 +109,8 @@ def _gtw_cross_entropy_fwd_kernel(
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
         HAS_REST,
-        IS_RESIDENT,
         BLOCK,
+        STEP,
     )
     if not HAS_CLASS_WEIGHTS:
         mass = n_cols
@@ -136,7 +140,6 @@ def _gtw_cross_entropy_fwd_kernel(
     if HAS_GRADIENT:
         scale = weight
         if HAS_DENOMINATOR:
-            denominator = tl.load(denominator_ptr)
             scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
         if scale == 0.0:
             write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES, BLOCK)
@@ -146,10 +149,11 @@ def _gtw_cross_entropy_fwd_kernel(
             write_row(
                 gradient_row_ptr,
                 row_ptr,
-                x,
-                rest_x,
+                held,
+                held_rest,
                 first,
                 end,
+                start,
                 rest,
                 is_rest,
                 label,
@@ -162,8 +166,8 @@ def _gtw_cross_entropy_fwd_kernel(
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
                 HAS_REST,
-                IS_RESIDENT,
                 BLOCK,
+                STEP,
             )
             label_gradient = per_exp * (shared * label_exp - kept * others)
             if HAS_SMOOTHING:
@@ -174,19 +178,45 @@ def _gtw_cross_entropy_fwd_kernel(
 
 @triton.jit
 def _scale_rows_kernel(
-    gradient_ptr, gradient_stride_row, factor_ptr, factor_stride_row, n_cols, BLOCK: tl.constexpr
+    gradient_ptr,
+    gradient_stride_row,
+    factor_ptr,
+    factor_stride_row,
+    labels_ptr,
+    n_rows,
+    n_cols,
+    ignore_index,
+    HAS_LABELS: tl.constexpr,
+    HAS_EDGES: tl.constexpr,
+    WORD: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    factor = tl.load(factor_ptr + row * factor_stride_row).to(tl.float32)
-    # The usual upstream gradient: decided on the device, so that the host need not wait for it.
-    if factor == 1.0:
-        return
-    lanes = tl.arange(0, BLOCK)
-    for block in range(0, tl.cdiv(n_cols, BLOCK)):
-        cols = block * BLOCK + lanes
-        pointers = gradient_ptr + row * gradient_stride_row + cols
-        gradient = tl.load(pointers, mask=cols < n_cols, other=0.0).to(tl.float32)
-        tl.store(pointers, (gradient * factor).to(gradient_ptr.dtype.element_ty), mask=cols < n_cols)
+    for start in range(0, n_rows, tl.num_programs(0)):
+        row = tl.program_id(0).to(tl.int64) + start
+        is_row = row < n_rows
+        factor = tl.load(factor_ptr + row * factor_stride_row, mask=is_row, other=1.0).to(tl.float32)
+        # 1 is the usual upstream gradient: decided on the device, so that the host need not wait for it.
+        is_scaled = factor != 1.0
+        if HAS_LABELS:
+            is_scaled &= tl.load(labels_ptr + row, mask=is_row, other=ignore_index) != ignore_index
+        if is_scaled:
+            row_ptr = gradient_ptr + row * gradient_stride_row
+            skew = 0
+            if HAS_EDGES:
+                skew = (row * gradient_stride_row % WORD).to(tl.int32)
+                row_ptr = gradient_ptr + row * gradient_stride_row // WORD * WORD
+            first, end, _, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, 0, 0, WORD)
+            for block in range(0, tl.cdiv(end, BLOCK)):
+                cols = block * BLOCK + tl.arange(0, BLOCK)
+                _scale(row_ptr + cols, (cols >= first) & (cols < end), factor)
+            if HAS_EDGES:
+                _scale(row_ptr + rest, is_rest, factor)
+
+
+@triton.jit
+def _scale(pointers, is_col, factor):
+    gradient = tl.load(pointers, mask=is_col, other=0.0)
+    tl.store(pointers, (gradient.to(tl.float32) * factor).to(gradient.dtype), mask=is_col)
 
 
 def gtw_cross_entropy_forward(
@@ -258,10 +288,10 @@ def gtw_cross_entropy_forward(
             HAS_CLASS_WEIGHTS=options.class_weights is not None,
             READS_UNWEIGHTED=reads_unweighted,
             HAS_EDGES=has_edges,
-            IS_RESIDENT=launch.is_resident,
             IN_CLUSTER=launch.num_ctas > 1,
             BLOCK=launch.block,
             TAIL=launch.tail,
+            STEP=launch.step,
             WORD=WORD,
             num_warps=launch.warps(WARP_SIZE),
             num_ctas=launch.num_ctas,
@@ -269,29 +299,31 @@ def gtw_cross_entropy_forward(
     return losses, correct.view(torch.bool)
 
 
-def scale_rows_(gradient: Tensor, factor: Tensor) -> None:
-    """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass."""
-    if factor.ndim == 0 and gradient.shape[1] % WORD and gradient.is_contiguous():
-        # One factor for all: cut anew into rows of whole words, which move 128 bits at a time.
-        flat, rest = gradient.view(-1), gradient.numel() % _FLAT_COLS
-        end = flat.numel() - rest
-        _scale_rows_(flat.narrow(0, 0, end).view(-1, _FLAT_COLS), factor)
-        _scale_rows_(flat.narrow(0, end, rest).view(1, rest), factor)
-    else:
-        _scale_rows_(gradient, factor)
+def scale_rows_(
+    gradient: Tensor, factor: Tensor, labels: Tensor | None = None, ignore_index: int = -100
+) -> None:
+    """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass.
 
-
-def _scale_rows_(gradient: Tensor, factor: Tensor) -> None:
+    With `labels` (R,) int64 the rows of `ignore_index`, whose gradient is 0, cost none either.
+    """
     n_rows, n_cols = gradient.shape
-    if n_rows and n_cols:
-        launch = stream_launch(n_cols)
-        with on_gpu_of(gradient):
-            _scale_rows_kernel[(n_rows,)](
-                gradient,
-                gradient.stride(0),
-                factor,
-                0 if factor.ndim == 0 else factor.stride(0),
-                n_cols,
-                BLOCK=launch.block,
-                num_warps=launch.num_warps,
-            )
+    if not n_rows or not n_cols:
+        return
+    launch = stream_launch(n_cols)
+    has_edges = n_cols % WORD != 0 or gradient.stride(0) % WORD != 0
+    with on_gpu_of(gradient):
+        _scale_rows_kernel[(min(n_rows, _SCALE_PROGRAMS),)](
+            gradient,
+            gradient.stride(0),
+            factor,
+            0 if factor.ndim == 0 else factor.stride(0),
+            factor if labels is None else labels,
+            n_rows,
+            n_cols,
+            ignore_index,
+            HAS_LABELS=labels is not None,
+            HAS_EDGES=has_edges,
+            WORD=WORD,
+            BLOCK=launch.block,
+            num_warps=launch.num_warps,
+        )

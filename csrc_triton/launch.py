@@ -21,18 +21,18 @@ class Launch:
     """How the programs of a row divide it.
 
     Attributes:
-        block: columns held in registers, or columns of a step of the two passes.
+        block: columns held in registers, read once; the last ones of a longer row.
         num_warps: warps of a program, of 32 threads each.
         tail: columns held in registers besides `block`; 0 for none.
         num_ctas: programs of the cluster that shares a row.
-        is_resident: True when the row stays in registers (one read), False for two passes over it.
+        step: columns of a step through those before the block, read twice; 0 where there are none.
     """
 
     block: int
     num_warps: int
     tail: int = 0
     num_ctas: int = 1
-    is_resident: bool = True
+    step: int = 0
 
     @property
     def capacity(self) -> int:
@@ -48,11 +48,11 @@ RESIDENT = (
     Launch(1024, 4),
     Launch(2048, 4),
     Launch(4096, 8),
-    Launch(8192, 16),
+    Launch(8192, 8),
     Launch(16384, 16),
     Launch(32768, 32),
 )
-TWO_PASSES = Launch(8192, 32, is_resident=False)
+TWO_PASSES = Launch(32768, 32, step=16384)
 # 16 warps rather than 32: two programs share a multiprocessor, and one loads while the other computes.
 CLUSTERS = (
     Launch(65536, 16, num_ctas=4),
@@ -63,8 +63,8 @@ CLUSTERS = (
 )
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
 ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(8192, 8))
-ELEMENTWISE_TWO_PASSES = Launch(1024, 4, is_resident=False)
-STREAMS = (Launch(1024, 4, is_resident=False), Launch(4096, 8, is_resident=False))
+ELEMENTWISE_TWO_PASSES = Launch(1024, 4, step=512)
+STREAMS = (Launch(1024, 4), Launch(4096, 8))
 
 
 def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_clusters: bool) -> Launch:

@@ -33,9 +33,9 @@ def tanh(x):
 
 
 @triton.jit
-def load_logits(row_ptr, cols, is_col, label):
-    """The logits x of the columns in float32, -inf at the label."""
-    x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf")).to(tl.float32)
+def load_logits(row_ptr, cols, is_col, label, CACHE: tl.constexpr = ""):
+    """The logits x of the columns in float32, -inf at the label; `CACHE` is an eviction policy of the L2."""
+    x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE).to(tl.float32)
     return tl.where(cols == label, float("-inf"), x)
 
 
@@ -127,39 +127,40 @@ def row_statistics(
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """(largest x, largest z, sum of exp(z - largest), of cw (z - z_y), of cw) of the columns first..end-1.
 
-    All but the last without the label. Lane by lane, with one reduction at the end of the row.
+    All but the last without the label. A lane is a word of 128 bits, so that the sums so far are scaled once
+    for all of its columns; one reduction over the lanes at the end of the row.
     """
-    lanes = tl.arange(0, BLOCK)
-    lane_max_x = tl.full([BLOCK], float("-inf"), tl.float32)
-    lane_max = tl.full([BLOCK], float("-inf"), tl.float32)
-    lane_sum = tl.zeros([BLOCK], tl.float32)
-    lane_smooth = tl.zeros([BLOCK], tl.float32)
-    lane_mass = tl.zeros([BLOCK], tl.float32)
-    # A block ahead: twice as many bytes under way.
-    x_ahead = load_logits(row_ptr, lanes, (lanes >= first) & (lanes < end), label)
-    for block in range(0, tl.cdiv(end, BLOCK)):
-        cols = block * BLOCK + lanes
+    LANE: tl.constexpr = 128 // row_ptr.dtype.element_ty.primitive_bitwidth
+    N_LANES: tl.constexpr = STEP // LANE
+    lanes = tl.arange(0, N_LANES)[:, None] * LANE + tl.arange(0, LANE)[None, :]
+    lane_max_x = tl.full([N_LANES], float("-inf"), tl.float32)
+    lane_max = tl.full([N_LANES], float("-inf"), tl.float32)
+    lane_sum = tl.zeros([N_LANES], tl.float32)
+    lane_smooth = tl.zeros([N_LANES], tl.float32)
+    lane_mass = tl.zeros([N_LANES], tl.float32)
+    for step in range(0, tl.cdiv(end, STEP)):
+        cols = step * STEP + lanes
         is_col = (cols >= first) & (cols < end)
-        x = x_ahead
-        x_ahead = load_logits(row_ptr, cols + BLOCK, cols + BLOCK < end, label)
+        # Read again soon: to be kept where the writes of other rows would displace it.
+        x = load_logits(row_ptr, cols, is_col, label, CACHE="evict_last")
         z = softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP)
-        new_max = tl.maximum(lane_max, z)
+        new_max = tl.maximum(lane_max, tl.max(z, 1))
         shift = finite_or_zero(new_max)
-        lane_sum = lane_sum * tl.exp(lane_max - shift) + tl.exp(z - shift)
+        lane_sum = lane_sum * tl.exp(lane_max - shift) + tl.sum(tl.exp(z - shift[:, None]), 1)
         lane_max = new_max
         if HAS_SOFTCAP:
-            lane_max_x = tl.maximum(lane_max_x, x)
+            lane_max_x = tl.maximum(lane_max_x, tl.max(x, 1))
         if HAS_SMOOTHING:
             terms, class_weights = smoothing_terms(
                 z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
             )
-            lane_smooth += terms
+            lane_smooth += tl.sum(terms, 1)
             if HAS_CLASS_WEIGHTS:
-                lane_mass += class_weights
+                lane_mass += tl.sum(class_weights, 1)
     largest = tl.max(lane_max, 0)
     others = tl.sum(lane_sum * tl.exp(lane_max - finite_or_zero(largest)), 0)
     largest_x = largest
@@ -221,9 +222,39 @@ def row_loss(
 @triton.jit
 def store_gradient(
     row_ptr,
+    exps,
     x,
     cols,
     is_col,
+    factor,
+    smoothing_factor,
+    class_weights_ptr,
+    softcap,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+    CACHE: tl.constexpr = "",
+):
+    """Writes the gradient of the columns from exp(z - shift); at the label it writes what is to be replaced.
+
+    Their logits x are used under a softcap alone.
+    """
+    gradient = exps * factor
+    if HAS_SMOOTHING:
+        if HAS_CLASS_WEIGHTS:
+            gradient -= smoothing_factor * tl.load(class_weights_ptr + cols, mask=is_col, other=0.0)
+        else:
+            gradient -= smoothing_factor
+    gradient *= softcap_slope(x, softcap, HAS_SOFTCAP)
+    tl.store(row_ptr + cols, gradient.to(row_ptr.dtype.element_ty), mask=is_col, eviction_policy=CACHE)
+
+
+@triton.jit
+def store_gradient_in_steps(
+    gradient_row_ptr,
+    row_ptr,
+    first,
+    end,
     label,
     shift,
     factor,
@@ -233,16 +264,31 @@ def store_gradient(
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
+    STEP: tl.constexpr,
 ):
-    """Writes the gradient at the logits x; at the label it writes what is to be replaced."""
-    gradient = exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP) * factor
-    if HAS_SMOOTHING:
-        if HAS_CLASS_WEIGHTS:
-            gradient -= smoothing_factor * tl.load(class_weights_ptr + cols, mask=is_col, other=0.0)
-        else:
-            gradient -= smoothing_factor
-    gradient *= softcap_slope(x, softcap, HAS_SOFTCAP)
-    tl.store(row_ptr + cols, gradient.to(row_ptr.dtype.element_ty), mask=is_col)
+    """Reads the columns first..end-1 again and writes their gradient, as `store_gradient`."""
+    lanes = tl.arange(0, STEP)
+    n_steps = tl.cdiv(end, STEP)
+    # Backwards: the columns read last are the ones still in cache.
+    for step in range(0, n_steps):
+        cols = (n_steps - 1 - step) * STEP + lanes
+        is_col = (cols >= first) & (cols < end)
+        x = load_logits(row_ptr, cols, is_col, label, CACHE="evict_first")
+        store_gradient(
+            gradient_row_ptr,
+            exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP),
+            x,
+            cols,
+            is_col,
+            factor,
+            smoothing_factor,
+            class_weights_ptr,
+            softcap,
+            HAS_SMOOTHING,
+            HAS_SOFTCAP,
+            HAS_CLASS_WEIGHTS,
+            CACHE="evict_first",
+        )
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""The parts of a row: what a block holds, and the rest of it, a tail in registers or two edges.
+"""The parts of a row: what a block holds, what comes before it, and the rest, a tail in registers or two edges.
 
 A row that starts or ends inside a word of `WORD` columns moves as whole words, 128 bits at a time, and two
 edges of less than a word each. Positions count from the start of the word in which the row starts.
@@ -15,17 +15,28 @@ from csrc_triton.row_math import (
     smoothing_sums,
     softcapped,
     store_gradient,
+    store_gradient_in_steps,
     store_zeros,
 )
 
 
 @triton.jit
 def row_parts(
-    skew, n_cols, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr, TAIL: tl.constexpr, WORD: tl.constexpr
+    skew,
+    n_cols,
+    HAS_EDGES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TAIL: tl.constexpr,
+    STEP: tl.constexpr,
+    WORD: tl.constexpr,
 ):
-    """(first, end of the columns in whole words, positions of the rest, which of these are columns)."""
+    """(first and end of the columns in whole words, start of the block, positions of the rest, which exist).
+
+    The columns before the block are those that no registers hold, in whole steps.
+    """
     first = 0
     end = n_cols
+    start = 0
     rest = 0
     is_rest = False
     if HAS_EDGES:
@@ -37,7 +48,9 @@ def row_parts(
     elif TAIL > 0:
         rest = BLOCK + tl.arange(0, TAIL)
         is_rest = rest < end
-    return first, end, rest, is_rest
+    if STEP > 0:
+        start = tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP
+    return first, end, start, rest, is_rest
 
 
 @triton.jit
@@ -45,6 +58,7 @@ def read_row(
     row_ptr,
     first,
     end,
+    start,
     rest,
     is_rest,
     label,
@@ -55,29 +69,28 @@ def read_row(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     HAS_REST: tl.constexpr,
-    IS_RESIDENT: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
 ):
-    """(x of the block, x of the rest, largest x of the others, largest z, sums over the others).
+    """(block, rest, largest x of the others, largest z, sums over the others).
 
     The sums are of exp(z - largest), of cw (z - z_y) and of cw; the last over all columns, 0 without class
-    weights. The block's x is 0 for a row that is read in two passes.
+    weights. Block and rest stay in registers as exp(z - largest), or as the logits x under a softcap.
     """
-    cols = tl.arange(0, BLOCK)
-    is_col = (cols >= first) & (cols < end)
+    cols = start + tl.arange(0, BLOCK)
+    is_col = (cols >= tl.maximum(first, start)) & (cols < end)
     pivot = finite_or_zero(label_z)
-    x = 0.0
     rest_x = 0.0
+    others = 0.0
     smooth = 0.0
     mass = 0.0
-    if IS_RESIDENT:
-        x = load_logits(row_ptr, cols, is_col, label)
-        largest_x = tl.max(x, 0)
-    else:
-        largest_x, block_largest, others, smooth, mass = row_statistics(
+    largest_x = float("-inf")
+    before_largest = float("-inf")
+    if STEP > 0:
+        largest_x, before_largest, others, smooth, mass = row_statistics(
             row_ptr,
             first,
-            end,
+            start,
             label,
             pivot,
             class_weights_ptr,
@@ -85,25 +98,33 @@ def read_row(
             HAS_SMOOTHING,
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
-            BLOCK,
+            STEP,
         )
+    x = load_logits(row_ptr, cols, is_col, label)
+    largest_x = tl.maximum(largest_x, tl.max(x, 0))
     if HAS_REST:
         rest_x = load_logits(row_ptr, rest, is_rest, label)
         largest_x = tl.maximum(largest_x, tl.max(rest_x, 0))
     largest = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
     shift = finite_or_zero(largest)
-    if IS_RESIDENT:
-        others = tl.sum(exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP), 0)
-        if HAS_SMOOTHING:
-            smooth, mass = smoothing_sums(
-                x, cols, is_col, label, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
-            )
-    else:
-        others *= tl.exp(block_largest - shift)
+    if STEP > 0:
+        others *= tl.exp(before_largest - shift)
+    if HAS_SMOOTHING:
+        more_smooth, more_mass = smoothing_sums(
+            x, cols, is_col, label, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
+        )
+        smooth += more_smooth
+        mass += more_mass
+    exps = exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP)
+    others += tl.sum(exps, 0)
+    held = x if HAS_SOFTCAP else exps
+    held_rest = rest_x
     if HAS_REST:
-        others += tl.sum(exponentials(rest_x, rest, is_rest, label, shift, softcap, HAS_SOFTCAP), 0)
+        rest_exps = exponentials(rest_x, rest, is_rest, label, shift, softcap, HAS_SOFTCAP)
+        others += tl.sum(rest_exps, 0)
+        held_rest = rest_x if HAS_SOFTCAP else rest_exps
         if HAS_SMOOTHING:
-            rest_smooth, rest_mass = smoothing_sums(
+            more_smooth, more_mass = smoothing_sums(
                 rest_x,
                 rest,
                 is_rest,
@@ -114,19 +135,58 @@ def read_row(
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
             )
-            smooth += rest_smooth
-            mass += rest_mass
-    return x, rest_x, largest_x, largest, others, smooth, mass
+            smooth += more_smooth
+            mass += more_mass
+    return held, held_rest, largest_x, largest, others, smooth, mass
+
+
+@triton.jit
+def _write_held(
+    gradient_row_ptr,
+    held,
+    cols,
+    is_col,
+    label,
+    shift,
+    factor,
+    smoothing_factor,
+    class_weights_ptr,
+    softcap,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+    CACHE: tl.constexpr,
+):
+    """Writes the gradient of columns that `read_row` left in registers."""
+    exps = held
+    if HAS_SOFTCAP:
+        exps = exponentials(held, cols, is_col, label, shift, softcap, HAS_SOFTCAP)
+    store_gradient(
+        gradient_row_ptr,
+        exps,
+        held,
+        cols,
+        is_col,
+        factor,
+        smoothing_factor,
+        class_weights_ptr,
+        softcap,
+        HAS_SMOOTHING,
+        HAS_SOFTCAP,
+        HAS_CLASS_WEIGHTS,
+        CACHE,
+    )
 
 
 @triton.jit
 def write_row(
     gradient_row_ptr,
     row_ptr,
-    x,
-    rest_x,
+    held,
+    held_rest,
     first,
     end,
+    start,
     rest,
     is_rest,
     label,
@@ -139,53 +199,33 @@ def write_row(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     HAS_REST: tl.constexpr,
-    IS_RESIDENT: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """Writes the gradient of all columns but the label, which gets a value to be replaced."""
-    cols = tl.arange(0, BLOCK)
-    if IS_RESIDENT:
-        store_gradient(
-            gradient_row_ptr,
-            x,
-            cols,
-            (cols >= first) & (cols < end),
-            label,
-            shift,
-            factor,
-            smoothing_factor,
-            class_weights_ptr,
-            softcap,
-            HAS_SMOOTHING,
-            HAS_SOFTCAP,
-            HAS_CLASS_WEIGHTS,
-        )
-    else:
-        n_blocks = tl.cdiv(end, BLOCK)
-        # Backwards: the blocks read last are the ones still in cache.
-        for block in range(0, n_blocks):
-            block_cols = (n_blocks - 1 - block) * BLOCK + cols
-            is_block_col = (block_cols >= first) & (block_cols < end)
-            block_x = load_logits(row_ptr, block_cols, is_block_col, label)
-            store_gradient(
-                gradient_row_ptr,
-                block_x,
-                block_cols,
-                is_block_col,
-                label,
-                shift,
-                factor,
-                smoothing_factor,
-                class_weights_ptr,
-                softcap,
-                HAS_SMOOTHING,
-                HAS_SOFTCAP,
-                HAS_CLASS_WEIGHTS,
-            )
+    # Where logits are to stay in cache for their second pass, what is written must leave it first.
+    CACHE: tl.constexpr = "evict_first" if STEP > 0 else ""
+    cols = start + tl.arange(0, BLOCK)
+    _write_held(
+        gradient_row_ptr,
+        held,
+        cols,
+        (cols >= tl.maximum(first, start)) & (cols < end),
+        label,
+        shift,
+        factor,
+        smoothing_factor,
+        class_weights_ptr,
+        softcap,
+        HAS_SMOOTHING,
+        HAS_SOFTCAP,
+        HAS_CLASS_WEIGHTS,
+        CACHE,
+    )
     if HAS_REST:
-        store_gradient(
+        _write_held(
             gradient_row_ptr,
-            rest_x,
+            held_rest,
             rest,
             is_rest,
             label,
@@ -197,6 +237,24 @@ def write_row(
             HAS_SMOOTHING,
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
+            CACHE,
+        )
+    if STEP > 0:
+        store_gradient_in_steps(
+            gradient_row_ptr,
+            row_ptr,
+            first,
+            start,
+            label,
+            shift,
+            factor,
+            smoothing_factor,
+            class_weights_ptr,
+            softcap,
+            HAS_SMOOTHING,
+            HAS_SOFTCAP,
+            HAS_CLASS_WEIGHTS,
+            STEP,
         )
 
 

@@ -19,14 +19,15 @@ from csrc_triton.row_math import (
     row_statistics,
     softcap_slope,
     softcapped,
+    store_gradient_in_steps,
     store_zeros,
 )
-from csrc_triton.row_parts import write_label, write_row
+from csrc_triton.row_parts import write_label
 from csrc_triton.vocab_pieces import N_STATISTICS, Piece
 
 # Two passes over any number of columns; the options need more registers, which would spill.
 PLAIN = Launch(8192, 16)
-WITH_OPTIONS = Launch(4096, 16)
+WITH_OPTIONS = Launch(2048, 8)
 
 
 @triton.jit
@@ -199,15 +200,11 @@ def _piece_losses_fwd_kernel(
             per_exp = scale / total
             smoothing_factor = scale * (label_smoothing / n_classes)
             column, is_own = _own_column(label, start, n_cols)
-            write_row(
+            store_gradient_in_steps(
                 gradient_row_ptr,
                 logits_row_ptr,
-                0.0,
-                0.0,
                 0,
                 n_cols,
-                0,
-                False,
                 column,
                 finite_or_zero(largest),
                 per_exp * (kept + shared),
@@ -217,9 +214,7 @@ def _piece_losses_fwd_kernel(
                 HAS_SMOOTHING,
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
-                HAS_REST=False,
-                IS_RESIDENT=False,
-                BLOCK=BLOCK,
+                BLOCK,
             )
             label_gradient = per_exp * (shared * label_exp - kept * others)
             if HAS_SMOOTHING:

@@ -80,7 +80,7 @@ class Entry:
     def name(self) -> str:
         launch = self.launch
         columns = f"{launch.block}+{launch.tail}" if launch.tail else str(launch.block)
-        reads = "1 read" if launch.is_resident else "2 reads"
+        reads = f"2 reads by {launch.step}" if launch.step else "1 read"
         return f"{columns} {launch.num_ctas}x{launch.num_warps} {reads}"
 
     def source(self, dtype: str) -> ASTSource:
@@ -90,10 +90,10 @@ class Entry:
         constants: dict[str, bool | int] = {name: name in OPTIONS[self.options] for name in ALL}
         constants |= {
             "HAS_EDGES": self.has_edges,
-            "IS_RESIDENT": self.launch.is_resident,
             "IN_CLUSTER": self.launch.num_ctas > 1,
             "BLOCK": self.launch.block,
             "TAIL": self.launch.tail,
+            "STEP": self.launch.step,
             "WORD": table.WORD,
         }
         # What the launcher sees of contiguous tensors; with edges neither strides nor columns are multiples.
