@@ -2,9 +2,10 @@
 
 Rows that are not read are left out before the product. The gradient is formed in the forward pass, chunk by
 chunk, so that the logits are never computed twice: 6 Nv V D FLOPs, 4 where the head or the input is frozen.
+Logits in float32 come in smaller chunks than their 16-bit gradient, whose products are few and long.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -89,10 +90,12 @@ def linear_gtw_cross_entropy_forward(
     needs_gradient = needs_hidden_gradient or needs_weight_gradient or needs_bias_gradient
     dtypes = logits_dtypes(weight, dtype, needs_gradient=needs_gradient)
     memory = chunk_memory(weight, plan_cols or weight.shape[0], dtypes, dtype, into, needs_weight_gradient)
-    n_chunk = memory.chunk_rows(rows.n_rows, memory_budget, is_cuda=hidden.is_cuda)
-    is_single = n_chunk >= rows.n_rows
+    chunk_rows = memory.chunk_rows(rows.n_rows, memory_budget, is_cuda=hidden.is_cuda)
+    is_single = chunk_rows.outer >= rows.n_rows
     gradient_dtype = (hidden_gradient_dtype or hidden.dtype) if needs_hidden_gradient else None
-    states = _States(hidden, rows, n_chunk, gradient_dtype, gather or _default_gather(hidden.is_cuda))
+    states = _States(
+        hidden, rows, chunk_rows.outer, gradient_dtype, gather or _default_gather(hidden.is_cuda)
+    )
     head = _Head(
         weight,
         bias,
@@ -105,7 +108,7 @@ def linear_gtw_cross_entropy_forward(
         targets = rows.take(labels, ignore_index), rows.take(weights, 0)
         # Made in the call: the logits, as the gathered states, are gone when dW is rounded.
         results = _run_chunks(
-            LogitsChunks(weight, n_chunk, dtypes, keeps_labels_apart=weight.dtype == dtype),
+            LogitsChunks(weight, chunk_rows, dtypes, keeps_labels_apart=weight.dtype == dtype),
             states,
             head,
             *targets,
@@ -218,19 +221,27 @@ def _run_chunks(
 ) -> tuple[Tensor, Tensor]:
     """The losses and correctness of the compact rows; gradients go where `states` and `head` keep them."""
     parts = []
-    for start in range(0, len(labels), chunks.n_rows):
-        length = min(chunks.n_rows, len(labels) - start)
-        own_labels, own_weights = labels.narrow(0, start, length), weights.narrow(0, start, length)
-        chunk = states.chunk(start, length)
-        logits, values = chunks.buffers(length)
-        head.write_logits(logits, chunk)
-        parts.append(row_loss(logits, own_labels, own_weights, values))
-        if values is not None:
-            gradient = chunks.gradient(values, own_labels - first_col)
+    for start, length in _cut(len(labels), chunks.rows.outer):
+        own_labels, chunk = labels.narrow(0, start, length), states.chunk(start, length)
+        for first, count in _cut(length, chunks.rows.inner):
+            logits, values = chunks.buffers(first, count)
+            head.write_logits(logits, chunk.narrow(0, first, count))
+            own_weights = weights.narrow(0, start + first, count)
+            parts.append(row_loss(logits, own_labels.narrow(0, first, count), own_weights, values))
+        gradient = chunks.gradient(own_labels, first_col)
+        if gradient is not None:
             head.add_gradients(gradient, chunk)
             states.add_gradient(gradient, head.weight, chunk, start)
+    if len(parts) == 1:
+        return parts[0]
     losses, correct = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(correct)
+
+
+def _cut(n_rows: int, at_most: int) -> Iterator[tuple[int, int]]:
+    """Where each piece of `at_most` rows starts, and its length."""
+    for start in range(0, n_rows, at_most):
+        yield start, min(at_most, n_rows - start)
 
 
 def _default_gather(is_cuda: bool) -> GatherRows:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from csrc_triton import compact, linear_gtw_cross_entropy, logits_chunks
+from csrc_triton import compact, linear_gtw_cross_entropy
 from csrc_triton import gather_rows as kernel
 from csrc_triton.compact import GatherRows
 from csrc_triton.linear_gtw_cross_entropy import LinearResult
+from csrc_triton.logits_chunks import ChunkMemory, ChunkRows
 from tests.csrc_triton.linear_cases import IGNORE, LinearCase, torch_row_loss, triton_row_loss
 from tests.tolerances import RELATIVE, assert_close
 
@@ -27,10 +28,20 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=["one chunk", "chunks of 8"])
+# The logits of a chunk in pieces, the last of which is not full; the last chunk is not full either.
+CHUNKS = {"one chunk": None, "one chunk in pieces": (1000, 9), "chunks": (20, 8)}
+
+
+@pytest.fixture(params=CHUNKS)
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "chunks of 8":
-        monkeypatch.setattr(logits_chunks.ChunkMemory, "chunk_rows", lambda *_, **__: 8)
+    """Pieces where the gradient has a buffer of its own; otherwise the chunks are as small as those."""
+    rows = CHUNKS[request.param]
+    if rows is not None:
+
+        def chunk_rows(memory: ChunkMemory, *_: object, **__: object) -> ChunkRows:
+            return ChunkRows(*rows) if memory.logits_row else ChunkRows(rows[1], rows[1])
+
+        monkeypatch.setattr(ChunkMemory, "chunk_rows", chunk_rows)
     return request.param
 
 
