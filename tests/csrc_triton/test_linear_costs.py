@@ -5,6 +5,7 @@ are real; an operation whose shape or result depends on data raises, as it would
 the gather kernel and the row loss are stand-ins there: their own launches are not seen.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.flop_counter import FlopCounterMode
 
 from csrc_triton import logits_chunks, products
+from csrc_triton.compact import IN_TORCH
 from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
 from csrc_triton.logits_chunks import GPU_BUDGET, ChunkMemory, ChunkRows
 from tests.csrc_triton.linear_cases import LinearCase
@@ -88,7 +90,7 @@ def on_fake_cuda(
                 weights,
                 row_loss_stand_in,
                 weight_gradient_into=target,
-                gather=gather_stand_in,
+                moves=replace(IN_TORCH, gather=gather_stand_in),
                 **(defaults | options),
             )
 
