@@ -33,6 +33,14 @@ class Weighed:
         """Whether a row's logits are read: (R,) bool."""
         return self.is_read(self.rows.labels, self.weights)
 
+    def read_apart(self, row_upstream: Tensor | None) -> Tensor | None:
+        """`read`, or None where the rows that are read are those of weight other than 0.
+
+        Args:
+            row_upstream: (R,), what the weights are multiplied by, or None.
+        """
+        return self.read if self.arguments.reads_unweighted or row_upstream is not None else None
+
     def is_read(self, labels: Tensor, weights: Tensor) -> Tensor:
         """Whether the logits of some of the rows are read: (C,) bool."""
         if self.arguments.reads_unweighted:

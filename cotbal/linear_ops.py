@@ -42,7 +42,7 @@ def _compute(
         weighed.rows.labels,
         weights,
         row_loss_of(weighed),
-        read=weighed.read,
+        read=weighed.read_apart(row_upstream),
         ignore_index=arguments.ignore_index,
         needs_hidden_gradient=needs[0],
         needs_weight_gradient=needs[1],

@@ -164,7 +164,7 @@ def linear_gtw_cross_entropy(
         impl: "auto", "triton", "torch" or "reference".
         memory_budget: bytes of logits, of their gradient and of gathered states alive at once, more only
             where one chunk takes no more memory than several; "min": the least memory; None: 128 MiB on a
-            CPU, 1.5 GiB on a GPU. Logits are float32 (float64 for float64), whatever the dtype of `hidden`.
+            CPU, 2 GiB on a GPU. Logits are float32 (float64 for float64), whatever the dtype of `hidden`.
         valid_count: at least the number of labels that are not `ignore_index` (after the shift). Without it
             a GPU is waited for once, to count them; the data collator knows. Too small a number raises.
         accumulate_weight_grad: where `weight.grad` exists, add dW to it in the forward pass, which saves a

@@ -303,7 +303,7 @@ class LinearLevel:
             weighed.rows.labels,
             weighed.weights if row_upstream is None else weighed.weights * row_upstream,
             row_loss,
-            read=weighed.read,
+            read=weighed.read_apart(row_upstream),
             ignore_index=arguments.ignore_index,
             needs_hidden_gradient=needs[0],
             needs_weight_gradient=needs[1],

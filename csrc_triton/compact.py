@@ -14,6 +14,30 @@ from torch import Tensor
 CUDA_ALIGNMENT = 128
 
 
+@dataclass(frozen=True)
+class Compaction:
+    """Where the P rows of the compact arrays stand among the R rows, and what they bring.
+
+    Attributes:
+        index: (P,) int64, the row behind each compact row, -1 at padding. None where every row is read: the
+            compact arrays are the rows themselves.
+        inverse: (R,) int64, the compact row of each row, -1 where it is not read. None where P = R and each
+            row stands in its own place.
+        labels: (P,) int64, `ignore_index` at padding.
+        weights: (P,) w_r, 0 at padding.
+    """
+
+    index: Tensor | None
+    inverse: Tensor | None
+    labels: Tensor
+    weights: Tensor
+
+    @property
+    def n_rows(self) -> int:
+        """P."""
+        return self.labels.shape[0]
+
+
 class GatherRows(Protocol):
     """The signature of `gather_rows` here and in `csrc_triton.gather_rows`."""
 
@@ -21,47 +45,64 @@ class GatherRows(Protocol):
         """Writes rows of `source` (M, D) into `out` (P, D) by `index` (P,)."""
 
 
+class CompactTo(Protocol):
+    """The signature of `compact_to` here and in `csrc_triton.compact_kernels`."""
+
+    def __call__(
+        self,
+        read: Tensor | None,
+        labels: Tensor,
+        weights: Tensor,
+        *,
+        capacity: int,
+        count: int,
+        ignore_index: int,
+    ) -> tuple[Compaction, Tensor]:
+        """The compaction to `capacity` rows, and whether at most `count` are read: 0-d bool."""
+
+
+class PutRows(Protocol):
+    """The signature of `put_rows` here and in `csrc_triton.compact_kernels`."""
+
+    def __call__(self, losses: Tensor, correct: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """Both (P,) in their rows (R,), 0 and False at the rows that were not read."""
+
+
 @dataclass(frozen=True)
-class Compaction:
-    """Where the P rows of the compact arrays stand among the R rows.
+class RowMoves:
+    """How rows and their values get into the compact arrays and back."""
 
-    Attributes:
-        n_rows: P.
-        index: (P,) int64, the row behind each compact row, -1 at padding. None where every row is read: the
-            compact arrays are the rows themselves.
-        inverse: (R,) int64, the compact row of each row, -1 where it is not read. None where P = R and each
-            row stands in its own place.
-    """
-
-    n_rows: int
-    index: Tensor | None
-    inverse: Tensor | None
-
-    def take(self, values: Tensor, fill: int) -> Tensor:
-        """The compact array (P,) of `values` (R,), `fill` at padding."""
-        return values if self.index is None else _select(values, self.index, fill)
-
-    def put(self, values: Tensor) -> Tensor:
-        """`values` (P,) in their rows (R,), 0 (False) at the rows that were not read."""
-        return values if self.inverse is None else _select(values, self.inverse, 0)
+    gather: GatherRows
+    compact_to: CompactTo
+    put: PutRows
 
 
-def _select(values: Tensor, index: Tensor, fill: int) -> Tensor:
-    return values.index_select(0, index.clamp(min=0)).masked_fill_(index < 0, fill)
-
-
-def compact_rows(read: Tensor, valid_count: int | None) -> Compaction:
+def compact_rows(
+    read: Tensor | None,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    ignore_index: int,
+    valid_count: int | None,
+    compact_to: CompactTo,
+) -> Compaction:
     """Returns the compaction to the rows that are read, padded to a multiple of 128 on a GPU.
 
     Args:
-        read: (R,) bool.
+        read: (R,) bool; None for the rows of weight other than 0.
+        labels: (R,) int64.
+        weights: (R,) w_r.
+        ignore_index: the label of padding.
         valid_count: a host int, at least the number of rows read; with it a GPU is not waited for. None
             counts them.
+        compact_to: what makes the compaction once the host has its size.
 
     Raises:
         ValueError: more rows are read than `valid_count`, on a CPU. On a GPU a queued assertion fails.
     """
-    if valid_count is None or not read.is_cuda:
+    is_counted = valid_count is None or not weights.is_cuda
+    if is_counted:
+        read = weights != 0 if read is None else read
         count = int(read.sum().item())
         if valid_count is not None and count > valid_count:
             raise ValueError(
@@ -69,22 +110,57 @@ def compact_rows(read: Tensor, valid_count: int | None) -> Compaction:
                 f"{valid_count}; count the labels that are not ignore_index after the shift"
             )
         if count == read.numel():
-            return Compaction(count, None, None)
+            return Compaction(None, None, labels, weights)
     else:
+        assert valid_count is not None
         count = valid_count
-        torch._assert_async(read.sum() <= count, f"valid_count: more rows are read than {count}")
-    return compact_to(read, -(-count // CUDA_ALIGNMENT) * CUDA_ALIGNMENT if read.is_cuda else count)
+    capacity = -(-count // CUDA_ALIGNMENT) * CUDA_ALIGNMENT if weights.is_cuda else count
+    rows, fits = compact_to(read, labels, weights, capacity=capacity, count=count, ignore_index=ignore_index)
+    if not is_counted:
+        torch._assert_async(fits, f"valid_count: more rows are read than {count}")
+    return rows
 
 
-def compact_to(read: Tensor, capacity: int) -> Compaction:
-    """The compaction of `read` (R,) to `capacity` rows, which hold all that are read; nothing waits."""
-    n_rows = read.numel()
+def compact_to(
+    read: Tensor | None, labels: Tensor, weights: Tensor, *, capacity: int, count: int, ignore_index: int
+) -> tuple[Compaction, Tensor]:
+    """Returns the compaction to `capacity` rows and whether no more than `count` are read; nothing waits.
+
+    Args:
+        read: (R,) bool; None for the rows of weight other than 0.
+        labels: (R,) int64.
+        weights: (R,) w_r.
+        capacity: P, which holds all rows that are read. At R or more, P is R and rows keep their places.
+        count: how many rows are expected to be read at most.
+        ignore_index: the label of padding.
+    """
+    read = weights != 0 if read is None else read
+    n_rows, fits = read.numel(), read.sum() <= count
     if capacity >= n_rows:
         # Nothing to save; the rows that are not read must still not reach the products.
-        return Compaction(n_rows, torch.where(read, torch.arange(n_rows, device=read.device), -1), None)
-    counts = read.cumsum(0)
-    index = torch.searchsorted(counts, torch.arange(1, capacity + 1, device=read.device))
-    return Compaction(capacity, torch.where(index < n_rows, index, -1), torch.where(read, counts - 1, -1))
+        index = torch.where(read, torch.arange(n_rows, device=read.device), -1)
+        inverse = None
+    else:
+        counts = read.cumsum(0)
+        index = torch.searchsorted(counts, torch.arange(1, capacity + 1, device=read.device))
+        index = torch.where(index < n_rows, index, -1)
+        inverse = torch.where(read, counts - 1, -1)
+    return Compaction(index, inverse, _select(labels, index, ignore_index), _select(weights, index, 0)), fits
+
+
+def put_rows(losses: Tensor, correct: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns both (P,) in their rows (R,), 0 and False at the rows that were not read.
+
+    Args:
+        losses: (P,) floating point, P > 0.
+        correct: (P,) bool.
+        inverse: (R,) int64, the place of each row among the P, -1 where there is none.
+    """
+    return _select(losses, inverse, 0), _select(correct, inverse, 0)
+
+
+def _select(values: Tensor, index: Tensor, fill: int) -> Tensor:
+    return values.index_select(0, index.clamp(min=0)).masked_fill_(index < 0, fill)
 
 
 def gather_rows(source: Tensor, index: Tensor, *, out: Tensor, start: int = 0) -> Tensor:
@@ -104,3 +180,6 @@ def gather_rows(source: Tensor, index: Tensor, *, out: Tensor, start: int = 0) -
     if start == 0:
         out[index < 0] = 0
     return out
+
+
+IN_TORCH = RowMoves(gather_rows, compact_to, put_rows)

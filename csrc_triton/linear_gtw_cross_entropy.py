@@ -2,16 +2,16 @@
 
 Rows that are not read are left out before the product. The gradient is formed in the forward pass, chunk by
 chunk, so that the logits are never computed twice: 6 Nv V D FLOPs, 4 where the head or the input is frozen.
+Logits in float32 come in smaller chunks than their 16-bit gradient, whose products are few and long.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from csrc_triton import compact
-from csrc_triton.compact import Compaction, GatherRows, compact_rows
+from csrc_triton.compact import IN_TORCH, Compaction, RowMoves, compact_rows
 from csrc_triton.logits_chunks import LogitsChunks, LogitsGradient, chunk_memory, logits_dtypes
 from csrc_triton.products import add_product_
 
@@ -55,7 +55,7 @@ def linear_gtw_cross_entropy_forward(
     hidden_gradient_dtype: torch.dtype | None = None,
     first_col: int = 0,
     plan_cols: int | None = None,
-    gather: GatherRows | None = None,
+    moves: RowMoves | None = None,
 ) -> LinearResult:
     """Returns the losses of logits = hidden @ weight.T + bias and the gradients that `row_loss` scales.
 
@@ -79,20 +79,28 @@ def linear_gtw_cross_entropy_forward(
         first_col: the label that stands for the first row of `weight`, where that is a piece of the head.
         plan_cols: V of the plan of chunks in place of the weight's. Ranks whose pieces of the vocabulary
             differ in size must cut the rows into the same chunks.
-        gather: how rows are gathered; by default Triton's kernel on a GPU, plain torch on a CPU.
+        moves: how rows are moved; by default Triton's kernels on a GPU, plain torch on a CPU.
 
     Raises:
         ValueError: more rows are read than `valid_count`, on a CPU; on a GPU a queued assertion fails.
     """
-    rows = compact_rows(weights != 0 if read is None else read, valid_count)
+    moves = moves or _default_moves(hidden.is_cuda)
+    rows = compact_rows(
+        read,
+        labels,
+        weights,
+        ignore_index=ignore_index,
+        valid_count=valid_count,
+        compact_to=moves.compact_to,
+    )
     dtype, into = weights.dtype, weight_gradient_into
     needs_gradient = needs_hidden_gradient or needs_weight_gradient or needs_bias_gradient
     dtypes = logits_dtypes(weight, dtype, needs_gradient=needs_gradient)
     memory = chunk_memory(weight, plan_cols or weight.shape[0], dtypes, dtype, into, needs_weight_gradient)
-    n_chunk = memory.chunk_rows(rows.n_rows, memory_budget, is_cuda=hidden.is_cuda)
-    is_single = n_chunk >= rows.n_rows
+    chunk_rows = memory.chunk_rows(rows.n_rows, memory_budget, is_cuda=hidden.is_cuda)
+    is_single = chunk_rows.outer >= rows.n_rows
     gradient_dtype = (hidden_gradient_dtype or hidden.dtype) if needs_hidden_gradient else None
-    states = _States(hidden, rows, n_chunk, gradient_dtype, gather or _default_gather(hidden.is_cuda))
+    states = _States(hidden, rows, chunk_rows.outer, gradient_dtype, moves)
     head = _Head(
         weight,
         bias,
@@ -102,18 +110,18 @@ def linear_gtw_cross_entropy_forward(
     if rows.n_rows == 0:
         losses, correct = weights.new_zeros(weights.shape), torch.zeros_like(labels, dtype=torch.bool)
     else:
-        targets = rows.take(labels, ignore_index), rows.take(weights, 0)
         # Made in the call: the logits, as the gathered states, are gone when dW is rounded.
-        results = _run_chunks(
-            LogitsChunks(weight, n_chunk, dtypes, keeps_labels_apart=weight.dtype == dtype),
+        losses, correct = _run_chunks(
+            LogitsChunks(weight, chunk_rows, dtypes, keeps_labels_apart=weight.dtype == dtype),
             states,
             head,
-            *targets,
+            rows,
             row_loss,
             first_col,
         )
         states.gathered = None
-        losses, correct = (rows.put(values) for values in results)
+        if rows.inverse is not None:
+            losses, correct = moves.put(losses, correct, rows.inverse)
     return LinearResult(losses, correct, states.gradient, *head.gradients())
 
 
@@ -126,10 +134,10 @@ class _States:
         rows: Compaction,
         n_chunk: int,
         gradient_dtype: torch.dtype | None,
-        gather: GatherRows,
+        moves: RowMoves,
     ) -> None:
         self.hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
-        self.rows, self.gather = rows, gather
+        self.rows, self.gather = rows, moves.gather
         self.gathered = None if rows.index is None else hidden.new_empty(n_chunk, hidden.shape[1])
         new = torch.empty if rows.n_rows else torch.zeros
         self.gradient = None
@@ -211,33 +219,40 @@ def _run_chunks(
     chunks: LogitsChunks,
     states: _States,
     head: _Head,
-    labels: Tensor,
-    weights: Tensor,
+    rows: Compaction,
     row_loss: RowLoss,
     first_col: int,
 ) -> tuple[Tensor, Tensor]:
     """The losses and correctness of the compact rows; gradients go where `states` and `head` keep them."""
     parts = []
-    for start in range(0, len(labels), chunks.n_rows):
-        length = min(chunks.n_rows, len(labels) - start)
-        own_labels, own_weights = labels.narrow(0, start, length), weights.narrow(0, start, length)
-        chunk = states.chunk(start, length)
-        logits, values = chunks.buffers(length)
-        head.write_logits(logits, chunk)
-        parts.append(row_loss(logits, own_labels, own_weights, values))
-        if values is not None:
-            gradient = chunks.gradient(values, own_labels - first_col)
+    for start, length in _cut(rows.n_rows, chunks.rows.outer):
+        own_labels, chunk = rows.labels.narrow(0, start, length), states.chunk(start, length)
+        for first, count in _cut(length, chunks.rows.inner):
+            logits, values = chunks.buffers(first, count)
+            head.write_logits(logits, chunk.narrow(0, first, count))
+            own_weights = rows.weights.narrow(0, start + first, count)
+            parts.append(row_loss(logits, own_labels.narrow(0, first, count), own_weights, values))
+        gradient = chunks.gradient(own_labels, first_col)
+        if gradient is not None:
             head.add_gradients(gradient, chunk)
             states.add_gradient(gradient, head.weight, chunk, start)
+    if len(parts) == 1:
+        return parts[0]
     losses, correct = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(correct)
 
 
-def _default_gather(is_cuda: bool) -> GatherRows:
+def _cut(n_rows: int, at_most: int) -> Iterator[tuple[int, int]]:
+    """Where each piece of `at_most` rows starts, and its length."""
+    for start in range(0, n_rows, at_most):
+        yield start, min(at_most, n_rows - start)
+
+
+def _default_moves(is_cuda: bool) -> RowMoves:
     if not is_cuda:
-        return compact.gather_rows
+        return IN_TORCH
     try:
-        from csrc_triton.gather_rows import gather_rows
+        from csrc_triton.compact_kernels import IN_TRITON
     except ImportError:
-        return compact.gather_rows
-    return gather_rows
+        return IN_TORCH
+    return IN_TRITON

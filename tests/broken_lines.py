@@ -122,12 +122,20 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "is_own = (columns >= 0) & (columns < n_cols)",
             "is_own = columns == columns",
         ),
+        "a chunk's pieces write over each other's gradient": (
+            "self._gradient.narrow(0, start, n_rows)",
+            "self._gradient.narrow(0, 0, n_rows)",
+        ),
         "logits are rounded to 16 bits": ("return accumulation if is_wide", "return weight.dtype if is_wide"),
     },
     "csrc_triton/linear_gtw_cross_entropy.py": {
         "accumulation overwrites what is there": (
             "self.total, self.beta = into, 1",
             "self.total, self.beta = into, 0",
+        ),
+        "every piece of a chunk is made of its first rows": (
+            "chunk.narrow(0, first, count)",
+            "chunk.narrow(0, 0, count)",
         ),
         "only the last chunk's bias gradient is kept": (
             "self.bias_gradient.add_(",

@@ -57,7 +57,8 @@ def test_scatters_in_pieces(gather: GatherRows, piece: int) -> None:
     """The inverse index writes every row once, in any order; NaN is left where one was forgotten."""
     read = torch.rand(40, generator=torch.Generator().manual_seed(0)) < 0.5
     read[0] = read[-1] = False
-    rows = compact_to(read, int(read.sum()) + 3)
+    labels, capacity = torch.arange(40), int(read.sum()) + 3
+    rows, _ = compact_to(read, labels, labels.float(), capacity=capacity, count=capacity, ignore_index=-1)
     assert rows.inverse is not None
     gathered = random_rows(rows.n_rows, 20, torch.float32)
     out = torch.full((40, 20), float("nan"))

@@ -5,6 +5,7 @@ are real; an operation whose shape or result depends on data raises, as it would
 the gather kernel and the row loss are stand-ins there: their own launches are not seen.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.flop_counter import FlopCounterMode
 
 from csrc_triton import logits_chunks, products
+from csrc_triton.compact import IN_TORCH
 from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
-from csrc_triton.logits_chunks import ChunkMemory
+from csrc_triton.logits_chunks import GPU_BUDGET, ChunkMemory, ChunkRows
 from tests.csrc_triton.linear_cases import LinearCase
 from tests.csrc_triton.tally import Tally
 
@@ -88,7 +90,7 @@ def on_fake_cuda(
                 weights,
                 row_loss_stand_in,
                 weight_gradient_into=target,
-                gather=gather_stand_in,
+                moves=replace(IN_TORCH, gather=gather_stand_in),
                 **(defaults | options),
             )
 
@@ -109,21 +111,23 @@ def test_flops_of_the_rows_that_are_read(
 
 @needed
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("chunk", [PADDED, 384])
+@pytest.mark.parametrize("chunk", [(PADDED, PADDED), (PADDED, 384), (384, 384), (640, 256)])
 def test_no_synchronisation_and_no_pass_over_logits(
     hidden: bool,
     weight: bool,
     products: int,
     dtype: torch.dtype,
-    chunk: int,
+    chunk: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the count, on fake CUDA tensors: products alone touch the logits, rows are padded to 128."""
-    monkeypatch.setattr(ChunkMemory, "chunk_rows", lambda *_, **__: chunk)
+    is_apart = weight and dtype == torch.bfloat16
+    rows = ChunkRows(*chunk) if is_apart else ChunkRows(chunk[1], chunk[1])
+    monkeypatch.setattr(ChunkMemory, "chunk_rows", lambda *_, **__: rows)
     tally = Tally(large=128 * VOCABULARY)
     on_fake_cuda(tally, dtype, needs_hidden_gradient=hidden, needs_weight_gradient=weight)
     assert tally.flops == products * PADDED * VOCABULARY * WIDTH
-    is_rounded = weight and chunk < PADDED and dtype == torch.bfloat16
+    is_rounded = is_apart and rows.outer < PADDED
     rounding = [("aten._to_copy.default", VOCABULARY * WIDTH)] if is_rounded else []
     assert tally.passes == rounding
     assert "aten._assert_async.msg" in tally.names
@@ -141,7 +145,7 @@ def test_one_chunk_adds_to_an_existing_gradient_without_a_buffer(into: torch.dty
 
 @pytest.mark.parametrize("adds_wide_products", [False], indirect=True)
 def test_older_torch_needs_no_buffer_of_the_heads_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ChunkMemory, "chunk_rows", lambda *_, **__: 128)
+    monkeypatch.setattr(ChunkMemory, "chunk_rows", lambda *_, **__: ChunkRows(128, 128))
     tally = Tally(large=2**62)
     on_fake_cuda(tally, needs_hidden_gradient=False, into=torch.float32, memory_budget=1)
     assert tally.peak < 0.1 * VOCABULARY * WIDTH * 2
@@ -190,12 +194,34 @@ def test_min_is_the_least_memory_of_all_budgets(shape: str) -> None:
 def test_what_costs_no_memory_is_used() -> None:
     """Chunks peak at accumulator + the larger of logits and dW, one chunk at logits + dW."""
     head = VOCABULARY * WIDTH
-    memory = ChunkMemory(logits_row=2 * VOCABULARY, accumulator=4 * head, rounded=2 * head)
-    assert memory.chunk_rows(32768, "min", is_cuda=True) == WIDTH
+    memory = ChunkMemory(kept_row=2 * VOCABULARY, logits_row=0, accumulator=4 * head, rounded=2 * head)
+    assert memory.chunk_rows(32768, "min", is_cuda=True) == (WIDTH, WIDTH)
     for budget in ("min", 1, 2 * head):
-        assert memory.chunk_rows(2 * WIDTH, budget, is_cuda=True) == 2 * WIDTH
-        assert memory.chunk_rows(2 * WIDTH + 1, budget, is_cuda=True) <= WIDTH + 128
-    assert memory.chunk_rows(2 * WIDTH + 1, 2 * head + 2 * VOCABULARY, is_cuda=True) == 2 * WIDTH + 1
+        assert memory.chunk_rows(2 * WIDTH, budget, is_cuda=True).outer == 2 * WIDTH
+        assert memory.chunk_rows(2 * WIDTH + 1, budget, is_cuda=True).outer <= WIDTH + 128
+    assert memory.chunk_rows(2 * WIDTH + 1, 2 * head + 2 * VOCABULARY, is_cuda=True).outer == 2 * WIDTH + 1
+
+
+def test_all_rows_of_llama_3_are_one_chunk_by_default() -> None:
+    """dW is one product in its own dtype then, not a sum in float32 that is read and written by chunks."""
+    tally = Tally(large=VOCABULARY * WIDTH)
+    on_fake_cuda(tally, valid_count=ROWS)
+    assert tally.passes == []
+    assert tally.peak < peak({"valid_count": 2 * ROWS, "rows": 2 * ROWS}, None)
+
+
+@pytest.mark.parametrize("n_rows", [8192, 32768])
+@pytest.mark.parametrize("budget", [2**28, 2**29, 2**30, GPU_BUDGET, 2**33])
+def test_logits_get_what_the_gradient_leaves(n_rows: int, budget: int) -> None:
+    """A number of bytes is kept, and used; a chunk's logits are never so few that their product is slow."""
+    memory = ChunkMemory(kept_row=2 * 128256 + 8192, logits_row=4 * 128256, accumulator=0, rounded=2**30)
+    outer, inner = memory.chunk_rows(n_rows, budget, is_cuda=True)
+    assert outer % 128 == inner % 128 == 0
+    assert outer * memory.kept_row + inner * memory.logits_row <= budget
+    assert inner == outer or inner >= min(512, budget // (memory.kept_row + memory.logits_row) // 128 * 128)
+    # Whole tiles in what 512 rows of logits leave, and no more chunks than that takes.
+    room = budget - 512 * memory.logits_row - 128 * memory.kept_row
+    assert room < 0 or -(-n_rows // outer) < 1 + n_rows * memory.kept_row / room
 
 
 @pytest.mark.parametrize(
@@ -215,8 +241,8 @@ def test_what_costs_no_memory_is_used() -> None:
     ],
 )
 def test_chunk_rows(n_rows: int, budget: int | str | None, is_cuda: bool, expected: int) -> None:
-    memory = ChunkMemory(logits_row=256, accumulator=0, rounded=10**6)
-    assert memory.chunk_rows(n_rows, budget, is_cuda=is_cuda) == expected
+    memory = ChunkMemory(kept_row=256, logits_row=0, accumulator=0, rounded=10**6)
+    assert memory.chunk_rows(n_rows, budget, is_cuda=is_cuda) == (expected, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,20 +1,22 @@
 """The linear launcher against autograd in float64, whatever the rows, the chunks and the gradients wanted."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from csrc_triton import compact, linear_gtw_cross_entropy, logits_chunks
-from csrc_triton import gather_rows as kernel
-from csrc_triton.compact import GatherRows
+from csrc_triton import linear_gtw_cross_entropy
+from csrc_triton.compact import IN_TORCH, Compaction, RowMoves
+from csrc_triton.compact_kernels import IN_TRITON
 from csrc_triton.linear_gtw_cross_entropy import LinearResult
+from csrc_triton.logits_chunks import ChunkMemory, ChunkRows
 from tests.csrc_triton.linear_cases import IGNORE, LinearCase, torch_row_loss, triton_row_loss
 from tests.tolerances import RELATIVE, assert_close
 
 ROW_LOSSES = {"torch": torch_row_loss, "triton": triton_row_loss}
-GATHERS = {"torch": compact.gather_rows, "triton": kernel.gather_rows}
+MOVES = {"torch": IN_TORCH, "triton": IN_TRITON}
 # A capacity that the host knows and no count: padded as on a GPU, or with nothing to save.
 CAPACITIES = {"padded": 56, "in place": 1000}
 LOW = [torch.bfloat16, torch.float16]
@@ -27,20 +29,38 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=["one chunk", "chunks of 8"])
+# The logits of a chunk in pieces, the last of which is not full; the last chunk is not full either.
+CHUNKS = {"one chunk": None, "one chunk in pieces": (1000, 9), "chunks": (20, 8)}
+
+
+@pytest.fixture(params=CHUNKS)
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "chunks of 8":
-        monkeypatch.setattr(logits_chunks.ChunkMemory, "chunk_rows", lambda *_, **__: 8)
+    """Pieces where the gradient has a buffer of its own; otherwise the chunks are as small as those."""
+    rows = CHUNKS[request.param]
+    if rows is not None:
+
+        def chunk_rows(memory: ChunkMemory, *_: object, **__: object) -> ChunkRows:
+            return ChunkRows(*rows) if memory.logits_row else ChunkRows(rows[1], rows[1])
+
+        monkeypatch.setattr(ChunkMemory, "chunk_rows", chunk_rows)
     return request.param
+
+
+def set_capacity(monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
+    def compact_rows(
+        *rows: Tensor | None, valid_count: int | None, compact_to: Any, **options: int
+    ) -> Compaction:
+        compaction, fits = compact_to(*rows, capacity=capacity, count=capacity, **options)
+        assert fits
+        return compaction
+
+    monkeypatch.setattr(linear_gtw_cross_entropy, "compact_rows", compact_rows)
 
 
 @pytest.fixture(params=["counted", "padded", "in place"])
 def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "counted":
-        capacity = CAPACITIES[request.param]
-        monkeypatch.setattr(
-            linear_gtw_cross_entropy, "compact_rows", lambda read, _: compact.compact_to(read, capacity)
-        )
+        set_capacity(monkeypatch, CAPACITIES[request.param])
     return request.param
 
 
@@ -61,18 +81,18 @@ def assert_right(result: LinearResult, case: LinearCase) -> None:
 @pytest.mark.usefixtures("chunks", "layout")
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize(
-    ("dtype", "row_loss", "gather"),
+    ("dtype", "row_loss", "moves"),
     [
         (torch.float64, "torch", "torch"),
         (torch.float32, "torch", "triton"),
         (torch.float32, "triton", "torch"),
     ],
 )
-def test_equals_autograd(dtype: torch.dtype, row_loss: str, gather: str, bias: bool) -> None:
+def test_equals_autograd(dtype: torch.dtype, row_loss: str, moves: str, bias: bool) -> None:
     """Rows that are not read hold NaN: none of it may leak, be it through padding."""
     case = LinearCase.random(dtype, bias=bias)
     before = case.hidden.clone()
-    result = case.run(ROW_LOSSES[row_loss](case.denominator), gather=GATHERS[gather])
+    result = case.run(ROW_LOSSES[row_loss](case.denominator), moves=MOVES[moves])
     assert_right(result, case)
     assert torch.equal(case.hidden[case.read], before[case.read])
 
@@ -189,9 +209,7 @@ def test_padding_alone_is_exactly_zero(kind: str, monkeypatch: pytest.MonkeyPatc
     """What a GPU does when the caller's count was too large: nothing but padding goes through."""
     case = LinearCase.random(torch.float32, n_rows=6, share=0.0)
     capacity = 4 if kind == "padding only" else 8
-    monkeypatch.setattr(
-        linear_gtw_cross_entropy, "compact_rows", lambda read, _: compact.compact_to(read, capacity)
-    )
+    set_capacity(monkeypatch, capacity)
     result = case.run(torch_row_loss(torch.ones(())))
     for tensor in (result.losses, result.hidden_gradient, result.weight_gradient):
         assert torch.equal(tensor, torch.zeros_like(tensor))
@@ -209,14 +227,14 @@ def test_read_rows_of_weight_zero_have_a_loss() -> None:
     assert_close(result.weight_gradient, case.by_autograd()[2], 2 * RELATIVE[torch.float32])
 
 
-@pytest.mark.parametrize("gather", GATHERS.values(), ids=GATHERS)
-def test_hidden_states_of_any_stride(gather: GatherRows) -> None:
+@pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
+def test_hidden_states_of_any_stride(moves: RowMoves) -> None:
     case = LinearCase.random(torch.float32)
     wide = torch.full((70, 25), float("nan"))
     for view in (wide[:, 3:12], wide[:, 3:21:2], wide.t().contiguous().t()[:, :9]):
         view.copy_(case.hidden)
         same = LinearCase(view, case.weight, None, case.labels, case.weights)
-        assert_right(same.run(gather=gather), case)
+        assert_right(same.run(moves=moves), case)
 
 
 def test_too_small_a_count_raises() -> None:
@@ -239,8 +257,6 @@ def test_labels_of_rows_not_read_are_hidden_from_the_row_loss() -> None:
         return torch_row_loss(case.denominator)(logits, labels, weights, gradient)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            linear_gtw_cross_entropy, "compact_rows", lambda read, _: compact.compact_to(read, 1000)
-        )
+        set_capacity(patch, 1000)
         case.run(row_loss)
     assert torch.equal(torch.cat(seen) == IGNORE, ~case.read)
