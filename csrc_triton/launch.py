@@ -63,7 +63,7 @@ CLUSTERS = (
 )
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
 ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(8192, 8))
-ELEMENTWISE_TWO_PASSES = Launch(1024, 4, step=512)
+ELEMENTWISE_TWO_PASSES = Launch(512, 4, step=1024)
 STREAMS = (Launch(1024, 4), Launch(4096, 8))
 
 

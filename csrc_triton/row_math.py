@@ -33,7 +33,7 @@ def tanh(x):
 
 
 @triton.jit
-def load_logits(row_ptr, cols, is_col, label, CACHE: tl.constexpr = ""):
+def load_logits(row_ptr, cols, is_col, label, CACHE: tl.constexpr):
     """The logits x of the columns in float32, -inf at the label; `CACHE` is an eviction policy of the L2."""
     x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE).to(tl.float32)
     return tl.where(cols == label, float("-inf"), x)
@@ -233,7 +233,7 @@ def store_gradient(
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
-    CACHE: tl.constexpr = "",
+    CACHE: tl.constexpr,
 ):
     """Writes the gradient of the columns from exp(z - shift); at the label it writes what is to be replaced.
 

@@ -100,10 +100,10 @@ def read_row(
             HAS_CLASS_WEIGHTS,
             STEP,
         )
-    x = load_logits(row_ptr, cols, is_col, label)
+    x = load_logits(row_ptr, cols, is_col, label, CACHE="")
     largest_x = tl.maximum(largest_x, tl.max(x, 0))
     if HAS_REST:
-        rest_x = load_logits(row_ptr, rest, is_rest, label)
+        rest_x = load_logits(row_ptr, rest, is_rest, label, CACHE="")
         largest_x = tl.maximum(largest_x, tl.max(rest_x, 0))
     largest = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
     shift = finite_or_zero(largest)
@@ -117,12 +117,16 @@ def read_row(
         mass += more_mass
     exps = exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP)
     others += tl.sum(exps, 0)
-    held = x if HAS_SOFTCAP else exps
+    held = exps
+    if HAS_SOFTCAP:
+        held = x
     held_rest = rest_x
     if HAS_REST:
         rest_exps = exponentials(rest_x, rest, is_rest, label, shift, softcap, HAS_SOFTCAP)
         others += tl.sum(rest_exps, 0)
-        held_rest = rest_x if HAS_SOFTCAP else rest_exps
+        held_rest = rest_exps
+        if HAS_SOFTCAP:
+            held_rest = rest_x
         if HAS_SMOOTHING:
             more_smooth, more_mass = smoothing_sums(
                 rest_x,

@@ -27,7 +27,7 @@ from csrc_triton.vocab_pieces import N_STATISTICS, Piece
 
 # Two passes over any number of columns; the options need more registers, which would spill.
 PLAIN = Launch(8192, 16)
-WITH_OPTIONS = Launch(2048, 8)
+WITH_OPTIONS = Launch(2048, 4)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ interpreter on small shapes.
 """
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -102,7 +103,10 @@ def both_levels(device: str, rows: int = 512, n_cols: int = 1003) -> Iterator[tu
 
 
 def weightings() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Steps of every weighting that asks for no number in Python."""
+    """Steps of every weighting that asks for no number in Python; none where torchjd is not installed."""
+    if importlib.util.find_spec("torchjd") is None:
+        print("skip  weightings: torchjd is not installed", flush=True)
+        return
     from tests.balancing.rules import all_rules
     from tests.balancing.test_base import WAITS, use
 
