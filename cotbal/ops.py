@@ -50,9 +50,7 @@ def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     mutates_args=("gradient",),
     schema="(Tensor(a!) gradient, Tensor factor, Tensor? labels, int ignore_index, str impl) -> ()",
 )
-def scale_op(
-    gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str
-) -> None:
+def scale_op(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str) -> None:
     """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass.
 
     With `labels` (R,), the rows of `ignore_index` have a gradient of 0, which a kernel need not scale.

@@ -146,7 +146,11 @@ def row_statistics(
         cols = step * STEP + lanes
         is_col = (cols >= first) & (cols < end)
         # Read again soon: to be kept where the writes of other rows would displace it.
-        x = load_logits(row_ptr, cols, is_col, label, CACHE="evict_last")
+        x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy="evict_last")
+        x = x.to(tl.float32)
+        # One step has the label; the others are spared the comparison.
+        if (label >= step * STEP) & (label < (step + 1) * STEP):
+            x = tl.where(cols == label, float("-inf"), x)
         z = softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP)
         new_max = tl.maximum(lane_max, tl.max(z, 1))
         shift = finite_or_zero(new_max)
@@ -255,7 +259,6 @@ def store_gradient_in_steps(
     row_ptr,
     first,
     end,
-    label,
     shift,
     factor,
     smoothing_factor,
@@ -266,17 +269,21 @@ def store_gradient_in_steps(
     HAS_CLASS_WEIGHTS: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Reads the columns first..end-1 again and writes their gradient, as `store_gradient`."""
+    """Reads the columns first..end-1 again and writes their gradient, as `store_gradient`.
+
+    What is written at the label is replaced, so it needs no care; its exponential is at most 1.
+    """
     lanes = tl.arange(0, STEP)
     n_steps = tl.cdiv(end, STEP)
     # Backwards: the columns read last are the ones still in cache.
     for step in range(0, n_steps):
         cols = (n_steps - 1 - step) * STEP + lanes
         is_col = (cols >= first) & (cols < end)
-        x = load_logits(row_ptr, cols, is_col, label, CACHE="evict_first")
+        x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy="evict_first")
+        x = x.to(tl.float32)
         store_gradient(
             gradient_row_ptr,
-            exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP),
+            tl.exp(softcapped(x, is_col, softcap, HAS_SOFTCAP) - shift),
             x,
             cols,
             is_col,

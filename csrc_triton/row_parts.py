@@ -100,7 +100,7 @@ def read_row(
             HAS_CLASS_WEIGHTS,
             STEP,
         )
-    x = load_logits(row_ptr, cols, is_col, label, CACHE="")
+    x = load_logits(row_ptr, cols, is_col, label, CACHE="evict_first" if STEP > 0 else "")
     largest_x = tl.maximum(largest_x, tl.max(x, 0))
     if HAS_REST:
         rest_x = load_logits(row_ptr, rest, is_rest, label, CACHE="")
@@ -249,7 +249,6 @@ def write_row(
             row_ptr,
             first,
             start,
-            label,
             shift,
             factor,
             smoothing_factor,

@@ -205,7 +205,6 @@ def _piece_losses_fwd_kernel(
                 logits_row_ptr,
                 0,
                 n_cols,
-                column,
                 finite_or_zero(largest),
                 per_exp * (kept + shared),
                 smoothing_factor,
