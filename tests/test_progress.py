@@ -123,7 +123,7 @@ def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
         "start   short (20 steps)",
         "again   short: its worker process died (killed by SIGKILL)",
         "start   short (20 steps)",
-        "done    short: 0.0 s, mean score 0.500; 30 %, estimating the time left",
+        "done    short: 1.0 s, mean score 0.500; 30 %, estimating the time left",
         "failed  run 'long' failed in [x]",
     ]
 
@@ -149,7 +149,7 @@ def test_live_view_shows_the_whole_and_a_line_per_finished_run():
     assert "continuing: 1 of 4 runs are finished" in text
     assert "all runs" in text
     assert "again short: its worker process died" in text
-    assert "done short: 0.0 s, mean score 0.500" in text
+    assert "done short: 1.0 s, mean score 0.500" in text
     assert "failed run 'long' failed in [x]" in text
 
 
