@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 Headline = Callable[[Record], str]
 # Without a terminal, a line about the whole at most so often (seconds) when no run starts or ends.
 QUIET_SECONDS = 30.0
-# Who does the runs, and how many of the runs in a queue are named in the live view.
+# Who does the runs, and how many of the runs in a queue the live view shows.
 CREW = "worker process(es)"
-QUEUED_SHOWN = 2
+QUEUED_SHOWN = 5
 
 
 class PlainProgress:
@@ -145,17 +145,17 @@ class LiveProgress:
         self.waited()
 
     def queued(self, name: str, job: str) -> None:
-        """Counts the run among those in the queue."""
+        """Adds a bar, where not too many are there already."""
         self._jobs[name] = f"job {job}"
         self._queued.append(name)
+        self._show_queued()
         self.waited()
 
     def started(self, name: str) -> None:
         """Adds a bar."""
         self._course.start(name)
-        self._leave_queue(name)
-        note, total = self._jobs.get(name, ""), self._course.plan[name].steps
-        self._bars[name] = self._view.add_task(name, total=total, note=note)
+        self._drop(name)
+        self._add(name, self._jobs.get(name, ""))
 
     def advanced(self, name: str, steps: int) -> None:
         """Moves the bars."""
@@ -186,9 +186,7 @@ class LiveProgress:
         """Moves the bar of the whole."""
         note = self._course.left_in_words()
         if self._queued:
-            first = ", ".join(f"{name} ({self._jobs[name]})" for name in self._queued[:QUEUED_SHOWN])
-            more = ", ..." if len(self._queued) > QUEUED_SHOWN else ""
-            note += f"; {len(self._queued)} queued: {first}{more}"
+            note += f", {len(self._queued)} queued"
         self._view.update(self._whole, completed=self._course.done, note=note)
 
     def noted(self, text: str) -> None:
@@ -200,14 +198,20 @@ class LiveProgress:
 
         self._view.console.print(word, escape(text))
 
-    def _leave_queue(self, name: str) -> None:
-        if name in self._queued:
-            self._queued.remove(name)
+    def _show_queued(self) -> None:
+        for name in self._queued[:QUEUED_SHOWN]:
+            if name not in self._bars:
+                self._add(name, f"{self._jobs[name]} queued")
+
+    def _add(self, name: str, note: str) -> None:
+        self._bars[name] = self._view.add_task(name, total=self._course.plan[name].steps, note=note)
 
     def _drop(self, name: str) -> None:
-        self._leave_queue(name)
         if name in self._bars:
             self._view.remove_task(self._bars.pop(name))
+        if name in self._queued:
+            self._queued.remove(name)
+            self._show_queued()
 
 
 def _seconds(record: Record) -> str:
