@@ -1,5 +1,7 @@
 """The driver against a cluster whose jobs live as each test tells; `test_slurm_node.py` has a real one."""
 
+import time
+
 import pytest
 
 from cotbal.estimate.store import Store, run_key
@@ -95,7 +97,10 @@ def test_state_between_two_of_a_requeue_is_not_the_end(cluster, store, monkeypat
     assert cluster.submissions == [["b", "a"], ["c"]]
 
 
-def test_command_that_fails_is_submitted_again_as_often_as_the_file_says(cluster, store):
+def test_command_that_fails_is_submitted_again_as_often_as_the_file_says(cluster, store, monkeypatch):
+    # What has told its failure is not waited for.
+    monkeypatch.setattr(driver, "LATE_FILE_SECONDS", 60.0)
+    began = time.monotonic()
     cluster.lives["a"] = [["RUNNING", ("fails", "exit status 3\nits log")]]
     cluster.lives["b"] = [["RUNNING", ("fails", "exit status 4\nits log")]] * 2
     done, notes = work(store, retries=1)
@@ -103,6 +108,7 @@ def test_command_that_fails_is_submitted_again_as_often_as_the_file_says(cluster
     assert done.failures["b"].startswith("run 'b' failed in ")
     assert done.failures["b"].endswith("exit status 4\nits log")
     assert sorted(notes.about("lost")) == ["a: exit status 3", "b: exit status 4"]
+    assert time.monotonic() - began < 30.0
 
 
 def test_failure_that_another_job_has_left_is_not_this_one_s(cluster, store):
