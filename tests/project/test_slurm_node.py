@@ -63,7 +63,7 @@ def test_kill_of_the_driver_a_cancelled_and_a_requeued_job_change_no_number(node
     script(folder, nap=600)
     killed = cotbal("run", path)
     # One of the three waits: the node has two processors.
-    wait_until(lambda: sum(starts(folder).values()) == 2, killed, seconds=60)
+    wait_until(lambda: sum(starts(folder).values()) == 2, killed, seconds=300)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
 
@@ -85,7 +85,7 @@ def test_kill_of_the_driver_a_cancelled_and_a_requeued_job_change_no_number(node
     (folder / "script").unlink()
     node.call("scancel", of["probe b"])
     node.call("scontrol", "requeue", of["probe a"])
-    _, rest = second.communicate(timeout=120)
+    _, rest = second.communicate(timeout=300)
     assert second.returncode == 0, rest
     assert f"again   probe b: job {of['probe b']}: CANCELLED" in rest
     assert f"again   probe a: job {of['probe a']} is requeued" in rest
@@ -105,7 +105,7 @@ def test_kill_of_the_driver_a_cancelled_and_a_requeued_job_change_no_number(node
 def test_what_slurm_refuses_is_told_in_its_own_words(cotbal, tmp_path):
     wrong = {**SLURM, "slurm": {**SLURM["slurm"], "partition": "gpuu"}}
     refused = cotbal("run", toy(tmp_path, resources=wrong))
-    _, notes = refused.communicate(timeout=60)
+    _, notes = refused.communicate(timeout=300)
     assert refused.returncode == 2
     assert "cotbal: sbatch: error: invalid partition specified: gpuu" in notes
     assert not starts(tmp_path)
