@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Headline = Callable[[Record], str]
 # Without a terminal, a line about the whole at most so often (seconds) when no run starts or ends.
 QUIET_SECONDS = 30.0
+# Who does the runs, and how many of the runs in a queue the live view shows.
+CREW = "worker process(es)"
+QUEUED_SHOWN = 5
 
 
 class PlainProgress:
@@ -28,6 +31,7 @@ class PlainProgress:
         headline: says the most important of a finished run in a few words.
         clock: seconds of a steady clock.
         unit: what a run's work is counted in.
+        crew: what does the runs, with its plural's ending in brackets.
     """
 
     def __init__(
@@ -36,8 +40,10 @@ class PlainProgress:
         headline: Headline,
         clock: Callable[[], float] = time.monotonic,
         unit: str = "steps",
+        crew: str = CREW,
     ) -> None:
         self._stream, self._headline, self._clock, self._unit = stream, headline, clock, unit
+        self._crew = crew
         self._course = Course(clock)
         self._last = clock()
 
@@ -52,7 +58,11 @@ class PlainProgress:
     def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
         """Says how much there is to do."""
         self._course.open(plan, finished, workers)
-        self._say(opening(plan, finished, workers))
+        self._say(opening(plan, finished, workers, self._crew))
+
+    def queued(self, name: str, job: str) -> None:
+        """Says which job a run is."""
+        self._say(f"queued  {name} (job {job})")
 
     def started(self, name: str) -> None:
         """Says that a run starts."""
@@ -66,8 +76,8 @@ class PlainProgress:
 
     def finished(self, name: str, record: Record) -> None:
         """Says what a run took and gave, and how far the whole is."""
-        seconds = self._course.finish(name)
-        self._say(f"done    {name}: {seconds:.1f} s, {self._headline(record)}; {self._whole()}")
+        self._course.finish(name)
+        self._say(f"done    {name}: {_seconds(record)}, {self._headline(record)}; {self._whole()}")
 
     def lost(self, name: str, reason: str) -> None:
         """Says that a run starts again."""
@@ -84,6 +94,10 @@ class PlainProgress:
         if self._clock() - self._last >= QUIET_SECONDS:
             self._say(f"        {self._whole()}")
 
+    def noted(self, text: str) -> None:
+        """Says it."""
+        self._say(f"note    {text}")
+
     def _whole(self) -> str:
         left = "" if self._course.done == self._course.total else f", {self._course.left_in_words()}"
         return f"{int(self._course.percent)} %{left}"
@@ -99,17 +113,20 @@ class LiveProgress:
     Args:
         console: a rich console on a terminal.
         headline: says the most important of a finished run in a few words.
+        crew: what does the runs, with its plural's ending in brackets.
     """
 
-    def __init__(self, console: Console, headline: Headline) -> None:
+    def __init__(self, console: Console, headline: Headline, crew: str = CREW) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
         self._view = Progress(*columns, console=console, transient=True)
-        self._headline = headline
+        self._headline, self._crew = headline, crew
         self._course = Course()
         self._whole = self._view.add_task("[bold]all runs", total=None, note="")
         self._bars: dict[str, TaskID] = {}
+        self._jobs: dict[str, str] = {}
+        self._queued: list[str] = []
 
     def __enter__(self) -> LiveProgress:
         self._view.start()
@@ -123,14 +140,22 @@ class LiveProgress:
     def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
         """Shows how much there is to do."""
         self._course.open(plan, finished, workers)
-        self._view.console.print(opening(plan, finished, workers))
+        self._view.console.print(opening(plan, finished, workers, self._crew))
         self._view.update(self._whole, total=self._course.total)
+        self.waited()
+
+    def queued(self, name: str, job: str) -> None:
+        """Adds a bar, where not too many are there already."""
+        self._jobs[name] = f"job {job}"
+        self._queued.append(name)
+        self._show_queued()
         self.waited()
 
     def started(self, name: str) -> None:
         """Adds a bar."""
         self._course.start(name)
-        self._bars[name] = self._view.add_task(name, total=self._course.plan[name].steps, note="")
+        self._drop(name)
+        self._add(name, self._jobs.get(name, ""))
 
     def advanced(self, name: str, steps: int) -> None:
         """Moves the bars."""
@@ -140,9 +165,9 @@ class LiveProgress:
 
     def finished(self, name: str, record: Record) -> None:
         """Turns a bar into a line."""
-        seconds = self._course.finish(name)
+        self._course.finish(name)
         self._drop(name)
-        self._view.console.print(f"[green]done[/] {name}: {seconds:.1f} s, {self._headline(record)}")
+        self._view.console.print(f"[green]done[/] {name}: {_seconds(record)}, {self._headline(record)}")
         self.waited()
 
     def lost(self, name: str, reason: str) -> None:
@@ -159,21 +184,44 @@ class LiveProgress:
 
     def waited(self) -> None:
         """Moves the bar of the whole."""
-        self._view.update(self._whole, completed=self._course.done, note=self._course.left_in_words())
+        note = self._course.left_in_words()
+        if self._queued:
+            note += f", {len(self._queued)} queued"
+        self._view.update(self._whole, completed=self._course.done, note=note)
+
+    def noted(self, text: str) -> None:
+        """Says it above the bars."""
+        self._print("[yellow]note[/]", text)
 
     def _print(self, word: str, text: str) -> None:
         from rich.markup import escape
 
         self._view.console.print(word, escape(text))
 
+    def _show_queued(self) -> None:
+        for name in self._queued[:QUEUED_SHOWN]:
+            if name not in self._bars:
+                self._add(name, f"{self._jobs[name]} queued")
+
+    def _add(self, name: str, note: str) -> None:
+        self._bars[name] = self._view.add_task(name, total=self._course.plan[name].steps, note=note)
+
     def _drop(self, name: str) -> None:
         if name in self._bars:
             self._view.remove_task(self._bars.pop(name))
+        if name in self._queued:
+            self._queued.remove(name)
+            self._show_queued()
 
 
-def opening(plan: Plan, finished: Mapping[str, Record], workers: int) -> str:
+def _seconds(record: Record) -> str:
+    return f"{record.finished - record.started:.1f} s"
+
+
+def opening(plan: Plan, finished: Mapping[str, Record], workers: int, crew: str = CREW) -> str:
     """The first line: what there is to do and what an earlier start has left."""
-    crew = f"{workers} worker process{'es' if workers > 1 else ''}"
+    one, _, ending = crew.partition("(")
+    crew = f"{workers} {one}{ending.rstrip(')') if workers > 1 else ''}"
     if not finished:
         return f"{len(plan)} runs on {crew}"
     if len(finished) == len(plan):
@@ -181,8 +229,10 @@ def opening(plan: Plan, finished: Mapping[str, Record], workers: int) -> str:
     return f"continuing: {len(finished)} of {len(plan)} runs are finished; the rest on {crew}"
 
 
-def progress_on(console: Console, headline: Headline, unit: str = "steps") -> LiveProgress | PlainProgress:
+def progress_on(
+    console: Console, headline: Headline, unit: str = "steps", crew: str = CREW
+) -> LiveProgress | PlainProgress:
     """The live view where the console is a terminal, plain lines elsewhere."""
     if console.is_terminal:
-        return LiveProgress(console, headline)
-    return PlainProgress(console.file, headline, unit=unit)
+        return LiveProgress(console, headline, crew)
+    return PlainProgress(console.file, headline, unit=unit, crew=crew)

@@ -143,7 +143,7 @@ OTHERS = {
     "cotbal.collect": {"openpyxl"},
     "cotbal.progress": {"rich"},
     # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
-    "cotbal.project": {"pydantic", "yaml"},
+    "cotbal.project": {"pydantic", "submitit", "yaml"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
     "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},
     "cotbal.cli": {"rich", "typer"},

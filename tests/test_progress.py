@@ -123,7 +123,7 @@ def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
         "start   short (20 steps)",
         "again   short: its worker process died (killed by SIGKILL)",
         "start   short (20 steps)",
-        "done    short: 0.0 s, mean score 0.500; 30 %, estimating the time left",
+        "done    short: 1.0 s, mean score 0.500; 30 %, estimating the time left",
         "failed  run 'long' failed in [x]",
     ]
 
@@ -149,8 +149,48 @@ def test_live_view_shows_the_whole_and_a_line_per_finished_run():
     assert "continuing: 1 of 4 runs are finished" in text
     assert "all runs" in text
     assert "again short: its worker process died" in text
-    assert "done short: 0.0 s, mean score 0.500" in text
+    assert "done short: 1.0 s, mean score 0.500" in text
     assert "failed run 'long' failed in [x]" in text
+
+
+def queued(progress):
+    with progress:
+        progress.opened(PLAN, {}, 3)
+        for place, name in enumerate(PLAN):
+            progress.queued(name, f"12_{place}")
+        progress.started("base")
+        progress.waited()
+        progress.noted("the jobs in the queue go on")
+
+
+def test_jobs_of_a_cluster_are_named_with_their_ids(clock):
+    stream = io.StringIO()
+    queued(PlainProgress(stream, lambda record: "", clock, crew="Slurm job(s)"))
+    assert stream.getvalue().splitlines() == [
+        "4 runs on 3 Slurm jobs",
+        *(f"queued  {name} (job 12_{place})" for place, name in enumerate(PLAN)),
+        "start   base (10 steps)",
+        "note    the jobs in the queue go on",
+    ]
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=150, color_system=None)
+    queued(LiveProgress(console, lambda record: "", "Slurm job(s)"))
+    text = stream.getvalue()
+    assert "4 runs on 3 Slurm jobs" in text
+    last = text[text.rindex("all runs") :].splitlines()
+    assert "estimating the time left, 3 queued" in last[0]
+    bars = {line.split()[0]: line.partition("job ")[2].strip() for line in last[1:5]}
+    assert bars == {"base": "12_0", "long": "12_1 queued", "short": "12_2 queued", "late": "12_3 queued"}
+    assert "note the jobs in the queue go on" in text
+
+
+def test_live_view_shows_a_few_of_the_queue_and_the_next_as_these_start(monkeypatch):
+    monkeypatch.setattr("cotbal.progress.QUEUED_SHOWN", 2)
+    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True), lambda record: "")
+    queued(progress)
+    assert sorted(progress._bars) == ["base", "long", "short"]
+    progress.lost("long", "job 12_1: CANCELLED")
+    assert sorted(progress._bars) == ["base", "late", "short"]
 
 
 def test_view_fits_the_console():

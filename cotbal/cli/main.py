@@ -28,6 +28,7 @@ _EXTRAS = {
     "openpyxl": "collect",
     "safetensors": "demo",
     "sklearn": "demo",
+    "submitit": "slurm",
     "transformers": "demo",
 }
 

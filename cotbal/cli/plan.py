@@ -80,6 +80,12 @@ def show_plan(project: Project, as_json: bool) -> None:
         typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
     else:
         _print(content)
+        if project.resources.executor == "slurm":
+            from cotbal.project.slurm.submission import sbatch_options
+
+            options = sbatch_options(project.resources).items()
+            named = [f"--{key.replace('_', '-')}={value}" for key, value in options if value is not None]
+            typer.echo(f"Each run is a Slurm job: sbatch {' '.join(named)}")
         typer.echo(f"Wrote {path} and the mini subsets under {project.out / 'data'}.")
 
 

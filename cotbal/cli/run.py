@@ -1,4 +1,4 @@
-"""`cotbal run`: the commands of an estimate on this machine, and the weights that follow."""
+"""`cotbal run`: the commands of an estimate, here or as Slurm jobs, and the weights that follow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def run(
 
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     with stoppable(notes):
-        outcome = run_project(project, lambda: progress_on(notes, headline, "samples"))
+        crew = {"local": "worker process(es)", "slurm": "Slurm job(s)"}[project.resources.executor]
+        outcome = run_project(project, lambda: progress_on(notes, headline, "samples", crew))
     if as_json:
         typer.echo(json.dumps(_as_json(outcome), indent=1, ensure_ascii=False))
     else:

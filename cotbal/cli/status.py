@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cotbal.cli.plan import File, Json, Precise, StepMatched, load, prepared
 
+if TYPE_CHECKING:
+    from cotbal.project.config import Project
+    from cotbal.project.slurm.queue import QueuedJob
+
 
 def status(
     file: File, precise: Precise = False, step_matched: StepMatched = False, as_json: Json = False
 ) -> None:
-    """Print the state of every run: finished, running, failed, stopped or waiting.
+    """Print the state of every run: finished, running, queued, failed, stopped or waiting.
 
     Example: cotbal status estimate.yaml
     """
@@ -24,11 +28,25 @@ def status(
 
     project = load(file, precise, step_matched)
     _, plan = prepared(project)
-    states = run_states(plan, store_of(project))
+    states = run_states(plan, store_of(project), _jobs(project))
     if as_json:
         typer.echo(json.dumps({"output": str(project.out), "runs": states}, indent=1, ensure_ascii=False))
     else:
         _print(states)
+
+
+def _jobs(project: Project) -> dict[str, QueuedJob]:
+    """The jobs in the queue by the keys of their runs."""
+    from cotbal.project.slurm.queue import SlurmError, queued_jobs
+    from cotbal.project.slurm.tickets import jobs_in_queue
+
+    if project.resources.executor != "slurm":
+        return {}
+    try:
+        return {key: job for key, (_, job) in jobs_in_queue(project.out, queued_jobs()).items()}
+    except SlurmError as error:
+        typer.echo(f"the queue is not known: {error}", err=True)
+        return {}
 
 
 def _print(states: Sequence[Mapping[str, Any]]) -> None:
@@ -39,7 +57,8 @@ def _print(states: Sequence[Mapping[str, Any]]) -> None:
         done = 100 * state["work"] // state["of"] if state["of"] else 0
         time = "-" if state["seconds"] is None else in_words(state["seconds"])
         score = "-" if state.get("score") is None else f"{state['score']:.4g}"
-        typer.echo(f"{state['state']:<9} {done:>3} % {time:>12} {score:>8}  {state['name']}")
+        job = f"  job {state['job']} {state.get('job_state', '')}".rstrip() if state.get("job") else ""
+        typer.echo(f"{state['state']:<9} {done:>3} % {time:>12} {score:>8}  {state['name']}{job}")
     for state in states:
         if state.get("reason"):
             typer.echo(f"{state['name']}: {state['reason']}")

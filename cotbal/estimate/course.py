@@ -52,15 +52,13 @@ class Course:
         self._session_steps += steps - self._done[name]
         self._done[name] = steps
 
-    def finish(self, name: str) -> float:
-        """The run has finished; returns the seconds that it took here, 0 where it shared another's result."""
+    def finish(self, name: str) -> None:
+        """The run has finished; one that shared another's result had not begun."""
         if name not in self._began:
             self._done[name] = self.plan[name].steps
-            return 0.0
+            return
         self.advance(name, self.plan[name].steps)
-        seconds = self._clock() - self._began.pop(name)
-        self._busy_seconds += seconds
-        return seconds
+        self._busy_seconds += self._clock() - self._began.pop(name)
 
     def lose(self, name: str) -> None:
         """The run's worker died; its steps are to be done again."""

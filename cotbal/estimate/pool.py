@@ -32,6 +32,9 @@ class Listener(Protocol):
     def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
         """Work begins; `finished` are the runs that an earlier start has left."""
 
+    def queued(self, name: str, job: str) -> None:
+        """The run waits in the queue of a cluster as the job with this id."""
+
     def started(self, name: str) -> None:
         """A worker begins with this run (again, where a worker died)."""
 
@@ -49,6 +52,9 @@ class Listener(Protocol):
 
     def waited(self) -> None:
         """A moment has gone by without news."""
+
+    def noted(self, text: str) -> None:
+        """Something that concerns no single run, in one line."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,24 @@ def _container_limit(name: str) -> list[int | None]:
         return [None]
 
 
+def import_path() -> str:
+    """PYTHONPATH of a process that shall import the very modules that this one would."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
+def job_message(job: Job, store: Store) -> dict[str, Any]:
+    """What `cotbal.estimate.worker.run_job` is told of a job."""
+    return {
+        "out": str(store.out.resolve()),
+        "versions": dict(store.versions),
+        "key": job.key,
+        "function": job.spec.function,
+        "settings": dict(job.spec.settings),
+        "context": dict(job.spec.context),
+        "needs": job.needs,
+    }
+
+
 class Worker:
     """A worker process; its messages arrive in `inbox` as (worker, message), with None at its death."""
 
@@ -56,8 +74,6 @@ class Worker:
         preload: Sequence[str],
         environment: Mapping[str, str],
     ) -> None:
-        # The worker shall import the very modules that the driver would.
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with log.open("ab") as errors:
             # A session of its own: Ctrl-C reaches the driver alone, which then stops its workers.
             self._process = subprocess.Popen(
@@ -65,7 +81,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **environment, "PYTHONPATH": paths},
+                env={**os.environ, **environment, "PYTHONPATH": import_path()},
                 start_new_session=True,
             )
         self.environment = environment
@@ -84,16 +100,7 @@ class Worker:
     def give(self, job: Job, store: Store) -> None:
         """Lets the worker begin with a job."""
         self.job = job
-        message = {
-            "out": str(store.out.resolve()),
-            "versions": dict(store.versions),
-            "key": job.key,
-            "function": job.spec.function,
-            "settings": dict(job.spec.settings),
-            "context": dict(job.spec.context),
-            "needs": job.needs,
-        }
-        text = json.dumps(message)
+        text = json.dumps(job_message(job, store))
         assert self._process.stdin is not None
         # A worker that is dead already has put its end of file into the inbox.
         with contextlib.suppress(BrokenPipeError):

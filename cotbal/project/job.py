@@ -139,7 +139,7 @@ def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report)
             time.sleep(POLL_SECONDS)
             if time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
-                report(_work_done(folder / LOG_FILE, context))
+                report(work_done(folder / LOG_FILE, context))
     finally:
         processes.end(folder)
         process.wait()
@@ -151,7 +151,7 @@ def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report)
         )
 
 
-def _work_done(log: Path, context: Mapping[str, Any]) -> int:
+def work_done(log: Path, context: Mapping[str, Any]) -> int:
     """The work done as far as the log's last progress bar over all steps tells, such as "17/120 ["."""
     steps: int | None = context.get("steps")
     if steps is None:

@@ -44,11 +44,12 @@ class Throughput:
 def throughput(project: Project, plan: Plan, store: Store) -> Throughput:
     """What the file says, else what the finished runs came to, their start and end included."""
     amounts, hours = {"train": 0.0, "evaluate": 0.0}, {"train": 0.0, "evaluate": 0.0}
+    gpus = max(1, project.resources.gpus_of_a_command)
     for name, key in run_keys(plan).items():
         if (record := store.record(key)) is not None:
             kind = _kind(plan[name])
             amounts[kind] += _amount(plan[name])
-            hours[kind] += (record.finished - record.started) / 3600 * project.resources.gpus_per_run
+            hours[kind] += (record.finished - record.started) / 3600 * gpus
     measured = {kind: amounts[kind] / hours[kind] if hours[kind] else None for kind in amounts}
     return Throughput(
         project.train.samples_per_gpu_hour or measured["train"],

@@ -147,7 +147,7 @@ class ProjectRecipe:
         return {
             "base_model": self.project.base_model,
             "seed": self.seed,
-            "gpus": self.project.resources.gpus_per_run if self.project.resources.gpus else 0,
+            "gpus": self.project.resources.gpus_of_a_command,
             "run": run,
         }
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cotbal.estimate.execution import Execution
 from cotbal.estimate.items_json import write_items
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.pool import Crew, Listener, work_on
@@ -16,6 +17,8 @@ from cotbal.project.config import Project
 from cotbal.project.data import prepare
 from cotbal.project.outline import outline, throughput
 from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
+from cotbal.project.slurm.driver import work_on_slurm
+from cotbal.project.slurm.tickets import refuse_beside_jobs
 from cotbal.project.state import StateFile
 from cotbal.weights import TaskWeights
 
@@ -63,23 +66,30 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
     Raises:
         OutputInUseError: another process works in the output folder.
         ValueError: the data cannot be read, or there are fewer GPUs than the file says.
-        OSError: a file cannot be read, or the disk cannot take one.
+        OSError: a file cannot be read, the disk cannot take one, or Slurm cannot be reached.
     """
-    environments = project.resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
     with locked(project.out):
         data = prepare(project)
         plan = plan_of(project, data)
         store = store_of(project)
         known = throughput(project, plan, store)
         write_json(project.out / "plan.json", outline(project, data, plan, known))
-        crew = Crew(environments, project.resources.retries, keep_going=True)
         with listener() as progress:
-            execution = work_on(plan, store, StateFile(project.out, progress), crew)
+            execution = _work(project, plan, store, StateFile(project.out, progress))
         outcome = Outcome(plan, execution.failures, [name for name in plan if name not in execution.records])
         results = {name: record.result for name, record in execution.records.items()}
         for recipe in recipes(project, data).values():
             _estimate(recipe, results, outcome)
         return outcome
+
+
+def _work(project: Project, plan: Plan, store: Store, listener: Listener) -> Execution:
+    resources = project.resources
+    if resources.executor == "slurm":
+        return work_on_slurm(plan, store, listener, resources)
+    refuse_beside_jobs(project.out)
+    environments = resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return work_on(plan, store, listener, Crew(environments, resources.retries, keep_going=True))
 
 
 def headline(record: Record) -> str:

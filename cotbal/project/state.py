@@ -14,12 +14,15 @@ from cotbal.estimate.plan import Plan
 from cotbal.estimate.pool import Listener
 from cotbal.estimate.store import Record, Store, in_use, write_json
 from cotbal.project.outline import run_keys
+from cotbal.project.slurm.queue import QueuedJob
 
 SCHEMA_VERSION = 1
 STATE_FILE = "state.json"
 # Progress alone is written at most so often, in seconds.
 WRITE_EVERY = 1.0
 FINISHED, RUNNING, FAILED, STOPPED, WAITING = "finished", "running", "failed", "stopped", "waiting"
+# Waiting in the queue of a cluster.
+QUEUED = "queued"
 
 
 class StateFile:
@@ -40,10 +43,16 @@ class StateFile:
         self._write()
         self._other.opened(plan, finished, workers)
 
+    def queued(self, name: str, job: str) -> None:
+        """The run is in the queue of a cluster."""
+        self._set(name, {**self._runs.get(name, {}), "state": QUEUED, "job": job})
+        self._other.queued(name, job)
+
     def started(self, name: str) -> None:
         """The run is running."""
-        tries = self._runs.get(name, {}).get("tries", 0) + 1
-        self._set(name, {"state": RUNNING, "since": time.time(), "work": 0, "tries": tries})
+        before = self._runs.get(name, {})
+        state = {"state": RUNNING, "since": time.time(), "work": 0, "tries": before.get("tries", 0) + 1}
+        self._set(name, {**state, "job": before["job"]} if "job" in before else state)
         self._other.started(name)
 
     def advanced(self, name: str, steps: int) -> None:
@@ -73,6 +82,10 @@ class StateFile:
         """Nothing has changed."""
         self._other.waited()
 
+    def noted(self, text: str) -> None:
+        """Nothing of a run has changed."""
+        self._other.noted(text)
+
     def _set(self, name: str, state: dict[str, Any]) -> None:
         self._runs[name] = state
         self._write()
@@ -85,31 +98,48 @@ class StateFile:
             write_json(self._path, content)
 
 
-def run_states(plan: Plan, store: Store) -> list[dict[str, Any]]:
+def run_states(plan: Plan, store: Store, jobs: Mapping[str, QueuedJob] | None = None) -> list[dict[str, Any]]:
     """The state of every run: {"name", "state", "key", "work", "of", "tries", "seconds", ...}.
 
-    A finished run has its "score" too, another the "reason" of its last failure. "state" is
-    finished, running, failed, stopped (its driver is gone; it starts again) or waiting. "seconds" are those
-    that a finished run took, or that a running one has been at it.
+    A finished run has its "score" too, another the "reason" of its last failure, and one in the queue of
+    a cluster "job" and "job_state". "state" is finished, running, queued, failed, waiting or stopped (its
+    driver is gone; it starts again). "seconds" are those that a finished run
+    took, or a running one has been at it.
+
+    Args:
+        plan: the runs.
+        store: their results.
+        jobs: those of Slurm by the keys of the runs; they need no driver.
     """
     notes, working = _notes(store.out), in_use(store.out)
-    return [_state(plan, store, name, key, notes, working) for name, key in run_keys(plan).items()]
+    return [
+        _state(plan[name].steps, store, key, _with_job(notes.get(name, {}), (jobs or {}).get(key), working))
+        | {"name": name}
+        for name, key in run_keys(plan).items()
+    ]
 
 
-def _state(
-    plan: Plan, store: Store, name: str, key: str, notes: Mapping[str, Any], working: bool
-) -> dict[str, Any]:
-    note, record = notes.get(name, {}), store.record(key)
-    entry = {"name": name, "key": key, "work": 0, "of": plan[name].steps, "tries": note.get("tries", 0)}
+def _with_job(note: Mapping[str, Any], job: QueuedJob | None, working: bool) -> dict[str, Any]:
+    """What is noted of a run, put right by what the queue says and by whether there is a driver."""
+    if job is not None:
+        state = {"state": QUEUED if job.waiting else RUNNING, "job": job.job}
+        return {**note, **state, "job_state": f"{job.state} ({job.reason})" if job.waiting else job.state}
+    return (
+        {**note, "state": STOPPED} if note.get("state") in (RUNNING, QUEUED) and not working else dict(note)
+    )
+
+
+def _state(of: int, store: Store, key: str, note: Mapping[str, Any]) -> dict[str, Any]:
+    record = store.record(key)
+    entry = {"name": "", "key": key, "work": 0, "of": of, "tries": note.get("tries", 0)}
     if record is not None:
         of_result = {"seconds": record.finished - record.started, "score": record.result.get("score")}
-        return {**entry, "state": FINISHED, "work": plan[name].steps, **of_result}
+        return {**entry, "state": FINISHED, "work": of, **of_result}
     state = note.get("state", WAITING)
-    if state == RUNNING and not working:
-        state = STOPPED
     seconds = time.time() - note["since"] if state == RUNNING and "since" in note else None
     work = note.get("work", 0) if state == RUNNING else 0
-    return {**entry, "state": state, "work": work, "seconds": seconds, "reason": note.get("reason")}
+    of_job = {key: note[key] for key in ("job", "job_state") if key in note and state in (RUNNING, QUEUED)}
+    return {**entry, "state": state, "work": work, "seconds": seconds, "reason": note.get("reason"), **of_job}
 
 
 def _notes(out: Path) -> dict[str, Any]:

@@ -106,6 +106,29 @@ def changed(place, new):
         (changed(["evaluate", "command"], "e {model} {scores} {weights}"), "unknown placeholder {weights}"),
         (changed(["step_matched"], True), "step_matched: it needs {steps}"),
         (changed(["resources"], {"gpus": 2, "gpus_per_run": 4}), "resources: gpus_per_run: expected at most"),
+        (changed(["resources"], {"gpus": 2, "gpus_per_run": 0}), "resources: gpus_per_run: expected at most"),
+        (changed(["resources"], {"executor": "slurm"}), "resources: executor: slurm needs slurm: {hours:"),
+        (
+            changed(["resources"], {"executor": "pbs"}),
+            "resources.executor: input should be 'local' or 'slurm'",
+        ),
+        (
+            changed(["resources"], {"executor": "slurm", "gpus": 2, "slurm": {"hours": 1}}),
+            "resources: gpus are those of this machine; a job of Slurm has gpus_per_run",
+        ),
+        (changed(["resources"], {"slurm": {"hours": 0}}), "resources.slurm.hours: input should be greater"),
+        (
+            changed(["resources"], {"slurm": {"hours": 1, "qos": "high"}}),
+            "resources.slurm.qos: unknown key; Known keys: hours, partition",
+        ),
+        (
+            changed(["resources"], {"slurm": {"hours": 1, "options": {"time": "1:00:00"}}}),
+            "resources.slurm.options: time: there is the key slurm.hours",
+        ),
+        (
+            changed(["resources"], {"slurm": {"hours": 1, "options": {"job_name": "x"}}}),
+            "resources.slurm.options: job_name: cotbal sets it itself",
+        ),
         (changed(["resources", "slots"], 0), "resources.slots: input should be greater than or equal to 1"),
     ],
 )
@@ -151,6 +174,13 @@ def test_paths_are_those_of_the_file_s_folder(tmp_path):
     assert project.fixed == {"chat": 1.5}
     assert project.weighted == ["a", "b", "c"]
     assert str(project.ratio) == "1/8"
+
+
+def test_command_has_the_gpus_of_a_run_where_there_are_any():
+    assert Resources(gpus_per_run=2).gpus_of_a_command == 0
+    assert Resources(gpus=4, gpus_per_run=2).gpus_of_a_command == 2
+    assert Resources(executor="slurm", gpus_per_run=2, slurm={"hours": 1}).gpus_of_a_command == 2
+    assert Resources(executor="slurm", gpus_per_run=0, slurm={"hours": 1}).gpus_of_a_command == 0
 
 
 def test_gpus_are_dealt_out_in_groups():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cotbal.project.config import Evaluate, Project, Resources, Task, Train, load_project
+from cotbal.project.config import Evaluate, Project, Resources, Slurm, Task, Train, load_project
 from cotbal.project.template import EVALUATE, TRAIN
 
 TEXT = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text()
@@ -13,7 +13,14 @@ TEXT = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text()
 
 @pytest.mark.parametrize(
     ("model", "prefix"),
-    [(Project, ""), (Task, ""), (Train, "train."), (Evaluate, "evaluate."), (Resources, "resources.")],
+    [
+        (Project, ""),
+        (Task, ""),
+        (Train, "train."),
+        (Evaluate, "evaluate."),
+        (Resources, "resources."),
+        (Slurm, "slurm."),
+    ],
 )
 def test_every_key_is_told(model, prefix):
     rows = [line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `")]
@@ -28,7 +35,10 @@ def test_every_placeholder_is_told_in_its_table():
         assert set(re.findall(r"`\{(\w+)\}`", rows)) == set(known)
 
 
-def test_example_is_a_valid_file(tmp_path):
+def test_example_is_a_valid_file_and_so_it_is_with_the_resources_of_slurm(tmp_path):
     path = tmp_path / "estimate.yaml"
-    path.write_text(TEXT.split("```yaml\n")[1].split("```")[0])
+    local, slurm = (part.split("```")[0] for part in TEXT.split("```yaml\n")[1:])
+    path.write_text(local)
     assert load_project(path).weighted == ["vqa", "caption", "ocr"]
+    path.write_text(local.partition("resources:")[0] + slurm)
+    assert load_project(path).resources.executor == "slurm"

@@ -52,5 +52,5 @@ def test_score_with_and_without_items(tmp_path):
 def test_progress_is_that_of_the_last_bar_over_all_steps(tmp_path, log, work):
     path = tmp_path / "log.txt"
     path.write_text("x" * (job.LOG_BYTES + 5) + "\n" + log)
-    assert job._work_done(path, {"steps": 120, "work": 1000}) == work
-    assert job._work_done(path, {"steps": None, "work": 1000}) == 0
+    assert job.work_done(path, {"steps": 120, "work": 1000}) == work
+    assert job.work_done(path, {"steps": None, "work": 1000}) == 0

@@ -1,0 +1,1 @@
+"""The runs of a project as jobs of a Slurm cluster, submitted with submitit."""

@@ -1,0 +1,103 @@
+"""Runs handed to Slurm as one array of jobs, through submitit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import shlex
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cotbal.estimate.execution import Job
+from cotbal.estimate.store import Store
+from cotbal.estimate.worker_process import import_path, job_message
+from cotbal.project.config import Resources, Slurm
+from cotbal.project.slurm.queue import SlurmError, in_one_line
+from cotbal.project.slurm.task import WARNING_SECONDS, Task
+from cotbal.project.slurm.tickets import Ticket, drop_ticket, job_name, slurm_folder, write_ticket
+
+
+def submit(jobs: Sequence[Job], store: Store, resources: Resources) -> list[Ticket]:
+    """Submits jobs as one array; returns their tickets, which are on disk.
+
+    Raises:
+        SlurmError: sbatch refuses; nothing is then submitted.
+    """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    slurm = _slurm(resources)
+    submission = uuid.uuid4().hex[:12]
+    places = range(len(jobs)) if len(jobs) > 1 else [None]
+    tickets = [Ticket(job.key, submission, place) for job, place in zip(jobs, places, strict=True)]
+    for ticket in tickets:
+        write_ticket(store.out, ticket)
+    # In place of the batch script: Slurm warns that process alone, not the commands below it.
+    python = f"exec {shlex.quote(sys.executable)}"
+    executor = SlurmExecutor(
+        slurm_folder(store.out).resolve(), max_num_timeout=slurm.extensions, python=python
+    )
+    executor.update_parameters(**_parameters(resources, job_name(store.out, submission)))
+    task = Task(submission, slurm.hours * 3600)
+    try:
+        # submitit prints what sbatch says, too.
+        with contextlib.redirect_stderr(io.StringIO()):
+            submitted = executor.map_array(task, [job_message(job, store) for job in jobs])
+    except (FailedJobError, FailedSubmissionError) as error:
+        for ticket in tickets:
+            drop_ticket(store.out, ticket.key)
+        raise SlurmError(in_one_line("sbatch", str(error))) from error
+    named = zip(tickets, submitted, strict=True)
+    tickets = [Ticket(ticket.key, submission, ticket.place, job.job_id) for ticket, job in named]
+    for ticket in tickets:
+        write_ticket(store.out, ticket)
+    return tickets
+
+
+def was_submitted_whole(out: Path, job: str) -> bool:
+    """Whether submitit had handed over what the job needs; a kill may come between sbatch and that."""
+    from submitit.core.utils import JobPaths
+
+    return bool(JobPaths(slurm_folder(out), job_id=job).submitted_pickle.exists())
+
+
+def sbatch_options(resources: Resources) -> dict[str, Any]:
+    """The options of sbatch that follow from the file, None for those that it leaves open."""
+    slurm = _slurm(resources)
+    # GPUs of a certain kind are asked for by an option such as gres, which then stands for their number.
+    own_gpus = any(name.startswith(("gres", "gpus")) for name in slurm.options)
+    gpus = resources.gpus_of_a_command
+    return {
+        "time": math.ceil(slurm.hours * 60),
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "cpus_per_task": slurm.cpus,
+        "mem": None if slurm.memory_gb is None else f"{math.ceil(slurm.memory_gb * 1024)}M",
+        "gpus_per_node": None if own_gpus or not gpus else gpus,
+        **{name: value for name, value in slurm.options.items() if value is not False},
+    }
+
+
+def _parameters(resources: Resources, name: str) -> dict[str, Any]:
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    options = {key: value for key, value in sbatch_options(resources).items() if value is not None}
+    signal = f"B:{SlurmJobEnvironment.USR_SIG}@{WARNING_SECONDS}"
+    return {
+        "time": options.pop("time"),
+        "job_name": name,
+        "nodes": 1,
+        "wckey": None,
+        "use_srun": False,
+        "setup": [f"export PYTHONPATH={shlex.quote(import_path())}"],
+        "additional_parameters": {**options, "signal": signal, "requeue": True},
+    }
+
+
+def _slurm(resources: Resources) -> Slurm:
+    assert resources.slurm is not None
+    return resources.slurm

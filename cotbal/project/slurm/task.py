@@ -1,0 +1,112 @@
+"""What a job does on its node: one run, and for a run that fails the reason on disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cotbal.estimate.processes import CommandError
+from cotbal.estimate.store import Store, write_json
+from cotbal.estimate.worker import run_job
+from cotbal.project.slurm.tickets import read_ticket
+
+SCHEMA_VERSION = 1
+FAILURE_FILE = "failure.json"
+# Slurm warns a job so long before its time is over; `processes.end` needs some of it.
+WARNING_SECONDS = 90
+# A job that is cancelled or pre-empted may see its command die before it is told itself.
+TELLING_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed.
+
+    Attributes:
+        error: in words; the end of the log is among them.
+        out_of_time: whether the job's time was over.
+    """
+
+    error: str
+    out_of_time: bool
+
+
+@dataclass
+class Task:
+    """The function that submitit calls on the node.
+
+    Attributes:
+        submission: that of the tickets of its jobs.
+        seconds: the time limit of a job.
+    """
+
+    submission: str
+    seconds: float
+    _began: float = 0.0
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        """Does the run of a `job_message`, unless it is finished or another job's."""
+        from submitit.core.utils import UncompletedJobError
+
+        out, key = Path(message["out"]), message["key"]
+        ticket = read_ticket(out, key)
+        if ticket is None or ticket.submission != self.submission or _finished(message):
+            print(f"run {key} is not this job's to do any more")
+            return
+        self._began = time.monotonic()
+        signal.signal(signal.SIGTERM, _leave)
+        # submitit would log it, in the middle of another signal.
+        signal.signal(signal.SIGCONT, signal.SIG_IGN)
+        try:
+            run_job(message, lambda progress: None)
+        except SystemExit:
+            # Cancelled, or Slurm starts it again.
+            raise
+        except UncompletedJobError as error:
+            self._fail(message, str(error), out_of_time=True)
+        except CommandError as error:
+            time.sleep(TELLING_SECONDS)
+            self._fail(message, str(error))
+        except BaseException:
+            self._fail(message, traceback.format_exc())
+
+    def checkpoint(self, message: dict[str, Any]) -> Any:
+        """What submitit starts again when the job is warned: the same run, None where that is no use.
+
+        A job is warned when its time is nearly over, and by some clusters when it is pre-empted.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        over = time.monotonic() - self._began > self.seconds - 2 * WARNING_SECONDS
+        return None if over and not message["context"].get("resume") else DelayedSubmission(self, message)
+
+    def _fail(self, message: dict[str, Any], error: str, out_of_time: bool = False) -> None:
+        content = {"submission": self.submission, "error": error, "out_of_time": out_of_time}
+        path = Store(Path(message["out"])).folder(message["key"]) / FAILURE_FILE
+        write_json(path, {"schema_version": SCHEMA_VERSION, **content})
+
+
+def read_failure(folder: Path, submission: str) -> Failure | None:
+    """What a job of this submission left in the run's folder, None where it left no failure."""
+    try:
+        content = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
+        own = content["schema_version"] == SCHEMA_VERSION and content["submission"] == submission
+        return Failure(str(content["error"]), bool(content["out_of_time"])) if own else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _finished(message: dict[str, Any]) -> bool:
+    return Store(Path(message["out"]), message["versions"]).record(message["key"]) is not None
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    # Once: a second one must not disturb the end of the commands.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + number)

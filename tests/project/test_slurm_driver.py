@@ -1,0 +1,225 @@
+"""The driver against a cluster whose jobs live as each test tells; `test_slurm_node.py` has a real one."""
+
+import time
+
+import pytest
+
+from cotbal.estimate.store import Store, run_key
+from cotbal.project.slurm import driver
+from cotbal.project.slurm.queue import SlurmError
+from cotbal.project.slurm.submission import was_submitted_whole
+from cotbal.project.slurm.tickets import (
+    Ticket,
+    read_ticket,
+    refuse_beside_jobs,
+    slurm_folder,
+    write_ticket,
+)
+from tests.project.slurm_double import GOOD, Cluster, JobNotes, Plan, plan, resources, spec
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path, {})
+
+
+@pytest.fixture
+def cluster(store, monkeypatch):
+    return Cluster(store, monkeypatch)
+
+
+def work(store, runs=None, **asked):
+    notes = JobNotes()
+    return driver.work_on_slurm(runs or plan(), store, notes, resources(**asked)), notes
+
+
+def test_what_can_start_is_one_array_longest_first_and_nothing_is_left_behind(cluster, store):
+    done, notes = work(store)
+    assert sorted(done.records) == ["a", "b", "c"]
+    assert cluster.submissions == [["b", "a"], ["c"]]
+    assert notes.about("queued") == ["b 1_0", "a 1_1", "c 2_0"]
+    assert sorted(notes.about("started")) == sorted(notes.about("finished")) == ["a", "b", "c"]
+    assert notes.about("opened") == ["0/3 on 3"]
+    assert list((slurm_folder(store.out) / "tickets").iterdir()) == []
+    again, notes = work(store)
+    assert (len(again.records), len(cluster.submissions)) == (3, 2)
+
+
+def test_at_most_so_many_jobs_are_in_the_queue(cluster, store):
+    most = 0
+
+    def count():
+        nonlocal most
+        most = max(most, sum(job.active for job in cluster.queue.values()))
+
+    runs = Plan([spec(f"r{i}") for i in range(7)])
+    for name in runs:
+        cluster.lives[name] = [["RUNNING", count, "done"]]
+    done, _ = work(store, runs, max_jobs=3)
+    assert (len(done.records), most) == (7, 3)
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "NODE_FAIL", "PREEMPTED", "FAILED", "BOOT_FAIL", "gone"])
+def test_job_that_ends_from_outside_is_submitted_again_until_it_has_happened_three_times(
+    cluster, store, state
+):
+    cluster.lives["a"] = [["RUNNING", state]] * 2
+    cluster.lives["b"] = [["RUNNING", state]] * 3
+    log = store.folder(run_key(spec("b"))) / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("the last words of b\n")
+    done, notes = work(store)
+    assert list(done.records) == ["a"]
+    assert list(done.failures) == ["b"]
+    assert "its job ended 3 times" in done.failures["b"]
+    assert done.failures["b"].endswith("the last words of b")
+    assert len(notes.about("lost")) == 4
+    assert read_ticket(store.out, run_key(spec("b"))) is None
+    # Where Slurm may still know of it.
+    assert bool(cluster.cancelled) == (state in ("PREEMPTED", "gone"))
+
+
+def test_requeued_job_is_waited_for(cluster, store):
+    cluster.lives["a"] = [["RUNNING", "COMPLETING", "PENDING BeginTime", "PENDING", "RUNNING", "done"]]
+    done, notes = work(store)
+    assert len(done.records) == 3
+    assert cluster.submissions == [["b", "a"], ["c"]]
+    assert notes.about("lost") == ["a: job 1_1 is requeued"]
+    assert notes.about("started").count("a") == 2
+    assert notes.about("noted") == []
+
+
+def test_state_between_two_of_a_requeue_is_not_the_end(cluster, store, monkeypatch):
+    monkeypatch.setattr(driver, "CONFIRM_SECONDS", 0.2)
+    cluster.lives["a"] = [["RUNNING", "PREEMPTED", "PENDING", "RUNNING", "done"]]
+    done, _ = work(store)
+    assert len(done.records) == 3
+    assert cluster.submissions == [["b", "a"], ["c"]]
+
+
+def test_command_that_fails_is_submitted_again_as_often_as_the_file_says(cluster, store, monkeypatch):
+    # What has told its failure is not waited for.
+    monkeypatch.setattr(driver, "LATE_FILE_SECONDS", 60.0)
+    began = time.monotonic()
+    cluster.lives["a"] = [["RUNNING", ("fails", "exit status 3\nits log")]]
+    cluster.lives["b"] = [["RUNNING", ("fails", "exit status 4\nits log")]] * 2
+    done, notes = work(store, retries=1)
+    assert list(done.records) == ["a"]
+    assert done.failures["b"].startswith("run 'b' failed in ")
+    assert done.failures["b"].endswith("exit status 4\nits log")
+    assert sorted(notes.about("lost")) == ["a: exit status 3", "b: exit status 4"]
+    assert time.monotonic() - began < 30.0
+
+
+def test_failure_that_another_job_has_left_is_not_this_one_s(cluster, store):
+    cluster.lives["a"] = [["RUNNING", ("fails", "first"), "COMPLETED"], ["RUNNING", "RUNNING", *GOOD]]
+    done, notes = work(store, retries=1)
+    assert len(done.records) == 3
+    assert notes.about("lost") == ["a: first"]
+
+
+@pytest.mark.parametrize("step", ["TIMEOUT", ("late", "Job not requeued because: timed-out")])
+def test_run_out_of_time_is_not_tried_again(cluster, store, step):
+    cluster.lives["a"] = [["RUNNING", step]]
+    done, _ = work(store, retries=5)
+    assert "job 1_1 was out of time; raise resources.slurm.hours. End of its log:" in done.failures["a"]
+    assert cluster.submissions == [["b", "a"]]
+
+
+def test_run_out_of_memory_is_tried_as_a_command_that_fails_and_says_so(cluster, store):
+    cluster.lives["a"] = [["RUNNING", "OUT_OF_MEMORY"]] * 2
+    done, _ = work(store, retries=1)
+    assert "was out of memory; raise resources.slurm.memory_gb" in done.failures["a"]
+    assert cluster.submissions == [["b", "a"], ["a"]]
+
+
+def test_while_slurm_does_not_answer_nothing_is_concluded(cluster, store):
+    def silence():
+        cluster.silences = 5
+
+    cluster.lives["a"] = [["RUNNING", silence, "RUNNING", "done"]]
+    done, notes = work(store)
+    assert len(done.records) == 3
+    assert cluster.submissions == [["b", "a"], ["c"]]
+    assert notes.about("noted") == ["squeue: Unable to contact slurm controller; waiting until Slurm answers"]
+
+
+def test_refusal_of_the_first_jobs_ends_the_session_and_a_later_one_is_waited_out(cluster, store):
+    cluster.refusals = ["sbatch: Invalid partition name specified"]
+    with pytest.raises(SlurmError, match="Invalid partition"):
+        work(store)
+
+    def refuse():
+        cluster.refusals = ["sbatch: QOSMaxSubmitJobPerUserLimit"] * 3
+
+    cluster.lives["a"] = [["RUNNING", refuse, "done"]]
+    done, notes = work(store)
+    assert len(done.records) == 3
+    assert notes.about("noted") == ["sbatch: QOSMaxSubmitJobPerUserLimit; trying again every 0 s"]
+
+
+def test_job_that_waits_for_what_may_never_come_is_named(cluster, store):
+    cluster.lives["a"] = [["PENDING PartitionTimeLimit", "PENDING PartitionTimeLimit", *GOOD]]
+    _, notes = work(store)
+    assert notes.about("noted") == ["job 1_1 (a) waits: PartitionTimeLimit"]
+
+
+def test_result_that_the_disk_shows_late_is_taken(cluster, store, monkeypatch):
+    monkeypatch.setattr(driver, "LATE_FILE_SECONDS", 20.0)
+    cluster.lives["a"] = [["RUNNING", "COMPLETED", "COMPLETED", "COMPLETED", "done"]]
+    done, notes = work(store)
+    assert len(done.records) == 3
+    assert notes.about("lost") == []
+
+
+def handed_over(store, job):
+    """What submitit leaves once a submission is whole."""
+    slurm_folder(store.out).mkdir(exist_ok=True)
+    (slurm_folder(store.out) / f"{job}_submitted.pkl").write_bytes(b"")
+    assert was_submitted_whole(store.out, job)
+
+
+def test_jobs_of_a_killed_driver_are_waited_for_also_where_it_had_not_heard_their_ids(cluster, store):
+    keys = {name: run_key(plan()[name]) for name in "ab"}
+    known, unheard = Ticket(keys["a"], "s7", 1, "7_1"), Ticket(keys["b"], "s8", None)
+    for ticket, job in ((known, "7_1"), (unheard, "8")):
+        write_ticket(store.out, ticket)
+        cluster.begin(ticket, ["RUNNING", "RUNNING", "done"], job)
+        handed_over(store, job)
+    done, notes = work(store)
+    assert len(done.records) == 3
+    assert cluster.submissions == [["c"]]
+    assert notes.about("queued") == ["b 8", "a 7_1", "c 1_0"]
+
+
+def test_job_whose_submission_a_kill_cut_short_and_one_that_is_over_are_submitted_anew(cluster, store):
+    keys = {name: run_key(plan()[name]) for name in "ab"}
+    cut, over = Ticket(keys["a"], "s7", None), Ticket(keys["b"], "s8", None, "8")
+    write_ticket(store.out, cut)
+    write_ticket(store.out, over)
+    cluster.begin(cut, [], "7")
+    cluster.begin(over, ["CANCELLED"], "8")
+    done, _ = work(store)
+    assert len(done.records) == 3
+    assert cluster.submissions == [["b", "a"], ["c"]]
+    assert cluster.cancelled == ["7"]
+
+
+def test_stopped_driver_leaves_its_jobs_and_says_how_to_end_them(cluster, store):
+    def stop():
+        raise KeyboardInterrupt
+
+    cluster.lives["a"] = [["RUNNING", stop]]
+    notes = JobNotes()
+    with pytest.raises(KeyboardInterrupt):
+        driver.work_on_slurm(plan(), store, notes, resources())
+    assert notes.about("noted") == ["the jobs in the queue go on; scancel 1 ends them"]
+    assert cluster.cancelled == []
+    with pytest.raises(SlurmError, match=r"has jobs in the Slurm queue.*scancel 1"):
+        refuse_beside_jobs(store.out)
+    cluster.silences = 1
+    with pytest.raises(SlurmError, match="cannot be told here"):
+        refuse_beside_jobs(store.out)
+    cluster.queue.clear()
+    refuse_beside_jobs(store.out)
+    refuse_beside_jobs(store.out)

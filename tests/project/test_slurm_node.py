@@ -1,0 +1,111 @@
+"""An estimate on a real Slurm of one node, which is installed where it is missing and that is asked for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from cotbal.cli.main import app
+from tests.cli.watching import wait_until
+from tests.project.slurm_node import Node, install
+from tests.project.toy import content, starts, write
+
+ASKED = os.environ.get("CI") == "true" or os.environ.get("COTBAL_TEST_SLURM") == "1"
+pytestmark = pytest.mark.skipif(not ASKED, reason="COTBAL_TEST_SLURM=1 lets it install and start Slurm")
+
+SLURM = {"executor": "slurm", "gpus_per_run": 0, "slurm": {"hours": 0.5, "cpus": 1, "memory_gb": 0.25}}
+TRAININGS = {"mini", "probe a", "probe b"}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    install()
+    node = Node(tmp_path_factory.mktemp("slurm"))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+
+
+def toy(folder, **resources):
+    tasks = {name: task for name, task in content(folder)["tasks"].items() if name != "c"}
+    return write(folder, tasks=tasks, **resources)
+
+
+def script(folder, **how):
+    (folder / "script").write_text(json.dumps(how))
+
+
+@pytest.fixture
+def cotbal(node):
+    """Starts the command line on the cluster; what still runs at the end is killed."""
+    started = []
+
+    def cotbal(*arguments):
+        command = [sys.executable, "-m", "cotbal.cli", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, env=node.environment, text=True, **pipes))
+        return started[-1]
+
+    yield cotbal
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_kill_of_the_driver_a_cancelled_and_a_requeued_job_change_no_number(node, cotbal, tmp_path):
+    path, folder = toy(tmp_path / "slurm", resources=SLURM), tmp_path / "slurm"
+    script(folder, nap=600)
+    killed = cotbal("run", path)
+    # One of the three waits: the node has two processors.
+    wait_until(lambda: sum(starts(folder).values()) == 2, killed, seconds=300)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+
+    shown, _ = cotbal("status", path, "--json").communicate()
+    states = {run["name"]: run for run in json.loads(shown)["runs"] if run["name"] in TRAININGS}
+    of = {name: state["job"] for name, state in states.items()}
+    assert {name: state["state"] for name, state in states.items()} == {
+        "probe b": "running",
+        "probe a": "running",
+        "mini": "queued",
+    }
+    assert set(of.values()) <= set(node.call("squeue", "--noheader", "--array", "--format=%i").split())
+
+    second = cotbal("run", path)
+    notes = [second.stderr.readline() for _ in range(6)]
+    assert notes[0].startswith("9 runs on ")
+    assert sorted(notes[1:4]) == sorted(f"queued  {name} (job {job})\n" for name, job in of.items())
+    assert {note.split(" (")[0] for note in notes[4:]} == {"start   probe b", "start   probe a"}
+    (folder / "script").unlink()
+    node.call("scancel", of["probe b"])
+    node.call("scontrol", "requeue", of["probe a"])
+    _, rest = second.communicate(timeout=300)
+    assert second.returncode == 0, rest
+    assert f"again   probe b: job {of['probe b']}: CANCELLED" in rest
+    assert f"again   probe a: job {of['probe a']} is requeued" in rest
+    assert {name: times for name, times in starts(folder).items() if times > 1} == {
+        "probe a": 2,
+        "probe b": 2,
+    }
+    assert not (folder / "crowded").exists()
+
+    local = toy(tmp_path / "local", resources={"slots": 2})
+    assert CliRunner().invoke(app, ["run", str(local)]).exit_code == 0
+    for name in ("scores.csv", "items.json", "weights.json"):
+        assert (folder / "out" / name).read_text() == (tmp_path / "local" / "out" / name).read_text()
+    assert sum(starts(folder).values()) == sum(starts(tmp_path / "local").values()) + 2
+
+
+def test_what_slurm_refuses_is_told_in_its_own_words(cotbal, tmp_path):
+    wrong = {**SLURM, "slurm": {**SLURM["slurm"], "partition": "gpuu"}}
+    refused = cotbal("run", toy(tmp_path, resources=wrong))
+    _, notes = refused.communicate(timeout=300)
+    assert refused.returncode == 2
+    assert "cotbal: sbatch: error: invalid partition specified: gpuu" in notes
+    assert not starts(tmp_path)
