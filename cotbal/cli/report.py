@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from cotbal.report.paper_tables import PaperRow
 
 
+YAML = (".yaml", ".yml")
+
+
 def report(
     file: Annotated[
         Path | None,
@@ -31,7 +34,10 @@ def report(
         typer.Option(metavar="TASK=WEIGHT", help="With a CSV: a task of a stated weight; may be repeated."),
     ] = None,
     precise: Annotated[
-        bool, typer.Option("--precise", help="With a CSV: difficulty from single_mini and single_full.")
+        bool, typer.Option("--precise", help="Difficulty from the runs on each task alone.")
+    ] = False,
+    step_matched: Annotated[
+        bool, typer.Option("--step-matched", help="With a YAML whose runs were made so.")
     ] = False,
     on_unidentified: Annotated[
         str | None, typer.Option(help="With a CSV: raise (the default) or drop, as in `cotbal weights`.")
@@ -62,20 +68,23 @@ def report(
         "temperature": temperature,
         "alpha": alpha,
         "fixed": fixed,
-        "precise": precise or None,
         "on_unidentified": on_unidentified,
     }
     options = {name: value for name, value in given.items() if value is not None}
     kind = file.suffix.lower()
+    if (step_matched and kind not in YAML) or (precise and kind == ".json"):
+        raise ValueError(
+            f"--step-matched, --precise: {file} says itself how its runs were made; leave them out"
+        )
     if options and kind != ".csv":
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"{names}: only with a CSV of scores; {file} says it itself")
     if kind == ".json":
         _page(file, out or file.parent, as_json)
     elif kind == ".csv":
-        _write(_of_csv(file, options), None, out or file.parent, as_json)
-    elif kind in (".yaml", ".yml"):
-        _project(file, out, as_json)
+        _write(_of_csv(file, {**options, "precise": precise}), None, out or file.parent, as_json)
+    elif kind in YAML:
+        _project(file, out, as_json, precise, step_matched)
     else:
         raise ValueError(f"FILE: expected .yaml, .csv or .json, got {file}")
 
@@ -93,7 +102,7 @@ def _of_csv(file: Path, options: dict[str, Any]) -> dict[str, Any]:
     return estimate_results([table], settings, source=f"scores in {file.name}", clusters=clusters)
 
 
-def _project(file: Path, out: Path | None, as_json: bool) -> None:
+def _project(file: Path, out: Path | None, as_json: bool, precise: bool, step_matched: bool) -> None:
     from cotbal.cli.plan import load, prepared
     from cotbal.project.account import account
     from cotbal.project.outline import run_keys
@@ -101,7 +110,7 @@ def _project(file: Path, out: Path | None, as_json: bool) -> None:
     from cotbal.project.session import store_of
     from cotbal.report.findings import Settings, estimate_results
 
-    project = load(file, False, False)
+    project = load(file, precise, step_matched)
     data, plan = prepared(project)
     store = store_of(project)
     records = {name: store.record(key) for name, key in run_keys(plan).items()}

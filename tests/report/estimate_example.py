@@ -8,7 +8,10 @@ from cotbal.estimate.scores import Scores
 
 
 def make_scores(n_tasks: int = 4, n_items: int = 400, lost: tuple[int, ...] = (), seed: int = 0) -> Scores:
-    """Return scores of 0/1 items; a task in `lost` gains nothing from its own data."""
+    """Return scores of 0/1 items; a task in `lost` gains nothing from its own.
+
+    Of the others' probes the first ones hurt, the third does nothing, the later ones help.
+    """
     draw = torch.Generator().manual_seed(seed)
     tasks = ["vqa", "<b>x</b>", "ocr", "box"][:n_tasks] + [f"task number {i}" for i in range(4, n_tasks)]
     runs = ["mini", *tasks]
@@ -17,7 +20,7 @@ def make_scores(n_tasks: int = 4, n_items: int = 400, lost: tuple[int, ...] = ()
         base = torch.rand(n_items, generator=draw, dtype=torch.float64)
         gain = 0.0 if j in lost else 0.2 + 0.05 * j
         for i, run in enumerate(runs):
-            share = 0.0 if run == "mini" else 1.0 if run == task else 0.1 * (i - 1)
+            share = 0.0 if run == "mini" else 1.0 if run == task else 0.2 * i - 0.6
             noise = torch.rand(n_items, generator=draw, dtype=torch.float64)
             items[run][task] = (0.7 * base + 0.3 * noise < 0.4 + share * gain).double()
     mini = [items["mini"][task].mean().item() for task in tasks]
