@@ -54,7 +54,7 @@ OWN = {
     "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.project": {"cotbal.estimate", "cotbal.files", "cotbal.weights"},
     "cotbal.progress": {"cotbal.estimate"},
-    "cotbal.report": {"cotbal.files", "cotbal.metrics"},
+    "cotbal.report": {"cotbal.estimate", "cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
         "csrc_triton",
         "cotbal.balancing",

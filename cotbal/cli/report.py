@@ -1,4 +1,4 @@
-"""`cotbal report`: the page and figures of a result, or the paper's tables computed again."""
+"""`cotbal report`: the page, card and figures of an estimate, or the paper's tables computed again."""
 
 import dataclasses
 import json
@@ -11,10 +11,36 @@ if TYPE_CHECKING:
     from cotbal.report.paper_tables import PaperRow
 
 
+YAML = (".yaml", ".yml")
+
+
 def report(
-    results: Annotated[Path | None, typer.Argument(help="The results.json of a finished demo.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="The YAML of an estimate, a score table (CSV), or the results.json of a demo."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the page and figures; that of the results by default.")
+        Path | None,
+        typer.Option(help="Folder for page and figures; by default `report` in the estimate's, else FILE's."),
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="With a CSV: JSON of per-item scores, for intervals.")
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help="With a CSV: the rule in use; cotbal by default.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="With a CSV: T, 0.5 by default.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="With a CSV: alpha, 0.5 by default.")] = None,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=WEIGHT", help="With a CSV: a task of a stated weight; may be repeated."),
+    ] = None,
+    precise: Annotated[
+        bool, typer.Option("--precise", help="Difficulty from the runs on each task alone.")
+    ] = False,
+    step_matched: Annotated[
+        bool, typer.Option("--step-matched", help="With a YAML whose runs were made so.")
+    ] = False,
+    on_unidentified: Annotated[
+        str | None, typer.Option(help="With a CSV: raise (the default) or drop, as in `cotbal weights`.")
     ] = None,
     paper_tables: Annotated[
         bool,
@@ -24,19 +50,123 @@ def report(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Write report.html and the figures of a result, or print the paper's tables, printed and computed.
+    """Write report.html, report.json, report.md and the figures of an estimate, at any time while it runs.
 
-    Exit code 1 tells that a row of the paper came out differently.
+    With --paper-tables print the paper's tables, printed and computed; exit code 1 tells that a row differs.
 
-    Example: cotbal report demo/results.json --out report
+    Example: cotbal report estimate.yaml
     """
-    if paper_tables == (results is not None):
-        raise ValueError("report: expected either RESULTS.json or --paper-tables, got both or neither")
+    if paper_tables == (file is not None):
+        raise ValueError("report: expected either FILE or --paper-tables, got both or neither")
     if paper_tables:
         _paper_tables(as_json)
+        return
+    assert file is not None
+    given = {
+        "items": items,
+        "rule": rule,
+        "temperature": temperature,
+        "alpha": alpha,
+        "fixed": fixed,
+        "on_unidentified": on_unidentified,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    kind = file.suffix.lower()
+    if (step_matched and kind not in YAML) or (precise and kind == ".json"):
+        raise ValueError(
+            f"--step-matched, --precise: {file} says itself how its runs were made; leave them out"
+        )
+    if options and kind != ".csv":
+        names = ", ".join("--" + name.replace("_", "-") for name in options)
+        raise ValueError(f"{names}: only with a CSV of scores; {file} says it itself")
+    if kind == ".json":
+        _page(file, out or file.parent, as_json)
+    elif kind == ".csv":
+        _write(_of_csv(file, {**options, "precise": precise}), None, out or file.parent, as_json)
+    elif kind in YAML:
+        _project(file, out, as_json, precise, step_matched)
     else:
-        assert results is not None
-        _page(results, out or results.parent, as_json)
+        raise ValueError(f"FILE: expected .yaml, .csv or .json, got {file}")
+
+
+def _of_csv(file: Path, options: dict[str, Any]) -> dict[str, Any]:
+    from cotbal.cli.weights import _fixed
+    from cotbal.estimate.items_json import read_items
+    from cotbal.estimate.scores import Scores
+    from cotbal.report.findings import Settings, estimate_results
+
+    found = read_items(options.pop("items")) if "items" in options else None
+    table = Scores.from_csv(file, items=None if found is None else found.items)
+    settings = Settings(**{**options, "fixed": _fixed(options.get("fixed", []))})
+    clusters = None if found is None else found.clusters
+    return estimate_results([table], settings, source=f"scores in {file.name}", clusters=clusters)
+
+
+def _project(file: Path, out: Path | None, as_json: bool, precise: bool, step_matched: bool) -> None:
+    from cotbal.cli.plan import load, prepared
+    from cotbal.project.account import account
+    from cotbal.project.outline import run_keys
+    from cotbal.project.recipe import algorithm, recipes
+    from cotbal.project.session import store_of
+    from cotbal.report.findings import Settings, estimate_results
+
+    project = load(file, precise, step_matched)
+    data, plan = prepared(project)
+    store = store_of(project)
+    records = {name: store.record(key) for name, key in run_keys(plan).items()}
+    found = {name: record.result for name, record in records.items() if record is not None}
+    tables = {}
+    for seed, recipe in recipes(project, data).items():
+        method = algorithm(recipe)
+        if all(name in found for run in method.estimation_runs() for name in recipe.scored_by(run)):
+            tables[seed] = method.scores(found)
+    results = None
+    if tables:
+        settings = Settings(
+            project.rule,
+            project.temperature,
+            project.alpha,
+            project.fixed,
+            project.precise,
+            project.on_unidentified,
+            {name: task.metric for name, task in project.tasks.items()},
+        )
+        results = estimate_results(
+            list(tables.values()), settings, source=_seeds(project.seeds, list(tables))
+        )
+    _write(results, account(project, plan, store), out or project.out / "report", as_json)
+
+
+def _seeds(asked: list[int], measured: list[int]) -> str:
+    names = f"seed{'s' * (len(measured) > 1)} {', '.join(map(str, measured))}"
+    return (
+        names
+        if len(asked) == len(measured)
+        else f"{names} of {', '.join(map(str, asked))}, the others unfinished"
+    )
+
+
+def _write(results: dict[str, Any] | None, runs: dict[str, Any] | None, folder: Path, as_json: bool) -> None:
+    """Writes report.html, report.json, report.md and, where there are results, the figures."""
+    from cotbal.files import write_text_atomically
+    from cotbal.report.card import card
+    from cotbal.report.figures import write_figures
+    from cotbal.report.page import write_page
+
+    content = {"schema_version": 1, "kind": "estimate", **(results or {}), "runs": runs}
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    page = write_page(results, folder, runs=runs)
+    files = {
+        "json": write_text_atomically(folder / "report.json", text),
+        "card": write_text_atomically(folder / "report.md", card(results, runs)),
+    }
+    figures = {} if results is None else write_figures(results, folder / "figures")
+    if not as_json and results is not None:
+        for statement in results["statements"]:
+            typer.echo(statement)
+    elif not as_json:
+        typer.echo("There are no weights yet; the page shows the state of the runs.")
+    _tell(page, figures, as_json, files)
 
 
 def _page(results: Path, folder: Path, as_json: bool) -> None:
@@ -49,11 +179,20 @@ def _page(results: Path, folder: Path, as_json: bool) -> None:
         figures = write_figures(content, folder / "figures")
     except KeyError as error:
         raise ValueError(f"{results}: expected the results of `cotbal demo`, got none for {error}") from error
+    _tell(page, figures, as_json)
+
+
+def _tell(page: Path, figures: dict[str, Path], as_json: bool, files: dict[str, Path] | None = None) -> None:
+    others = files or {}
     if as_json:
-        written = {"page": str(page), "figures": {name: str(path) for name, path in figures.items()}}
+        written = {
+            "page": str(page),
+            **{name: str(path) for name, path in others.items()},
+            "figures": {name: str(path) for name, path in figures.items()},
+        }
         typer.echo(json.dumps(written, indent=2))
     else:
-        for path in (page, *figures.values()):
+        for path in (page, *others.values(), *figures.values()):
             typer.echo(f"Wrote {path}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +27,7 @@ from cotbal.report.style import (
     spell_in_figure,
 )
 
+MINI_RUN = "mini run"
 # Marker (its shape alone tells them apart), colour, size (points), shift so that equal values stay visible.
 MARKS = {
     "cotbal": ("o", VERMILION, 8.0, 0.0),
@@ -36,6 +37,7 @@ MARKS = {
     "difficulty": ("D", PINK, 4.5, 0.12),
     "EW": ("s", BLUE, 6.5, -0.1),
     "CoTBal": ("o", VERMILION, 7.5, 0.1),
+    MINI_RUN: ("o", BLUE, 7.0, 0.0),
 }
 
 
@@ -53,7 +55,8 @@ def difficulty_figure(results: seeds.Results) -> Figure:
     axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.16)
-    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if min(means) < 0 else 0.0)
+    lows = [value.interval[0] for value in values if value.interval]
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if min([*means, *lows]) < 0 else 0.0)
     axes.set_xlabel("difficulty $D_i$   (0 = the mini subset is enough)")
     return figure
 
@@ -72,16 +75,69 @@ def weights_figure(results: seeds.Results) -> Figure:
     return figure
 
 
+def rules_figure(results: seeds.Results) -> Figure:
+    """Return the weights with their intervals, a panel per rule; where the dot is hollow there is none."""
+    rules = [rule for rule in seeds.rules(results) if rule in MARKS]
+    height, width, gap = _height(len(results["tasks"])), 1.55, 0.18
+    figure = Figure(figsize=(len(rules) * (width + gap), height))
+    FigureCanvasAgg(figure)
+    share = 1 / len(rules)
+    by_rule = {rule: list(seeds.weights(results, rule).values()) for rule in rules}
+    reach = _reach([value for values in by_rule.values() for value in values])
+    for place, rule in enumerate(rules):
+        axes = figure.add_axes((place * share, 0, share * width / (width + gap), 1))
+        _rule_panel(axes, by_rule[rule], rule)
+        _name_rows(axes, results["tasks"])
+        axes.set_xlim(*reach)
+        axes.tick_params(labelleft=place == 0)
+        axes.set_title(seeds.RULES[rule], fontsize=9, color=INK)
+    figure.supxlabel("task weight $\\lambda_i$", fontsize=9, color=MUTED, y=-0.42 / height, va="top")
+    return figure
+
+
+def _rule_panel(axes: Axes, values: Sequence[Estimate], rule: str) -> None:
+    colour = VERMILION if rule == "cotbal" else BLUE
+    for place, value in enumerate(values):
+        _whisker(axes, value, place, colour)
+        face = colour if value.interval else "none"
+        mean = np.nan if value.mean is None else value.mean
+        axes.plot([mean], [place], "o", color=colour, markerfacecolor=face, markersize=4.5, zorder=3)
+    axes.axvline(1, color=INK, linewidth=1, zorder=1)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+
+
+def _reach(values: Sequence[Estimate]) -> tuple[float, float]:
+    """Return the common limits of panels: all dots and intervals and the line at 1."""
+    ends = [end for value in values for end in (value.mean, *(value.interval or ())) if end is not None]
+    low, high = min([1.0, *ends]), max([1.0, *ends])
+    room = 0.06 * max(high - low, 0.1)
+    return low - room, high + room
+
+
 def relative_figure(results: seeds.Results, methods: Sequence[str]) -> Figure:
     """Return test scores relative to STL as dots: the radar chart's data where two tasks span no area."""
-    figure, axes = panel(4.4, _height(len(results["tasks"]), row=0.5))
-    for method in methods:
-        values = [shifted(value, 1.0) for value in seeds.improvement(results, method).values()]
-        draw_dots(axes, values, method, method)
-    axes.axvline(1, color=INK, linewidth=1, zorder=1, label="STL (1)")
-    _name_rows(axes, results["tasks"])
+    values = {
+        method: [shifted(value, 1.0) for value in seeds.improvement(results, method).values()]
+        for method in methods
+    }
+    return _line(results["tasks"], values, "STL (1)", "test score / score of the single-task model")
+
+
+def reach_line(tasks: Sequence[str], values: Sequence[Estimate]) -> Figure:
+    """Return the mini run's share of the score of each task's own probe as dots, likewise."""
+    return _line(
+        tasks, {MINI_RUN: values}, "own data in full (1)", "score of the mini run / with own data in full"
+    )
+
+
+def _line(tasks: Sequence[str], values: Mapping[str, Sequence[Estimate]], at_one: str, title: str) -> Figure:
+    figure, axes = panel(4.4, _height(len(tasks), row=0.5))
+    for name, of_name in values.items():
+        draw_dots(axes, of_name, name, name)
+    axes.axvline(1, color=INK, linewidth=1, zorder=1, label=at_one)
+    _name_rows(axes, tasks)
     axes.margins(y=0.4)
-    axes.set_xlabel("test score / score of the single-task model")
+    axes.set_xlabel(title)
     _legend(axes)
     return figure
 
@@ -144,7 +200,11 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _whisker(axes: Axes, value: Estimate, place: float, colour: str) -> None:
-    if value.mean is not None and value.stderr is not None:
+    if value.interval is not None:
+        low, high = value.interval
+        # A line of its own: the value need not lie in the middle, nor inside.
+        axes.plot([low, high], [place, place], "|-", color=colour, linewidth=1.3, markersize=5, zorder=2)
+    elif value.mean is not None and value.stderr is not None:
         axes.errorbar(
             value.mean, place, xerr=value.stderr, fmt="none", ecolor=colour, elinewidth=1.3, capsize=2.5
         )
@@ -154,7 +214,8 @@ def _value_at_end(axes: Axes, value: Estimate, place: int) -> None:
     if value.mean is None:
         return
     outward = 1 if value.mean >= 0 else -1
-    end = value.mean + outward * (value.stderr or 0.0)
+    ends = value.interval or (value.mean - (value.stderr or 0.0), value.mean + (value.stderr or 0.0))
+    end = max(*ends, value.mean) if outward > 0 else min(*ends, value.mean)
     axes.annotate(
         spell_in_figure(value.mean),
         (end, place),

@@ -18,6 +18,10 @@ from cotbal.report import seeds
 from cotbal.report.style import GRID, MUTED, PAPER, label_size, panel, short, spell_in_figure
 
 MOST_ANNOTATED = 16
+MOST_SPANNED = 10
+# Seen on the palest and on the darkest cell.
+NOISE = "#777777"
+_Spans = dict[tuple[int, int], tuple[float, float] | None]
 _DIAGONAL, _DIAGONAL_TEXT, _HATCH = "#e9ecef", "#7d8791", "#9aa3ac"
 
 
@@ -26,15 +30,20 @@ def contribution_figure(results: seeds.Results) -> Figure:
 
     Colours are symmetric around 0 and saturate at 1. The diagonal, 1 by definition, is grey; unidentified
     cells are hatched and named above. Cells carry numbers for at most 16 tasks. Several seeds: the mean.
+    Intervals stand under the numbers; a dot marks a cell whose interval holds 0 or is unbounded.
     """
     tasks = results["tasks"]
     values = _matrix(results)
+    spans = _spans(results)
     cell = max(0.42 if len(tasks) <= MOST_ANNOTATED else 0.15, min(0.9, 4.0 / len(tasks)))
+    if spans and len(tasks) <= MOST_SPANNED:
+        cell = max(cell, 0.78)
     figure, axes = panel(cell * len(tasks), cell * len(tasks))
     mesh = _mesh(axes, values)
     _mark_cells(axes, values)
     if len(tasks) <= MOST_ANNOTATED:
-        _annotate(axes, values, mesh, size=9 if cell >= 0.5 else 7.5)
+        _annotate(axes, values, mesh, size=9 if cell >= 0.5 else 7.5, spans=spans)
+    _mark_noise(axes, values, spans)
     _name_axes(axes, tasks)
     _colour_bar(figure, axes, mesh, values)
     _note(axes, seeds.unidentified_note(results), width=int(cell * len(tasks) * 14))
@@ -44,6 +53,27 @@ def contribution_figure(results: seeds.Results) -> Figure:
 def _matrix(results: seeds.Results) -> NDArray[np.float64]:
     cells = [[np.nan if c.mean is None else c.mean for c in row] for row in seeds.contribution(results)]
     return np.array(cells, dtype=np.float64)
+
+
+def _spans(results: seeds.Results) -> _Spans:
+    """Return the interval of each known cell off the diagonal, None for an unbounded one."""
+    if not seeds.intervals(results):
+        return {}
+    rows = enumerate(seeds.contribution(results))
+    cells = (((i, j), cell) for i, row in rows for j, cell in enumerate(row))
+    return {place: cell.interval for place, cell in cells if cell.mean is not None and place[0] != place[1]}
+
+
+def _mark_noise(axes: Axes, values: NDArray[np.float64], spans: _Spans) -> None:
+    """Put a dot into each cell that may as well be 0: into its corner where it carries a number."""
+    places = [place for place, span in spans.items() if span is None or span[0] <= 0 <= span[1]]
+    if places:
+        rows, columns = np.array(places).T
+        across, down = (0.88, 0.12) if len(values) <= MOST_ANNOTATED else (0.5, 0.5)
+        axes.scatter(
+            columns + across, rows + down, s=6 if len(values) <= MOST_ANNOTATED else 1.6, color=NOISE, lw=0,
+            gid="inside-noise",
+        )  # fmt: skip
 
 
 def _off_diagonal(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,7 +111,7 @@ def _mark_cells(axes: Axes, values: NDArray[np.float64]) -> None:
             )
 
 
-def _annotate(axes: Axes, values: NDArray[np.float64], mesh: QuadMesh, size: float) -> None:
+def _annotate(axes: Axes, values: NDArray[np.float64], mesh: QuadMesh, size: float, spans: _Spans) -> None:
     for (i, j), value in np.ndenumerate(values):
         if i == j:
             axes.text(j + 0.5, i + 0.5, "1", color=_DIAGONAL_TEXT, ha="center", va="center", fontsize=size)
@@ -90,7 +120,16 @@ def _annotate(axes: Axes, values: NDArray[np.float64], mesh: QuadMesh, size: flo
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             text = spell_in_figure(float(value))
             colour = "#ffffff" if dark else "#111111"
-            axes.text(j + 0.5, i + 0.5, text, color=colour, ha="center", va="center", fontsize=size)
+            shown = (i, j) in spans and len(values) <= MOST_SPANNED
+            height = 0.38 if shown else 0.5
+            axes.text(j + 0.5, i + height, text, color=colour, ha="center", va="center", fontsize=size)
+            if shown:
+                span = _span_text(spans[i, j])
+                axes.text(j + 0.5, i + 0.7, span, color=colour, ha="center", va="center", fontsize=6)
+
+
+def _span_text(span: tuple[float, float] | None) -> str:
+    return "unbounded" if span is None else f"[{spell_in_figure(span[0])}, {spell_in_figure(span[1])}]"
 
 
 def _name_axes(axes: Axes, tasks: list[str]) -> None:

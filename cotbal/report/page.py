@@ -1,4 +1,4 @@
-"""The self-contained page: one HTML file with figures, tables and pictures inside and no script."""
+"""The self-contained page: one HTML file with figures, tables, pictures and the what-if's script inside."""
 
 from __future__ import annotations
 
@@ -12,37 +12,47 @@ from cotbal.files import write_text_atomically
 from cotbal.report import page_tables, seeds
 from cotbal.report.embed import inline_svg, png_data_uri
 from cotbal.report.figures import draw_figures
+from cotbal.report.noise import lost_columns
 from cotbal.report.style import svg_text
 
+SIGNALS = ("one2all", "all2one", "difficulty")
 DESCRIPTIONS = {
     "contribution": "Heat map of the contribution of each task to each other task",
     "difficulty": "Bar chart of the difficulty of each task",
     "radar": "Radar chart of test scores of CoTBal and equal weights, relative to single-task models",
+    "reach": "Radar chart of the mini run's score on each task, relative to training on the task in full",
     "weights": "Dot plot of the task weights under every rule",
     "improvement": "Dot plot of delta I and delta E of each method with the noise between seeds",
 }
 
 
 def write_page(
-    results: seeds.Results, folder: Path, samples: Sequence[Mapping[str, Any]] | None = None
+    results: seeds.Results | None,
+    folder: Path,
+    samples: Sequence[Mapping[str, Any]] | None = None,
+    runs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `report.html` into `folder`, whole or not at all, and return its path.
 
     Args:
-        results: the results dictionary, schema version 1.
+        results: the results dictionary, schema version 1; None where there is only the state of the runs.
         folder: made if it is missing.
         samples: records to show, each with "task", "question", "answer" and "image", a uint8 array (H, W, 3)
             or None.
+        runs: what the runs have cost and how far they are, as of `cotbal.project.account.account`.
 
     Raises:
         ValueError: `results` has another schema version or lacks a seed.
     """
-    return write_text_atomically(folder / "report.html", render_page(results, samples))
+    return write_text_atomically(folder / "report.html", render_page(results, samples, runs))
 
 
-def render_page(results: seeds.Results, samples: Sequence[Mapping[str, Any]] | None = None) -> str:
+def render_page(
+    results: seeds.Results | None,
+    samples: Sequence[Mapping[str, Any]] | None = None,
+    runs: Mapping[str, Any] | None = None,
+) -> str:
     """Return the page as HTML; the same arguments give the same text."""
-    figures = draw_figures(results)
     environment = Environment(
         loader=PackageLoader("cotbal.report"),
         autoescape=True,
@@ -50,26 +60,76 @@ def render_page(results: seeds.Results, samples: Sequence[Mapping[str, Any]] | N
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    known = {} if results is None else _of_results(results)
     return environment.get_template("report.html").render(
         results=results,
-        seeds_note=seeds.seeds_note(results),
-        noise_note=seeds.noise_note(results),
-        unidentified_note=seeds.imputed_note(results),
-        statements=_statements(results),
-        verdicts=_verdicts(results),
-        figures={
-            name: inline_svg(svg_text(figure), name, DESCRIPTIONS[name]) for name, figure in figures.items()
-        },
-        tables=page_tables.all_tables(results),
         samples=[_sample(sample) for sample in samples or ()],
-        cost=_cost(results["run"]),
-        code=_code(results),
+        runs=runs,
+        runs_table=runs and page_tables.runs_table(runs),
+        runs_line=runs and runs_line(runs),
+        **known,
     )
+
+
+def _of_results(results: seeds.Results) -> dict[str, Any]:
+    figures = draw_figures(results)
+    tested = bool(seeds.methods(results))
+    is_estimate = results["kind"] == "estimate"
+    return {
+        "tested": tested,
+        "intervals": seeds.intervals(results),
+        "seeds_note": seeds.seeds_note(results),
+        "noise_note": seeds.noise_note(results),
+        "unidentified_note": seeds.imputed_note(results),
+        "statements": _statements(results),
+        "verdicts": _verdicts(results),
+        "figures": {
+            name: inline_svg(svg_text(figure), name, _description(name, tested))
+            for name, figure in figures.items()
+        },
+        "tables": page_tables.all_tables(results),
+        "what_if": what_if_data(results) if is_estimate else None,
+        "reasons": lost_columns(results) if is_estimate else {},
+        "cost": _cost(results["run"]) if "run" in results else None,
+        "code": _code(results),
+    }
+
+
+def _description(name: str, tested: bool) -> str:
+    return DESCRIPTIONS["reach" if name == "radar" and not tested else name]
+
+
+def runs_line(runs: Mapping[str, Any]) -> str:
+    """Return in one sentence how many runs are finished and what they took."""
+    totals = runs["totals"]
+    failed = f", {totals['failed']} failed" if totals["failed"] else ""
+    return (
+        f"{totals['finished']} of {totals['runs']} runs are finished{failed}; they took "
+        f"{totals['device_hours']:.3g} {totals['device']}-hours."
+    )
+
+
+def what_if_data(results: seeds.Results) -> dict[str, Any] | None:
+    """Return what the page's script computes weights from; None where the scores allow no rule but equal."""
+    (entry,) = results["by_seed"].values()
+    rules = [rule for rule in seeds.rules(results) if rule in entry["weights"]]
+    if rules == ["equal"]:
+        return None
+    rule = results["rule"] if results["rule"] in rules else rules[0]
+    weights = seeds.weights(results, rule)
+    return {
+        "rule": rule,
+        "estimated": [(task, seeds.spell(value.mean)) for task, value in weights.items()],
+        "rules": rules,
+        "temperature": results["temperature"],
+        "alpha": results["alpha"],
+        "signals": {"tasks": results["tasks"], **{key: entry[key] for key in SIGNALS}},
+    }
 
 
 def _statements(results: seeds.Results) -> list[str]:
     """Return the verdict on CoTBal and every statement that is not about another method."""
-    ours = results["summary"]["against_EW"].get("CoTBal")
+    ours = results.get("summary", {}).get("against_EW", {}).get("CoTBal")
     others = _verdicts(results)
     lines = [*([ours["verdict"]] if ours else []), *results["statements"]]
     return [line for line in dict.fromkeys(lines) if line not in others]
@@ -77,7 +137,7 @@ def _statements(results: seeds.Results) -> list[str]:
 
 def _verdicts(results: seeds.Results) -> list[str]:
     """Return the verdicts on the other methods."""
-    verdicts = results["summary"]["against_EW"]
+    verdicts = results.get("summary", {}).get("against_EW", {})
     return [entry["verdict"] for method, entry in verdicts.items() if method != "CoTBal"]
 
 
@@ -96,9 +156,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _code(results: seeds.Results) -> str:
+def _code(results: seeds.Results) -> str | None:
     """Return three lines that train with these weights; task ids count the names in the comment from 0."""
-    estimated = [value.mean for value in seeds.weights(results, "cotbal").values()]
+    rule = results.get("rule", "cotbal")
+    if rule not in seeds.rules(results):
+        return None
+    estimated = [value.mean for value in seeds.weights(results, rule).values()]
     weights = ", ".join(seeds.spell(weight, 4) for weight in [*estimated, *results["fixed"].values()])
     names = ", ".join(" ".join(name.split()) for name in (*results["tasks"], *results["fixed"]))
     call = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cotbal.report import seeds
+from cotbal.report.noise import lost_columns, order_of_weights
 from cotbal.report.seeds import spell, spell_difference, spell_estimate
 
 MOST_COLUMNS_OF_C = 16
@@ -22,7 +25,11 @@ class PageTable:
 
 def all_tables(results: seeds.Results) -> dict[str, PageTable]:
     """Return every table of the page by name; N x N tables only where they can be read."""
-    makers = [weights_table, signals_table, test_table, improvement_table]
+    makers = [weights_table, signals_table]
+    if seeds.methods(results):
+        makers += [test_table, improvement_table]
+    if results["kind"] == "estimate":
+        makers += [gains_table, order_table]
     if len(results["tasks"]) <= MOST_COLUMNS_OF_C:
         makers += [contribution_table, validation_table]
     return {table.name: table for table in (make(results) for make in makers)}
@@ -34,11 +41,14 @@ def weights_table(results: seeds.Results) -> PageTable:
     columns = {rule: seeds.weights(results, rule) for rule in rules}
     rows = [[task, *(_weight(rule, columns[rule][task]) for rule in rules)] for task in results["tasks"]]
     rows += [[f"{task} (fixed)", *[spell(weight)] * len(rules)] for task, weight in results["fixed"].items()]
-    return PageTable("weights", ["task", *(seeds.RULES[rule] for rule in rules)], rows, strong=1)
+    chosen = results.get("rule", "cotbal")
+    strong = rules.index(chosen) + 1 if chosen in rules else None
+    return PageTable("weights", ["task", *(seeds.RULES[rule] for rule in rules)], rows, strong)
 
 
 def _weight(rule: str, value: seeds.Estimate) -> str:
-    return spell_estimate(value) if rule == "cotbal" else spell(value.mean)
+    # Standard errors between seeds under one rule alone, intervals under all.
+    return spell_estimate(value) if rule == "cotbal" or value.interval else spell(value.mean)
 
 
 def signals_table(results: seeds.Results) -> PageTable:
@@ -55,9 +65,16 @@ def contribution_table(results: seeds.Results) -> PageTable:
     """Return C (Eq. 3)."""
     cells = seeds.contribution(results)
     rows = [
-        [task, *(spell(cell.mean) for cell in row)] for task, row in zip(results["tasks"], cells, strict=True)
+        [task, *(_cell(results, cell, place == j) for j, cell in enumerate(row))]
+        for place, (task, row) in enumerate(zip(results["tasks"], cells, strict=True))
     ]
     return PageTable("contribution", ["trained in full", *results["tasks"]], rows)
+
+
+def _cell(results: seeds.Results, cell: seeds.Estimate, own: bool) -> str:
+    if own or cell.mean is None or not seeds.intervals(results):
+        return spell(cell.mean)
+    return spell_estimate(cell) if cell.interval else f"{spell(cell.mean)}\nunbounded"
 
 
 def validation_table(results: seeds.Results) -> PageTable:
@@ -91,3 +108,51 @@ def improvement_table(results: seeds.Results) -> PageTable:
 
 def _two(results: seeds.Results, key: str, method: str) -> tuple[str, str]:
     return spell_estimate(seeds.summary(results, key, method), 2), spell_difference(results, key, method)
+
+
+def gains_table(results: seeds.Results) -> PageTable:
+    """Return each task's gain from its own full data, the denominator of C, and whether it is noise."""
+    (entry,) = results["by_seed"].values()
+    scores, lost = entry["scores"], lost_columns(results)
+    known = bool(seeds.intervals(results))
+    rows = []
+    for task in results["tasks"]:
+        mini, full = scores["mini"][task], scores["probes"][task][task]
+        usable = "yes" if known else "above 0"
+        cells = [spell(value, 4) for value in (mini, full, full - mini)]
+        rows.append([f"{task} ({results['metrics'][task]})", *cells, "no" if task in lost else usable])
+    heads = ["task", "mini run", "own data in full", "difference", "beyond its noise"]
+    return PageTable("gains", heads, rows)
+
+
+def order_table(results: seeds.Results) -> PageTable:
+    """Return how sure the order of the weights is, neighbour by neighbour; no rows without intervals."""
+    found = order_of_weights(results, results["rule"])
+    rows = [[first, second, f"{sure:.2f}"] for first, second, sure in found]
+    return PageTable("order", ["the larger weight", "than that of", "probability"], rows)
+
+
+def runs_table(runs: Mapping[str, Any]) -> PageTable:
+    """Return one row per training with its state, its time, and how many of its evaluations are finished."""
+    rows = [
+        [
+            run["name"],
+            run["state"],
+            str(run["samples"]),
+            _time(run["seconds"]),
+            f"{run['evaluated']} of {run['evaluations']}",
+            _time(run["evaluation_seconds"] if run["evaluated"] else None),
+        ]
+        for run in runs["trainings"]
+    ]
+    heads = ["training", "state", "samples", "time", "evaluations", "their time"]
+    return PageTable("runs", heads, rows)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    hours, rest = divmod(round(seconds), 3600)
+    if hours:
+        return f"{hours} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{seconds:.1f} s"

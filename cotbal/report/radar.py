@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,8 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from cotbal.report import seeds
-from cotbal.report.charts import MARKS, relative_figure
+from cotbal.report.charts import MARKS, MINI_RUN, reach_line, relative_figure
+from cotbal.report.seeds import Estimate, InInterval
 from cotbal.report.style import GRID, INK, MUTED, label_size, panel, short
 
 COMPARED = ("EW", "CoTBal")
@@ -28,18 +29,55 @@ def radar_figure(results: seeds.Results) -> Figure:
     methods = [method for method in COMPARED if method in seeds.methods(results)]
     if len(results["tasks"]) < FEWEST:
         return relative_figure(results, methods)
-    size = 3.4 if len(results["tasks"]) <= 16 else 6.5
+    curves = {method: relative_scores(results, method) for method in methods}
+    return _chart(results["tasks"], curves, ring="STL (ring at 1)")[0]
+
+
+def reach_figure(results: seeds.Results) -> Figure:
+    """Return V_i(mini) / V_i(i+mini), which is 1 - D_i, one axis per task: what its full data would add.
+
+    The ring at 1 is the task's own probe run; the band is the interval, where there is one.
+    """
+    values = [_reach(value) for value in seeds.vector(results, "difficulty")]
+    means = [math.nan if value.mean is None else value.mean for value in values]
+    tasks = results["tasks"]
+    if len(tasks) < FEWEST:
+        return reach_line(tasks, values)
+    ends = [value.interval or (mean, mean) for value, mean in zip(values, means, strict=True)]
+    band = ([low for low, _ in ends], [high for _, high in ends])
+    figure, axes = _chart(tasks, {MINI_RUN: means}, ring="own data in full (ring at 1)", room=band)
+    angles = [*_angles(len(tasks)), 0.0]
+    low, high = ([*side, side[0]] for side in band)
+    axes.fill_between(angles, low, high, color=MARKS[MINI_RUN][1], alpha=0.2, linewidth=0, zorder=2)
+    return figure
+
+
+def _reach(value: Estimate) -> Estimate:
+    """Return 1 - D."""
+    if value.mean is None or value.interval is None:
+        return Estimate(None if value.mean is None else 1 - value.mean, value.stderr)
+    low, high = value.interval
+    return InInterval(1 - value.mean, 1 - high, 1 - low)
+
+
+def _chart(
+    tasks: Sequence[str],
+    curves: Mapping[str, Sequence[float]],
+    ring: str,
+    room: Sequence[Sequence[float]] = (),
+) -> tuple[Figure, PolarAxes]:
+    """Return a radar chart of the curves, with space for the values of `room`."""
+    size = 3.4 if len(tasks) <= 16 else 6.5
     figure, axes = panel(size, size, polar=True)
     assert isinstance(axes, PolarAxes)
-    curves = {method: relative_scores(results, method) for method in methods}
-    ticks = _ticks([value for curve in curves.values() for value in curve])
-    _frame(axes, len(results["tasks"]), ticks)
+    ticks = _ticks([value for curve in (*curves.values(), *room) for value in curve])
+    _frame(axes, len(tasks), ticks, ring)
     _name_ticks(axes, ticks, _free_angle(list(curves.values()), ticks))
-    for method, curve in curves.items():
-        _polygon(axes, method, curve)
-    _name_axes(axes, results["tasks"])
+    for name, curve in curves.items():
+        _polygon(axes, name, curve)
+    _name_axes(axes, tasks)
     _legend(axes)
-    return figure
+    return figure, axes
 
 
 def relative_scores(results: seeds.Results, method: str) -> list[float]:
@@ -56,7 +94,7 @@ def _ticks(values: Sequence[float]) -> list[float]:
     return [float(tick) for tick in ticks if tick >= -1e-9]
 
 
-def _frame(axes: PolarAxes, count: int, ticks: Sequence[float]) -> None:
+def _frame(axes: PolarAxes, count: int, ticks: Sequence[float], ring: str) -> None:
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
     axes.set_ylim(ticks[0], ticks[-1])
@@ -64,9 +102,7 @@ def _frame(axes: PolarAxes, count: int, ticks: Sequence[float]) -> None:
     axes.spines["polar"].set_visible(False)
     axes.set_yticks(ticks[1:], [""] * len(ticks[1:]))
     circle = np.linspace(0, 2 * math.pi, 181)
-    axes.plot(
-        circle, np.ones_like(circle), color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label="STL (ring at 1)"
-    )
+    axes.plot(circle, np.ones_like(circle), color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=ring)
 
 
 def _free_angle(curves: Sequence[Sequence[float]], ticks: Sequence[float]) -> float:

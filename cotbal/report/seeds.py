@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Results = Mapping[str, Any]
@@ -25,6 +25,28 @@ class Estimate(NamedTuple):
 
     mean: float | None
     stderr: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The confidence interval, None where there is none."""
+        return None
+
+
+class InInterval(Estimate):
+    """A value with its confidence interval instead of a standard error."""
+
+    def __new__(cls, mean: float | None, low: float, high: float) -> InInterval:
+        """Return `mean` in [`low`, `high`]."""
+        value = super().__new__(cls, mean, None)
+        value._ends = (low, high)
+        return value
+
+    _ends: tuple[float, float]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The confidence interval."""
+        return self._ends
 
 
 class TestRow(NamedTuple):
@@ -66,13 +88,29 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 
 def vector(results: Results, key: str) -> list[Estimate]:
     """Return the mean over seeds of a per-task list: `one2all`, `all2one` or `difficulty`."""
-    return [estimate(values) for values in zip(*(seed[key] for seed in each_seed(results)), strict=True)]
+    values = [estimate(values) for values in zip(*(seed[key] for seed in each_seed(results)), strict=True)]
+    return within(values, intervals(results).get(key))
 
 
 def contribution(results: Results) -> list[list[Estimate]]:
     """Return the mean over seeds of C (Eq. 3); a cell's mean is None where no seed identified it."""
     rows = zip(*(seed["contribution"] for seed in each_seed(results)), strict=True)
-    return [[estimate(cells) for cells in zip(*row, strict=True)] for row in rows]
+    means = [[estimate(cells) for cells in zip(*row, strict=True)] for row in rows]
+    ends = intervals(results).get("contribution") or [None] * len(means)
+    return [within(row, of_row) for row, of_row in zip(means, ends, strict=True)]
+
+
+def intervals(results: Results) -> Mapping[str, Any]:
+    """Return the intervals in the form of `Uncertainty.to_json`; empty where there are none."""
+    return results.get("intervals") or {}
+
+
+def within(values: list[Estimate], ends: Sequence[Sequence[float] | None] | None) -> list[Estimate]:
+    """Return the values with their [low, high] where both are known."""
+    if ends is None:
+        return values
+    pairs = zip(values, ends, strict=True)
+    return [v if v.mean is None or pair is None else InInterval(v.mean, *pair) for v, pair in pairs]
 
 
 def unidentified(results: Results) -> dict[str, int]:
@@ -115,15 +153,15 @@ def rules(results: Results) -> list[str]:
 
 def weights(results: Results, rule: str) -> dict[str, Estimate]:
     """Return the mean weight of each weighted task under `rule`."""
-    return {
-        task: estimate(seed["weights"][rule][task] for seed in each_seed(results))
-        for task in results["tasks"]
-    }
+    tasks = results["tasks"]
+    values = [estimate(seed["weights"][rule][task] for seed in each_seed(results)) for task in tasks]
+    of_rule = intervals(results).get("weights", {}).get(rule)
+    return dict(zip(tasks, within(values, of_rule and of_rule["intervals"]), strict=True))
 
 
 def methods(results: Results) -> list[str]:
-    """Return the trained methods in the order of the first seed."""
-    return list(each_seed(results)[0]["test"])
+    """Return the trained methods in the order of the first seed; none where nothing was tested."""
+    return list(each_seed(results)[0].get("test", {}))
 
 
 def improvement(results: Results, method: str) -> dict[str, Estimate]:
@@ -159,13 +197,18 @@ def spell(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
 
 
 def spell_estimate(value: Estimate, digits: int = 3, *, sign: bool = False) -> str:
-    """Return the mean, with "+- error" where there is a standard error."""
+    """Return the mean, with "+- error" where there is a standard error, on a second line any interval."""
     text = spell(value.mean, digits, sign=sign)
+    if value.interval is not None:
+        low, high = value.interval
+        return f"{text}\n[{spell(low, 2)}, {spell(high, 2)}]"
     return text if value.stderr is None else f"{text} ± {spell(value.stderr, digits)}"
 
 
 def seeds_note(results: Results) -> str:
-    """Return which seeds the numbers are of: "seed 0" or "mean of 3 seeds"."""
+    """Return which seeds the numbers are of: "seed 0" or "mean of 3 seeds", or what the results say."""
+    if "source" in results:
+        return str(results["source"])
     count = len(results["seeds"])
     return f"seed {results['seeds'][0]}" if count == 1 else f"mean of {count} seeds"
 

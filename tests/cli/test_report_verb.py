@@ -4,8 +4,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
+from cotbal.estimate.items_json import write_items
 from cotbal.report import paper_tables
 from tests.cli.commands import run_cotbal
+from tests.project import toy
+from tests.report.estimate_example import make_scores
 from tests.report.results_example import make_results
 
 
@@ -68,8 +71,72 @@ def test_bad_results_are_one_line_and_write_nothing(tmp_path, text, message):
     assert list(tmp_path.iterdir()) == [results]
 
 
+def test_a_score_table_gives_page_card_json_and_figures(tmp_path):
+    scores = make_scores(2)
+    scores.to_csv(tmp_path / "scores.csv")
+    items = write_items(tmp_path / "items.json", scores.items)
+    shown = invoke(
+        tmp_path / "scores.csv", "--items", items, "--fixed", "chat=1.5", "--temperature", "1", "--json"
+    )
+    assert shown.exit_code == 0, shown.output
+    written = json.loads(shown.stdout)
+    assert all((tmp_path / name).stat().st_size for name in ("report.html", "report.json", "report.md"))
+    assert {"contribution.png", "contribution.svg", "radar.png", "weights.svg"} <= set(written["figures"])
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert (content["temperature"], content["fixed"], content["runs"]) == (1.0, {"chat": 1.5}, None)
+    assert "T = 1.0" in (tmp_path / "report.md").read_text()
+    assert "| chat (fixed) | 1.500 |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_project_is_reported_before_and_after_its_runs(tmp_path):
+    file = toy.write(tmp_path)
+    (tmp_path / "script").write_text(json.dumps({"b on c": {"fails": 1}}))
+    shown = invoke(file)
+    assert shown.exit_code == 0, shown.output
+    assert "There are no weights yet" in shown.stdout
+    folder = tmp_path / "out" / "report"
+    assert "0 of 16 runs are finished" in (folder / "report.md").read_text()
+    assert not (folder / "figures").exists()
+    assert CliRunner().invoke(app, ["run", str(file)]).exit_code in (0, 1)
+    assert CliRunner().invoke(app, ["run", str(file)]).exit_code == 0
+    assert invoke(file).exit_code == 0
+    content = json.loads((folder / "report.json").read_text())
+    weights = json.loads((tmp_path / "out" / "weights.json").read_text())["weights"]
+    assert content["by_seed"]["0"]["weights"]["cotbal"] == weights
+    assert content["metrics"]["b"] == "EM"
+    runs = content["runs"]
+    assert (runs["totals"]["finished"], runs["totals"]["device"]) == (16, "slot")
+    seconds = sum(run["seconds"] + run["evaluation_seconds"] for run in runs["trainings"])
+    assert runs["totals"]["device_hours"] == pytest.approx(seconds / 3600)
+    first = runs["trainings"][0]
+    assert (first["name"], first["evaluated"]) == ("mini", 3)
+    assert "16 of 16 runs are finished" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "message"),
+    [
+        ("scores.csv", "run,a,b\nmini,1,2\na,2,3\n", [], "scores.csv: "),
+        ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,\n", [], "scores.csv: "),
+        ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,4\n", ["--rule", "best"], "rule: expected one of"),
+        ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,4\n", ["--items", "none.json"], "none.json"),
+        ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,4\n", ["--precise"], "precise difficulty needs"),
+        ("estimate.yaml", "task: {}\n", [], "estimate.yaml"),
+        ("estimate.yaml", "tasks: {}\n", ["--alpha", "1"], "--alpha: only with a CSV"),
+        ("scores.txt", "", [], "FILE: expected .yaml, .csv or .json"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, name, text, options, message):
+    (tmp_path / name).write_text(text)
+    shown = invoke(tmp_path / name, *options)
+    assert shown.exit_code == 2
+    assert shown.stderr.count("\n") == 1
+    assert message in shown.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("arguments", [[], ["results.json", "--paper-tables"]])
 def test_it_wants_results_or_the_paper(arguments):
     shown = invoke(*arguments)
     assert shown.exit_code == 2
-    assert "expected either RESULTS.json or --paper-tables" in shown.stderr
+    assert "expected either FILE or --paper-tables" in shown.stderr

@@ -1,0 +1,96 @@
+"""What the noise of an estimate allows to be said, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from cotbal.report import seeds
+
+MOST_NAMED = 12
+
+
+def statements(results: Mapping[str, Any]) -> list[str]:
+    """What a reader should know before using the weights, the most important first.
+
+    Args:
+        results: all of an estimate's results but its "statements".
+    """
+    return [
+        *_about_weights(results),
+        *_about_denominators(results),
+        *_about_intervals(results),
+    ]
+
+
+def lost_columns(results: Mapping[str, Any]) -> dict[str, str]:
+    """The tasks whose denominator is <= 0 or inside its noise, each with the reason."""
+    (entry,) = results["by_seed"].values()
+    return {**entry["unidentified"], **seeds.intervals(results).get("unidentified", {})}
+
+
+def order_of_weights(results: Mapping[str, Any], rule: str) -> list[tuple[str, str, float]]:
+    """Neighbours in the order of the weights, and the probability that the first one's is the larger."""
+    of_rule = (seeds.intervals(results).get("weights") or {}).get(rule)
+    if of_rule is None or rule not in seeds.rules(results):
+        return []
+    tasks = list(results["tasks"])
+    values = [value.mean or 0.0 for value in seeds.weights(results, rule).values()]
+    order = sorted(range(len(tasks)), key=lambda place: values[place], reverse=True)
+    return [(tasks[a], tasks[b], of_rule["larger"][a][b]) for a, b in pairwise(order)]
+
+
+def named(tasks: Iterable[str]) -> str:
+    """The names, at most a dozen of them."""
+    names = list(tasks)
+    rest = len(names) - MOST_NAMED
+    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:MOST_NAMED])} and {rest} more"
+
+
+def _about_weights(results: Mapping[str, Any]) -> list[str]:
+    rule, refused = results["rule"], results["no_weights"]
+    if rule in refused:
+        return [f"There are no weights under rule {rule}: {refused[rule].removeprefix('scores: ')}."]
+    found = {name: of_rule for name, of_rule in _judged(results).items() if of_rule is not None}
+    if rule not in found:
+        return []
+    less = "The weights under rule {} differ from equal weights by less than their noise."
+    more = "The weights under rule {} differ from equal weights by more than their noise."
+    lines = [(less if found[rule]["is_noise"] else more).format(rule)]
+    others = [name for name, of_rule in found.items() if of_rule["is_noise"] and name != rule]
+    if others:
+        lines.append(f"Inside their noise are the differences from equal weights under {', '.join(others)}.")
+    return lines
+
+
+def _judged(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    weights: Mapping[str, Any] = seeds.intervals(results).get("weights") or {}
+    return weights
+
+
+def _about_denominators(results: Mapping[str, Any]) -> list[str]:
+    lost = lost_columns(results)
+    if not lost:
+        return []
+    count, total = len(lost), len(results["tasks"])
+    where = "lies inside its noise" if seeds.intervals(results) else "is not above 0"
+    return [
+        f"The denominator of C {where} for {count} of {total} tasks: {named(lost)}. Full data of their own "
+        "brought them too little to divide by, so what others contribute to them is not known."
+    ]
+
+
+def _about_intervals(results: Mapping[str, Any]) -> list[str]:
+    if not seeds.intervals(results):
+        return [
+            f"There are no intervals, as {results['no_intervals']}: nothing here tells a difference between "
+            "weights from noise."
+        ]
+    lines = []
+    without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]
+    if lost_columns(results) and without:
+        lines.append(f"Weights that need such a column have no intervals: {', '.join(without)}.")
+    if results["precise"]:
+        lines.append("The noise of the precise difficulty is not estimated; what needs it has no intervals.")
+    return lines

@@ -1,0 +1,198 @@
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from cotbal.estimate import estimate_weights
+from cotbal.estimate.rules import RULES
+from cotbal.estimate.uncertainty import uncertainty
+from cotbal.report.card import card
+from cotbal.report.figures import draw_figures
+from cotbal.report.findings import Settings, estimate_results
+from cotbal.report.page import render_page
+from tests.report.estimate_example import make_scores, without_items
+from tests.report.reading import Page
+
+RUNS = {
+    "trainings": [
+        {
+            "name": "mini",
+            "state": "finished",
+            "samples": 64,
+            "seconds": 3700.0,
+            "evaluations": 4,
+            "evaluated": 3,
+            "evaluation_seconds": 65.0,
+            "reason": "score.py: no such <file>",
+        }
+    ],
+    "totals": {"runs": 5, "finished": 4, "failed": 1, "device_hours": 8.25, "device": "GPU"},
+}
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return make_scores()
+
+
+@pytest.fixture(scope="module")
+def results(scores):
+    return estimate_results([scores], Settings(fixed={"chat": 1.0}), source="scores in scores.csv")
+
+
+@pytest.fixture(scope="module")
+def html(results):
+    return render_page(results, runs=RUNS)
+
+
+@pytest.fixture(scope="module")
+def lost():
+    return estimate_results([make_scores(lost=(2,))], Settings(on_unidentified="drop"), source="seed 0")
+
+
+@pytest.fixture(scope="module")
+def bare(scores):
+    return estimate_results([without_items(scores)], Settings(), source="seed 0")
+
+
+def test_weights_and_intervals_of_every_rule_are_in_the_table(scores, results, html):
+    noise, rows = uncertainty(scores), Page(html).tables["weights"]
+    rules = ["cotbal", "contribution", "one2all", "all2one", "difficulty"]
+    for place, task in enumerate(scores.tasks):
+        for column, rule in enumerate(rules, start=1):
+            low, high = noise.rules[rule].low[place].item(), noise.rules[rule].high[place].item()
+            weight = estimate_weights(scores, rule=rule)[task]
+            assert rows[place + 1][column] == f"{weight:.3f}[{low:.2f}, {high:.2f}]"
+    assert rows[-1] == ["chat (fixed)", *["1.000"] * 5]
+    json.dumps(results, allow_nan=False)
+
+
+def test_intervals_are_drawn_under_every_rule(scores, results):
+    noise, figures = uncertainty(scores), draw_figures(results)
+    panels = figures["weights"].axes
+    assert [axes.get_title() for axes in panels] == [
+        "CoTBal",
+        "contribution",
+        "one2all",
+        "all2one",
+        "difficulty",
+    ]
+    for axes, rule in zip(panels, RULES, strict=False):
+        bars = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2][
+            : len(scores.tasks)
+        ]
+        of_rule = noise.rules[rule]
+        assert bars == [
+            [low, high] for low, high in zip(of_rule.low.tolist(), of_rule.high.tolist(), strict=True)
+        ]
+    bars = [list(line.get_xdata()) for line in figures["difficulty"].axes[0].lines]
+    assert noise.difficulty[:, 0].tolist() in bars
+
+
+def test_cells_that_may_be_0_have_a_dot_and_their_interval(scores, results):
+    axes = draw_figures(results)["contribution"].axes[0]
+    C, n = uncertainty(scores).contribution, len(scores.tasks)
+    cells = [(i, j) for i in range(n) for j in range(n) if i != j]
+    zero = {(i, j) for i, j in cells if not C.bounded[i, j] or C.low[i, j] <= 0 <= C.high[i, j]}
+    (dots,) = (dots for dots in axes.collections if dots.get_gid() == "inside-noise")
+    assert {(int(y), int(x)) for x, y in dots.get_offsets().tolist()} == zero
+    assert zero
+    assert {low > 0 for low in C.low[~C.contains(torch.zeros(n, n))].tolist()} == {True, False}
+    assert sum(text.get_text().startswith("[") for text in axes.texts) == len(cells)
+
+
+def test_a_denominator_inside_its_noise_is_named_and_takes_the_intervals(lost):
+    page = Page(render_page(lost))
+    assert "The denominator of C lies inside its noise for 1 of 4 tasks: ocr." in page.text
+    assert "have no intervals: cotbal, contribution, one2all, all2one." in page.text
+    assert [row[-1] for row in page.tables["gains"][1:]] == ["yes", "yes", "no", "yes"]
+    rows = page.tables["weights"][1:]
+    assert all("[" not in cell for row in rows for cell in row[1:5])
+    assert all("[" in row[5] for row in rows)
+    assert "order" not in page.tables
+
+
+def test_weights_that_the_scores_do_not_allow_are_refused_in_words():
+    found = estimate_results([make_scores(lost=(2,))], Settings(), source="seed 0")
+    page = Page(render_page(found))
+    assert found["statements"][0].startswith("There are no weights under rule cotbal: V(ocr + mini)")
+    assert page.tables["weights"][0] == ["task", "difficulty"]
+    assert "import torch" not in page.text
+
+
+@pytest.mark.parametrize("n_items", [100, 4000])
+def test_whether_weights_are_noise_is_said(n_items):
+    found = estimate_results([make_scores(2, n_items)], Settings(rule="difficulty"), source="seed 0")
+    less = found["intervals"]["weights"]["difficulty"]["is_noise"]
+    said = (
+        f"under rule difficulty differ from equal weights by {'less' if less else 'more'} than their noise."
+    )
+    assert said in found["statements"][0]
+    assert less == (n_items == 100)
+
+
+def test_without_items_it_says_that_there_are_no_intervals(bare):
+    page = Page(render_page(bare))
+    assert "There are no intervals, as no per-item scores were given" in page.text
+    assert "± " not in page.text
+    assert not any("[" in cell for row in page.tables["weights"] for cell in row)
+
+
+def test_the_page_loads_nothing_and_its_ids_are_unique(html):
+    page = Page(html)
+    assert all(reference.startswith(("#", "data:image/png;base64,")) for reference in page.references)
+    assert len(page.ids) == len(set(page.ids))
+    assert "<b>x</b>" not in html
+    assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org)", html)
+    assert html.count('<svg role="img" aria-label=') == 4
+
+
+def test_state_and_cost_of_the_runs_are_on_page_and_card(html, results):
+    page, text = Page(html), card(results, RUNS)
+    assert page.tables["runs"][1] == ["mini", "finished", "64", "1 h 1 min", "3 of 4", "1 min 5 s"]
+    line = "4 of 5 runs are finished, 1 failed; they took 8.25 GPU-hours."
+    assert line in page.text
+    assert line in text
+    assert "score.py: no such <file>" in page.text
+    assert "| mini | finished | 64 | 1 h 1 min | 3 of 4 | 1 min 5 s |" in text
+    assert all(statement in text for statement in results["statements"])
+    assert "| \\<b\\>x\\</b\\> |" in text
+
+
+def test_without_scores_the_page_is_that_of_the_runs():
+    page = Page(render_page(None, runs=RUNS))
+    assert list(page.tables) == ["runs"]
+    assert "There are no weights yet" in page.text
+    assert "There are no weights yet" in card(None, RUNS)
+
+
+@pytest.mark.parametrize(
+    "change", [{"rule": "best"}, {"temperature": 0.0}, {"on_unidentified": "x"}, {"precise": True}]
+)
+def test_a_mistake_in_the_settings_raises(scores, change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))}|single_mini"):
+        estimate_results([scores], Settings(**change), source="")
+
+
+CALL = """
+const vm = require("vm"), input = JSON.parse(require("fs").readFileSync(0, "utf8")), scope = {};
+vm.createContext(scope);
+vm.runInContext(input.script, scope);
+console.log(JSON.stringify(input.calls.map((c) => scope.cotbalWeights(c[0], input.signals, c[1], c[2]))));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the page's script needs node to run here")
+def test_the_what_if_of_the_page_is_the_rules_of_python(scores, html):
+    data, script = (found.group(1) for found in re.finditer(r"<script[^>]*>(.*?)</script>", html, re.DOTALL))
+    calls = [(rule, T, alpha) for rule in RULES for T in (0.05, 0.5, 2.0) for alpha in (0.0, 0.3, 1.0)]
+    told = json.dumps({"script": script, "signals": json.loads(data)["signals"], "calls": calls})
+    done = subprocess.run(
+        ["node", "-e", CALL], input=told, capture_output=True, text=True, check=True, timeout=60
+    )
+    for (rule, T, alpha), weights in zip(calls, json.loads(done.stdout), strict=True):
+        expected = estimate_weights(scores, rule=rule, temperature=T, alpha=alpha)
+        assert weights == pytest.approx([expected[task] for task in scores.tasks], rel=1e-12)
