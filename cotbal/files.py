@@ -2,10 +2,16 @@
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+
+def slug(name: str) -> str:
+    """The name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:
