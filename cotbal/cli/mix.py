@@ -41,11 +41,11 @@ def mix(
     from cotbal.data.mix import find_prepared, write_mix
     from cotbal.data.table1 import FIXED
 
-    found = find_prepared(data, task or ())
+    share, found = _share(ratio), find_prepared(data, task or ())
     with reading(False) as inputs:
         chosen = FIXED if fixed is None else tuple(fixed)
         content = write_mix(
-            found, out, inputs, ratio=_share(ratio), seed=seed, form=form.value, fixed=chosen, probes=probes
+            found, out, inputs, ratio=share, seed=seed, form=form.value, fixed=chosen, probes=probes
         )
     if as_json:
         typer.echo(json.dumps(content, indent=1, ensure_ascii=False))

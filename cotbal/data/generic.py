@@ -150,20 +150,21 @@ def _csv(path: Path, inputs: Inputs) -> Iterator[Record]:
     number = 0
     try:
         with path.open("rb") as stream:
-            rows = csv.reader(
-                _lines(stream, reading), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
-            )
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            rows = csv.reader(_lines(stream, reading), delimiter=delimiter, strict=True)
             header = next(rows, [])
             if len(set(header)) != len(header):
                 raise ValueError(f"expected columns of different names, got {header}")
-            for number, row in enumerate(rows, start=1):
+            number = 1
+            while (row := next(rows, None)) is not None:
                 if len(row) != len(header):
                     raise ValueError(f"expected {len(header)} cells, got {len(row)}")
                 yield Record(path, f"record {number}", dict(zip(header, row, strict=True)))
+                number += 1
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: record {number}: expected UTF-8, got {error}") from error
     except (csv.Error, ValueError) as error:
-        raise ValueError(
-            f"{path}: after record {number}: expected a table in UTF-8, is it whole? {error}"
-        ) from error
+        raise ValueError(f"{path}: record {number}: expected a table, is it whole? {error}") from error
 
 
 def _lines(stream: BinaryIO, reading: Digest) -> Iterator[str]:
@@ -189,5 +190,5 @@ def _parquet(path: Path, inputs: Inputs) -> Iterator[Record]:
                     yield Record(path, f"record {number}", fields)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(
-            f"{path}: after record {number}: expected a Parquet file, is it whole? {error}"
+            f"{path}: record {number + 1}: expected a Parquet file, is it whole? {error}"
         ) from error

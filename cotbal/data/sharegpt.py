@@ -5,6 +5,7 @@ out by the rules of Vicuna's preparation, records with a picture as well, so tha
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -61,25 +62,31 @@ def prepare_sharegpt(
     there(path, needed=True)
     folder = TaskFolder(target.out, TASK, target.form)
     # Before any process starts: a wrong name is told at once.
-    load_counter(tokenizer)
-    folder.train(_records(path, inputs, tokenizer, most_tokens, workers))
+    counter = load_counter(tokenizer)
+    folder.train(_records(path, inputs, counter, tokenizer, most_tokens, workers))
     return [folder.finish("sharegpt", target.seed, inputs, most_tokens=most_tokens)]
 
 
 def _records(
-    path: Path, inputs: Inputs, tokenizer: str, most_tokens: int, workers: int
+    path: Path, inputs: Inputs, counter: Counter, tokenizer: str, most_tokens: int, workers: int
 ) -> Iterator[dict[str, Any]]:
     found = enumerate(read_array(path, inputs))
-    with get_context("spawn").Pool(workers, _start, (tokenizer, most_tokens)) as pool:
+    with ExitStack() as stack:
+        pool = None
+        if workers > 1:
+            pool = stack.enter_context(get_context("spawn").Pool(workers, _start, (tokenizer, most_tokens)))
         # In batches: the pool would take a whole iterator into memory.
         while batch := list(islice(found, _BATCH * workers)):
-            cleaned = pool.map(_clean, [record.fields for _, record in batch], chunksize=32)
+            fields = [record.fields for _, record in batch]
+            if pool is None:
+                cleaned = [clean(each, counter, most_tokens) for each in fields]
+            else:
+                cleaned = pool.map(_clean, fields, chunksize=32)
             for (place, record), each in zip(batch, cleaned, strict=True):
                 if each.reason is not None:
                     inputs.leave_out(each.reason)
                     continue
-                if each.cut:
-                    inputs.cut += 1
+                inputs.cut += each.cut
                 yield conversation(_id(record, place), None, each.pairs)
 
 
