@@ -1,10 +1,14 @@
 """Where the picture of a record is, as seen from the image folder of the training."""
 
+import posixpath
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from cotbal.collect.records import Record
+
+# From the root, up, to a drive, to another machine; or in no file's name.
+_OUTSIDE = re.compile(r"^/|(^|/)\.\.(/|$)|^[A-Za-z]:|://|[\\\0\n\r]")
 
 
 class Pictures(NamedTuple):
@@ -33,7 +37,7 @@ class Pictures(NamedTuple):
             raise record.error(
                 field, "a picture inside the image folder, by a relative path with '/' and no '..'"
             )
-        path = str(PurePosixPath(self.within) / name)
+        path = posixpath.join(self.within, posixpath.normpath(name))
         if self.folder is not None and not (self.folder / path).is_file():
             raise record.error(field, f"a picture at {self.folder / path}")
         return path
@@ -41,20 +45,21 @@ class Pictures(NamedTuple):
 
 def checked_within(text: str) -> str:
     """The folder `within`, checked to be relative and inside; ValueError otherwise."""
-    if text and not _inside(text):
+    if posixpath.normpath(text) == ".":
+        return ""
+    if not _inside(text):
         raise ValueError(
             "--images: expected the pictures' folder relative to the image folder of the training, with '/' "
             f"and no '..', got {text!r}"
         )
-    return str(PurePosixPath(text)) if text else ""
+    return posixpath.normpath(text)
 
 
 def _inside(path: str) -> bool:
-    if any(character in path for character in "\\\0\n\r") or "://" in path or re.match("[A-Za-z]:", path):
+    if _OUTSIDE.search(path):
         return False
     try:
         path.encode()
     except UnicodeEncodeError:
         return False
-    pure = PurePosixPath(path)
-    return not pure.is_absolute() and ".." not in pure.parts and pure.parts != ()
+    return posixpath.normpath(path) != "."

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cotbal.data.inputs import Inputs
-from cotbal.data.turns import Turn
+from cotbal.data.turns import Turn, to_json
 from cotbal.files import slug, write_text_atomically, writing_atomically
 
 SCHEMA_VERSION = 1
@@ -79,7 +79,7 @@ class TaskFolder:
         with record_file(self.path / f"train.{self._form}", self._form) as file:
             for record in records:
                 turns += len(record["conversations"]) // 2
-                file.add(_json(record | {"task": self.task}))
+                file.add(to_json(record | {"task": self.task}))
             digest = file.close()
             if not file.records:
                 raise ValueError(f"task {self.task!r}: expected records to train on, got none")
@@ -91,7 +91,7 @@ class TaskFolder:
         with writing_atomically(self.path / f"{name}.jsonl") as stream:
             file = RecordFile(stream, "jsonl")
             for turn in turns:
-                file.add(_json(_question(turn) | {"task": self.task}))
+                file.add(to_json(_question(turn) | {"task": self.task}))
             digest = file.close()
         if file.records:
             self._keep(name, f"{name}.jsonl", digest, questions=file.records)
@@ -123,7 +123,3 @@ def _question(turn: Turn) -> dict[str, Any]:
     answer = {} if turn.answer is None else {"answer": turn.answer}
     image = {"image": turn.image} if turn.image else {}
     return {"question_id": turn.id, **image, "text": turn.question, **answer, **turn.extra}
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -27,6 +27,10 @@ class Turn(NamedTuple):
     extra: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
+# json.dumps would make an encoder for each value.
+to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 # A database without a name is a temporary file that is gone with the process, also with a killed one.
 def _database() -> sqlite3.Connection:
     database = sqlite3.connect("", isolation_level=None)
@@ -65,7 +69,7 @@ class Turns:
 
     def add(self, split: str, turn: Turn) -> None:
         """Takes a turn."""
-        content = json.dumps([turn.question, turn.answer, turn.extra], ensure_ascii=False)
+        content = to_json([turn.question, turn.answer, turn.extra])
         row = (split, turn.image, self._drawn(turn.image), self._number(turn.id), turn.id, content)
         self._database.execute("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -129,7 +133,7 @@ class Lookup:
     def put(self, key: int, value: Any) -> bool:
         """Takes a value; False where the key has one already."""
         try:
-            content = json.dumps(value, ensure_ascii=False)
+            content = to_json(value)
             self._database.execute("INSERT INTO value VALUES (?, ?)", (key, content))
         except sqlite3.IntegrityError:
             return False
