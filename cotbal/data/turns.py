@@ -34,7 +34,7 @@ to_json = json.JSONEncoder(ensure_ascii=False).encode
 # A database without a name is a temporary file that is gone with the process, also with a killed one.
 def _database() -> sqlite3.Connection:
     database = sqlite3.connect("", isolation_level=None)
-    for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-65536"):
+    for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-16384"):
         database.execute(f"PRAGMA {setting}")
     database.execute("BEGIN")
     return database
