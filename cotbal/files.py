@@ -33,6 +33,13 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
     return Path(path)
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what a killed `writing_atomically` left in a folder; nobody else may be writing there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..*\.[0-9a-f]{32}\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def writing_atomically(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of `path` at the end of the block, unless the block raises.

@@ -19,7 +19,7 @@ from typing import Any
 from cotbal.data.inputs import Inputs
 from cotbal.data.table1 import FIXED, TABLE
 from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION, RecordFile, record_file
-from cotbal.files import slug, write_text_atomically, writing_atomically
+from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
 from cotbal.project.records import read_records, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
@@ -102,6 +102,8 @@ def write_mix(
         ValueError: a prepared file was changed; nothing half-written is left.
     """
     (out / "mix.json").unlink(missing_ok=True)
+    for folder in (".", "mini", "probes", "validation", "test"):
+        remove_leftovers(out / folder)
     weighted = [each.task for each in found if each.task not in fixed]
     files: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from cotbal.data.inputs import Inputs
 from cotbal.data.turns import Turn, to_json
-from cotbal.files import slug, write_text_atomically, writing_atomically
+from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
 
 SCHEMA_VERSION = 1
 PREPARED = "prepared.json"
@@ -67,6 +67,7 @@ class TaskFolder:
         self.path, self.task, self._form = out / slug(task), task, form
         self._files: dict[str, dict[str, Any]] = {}
         (self.path / PREPARED).unlink(missing_ok=True)
+        remove_leftovers(self.path)
 
     def train(self, records: Iterable[dict[str, Any]]) -> None:
         """Writes the training records, each of which gets the task.

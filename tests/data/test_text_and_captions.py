@@ -8,7 +8,7 @@ from cotbal.data.generic import prepare_generic
 from cotbal.data.sharegpt import pairs as valid
 from cotbal.data.sharegpt import prepare_sharegpt
 from cotbal.data.sharegpt4v import prepare_sharegpt4v
-from cotbal.data.tokens import fitting
+from cotbal.data.tokens import fitting, load_counter
 from tests.data import publishers
 from tests.data.reading import everything, inputs, pairs, rows, target, train
 
@@ -106,6 +106,14 @@ def test_sharegpt_counts_tokens_alike_with_any_number_of_workers(tmp_path, worke
     assert "image" not in records[0]
     assert written["left_out"] == {"speaks of the model's maker": 1, "too short": 1}
     assert written["cut"] == 34
+
+
+def test_tokenizer_that_transformers_makes_counts_as_well(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\nhello\nworld\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert load_counter(str(tmp_path))("hello world hello") == 3
+    with pytest.raises(ValueError, match="--tokenizer: expected a tokenizer"):
+        load_counter(str(tmp_path / "no such folder"))
 
 
 def test_missing_tokenizer_is_told(tmp_path):
