@@ -2,10 +2,16 @@
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+
+def slug(name: str) -> str:
+    """The name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:
@@ -25,6 +31,13 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
     with writing_atomically(path) as stream:
         stream.write(content)
     return Path(path)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what a killed `writing_atomically` left in a folder; nobody else may be writing there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..*\.[0-9a-f]{32}\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ OWN = {
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
     "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.project": {"cotbal.estimate", "cotbal.files", "cotbal.weights"},
+    "cotbal.data": {"cotbal.collect", "cotbal.files", "cotbal.project", "cotbal.tasks"},
     "cotbal.progress": {"cotbal.estimate"},
     "cotbal.report": {"cotbal.estimate", "cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
@@ -90,6 +91,7 @@ OWN = {
     "cotbal.cli": {
         "cotbal.__version__",
         "cotbal.collect",
+        "cotbal.data",
         "cotbal.demo",
         "cotbal.doctor",
         "cotbal.estimate",
@@ -127,6 +129,7 @@ TRAINING = {
 }
 ESTIMATION = {
     "cotbal.collect",
+    "cotbal.data",
     "cotbal.estimate",
     "cotbal.metrics",
     "cotbal.report",
@@ -141,6 +144,7 @@ OTHERS = {
     "cotbal.integrations": {"accelerate", "peft", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.collect": {"openpyxl"},
+    "cotbal.data": {"pyarrow", "tokenizers", "transformers"},
     "cotbal.progress": {"rich"},
     # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
     "cotbal.project": {"pydantic", "submitit", "yaml"},

@@ -10,6 +10,7 @@ from cotbal.cli.collect import collect
 from cotbal.cli.demo import demo
 from cotbal.cli.doctor import doctor
 from cotbal.cli.plan import plan
+from cotbal.cli.prepare import app as prepare
 from cotbal.cli.report import report
 from cotbal.cli.run import run
 from cotbal.cli.status import status
@@ -26,6 +27,8 @@ _EXTRAS = {
     "deepspeed": "deepspeed",
     "rich": "cli",
     "openpyxl": "collect",
+    "pyarrow": "data",
+    "tokenizers": "data",
     "safetensors": "demo",
     "sklearn": "demo",
     "submitit": "slurm",
@@ -94,6 +97,7 @@ def root(
 
 
 app.command()(demo)
+app.add_typer(prepare, name="prepare")
 app.command()(collect)
 app.command()(plan)
 app.command()(run)

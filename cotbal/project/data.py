@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from cotbal.estimate.store import write_json
-from cotbal.files import writing_atomically
+from cotbal.files import slug, writing_atomically
 from cotbal.project.config import Project
 from cotbal.project.records import Record, read_records, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
@@ -140,11 +139,6 @@ def _write_mini(project: Project, seed: int, full: Part) -> Path:
                 stream, (with_task(r, full.task) for place, r in records if number(place) <= limit), "json"
             )
     return path
-
-
-def slug(name: str) -> str:
-    """The name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
 
 def _records(files: Sequence[str]) -> Iterator[Record]:

@@ -38,7 +38,7 @@ class Digest(Protocol):
         """Takes the next bytes."""
 
 
-class _Window:
+class Window:
     """The part of a file that is being looked at, decoded."""
 
     def __init__(self, stream: BinaryIO, digest: Digest | None) -> None:
@@ -70,10 +70,15 @@ class _Window:
                 return ""
 
     def record(self) -> Record:
-        """The object that starts at the place, which is then behind it."""
+        """The value that starts at the place, which is then behind it."""
         while True:
             try:
                 content, end = _decode(self.text, self.place)
+                # A number goes on in the next chunk, where an object, a list or a text would have ended.
+                if end == len(self.text) and self.text[end - 1] not in '}]"' and self.more():
+                    continue
+            except RecursionError as error:
+                raise ValueError("nested too deeply") from error
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - CUT
                 if cut and self.more():
@@ -99,7 +104,7 @@ def read_records(path: str | Path, digest: Digest | None = None) -> Iterator[Rec
     """
     number = 0
     with open(path, "rb") as stream:
-        window = _Window(stream, digest)
+        window = Window(stream, digest)
         try:
             array = window.next_character() == "["
             if array:
@@ -121,7 +126,7 @@ def read_records(path: str | Path, digest: Digest | None = None) -> Iterator[Rec
         raise ValueError(f"{path}: expected a JSON array of records, or one record per line, got none")
 
 
-def _another(window: _Window, array: bool, number: int) -> bool:
+def _another(window: Window, array: bool, number: int) -> bool:
     """Whether a record follows; in an array the place is then behind the comma."""
     character = window.next_character()
     if not array:

@@ -1,0 +1,194 @@
+"""A table of the user's own, CSV, TSV, JSON, JSONL or Parquet, with a mapping of its columns."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cotbal.collect.records import Record
+from cotbal.data.conversations import asked, conversation, merged
+from cotbal.data.fields import checked, filled
+from cotbal.data.inputs import Inputs
+from cotbal.data.json_reader import read_array
+from cotbal.data.pictures import Pictures
+from cotbal.data.task_folder import TaskFolder
+from cotbal.data.turns import Turn, Turns
+from cotbal.data.vqa import Target
+from cotbal.project.records import Digest
+from cotbal.tasks import task_names
+
+COLUMNS = {
+    "question": "what is asked (needed)",
+    "answer": "what is to be said (needed)",
+    "image": "the picture's path inside --images; without it the task is text alone",
+    "id": "tells the row; its number by default",
+    "split": "train, val or test; train by default",
+}
+SPLITS = ("train", "val", "test")
+_ROWS = 4096
+
+
+def prepare_generic(
+    annotations: Path,
+    target: Target,
+    inputs: Inputs,
+    *,
+    task: str,
+    columns: Mapping[str, str],
+    instruction: str | None = None,
+    merge: bool = True,
+    most_turns: int | None = None,
+    validation: int = 0,
+    test: int = 0,
+) -> list[dict[str, Any]]:
+    """Writes a task from a table; what was written.
+
+    Args:
+        annotations: the table.
+        target: where to.
+        inputs: what is read.
+        task: its name.
+        columns: the table's column for each of `COLUMNS` that it has.
+        instruction: response format instruction.
+        merge: questions on one picture become one conversation.
+        most_turns: of a conversation.
+        validation: hold out so many pictures (rows, where there are none) of the training rows.
+        test: likewise.
+
+    Raises:
+        OSError, ValueError: the file is missing, cut off or of another form; a column that it does not have.
+    """
+    task_names([task], "--task")
+    if missing := [name for name in ("question", "answer") if name not in columns]:
+        raise ValueError(
+            f"--column: expected one for {', '.join(missing)}, as in --column {missing[0]}=COLUMN"
+        )
+    turns = Turns(target.seed, task)
+    for split, turn in _all(annotations, columns, target.pictures, inputs):
+        turns.add(split, turn)
+    folder = TaskFolder(target.out, task, target.form)
+    held = _held_out(turns, validation, test)
+    groups = (group for group in turns.conversations("train") if group[0].image not in held)
+    folder.train(_records(task, groups, "image" in columns, merge, most_turns, instruction))
+    for split in ("val", "test"):
+        mine = {image for image, name in held.items() if name == split}
+        pictured = "image" in columns
+        folder.held_out(split, (_asked(turn, instruction, pictured) for turn in _held(turns, split, mine)))
+    options = {"columns": dict(columns), "instruction": instruction, "merge": merge, "most_turns": most_turns}
+    options |= {"validation": validation, "test": test, "images": target.pictures.within}
+    return [folder.finish("generic", target.seed, inputs, **options)]
+
+
+def _held_out(turns: Turns, validation: int, test: int) -> dict[str, str]:
+    """The pictures that are held out, and for which split."""
+    splits = ["val"] * validation + ["test"] * test
+    return dict(zip(turns.pictures("train", len(splits)), splits, strict=False))
+
+
+def _held(turns: Turns, split: str, images: set[str]) -> Iterator[Turn]:
+    yield from turns.drawn(split)
+    if images:
+        yield from (turn for turn in turns.drawn("train") if turn.image in images)
+
+
+def _asked(turn: Turn, instruction: str | None, pictured: bool) -> Turn:
+    return turn._replace(question=asked(turn.question, instruction), image=turn.image if pictured else "")
+
+
+def _records(
+    task: str,
+    groups: Iterator[list[Turn]],
+    pictured: bool,
+    merge: bool,
+    most: int | None,
+    instruction: str | None,
+) -> Iterator[dict[str, Any]]:
+    if pictured:
+        yield from merged(task, groups, instruction=instruction, at_most=most if merge else 1)
+        return
+    for turn in (turn for group in groups for turn in group):
+        yield conversation(turn.id, None, [(asked(turn.question, instruction), turn.answer)])
+
+
+def _all(
+    path: Path, columns: Mapping[str, str], pictures: Pictures, inputs: Inputs
+) -> Iterator[tuple[str, Turn]]:
+    number = 0
+    for number, row in enumerate(_rows(path, inputs), start=1):
+        if number == 1 and (absent := [name for name in columns.values() if name not in row.fields]):
+            raise ValueError(
+                f"{path}: expected the column {absent[0]!r}, got {', '.join(map(str, row.fields))}"
+            )
+        yield from inputs.parsed([row], lambda r, n=number: [_turn(n, r, columns, pictures)])  # type: ignore[misc]
+    if not number:
+        raise ValueError(f"{path}: expected rows, got none")
+
+
+def _turn(number: int, row: Record, columns: Mapping[str, str], pictures: Pictures) -> tuple[str, Turn]:
+    split = row.text(columns["split"]) if "split" in columns else "train"
+    if split not in SPLITS:
+        raise row.error(columns["split"], f"one of {', '.join(SPLITS)}")
+    id = checked(row, columns["id"], row.id(columns["id"])) if "id" in columns else str(number)
+    image = f"row {number}"
+    if "image" in columns:
+        image = pictures.path(row, columns["image"], row.text(columns["image"]))
+    return split, Turn(id, image, filled(row, columns["question"]), filled(row, columns["answer"]))
+
+
+def _rows(path: Path, inputs: Inputs) -> Iterator[Record]:
+    if path.suffix in (".json", ".jsonl"):
+        return read_array(path, inputs)
+    if path.suffix in (".csv", ".tsv"):
+        return _csv(path, inputs)
+    if path.suffix == ".parquet":
+        return _parquet(path, inputs)
+    raise ValueError(f"{path}: expected .csv, .tsv, .json, .jsonl or .parquet, got {path.suffix!r}")
+
+
+def _csv(path: Path, inputs: Inputs) -> Iterator[Record]:
+    reading = inputs.reading(path)
+    number = 0
+    try:
+        with path.open("rb") as stream:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            rows = csv.reader(_lines(stream, reading), delimiter=delimiter, strict=True)
+            header = next(rows, [])
+            if len(set(header)) != len(header):
+                raise ValueError(f"expected columns of different names, got {header}")
+            number = 1
+            while (row := next(rows, None)) is not None:
+                if len(row) != len(header):
+                    raise ValueError(f"expected {len(header)} cells, got {len(row)}")
+                yield Record(path, f"record {number}", dict(zip(header, row, strict=True)))
+                number += 1
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: record {number}: expected UTF-8, got {error}") from error
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path}: record {number}: expected a table, is it whole? {error}") from error
+
+
+def _lines(stream: BinaryIO, reading: Digest) -> Iterator[str]:
+    for number, line in enumerate(stream):
+        reading.update(line)
+        yield line.decode("utf-8" if number else "utf-8-sig")
+
+
+def _parquet(path: Path, inputs: Inputs) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    reading = inputs.reading(path)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            reading.update(block)
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_ROWS):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Record(path, f"record {number}", fields)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: record {number + 1}: expected a Parquet file, is it whole? {error}"
+        ) from error

@@ -1,0 +1,70 @@
+"""The files that a preparation reads: their hashes, how far it is, and the records that it leaves out."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from cotbal.collect.records import Record
+
+Told = Callable[[Path, int], None]
+T = TypeVar("T")
+SHOWN = 5
+
+
+class _Reading:
+    """Takes a file's bytes as they are read."""
+
+    def __init__(self, path: Path, told: Told) -> None:
+        self._path, self._told = path, told
+        self.sha256 = hashlib.sha256()
+
+    def update(self, data: bytes, /) -> None:
+        self.sha256.update(data)
+        self._told(self._path, len(data))
+
+
+class Inputs:
+    """What is read.
+
+    Args:
+        told: is told of every piece of a file that has been read, in bytes.
+        skip_invalid: leaves out a record with a mistake and counts it, instead of raising.
+    """
+
+    def __init__(self, told: Told = lambda path, size: None, *, skip_invalid: bool = False) -> None:
+        self._told, self._skip = told, skip_invalid
+        self._files: dict[Path, _Reading] = {}
+        self.left_out: Counter[str] = Counter()
+        self.first_left_out: list[str] = []
+        self.cut = 0
+
+    def reading(self, path: Path) -> _Reading:
+        """What the reader of a file tells its bytes to."""
+        self._files[path] = _Reading(path, self._told)
+        return self._files[path]
+
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of every file read through, by its name with its folder's."""
+        return {
+            f"{path.parent.name}/{path.name}": each.sha256.hexdigest() for path, each in self._files.items()
+        }
+
+    def parsed(self, found: Iterable[Record], parse: Callable[[Record], Iterable[T]]) -> Iterator[T]:
+        """What `parse` makes of each record; a ValueError of it is raised, or the record left out."""
+        for record in found:
+            try:
+                made = list(parse(record))
+            except ValueError as error:
+                if not self._skip:
+                    raise ValueError(f"{error}; --skip-invalid leaves such records out") from error
+                self.leave_out("invalid", str(error))
+                continue
+            yield from made
+
+    def leave_out(self, reason: str, message: str | None = None) -> None:
+        """Counts a record that is left out."""
+        self.left_out[reason] += 1
+        if message is not None and len(self.first_left_out) < SHOWN:
+            self.first_left_out.append(message)

@@ -1,0 +1,218 @@
+"""The mixture of prepared tasks, their mini subsets, the probes' mixtures, and the held-out questions.
+
+OUT/mixture.json            every task's training records, task after task
+OUT/mini/TASK.json          the mini subset of each weighted task
+OUT/mini.json               all of them: what the mini run trains on
+OUT/probes/TASK.json        the full set of a task with the others' mini subsets
+OUT/validation/TASK.jsonl   held-out questions; OUT/test/TASK.jsonl or TASK_NAME.jsonl
+OUT/mix.json                sizes and hashes; written last
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from cotbal.data.inputs import Inputs
+from cotbal.data.table1 import FIXED, TABLE
+from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION, RecordFile, record_file
+from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
+from cotbal.project.records import read_records, with_task
+from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
+
+LEFT_OUT = "RefCOCO+"
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task that has been prepared.
+
+    Attributes:
+        folder: its own.
+        task: its name.
+        splits: what was written, by split: file, sizes, sha256.
+    """
+
+    folder: Path
+    task: str
+    splits: dict[str, dict[str, Any]]
+
+    @property
+    def records(self) -> int:
+        """How many records there are to train on."""
+        return int(self.splits["train"]["records"])
+
+
+def find_prepared(data: Path, tasks: Sequence[str] = ()) -> list[Prepared]:
+    """The prepared tasks in a folder, the paper's in its order and then the others by name.
+
+    Args:
+        data: what preparations wrote to.
+        tasks: these alone; by default all but RefCOCO+, which the paper's mixture does not have.
+
+    Raises:
+        OSError: the folder cannot be read.
+        ValueError: there is none, one that is asked for is missing, or one is unfinished.
+    """
+    found = {each.task: each for each in map(_load, sorted(path for path in data.iterdir() if path.is_dir()))}
+    if absent := [task for task in tasks if task not in found]:
+        raise ValueError(f"--task: expected one of {', '.join(found) or 'none'} in {data}, got {absent[0]!r}")
+    names = tasks or [task for task in found if not task.startswith(LEFT_OUT)]
+    if not names:
+        raise ValueError(
+            f"{data}: expected prepared tasks, got none; `cotbal prepare SOURCE --out {data}` makes them"
+        )
+    order = list(TABLE)
+    return [
+        found[t] for t in sorted(set(names), key=lambda t: (order.index(t) if t in TABLE else len(order), t))
+    ]
+
+
+def write_mix(
+    found: Sequence[Prepared],
+    out: Path,
+    inputs: Inputs,
+    *,
+    ratio: Fraction = Fraction(1, 32),
+    seed: int = 0,
+    form: str = "json",
+    fixed: Sequence[str] = FIXED,
+    probes: bool = True,
+) -> dict[str, Any]:
+    """Writes the mixture and what belongs to it; the content of mix.json.
+
+    Each task is read once and nothing of it is kept in memory. The mini subsets are those of `cotbal plan`.
+
+    Args:
+        found: the tasks.
+        out: where to.
+        inputs: what is read.
+        ratio: share of a task's records in its mini subset.
+        seed: decides which.
+        form: of the files, "json" or "jsonl".
+        fixed: tasks of a fixed weight, which are in the mixture alone.
+        probes: write the probes' mixtures.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: a prepared file was changed; nothing half-written is left.
+    """
+    (out / "mix.json").unlink(missing_ok=True)
+    for folder in (".", "mini", "probes", "validation", "test"):
+        remove_leftovers(out / folder)
+    weighted = [each.task for each in found if each.task not in fixed]
+    files: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        # Not in place until all is written and every hash agrees.
+        staged = {
+            name: stack.enter_context(record_file(out / f"{name}.{form}", form))
+            for name in _names(weighted, probes)
+        }
+        for each in found:
+            _spread(each, staged, weighted, inputs, ratio, seed)
+        for name, file in staged.items():
+            files[f"{name}.{form}"] = {"records": file.records, "sha256": file.close()}
+    held_out = {each.task: _held_out(each, out, inputs) for each in found}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": seed,
+        "mini_ratio": str(ratio),
+        "tasks": {
+            each.task: {
+                "records": each.records,
+                "turns": each.splits["train"]["turns"],
+                "paper_thousands": TABLE[each.task].thousands if each.task in TABLE else None,
+                "mini": subset_size(each.records, ratio) if each.task in weighted else None,
+                "held_out": held_out[each.task],
+            }
+            for each in found
+        },
+        "files": files,
+    }
+    write_text_atomically(out / "mix.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return content
+
+
+def _load(folder: Path) -> Prepared:
+    path = folder / PREPARED
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: expected {PREPARED}, got none: prepare it again, it is not finished, or move it away"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        prepared = Prepared(folder, content["task"], content["splits"])
+        wrong = content["schema_version"] != SCHEMA_VERSION or prepared.records < 1
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected what `cotbal prepare` wrote, got {error!r}") from error
+    if wrong:
+        raise ValueError(f"{path}: expected schema_version {SCHEMA_VERSION} and records; prepare it again")
+    return prepared
+
+
+def _names(weighted: Sequence[str], probes: bool) -> list[str]:
+    names = ["mixture", *(["mini"] if weighted else []), *(f"mini/{slug(task)}" for task in weighted)]
+    return names + [f"probes/{slug(task)}" for task in weighted if probes]
+
+
+def _spread(
+    each: Prepared,
+    staged: dict[str, RecordFile],
+    weighted: Sequence[str],
+    inputs: Inputs,
+    ratio: Fraction,
+    seed: int,
+) -> None:
+    """Gives each record of a task to the files that it belongs to."""
+    always = [staged["mixture"]]
+    mini: list[RecordFile] = []
+    chosen: Callable[[int], bool] = lambda place: False  # noqa: E731
+    if each.task in weighted:
+        always += [file for name, file in staged.items() if name == f"probes/{slug(each.task)}"]
+        others = [f"probes/{slug(task)}" for task in weighted if task != each.task]
+        mini = [staged[name] for name in ("mini", f"mini/{slug(each.task)}", *others) if name in staged]
+        number = sample_numbers(seed, each.task)
+        limit = largest_chosen(seed, each.task, each.records, subset_size(each.records, ratio))
+        chosen = lambda place: number(place) <= limit  # noqa: E731
+    for place, text in enumerate(_texts(each, inputs)):
+        for file in (*always, *mini) if chosen(place) else always:
+            file.add(text)
+
+
+def _texts(each: Prepared, inputs: Inputs) -> Iterator[str]:
+    """The training records of a task, each on one line, if they are those that were prepared."""
+    split = each.splits["train"]
+    path = each.folder / split["file"]
+    reading = inputs.reading(path)
+    for record in read_records(path, reading):
+        yield with_task(record, each.task)
+    _check(path, reading.sha256.hexdigest(), split)
+
+
+def _held_out(each: Prepared, out: Path, inputs: Inputs) -> dict[str, int]:
+    """Copies the held-out questions of a task; how many, by split."""
+    sizes = {}
+    for split, what in each.splits.items():
+        if split == "train":
+            continue
+        kind, _, name = split.partition("_")
+        folder = out / ("validation" if kind == "val" else "test")
+        source = each.folder / what["file"]
+        reading = inputs.reading(source)
+        name = f"{slug(each.task)}_{name}" if name else slug(each.task)
+        with writing_atomically(folder / f"{name}.jsonl") as stream, source.open("rb") as questions:
+            while block := questions.read(BLOCK):
+                reading.update(block)
+                stream.write(block)
+            _check(source, reading.sha256.hexdigest(), what)
+        sizes[split] = int(what["questions"])
+    return sizes
+
+
+def _check(path: Path, sha256: str, split: dict[str, Any]) -> None:
+    if sha256 != split["sha256"]:
+        raise ValueError(f"{path}: expected the file that was prepared, but it has changed; prepare it again")

@@ -1,0 +1,126 @@
+"""What a preparation writes for a task: its training records, its held-out questions, and their origin.
+
+OUT/TASK/train.json        records to train on (or train.jsonl)
+OUT/TASK/val.jsonl         held-out questions, one per line; also test.jsonl, test_NAME.jsonl
+OUT/TASK/prepared.json     sizes, hashes, options; written last, so that without it the folder is unfinished
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cotbal.data.inputs import Inputs
+from cotbal.data.turns import Turn, to_json
+from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
+
+SCHEMA_VERSION = 1
+PREPARED = "prepared.json"
+_ENDS = {"json": ("[\n", ",\n", "\n]\n"), "jsonl": ("", "\n", "\n")}
+
+
+class RecordFile:
+    """A file of records that is being written, as a JSON array with a record per line or as JSONL."""
+
+    def __init__(self, stream: BinaryIO, form: str) -> None:
+        self._stream, (self._glue, self._between, self._after) = stream, _ENDS[form]
+        self._digest = hashlib.sha256()
+        self.records = 0
+
+    def add(self, text: str) -> None:
+        """Takes a record, JSON on one line."""
+        self._write(self._glue + text)
+        self._glue = self._between
+        self.records += 1
+
+    def close(self) -> str:
+        """Ends the file; its SHA-256. JSONL without a record stays empty."""
+        if self.records or self._after != "\n":
+            self._write(self._after if self.records else self._glue + self._after)
+        return self._digest.hexdigest()
+
+    def _write(self, text: str) -> None:
+        data = text.encode()
+        self._digest.update(data)
+        self._stream.write(data)
+
+
+@contextmanager
+def record_file(path: Path, form: str) -> Iterator[RecordFile]:
+    """A record file that takes the place of `path` at the end of the block, unless the block raises."""
+    with writing_atomically(path) as stream:
+        yield RecordFile(stream, form)
+
+
+class TaskFolder:
+    """The folder of a task that is being prepared.
+
+    Args:
+        out: the folder of all tasks.
+        task: the task's name.
+        form: of the training records, "json" or "jsonl".
+    """
+
+    def __init__(self, out: Path, task: str, form: str) -> None:
+        self.path, self.task, self._form = out / slug(task), task, form
+        self._files: dict[str, dict[str, Any]] = {}
+        (self.path / PREPARED).unlink(missing_ok=True)
+        remove_leftovers(self.path)
+
+    def train(self, records: Iterable[dict[str, Any]]) -> None:
+        """Writes the training records, each of which gets the task.
+
+        Raises:
+            ValueError: there is none.
+        """
+        other = {"json": "jsonl", "jsonl": "json"}[self._form]
+        turns = 0
+        with record_file(self.path / f"train.{self._form}", self._form) as file:
+            for record in records:
+                turns += len(record["conversations"]) // 2
+                file.add(to_json(record | {"task": self.task}))
+            digest = file.close()
+            if not file.records:
+                raise ValueError(f"task {self.task!r}: expected records to train on, got none")
+        (self.path / f"train.{other}").unlink(missing_ok=True)
+        self._keep("train", f"train.{self._form}", digest, records=file.records, turns=turns)
+
+    def held_out(self, name: str, turns: Iterable[Turn]) -> None:
+        """Writes held-out questions: "val", "test" or "test_NAME"; no file where there is none."""
+        with writing_atomically(self.path / f"{name}.jsonl") as stream:
+            file = RecordFile(stream, "jsonl")
+            for turn in turns:
+                file.add(to_json(_question(turn) | {"task": self.task}))
+            digest = file.close()
+        if file.records:
+            self._keep(name, f"{name}.jsonl", digest, questions=file.records)
+        else:
+            (self.path / f"{name}.jsonl").unlink()
+
+    def finish(self, source: str, seed: int, inputs: Inputs, **options: Any) -> dict[str, Any]:
+        """Writes what there is and where it came from, and returns it."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "task": self.task,
+            "source": source,
+            "seed": seed,
+            "options": options,
+            "splits": self._files,
+            "left_out": dict(sorted(inputs.left_out.items())),
+            "first_left_out": inputs.first_left_out,
+            "cut": inputs.cut,
+            "inputs": dict(sorted(inputs.hashes().items())),
+        }
+        write_text_atomically(self.path / PREPARED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        return content
+
+    def _keep(self, split: str, file: str, digest: str, **sizes: int) -> None:
+        self._files[split] = {"file": file, **sizes, "sha256": digest}
+
+
+def _question(turn: Turn) -> dict[str, Any]:
+    answer = {} if turn.answer is None else {"answer": turn.answer}
+    image = {"image": turn.image} if turn.image else {}
+    return {"question_id": turn.id, **image, "text": turn.question, **answer, **turn.extra}

@@ -1,0 +1,50 @@
+"""A run that is killed leaves no half file under a name that is read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cotbal.data.gqa import prepare_gqa
+from tests.data import publishers
+from tests.data.reading import everything, inputs, target
+
+SIZE = 30_000
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+RUN = """
+import sys
+from pathlib import Path
+from cotbal.data.gqa import prepare_gqa
+from tests.data.reading import inputs, target
+print("go", flush=True)
+prepare_gqa(Path("gqa"), target(Path("out")), inputs())
+"""
+
+
+# Each process imports torch: seconds.
+@pytest.mark.full
+def test_killed_run_leaves_whole_files_or_none(tmp_path):
+    publishers.gqa(tmp_path / "gqa", "train", [(f"{n}", f"{n // 3}", "Who?", "me") for n in range(SIZE)])
+    start = time.perf_counter()
+    prepare_gqa(tmp_path / "gqa", target(tmp_path / "whole"), inputs())
+    seconds = time.perf_counter() - start
+    half = 0
+    for share in (0.3, 0.7, 0.9):
+        process = subprocess.Popen([sys.executable, "-c", RUN], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"go\n"
+        time.sleep(share * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        folder = tmp_path / "out" / "GQA"
+        half += not (folder / "prepared.json").exists()
+        if (folder / "train.json").exists():
+            assert len(json.loads((folder / "train.json").read_text())) == SIZE // 3
+    assert half, "no kill came in time"
+    prepare_gqa(tmp_path / "gqa", target(tmp_path / "out"), inputs())
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")

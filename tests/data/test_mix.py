@@ -1,0 +1,141 @@
+import hashlib
+import json
+from fractions import Fraction
+
+import pytest
+import yaml
+
+from cotbal.data.generic import prepare_generic
+from cotbal.data.mix import find_prepared, write_mix
+from cotbal.project.config import load_project
+from cotbal.project.data import prepare
+from tests.data.reading import everything, inputs, rows, target
+from tests.project.toy import content as toy
+
+TASKS = {"VQAv2": 40, "GQA": 13, "ShareGPT": 9, "Mine": 3, "RefCOCO+-bbox": 5}
+
+
+@pytest.fixture
+def data(tmp_path):
+    for task, size in TASKS.items():
+        path = tmp_path / "tables" / f"{task}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        lines = [{"q": f"{task} {n}?", "a": f"a{n}", "i": f"{n}.jpg"} for n in range(size + 2)]
+        path.write_text("\n".join(map(json.dumps, lines)))
+        columns = {"question": "q", "answer": "a", "image": "i"}
+        options = {"task": task, "columns": columns, "validation": 1, "test": 1}
+        prepare_generic(path, target(tmp_path / "data"), inputs(), **options)
+    return tmp_path / "data"
+
+
+def records(path):
+    return json.loads(path.read_text())
+
+
+def counts(found):
+    return {task: n for task in TASKS if (n := sum(record["task"] == task for record in found))}
+
+
+def test_mixture_holds_every_record_once_and_leaves_refcoco_plus_out(data, tmp_path):
+    content = write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    found = records(tmp_path / "mix" / "mixture.json")
+    assert counts(found) == {"VQAv2": 40, "GQA": 13, "ShareGPT": 9, "Mine": 3}
+    assert len({json.dumps(record) for record in found}) == 65
+    assert list(content["tasks"]) == ["ShareGPT", "VQAv2", "GQA", "Mine"]
+    assert content["tasks"]["VQAv2"] == {
+        **{"records": 40, "turns": 40, "paper_thousands": 83, "mini": 1, "held_out": {"val": 1, "test": 1}},
+    }
+    asked = write_mix(find_prepared(data, ["RefCOCO+-bbox", "GQA"]), tmp_path / "other", inputs())
+    assert list(asked["tasks"]) == ["GQA", "RefCOCO+-bbox"]
+
+
+def test_minis_and_probes_are_those_of_algorithm_1(data, tmp_path):
+    write_mix(find_prepared(data), tmp_path / "mix", inputs(), ratio=Fraction(1, 4))
+    # A quarter, rounded half up: 40 -> 10, 13 -> 3, 3 -> 1. ShareGPT is fixed: in no mini, and has no probe.
+    minis = {"VQAv2": 10, "GQA": 3, "Mine": 1}
+    assert counts(records(tmp_path / "mix" / "mini.json")) == minis
+    assert {path.stem for path in (tmp_path / "mix" / "probes").iterdir()} == set(minis)
+    for task in minis:
+        found = records(tmp_path / "mix" / "probes" / f"{task}.json")
+        assert counts(found) == minis | {task: TASKS[task]}
+        mini = records(tmp_path / "mix" / "mini" / f"{task}.json")
+        for other in minis:
+            if other != task:
+                there = records(tmp_path / "mix" / "probes" / f"{other}.json")
+                assert [record for record in there if record["task"] == task] == mini
+
+
+def test_minis_are_those_that_a_plan_takes_from_the_same_files(data, tmp_path):
+    write_mix(find_prepared(data), tmp_path / "mix", inputs(), ratio=Fraction(1, 4), seed=3)
+    tasks = {
+        task: {"train": str(data / task / "train.json"), "metric": "EM"} for task in ("VQAv2", "GQA", "Mine")
+    }
+    value = toy(tmp_path, tasks=tasks, mini_ratio="1/4", seeds=[3])
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(value))
+    planned = prepare(load_project(tmp_path / "e.yaml"))
+    for task in tasks:
+        (path,) = planned.mini[3, task].files
+        with open(path, "rb") as stream:
+            assert stream.read() == (tmp_path / "mix" / "mini" / f"{task}.json").read_bytes()
+
+
+def test_held_out_questions_are_beside_the_mixture(data, tmp_path):
+    write_mix(find_prepared(data), tmp_path / "mix", inputs(), probes=False)
+    (row,) = rows(tmp_path / "mix" / "validation" / "GQA.jsonl")
+    assert row["task"] == "GQA"
+    assert set(row) == {"question_id", "image", "text", "answer", "task"}
+    assert (tmp_path / "mix" / "test" / "Mine.jsonl").read_bytes() == (
+        data / "Mine" / "test.jsonl"
+    ).read_bytes()
+    assert not (tmp_path / "mix" / "probes").exists()
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_two_runs_give_the_same_bytes_and_the_hashes_are_theirs(data, tmp_path, form):
+    for name in ("a", "b"):
+        content = write_mix(find_prepared(data), tmp_path / name, inputs(), form=form)
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+    for name, file in content["files"].items():
+        path = tmp_path / "a" / name
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
+        lines = path.read_text().splitlines()
+        assert len(lines) == file["records"] + (2 if form == "json" else 0)
+
+
+def test_file_that_changed_since_it_was_prepared_leaves_nothing_half_written(data, tmp_path):
+    path = data / "GQA" / "train.json"
+    path.write_text(path.read_text().replace("a3", "b3"))
+    with pytest.raises(ValueError, match=r"GQA/train\.json: expected the file that was prepared"):
+        write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    assert not [path for path in (tmp_path / "mix").rglob("*") if path.is_file()]
+
+
+def test_older_mixture_without_its_mark_is_told_apart(data, tmp_path):
+    write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    (data / "GQA" / "val.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"GQA/val\.jsonl: expected the file that was prepared"):
+        write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    assert not (tmp_path / "mix" / "mix.json").exists()
+
+
+def test_task_that_is_not_finished_is_refused(data):
+    (data / "GQA" / "prepared.json").unlink()
+    with pytest.raises(ValueError, match=r"GQA: expected prepared\.json, got none: prepare it again"):
+        find_prepared(data)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"schema_version": 2, "task": "GQA", "splits": {"train": {"records": 1}}}']
+)
+def test_other_prepared_json_is_refused(data, text):
+    (data / "GQA" / "prepared.json").write_text(text)
+    with pytest.raises(ValueError, match=r"GQA/prepared\.json: expected"):
+        find_prepared(data)
+
+
+def test_unknown_task_is_told_with_those_that_there_are(data, tmp_path):
+    with pytest.raises(ValueError, match=r"--task: expected one of GQA, .* got 'VQA'"):
+        find_prepared(data, ["VQA"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="expected prepared tasks, got none"):
+        find_prepared(tmp_path / "empty")

@@ -1,0 +1,202 @@
+"""ShareGPT4V, ShareGPT and the user's own tables."""
+
+import json
+
+import pytest
+
+from cotbal.data.generic import prepare_generic
+from cotbal.data.sharegpt import pairs as valid
+from cotbal.data.sharegpt import prepare_sharegpt
+from cotbal.data.sharegpt4v import prepare_sharegpt4v
+from cotbal.data.tokens import fitting, load_counter
+from tests.data import publishers
+from tests.data.reading import everything, inputs, pairs, rows, target, train
+
+
+def test_sharegpt4v_is_parted_into_train_validation_and_test(tmp_path):
+    captions = [(f"sam/images/sa_{n}.jpg", f"A picture of {n} things.") for n in range(50)]
+    path = publishers.sharegpt4v(tmp_path / "caps.json", captions)
+    prepare_sharegpt4v(path, target(tmp_path / "out"), inputs(), validation=7, test=8)
+    folder = tmp_path / "out" / "ShareGPT4V"
+    records, val, test = train(folder), rows(folder / "val.jsonl"), rows(folder / "test.jsonl")
+    assert (len(records), len(val), len(test)) == (35, 7, 8)
+    answers = [record["conversations"][1]["value"] for record in records] + [
+        row["answer"] for row in val + test
+    ]
+    assert sorted(answers) == sorted(caption for _, caption in captions)
+    number = int(val[0]["image"].removeprefix("sam/images/sa_").removesuffix(".jpg"))
+    assert val[0] == {
+        "question_id": f"ShareGPT4V-{number}",
+        "image": f"sam/images/sa_{number}.jpg",
+        "text": "What do you see in this image?",
+        "answer": f"A picture of {number} things.",
+        "task": "ShareGPT4V",
+    }
+    assert records[0]["conversations"][0]["value"] == "<image>\nWhat do you see in this image?"
+    assert records[0]["id"].startswith("sa_")
+    with pytest.raises(ValueError, match="expected records to train on, got none"):
+        prepare_sharegpt4v(path, target(tmp_path / "none"), inputs(), validation=25, test=25)
+
+
+@pytest.mark.parametrize(
+    ("turns", "found"),
+    [
+        ([("human", " Hi "), ("gpt", "Hello.")], [("Hi", "Hello.")]),
+        ([("system", "Be kind."), ("human", "Hi"), ("gpt", "Hello.")], [("Hi", "Hello.")]),
+        ([("gpt", "so,"), ("human", "Hi"), ("gpt", "Hello."), ("human", "And?")], [("Hi", "Hello.")]),
+        ([("human", "Hi")], "too short"),
+        ([], "too short"),
+        ([("human", "Hi"), ("human", "Hi"), ("gpt", "Hello.")], "roles do not alternate"),
+        ([("human", "Hi"), ("bing", "Hello.")], "roles do not alternate"),
+        ([("human", "Hi"), ("gpt", " \n")], "an empty text"),
+        ([("human", "<image> Hi"), ("gpt", "Hello.")], "holds <image>"),
+        ([("human", "Hi"), ("gpt", "I am ChatGPT.")], "speaks of the model's maker"),
+        ([("human", "Hi"), ("gpt", "\ud800")], "not UTF-8"),
+    ],
+)
+def test_invalid_conversations_are_left_out_with_their_reason(turns, found):
+    assert valid({"conversations": [{"from": who, "value": value} for who, value in turns]}) == found
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"conversations": 3}, {"conversations": [1]}, {"conversations": [{"from": 1}]}]
+)
+def test_what_is_no_conversation_is_left_out(fields):
+    assert valid(fields) == "no conversation"
+
+
+def test_record_with_a_picture_is_left_out():
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert valid({"image": "x.jpg", "conversations": turns}) == "with a picture"
+
+
+def words(text):
+    return len(text.split())
+
+
+def test_conversation_is_cut_after_the_last_answer_that_fits():
+    # Words, and 6 for each of the two messages of a pair: 15, 18 and 21 tokens.
+    found = [("q", "a b"), ("q q", "a b c d"), ("q q q", "a b c d e f")]
+    assert fitting(found, words, 54) == found
+    assert fitting(found, words, 53) == found[:2]
+    assert fitting(found, words, 33) == found[:2]
+    assert fitting(found, words, 32) == found[:1]
+    assert fitting(found, words, 15) == found[:1]
+    # Not even the first answer: it is cut itself, 12 and the question's word leave 1.
+    assert fitting(found, words, 14) == [("q", "a")]
+    assert fitting(found, words, 13) == []
+    assert fitting(found, words, 5) == []
+
+
+# Each process imports torch: seconds.
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.full)])
+def test_sharegpt_counts_tokens_alike_with_any_number_of_workers(tmp_path, workers):
+    conversations = [[("human", f"Question {n}"), ("gpt", "word " * (n + 1))] * 3 for n in range(40)]
+    conversations += [[("human", "alone")], [("human", "Hi"), ("gpt", "As an OpenAI model")]]
+    path = publishers.sharegpt(tmp_path / "sg.json", conversations)
+    tokenizer = str(publishers.word_tokenizer(tmp_path / "tokenizer.json"))
+    for name, crew in (("a", 1), ("b", workers)):
+        options = {"tokenizer": tokenizer, "most_tokens": 60, "workers": crew}
+        (written,) = prepare_sharegpt(path, target(tmp_path / name), inputs(), **options)
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+    records = train(tmp_path / "a" / "ShareGPT")
+    # 2 + n + 1 words and 12 for each pair: three fit while n <= 5, two while n <= 15, one while n <= 45.
+    assert [len(pairs(record)) for record in records] == [3] * 6 + [2] * 10 + [1] * 24
+    assert records[0]["id"] == "QWJhYvA_0"
+    assert "image" not in records[0]
+    assert written["left_out"] == {"speaks of the model's maker": 1, "too short": 1}
+    assert written["cut"] == 34
+
+
+def test_tokenizer_that_transformers_makes_counts_as_well(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\nhello\nworld\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert load_counter(str(tmp_path))("hello world hello") == 3
+    with pytest.raises(ValueError, match="--tokenizer: expected a tokenizer"):
+        load_counter(str(tmp_path / "no such folder"))
+
+
+def test_missing_tokenizer_is_told(tmp_path):
+    path = publishers.sharegpt(tmp_path / "sg.json", [[("human", "a"), ("gpt", "b")]])
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="--tokenizer: expected a tokenizer in"):
+        prepare_sharegpt(path, target(tmp_path / "out"), inputs(), tokenizer=str(tmp_path))
+
+
+ROWS = [{"Q": f'What {n}, "now"?', "A": f"é{n}", "file": f"{n % 4}.jpg"} for n in range(12)]
+COLUMNS = {"question": "Q", "answer": "A", "image": "file"}
+
+
+def table(folder, kind):
+    path = folder / f"table.{kind}"
+    if kind == "parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    else:
+        import csv
+
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+    return path
+
+
+def test_own_table_gives_the_same_records_from_each_form(tmp_path):
+    options = {"task": "Mine", "columns": COLUMNS, "instruction": "Be short.", "validation": 1}
+    for kind in ("csv", "jsonl", "parquet"):
+        prepare_generic(table(tmp_path, kind), target(tmp_path / kind, "own"), inputs(), **options)
+    folder = tmp_path / "csv" / "Mine"
+    for kind in ("jsonl", "parquet"):
+        for name in ("train.json", "val.jsonl"):
+            assert (tmp_path / kind / "Mine" / name).read_bytes() == (folder / name).read_bytes()
+    records, held = train(folder), rows(folder / "val.jsonl")
+    assert len(records) == 3
+    assert len({row["image"] for row in held}) == 1
+    answers = [answer for record in records for _, answer in pairs(record)] + [row["answer"] for row in held]
+    assert sorted(answers) == sorted(row["A"] for row in ROWS)
+    assert not {record["image"] for record in records} & {row["image"] for row in held}
+    assert records[0]["conversations"][0]["value"].endswith("?\nBe short.")
+
+
+def test_own_table_of_text_alone_and_its_own_splits(tmp_path):
+    path = tmp_path / "t.jsonl"
+    lines = [{"q": f"q{n}", "a": f"a{n}", "s": ("train", "val", "test")[n % 3], "n": n} for n in range(6)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    columns = {"question": "q", "answer": "a", "split": "s", "id": "n"}
+    prepare_generic(path, target(tmp_path / "out"), inputs(), task="T", columns=columns)
+    folder = tmp_path / "out" / "T"
+    assert [pairs(record) for record in train(folder)] == [[("q0", "a0")], [("q3", "a3")]]
+    assert all("image" not in record for record in train(folder))
+    found = sorted(rows(folder / "val.jsonl"), key=lambda row: row["question_id"])
+    assert found[0] == {"question_id": "1", "text": "q1", "answer": "a1", "task": "T"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("t.csv", b"Q,B\na,b\n", "expected the column 'A', got Q, B"),
+        ("t.csv", b"Q,A\na\n", "record 1: expected a table, is it whole. expected 2 cells, got 1"),
+        ("t.csv", b"Q,A\na,b\n\xff,c\n", "record 2: expected UTF-8"),
+        ("t.csv", b'Q,A\na,"b', "is it whole"),
+        ("t.csv", b"Q,A\na, \n", "record 1, field 'A': expected a text that is not empty"),
+        ("t.csv", b"Q,A\n", "expected rows, got none"),
+        ("t.jsonl", b'{"Q": 3, "A": "b"}', "record 1, field 'Q': expected a text, got 3"),
+        ("t.parquet", b"PAR1 and not more", "expected a Parquet file"),
+        ("t.xml", b"", "expected .csv"),
+    ],
+)
+def test_own_table_with_a_mistake_is_told(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        prepare_generic(
+            tmp_path / name,
+            target(tmp_path / "out"),
+            inputs(),
+            task="T",
+            columns={"question": "Q", "answer": "A"},
+        )
