@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cotbal.demo.profiles import PROFILES, Profile, steps
+from cotbal.demo.profiles import FULL, MINI, PROFILES, Profile, steps
 from cotbal.estimate.algorithm1 import Algorithm1
 from cotbal.estimate.plan import LateSpec, Plan, Results
 from cotbal.estimate.store import RunSpec
@@ -66,12 +66,17 @@ class DemoRecipe:
 
     def mini(self) -> RunSpec:
         """The mini run, validated on every weighted task."""
-        return self._train("mini", dict.fromkeys(self.tasks, "mini"), "validation", self.tasks)
+        return self._train("mini", dict.fromkeys(self.tasks, MINI), "validation", self.tasks)
 
-    def probe(self, task: str) -> RunSpec:
-        """The probe run of a task, validated on every weighted task."""
-        data = {**dict.fromkeys(self.tasks, "mini"), task: "full"}
-        return self._train(f"probe {task}", data, "validation", self.tasks)
+    def probe(self, task: str, share: str = FULL) -> RunSpec:
+        """The probe run of a task, on a share of it, validated on every weighted task."""
+        data = {**dict.fromkeys(self.tasks, MINI), task: share}
+        name = f"probe {task}" if share == FULL else f"probe {share} {task}"
+        return self._train(name, data, "validation", self.tasks)
+
+    def equal(self) -> RunSpec:
+        """The equally weighted model of all data, validated on every weighted task."""
+        return self._train("equal", dict.fromkeys((*self.tasks, *self.fixed), FULL), "validation", self.tasks)
 
     def alone(self, task: str, share: str) -> RunSpec:
         """A run on one task alone, validated on it."""
@@ -79,7 +84,7 @@ class DemoRecipe:
 
     def single(self, task: str) -> RunSpec:
         """The single-task model of a task, tested on it alone."""
-        return self._train(f"{STL} {task}", {task: "full"}, "test", (task,))
+        return self._train(f"{STL} {task}", {task: FULL}, "test", (task,))
 
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The final run under a rule's weights, tested on every task."""
@@ -90,7 +95,7 @@ class DemoRecipe:
     ) -> RunSpec:
         """A run on all data, tested on every task; without weights every token counts the same."""
         tasks = (*self.tasks, *self.fixed)
-        return self._train(method, dict.fromkeys(tasks, "full"), "test", tasks, weights, weighting)
+        return self._train(method, dict.fromkeys(tasks, FULL), "test", tasks, weights, weighting)
 
     def scored_by(self, run: RunSpec) -> tuple[str, ...]:
         """A run scores its own model."""
