@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cotbal.demo.profiles import FULL, MINI, PROFILES, Profile, steps
-from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.algorithm1 import Algorithm1, Recipe
 from cotbal.estimate.plan import LateSpec, Plan, Results
 from cotbal.estimate.store import RunSpec
 
@@ -23,7 +23,7 @@ STL, EW, TLA = "STL", "EW", "TLA"
 
 
 @dataclass(frozen=True)
-class DemoRecipe:
+class DemoRecipe(Recipe):
     """The runs of one seed.
 
     Attributes:
@@ -52,11 +52,6 @@ class DemoRecipe:
         """The tasks of fixed weight."""
         return dict(self._sizes.fixed)
 
-    @property
-    def transforms(self) -> dict[str, str]:
-        """None: higher is better for every metric of the digit world."""
-        return {}
-
     def base(self) -> RunSpec | None:
         """The base model that every other run starts from; None where the profile has none."""
         if not self._sizes.has_base:
@@ -64,23 +59,17 @@ class DemoRecipe:
         settings = {"kind": "base", "profile": self.profile, "seed": self.seed, "device": self.device}
         return RunSpec(f"{self.prefix}base", FUNCTION, settings, steps(settings))
 
-    def mini(self) -> RunSpec:
-        """The mini run, validated on every weighted task."""
-        return self._train("mini", dict.fromkeys(self.tasks, MINI), "validation", self.tasks)
+    def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
+        """A run of the estimate, validated on every weighted task, or on the only one that it has."""
+        return self._train(name, data, "validation", tuple(data) if len(data) == 1 else self.tasks)
 
-    def probe(self, task: str, share: str = FULL) -> RunSpec:
-        """The probe run of a task, on a share of it, validated on every weighted task."""
-        data = {**dict.fromkeys(self.tasks, MINI), task: share}
-        name = f"probe {task}" if share == FULL else f"probe {share} {task}"
-        return self._train(name, data, "validation", self.tasks)
+    def probe_on(self, task: str, share: str) -> RunSpec:
+        """The probe run of a task on a share of it such as "1/4"."""
+        return self.training(f"probe {share} {task}", {**dict.fromkeys(self.tasks, MINI), task: share})
 
     def equal(self) -> RunSpec:
         """The equally weighted model of all data, validated on every weighted task."""
-        return self._train("equal", dict.fromkeys((*self.tasks, *self.fixed), FULL), "validation", self.tasks)
-
-    def alone(self, task: str, share: str) -> RunSpec:
-        """A run on one task alone, validated on it."""
-        return self._train(f"alone {share} {task}", {task: share}, "validation", (task,))
+        return self.training("equal", dict.fromkeys((*self.tasks, *self.fixed), FULL))
 
     def single(self, task: str) -> RunSpec:
         """The single-task model of a task, tested on it alone."""

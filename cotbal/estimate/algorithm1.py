@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from cotbal.estimate.plan import LateSpec, Results
 from cotbal.estimate.rules import estimate_weights
@@ -12,40 +12,60 @@ from cotbal.estimate.scores import Scores
 from cotbal.estimate.store import RunSpec
 from cotbal.weights import TaskWeights
 
+MINI, FULL = "mini", "full"
 
-class Recipe(Protocol):
-    """How the runs of Algorithm 1 are made; everything else about them is the recipe's own business.
+
+class Recipe(ABC):
+    """The trainings of Algorithm 1: what each of them trains on is said here, how it is done by the recipe.
 
     Every run starts from the same base model with the same settings; only data and weights differ.
     """
 
     @property
+    @abstractmethod
     def tasks(self) -> Sequence[str]:
         """The weighted tasks, in order."""
 
     @property
+    @abstractmethod
     def fixed(self) -> Mapping[str, float]:
         """Tasks that take no part in the estimate, with their weight in the final run."""
 
     @property
     def transforms(self) -> Mapping[str, str]:
         """How the scores of tasks where lower is better are turned, as of `Scores`."""
+        return {}
 
     def mini(self) -> RunSpec:
         """The run on the mini subsets of all weighted tasks."""
+        return self.training("mini", dict.fromkeys(self.tasks, MINI))
 
     def probe(self, task: str) -> RunSpec:
         """The run on the full set of `task` and the mini subsets of the other weighted tasks."""
+        return self.training(f"probe {task}", {**dict.fromkeys(self.tasks, MINI), task: FULL})
 
     def alone(self, task: str, share: str) -> RunSpec:
         """The run on the "mini" or "full" set of `task` and nothing else (the precise difficulty)."""
+        return self.training(f"alone {share} {task}", {task: share})
 
+    @abstractmethod
+    def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
+        """A run of the estimate, all tasks of weight 1.
+
+        Args:
+            name: of the run.
+            data: the tasks that it trains on, each with its share, "mini" or "full".
+        """
+
+    @abstractmethod
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The run on all data under these weights; its name and steps do not depend on the weights."""
 
+    @abstractmethod
     def scored_by(self, run: RunSpec) -> tuple[str, ...]:
         """Names of the runs whose results hold the validation scores of this run's model, as itself may."""
 
+    @abstractmethod
     def validation_scores(self, run: RunSpec, results: Results) -> Mapping[str, float]:
         """V_j, as measured, of the model of a run: of every weighted task, or of its only one.
 
@@ -54,6 +74,7 @@ class Recipe(Protocol):
             results: those of `scored_by(run)` are among them.
         """
 
+    @abstractmethod
     def validation_items(self, run: RunSpec, results: Results) -> Mapping[str, Sequence[float]] | None:
         """The per-item scores behind V_j, None where they are not kept."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.algorithm1 import FULL, MINI, Algorithm1, Recipe
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.store import RunSpec
 from cotbal.project.config import Project
@@ -20,7 +20,7 @@ EVALUATE = "cotbal.project.job:evaluate"
 
 
 @dataclass(frozen=True)
-class ProjectRecipe:
+class ProjectRecipe(Recipe):
     """The runs of one seed of a project.
 
     Attributes:
@@ -49,22 +49,9 @@ class ProjectRecipe:
         tasks = self.project.tasks.items()
         return {name: task.transform for name, task in tasks if task.transform is not None}
 
-    def mini(self) -> RunSpec:
-        """The mini run."""
-        parts = [self._mini(task) for task in self.tasks]
-        if not self.project.step_matched:
-            return self._training("mini", parts)
-        probes = [_samples(self._probe_parts(task)) for task in self.tasks]
-        return self._training("mini", parts, matched_to=sum(probes) / len(probes))
-
-    def probe(self, task: str) -> RunSpec:
-        """The probe run of a task."""
-        return self._training(f"probe {task}", self._probe_parts(task))
-
-    def alone(self, task: str, share: str) -> RunSpec:
-        """A run on one task alone."""
-        part = self._mini(task) if share == "mini" else self.data.full[task]
-        return self._training(f"alone {share} {task}", [part])
+    def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
+        """A run of the estimate."""
+        return self._training(name, self._parts(data), matched_to=self._matched_to(data))
 
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The final run under a rule's weights."""
@@ -92,11 +79,16 @@ class ProjectRecipe:
         tasks = trained if len(trained) == 1 else self.tasks
         return [self._evaluation(run, task) for task in tasks]
 
-    def _probe_parts(self, task: str) -> list[Part]:
-        return [self.data.full[task] if other == task else self._mini(other) for other in self.tasks]
+    def _parts(self, data: Mapping[str, str]) -> list[Part]:
+        minis, full, seed = self.data.mini, self.data.full, self.seed
+        return [minis[seed, task] if share == MINI else full[task] for task, share in data.items()]
 
-    def _mini(self, task: str) -> Part:
-        return self.data.mini[self.seed, task]
+    def _matched_to(self, data: Mapping[str, str]) -> float | None:
+        """The samples that the mini run sees instead of its own, where the file asks for it."""
+        if not self.project.step_matched or data != dict.fromkeys(self.tasks, MINI):
+            return None
+        probes = [_samples(self._parts({**data, task: FULL})) for task in self.tasks]
+        return sum(probes) / len(probes)
 
     def _training(
         self,

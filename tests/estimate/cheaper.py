@@ -10,22 +10,23 @@ import sys
 from pathlib import Path
 
 from cotbal.demo.pipeline import DemoRecipe
-from cotbal.demo.profiles import FULL
 from cotbal.demo.run import headline
+from cotbal.estimate.algorithm1 import Algorithm1
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.pool import run_plan
 from cotbal.estimate.store import Record, Store, locked
 from cotbal.progress import PlainProgress
 
 # Above twice the mini ratio, 1/8, as the rungs of the adaptive mode.
-SHARES = ("1/4", "1/2", FULL)
+SHARES = ("1/4", "1/2")
 
 
 def plan_of(recipe: DemoRecipe) -> Plan:
     """The runs of a seed."""
     base = recipe.base()
-    probes = [recipe.probe(task, share) for share in SHARES for task in recipe.tasks]
-    return Plan([*([] if base is None else [base]), recipe.mini(), recipe.equal(), *probes])
+    probes = [recipe.probe_on(task, share) for share in SHARES for task in recipe.tasks]
+    estimation = Algorithm1(recipe).estimation_runs()
+    return Plan([*([] if base is None else [base]), recipe.equal(), *estimation, *probes])
 
 
 def records_of(recipe: DemoRecipe, out: Path, workers: int) -> dict[str, Record]:
