@@ -82,6 +82,7 @@ OWN = {
         "cotbal",
         "cotbal.balancing",
         "cotbal.estimate",
+        "cotbal.files",
         "cotbal.metrics",
         "cotbal.normalizer",
         "cotbal.report",
@@ -145,7 +146,7 @@ OTHERS = {
     # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
     "cotbal.project": {"pydantic", "yaml"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
-    "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},
+    "cotbal.demo": {"PIL", "numpy", "safetensors", "sklearn", "transformers"},
     "cotbal.cli": {"rich", "typer"},
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cotbal.project.data import Data
 
 File = Annotated[
-    Path, typer.Argument(help="The YAML file of the estimate; `cotbal plan --recipes` shows two.")
+    Path, typer.Argument(help="The YAML file of the estimate; `cotbal plan --recipes` shows some.")
 ]
 Precise = Annotated[
     bool, typer.Option("--precise", help="Difficulty from runs on each task alone: 2 more runs per task.")
@@ -30,9 +30,7 @@ def plan(
     file: Annotated[Path | None, typer.Argument(help="The YAML file of the estimate.")] = None,
     precise: Precise = False,
     step_matched: StepMatched = False,
-    recipes: Annotated[
-        bool, typer.Option("--recipes", help="Print the folder of the two ready-made files, and stop.")
-    ] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="Print the ready-made files, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the mini subsets, and list every run with its size, its GPU-hours and its exact command.
@@ -46,7 +44,9 @@ def plan(
             typer.echo(str(path))
         return
     if file is None:
-        raise ValueError("FILE: expected the YAML file of an estimate, got none; --recipes shows two to copy")
+        raise ValueError(
+            "FILE: expected the YAML file of an estimate, got none; --recipes shows some to copy"
+        )
     show_plan(load(file, precise, step_matched), as_json)
 
 

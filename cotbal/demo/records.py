@@ -16,6 +16,7 @@ from cotbal.demo.questions import TASKS, Task, Turn, align
 from cotbal.demo.world import BLANK, MAX_DIGITS, Scene, draw_scene, load_sources
 
 Record = dict[str, Any]
+Image = npt.NDArray[np.uint8]
 ALIGN = "align"
 
 
@@ -31,7 +32,7 @@ class Corpus:
     records: tuple[Record, ...]
     scenes: tuple[Scene, ...]
 
-    def image(self, index: int) -> npt.NDArray[np.uint8] | None:
+    def image(self, index: int) -> Image | None:
         """The picture of a record, (24, 24, 3) uint8, or None for text only."""
         return self.scenes[index].image if "image" in self.records[index] else None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from cotbal.estimate.items_json import write_items
 from cotbal.estimate.plan import LateSpec, Results
 from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
@@ -145,6 +147,18 @@ class Algorithm1:
             precise=self.precise,
             on_unidentified=self.on_unidentified,
         )
+
+    def write_scores(self, results: Results, folder: Path) -> dict[str, Path]:
+        """Writes the table as "scores", scores.csv, and where there are items "items", items.json.
+
+        Raises:
+            OSError: the disk cannot take a file; it is then as it was before.
+        """
+        scores = self.scores(results)
+        written = {"scores": scores.to_csv(folder / "scores.csv")}
+        if scores.items:
+            written["items"] = write_items(folder / "items.json", scores.items)
+        return written
 
     def _alone(self, share: str) -> list[RunSpec]:
         return [self.recipe.alone(task, share) for task in self.recipe.tasks]

@@ -33,6 +33,7 @@ from pydantic import (
 from cotbal.estimate.rules import RULES
 from cotbal.estimate.score_csv import RESERVED
 from cotbal.estimate.transforms import checked_transforms
+from cotbal.project.functions import check_function
 from cotbal.project.template import EVALUATE, TRAIN, check_template, placeholders
 from cotbal.project.yaml_file import load_yaml
 
@@ -41,11 +42,11 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _train_command(command: str) -> str:
-    return check_template(command, TRAIN, ("data", "output"))
+    return check_function(check_template(command, TRAIN, ("data", "output")))
 
 
 def _evaluate_command(command: str) -> str:
-    return check_template(command, EVALUATE, ("model", "scores"))
+    return check_function(check_template(command, EVALUATE, ("model", "scores")))
 
 
 class _Strict(BaseModel):

@@ -16,6 +16,7 @@ from cotbal.estimate import processes
 from cotbal.estimate.processes import CommandError
 from cotbal.estimate.store import LOG_FILE
 from cotbal.project.data import Part, write_mixture
+from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
 from cotbal.weights import TaskWeights
 
@@ -128,7 +129,10 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report) -> None:
-    """Runs a command to its end; whatever it has started ends with it."""
+    """Runs a command or a function to its end; whatever it has started ends with it."""
+    if is_function(command):
+        call(command, folder, Path(context["folder"]), report)
+        return
     print(f"$ {command}", flush=True)
     # The worker's own is the driver's; the command may be another Python.
     environment = {"PYTHONPATH": context["python_path"]}

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cotbal.estimate.items_json import write_items
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.pool import Crew, Listener, work_on
 from cotbal.estimate.store import Record, Store, locked, write_json
@@ -99,10 +98,8 @@ def _estimate(recipe: ProjectRecipe, results: Results, outcome: Outcome) -> None
     several = len(project.seeds) > 1
     folder, of_seed = project.out / (f"seed-{seed}" if several else ""), f", seed {seed}" if several else ""
     try:
-        scores = method.scores(results)
-        outcome.files[f"scores{of_seed}"] = scores.to_csv(folder / "scores.csv")
-        if scores.items:
-            outcome.files[f"items{of_seed}"] = write_items(folder / "items.json", scores.items)
+        written = method.write_scores(results, folder)
+        outcome.files |= {f"{name}{of_seed}": path for name, path in written.items()}
         outcome.weights[seed] = method.weights(results, project.rule)
         outcome.files[f"weights{of_seed}"] = outcome.weights[seed].save(folder / "weights.json")
     except ValueError as error:
