@@ -23,6 +23,12 @@ Precise = Annotated[
 StepMatched = Annotated[
     bool, typer.Option("--step-matched", help="As many steps in the mini run as in the mean probe.")
 ]
+Mode = Annotated[
+    str | None, typer.Option("--mode", help="full, or no-probes: the mini run and a model that you have.")
+]
+Budget = Annotated[
+    str | None, typer.Option("--budget", help='Refuse what comes to more: "5000 samples", "80 GPU-hours".')
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -30,6 +36,8 @@ def plan(
     file: Annotated[Path | None, typer.Argument(help="The YAML file of the estimate.")] = None,
     precise: Precise = False,
     step_matched: StepMatched = False,
+    mode: Mode = None,
+    budget: Budget = None,
     recipes: Annotated[bool, typer.Option("--recipes", help="Print the ready-made files, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -47,14 +55,16 @@ def plan(
         raise ValueError(
             "FILE: expected the YAML file of an estimate, got none; --recipes shows some to copy"
         )
-    show_plan(load(file, precise, step_matched), as_json)
+    show_plan(load(file, precise, step_matched, mode, budget), as_json)
 
 
-def load(file: Path, precise: bool, step_matched: bool) -> Project:
+def load(
+    file: Path, precise: bool, step_matched: bool, mode: str | None = None, budget: str | None = None
+) -> Project:
     """The project in a file, with the options of the command line."""
     from cotbal.project.config import load_project
 
-    return load_project(file, precise=precise, step_matched=step_matched)
+    return load_project(file, precise=precise, step_matched=step_matched, mode=mode, budget=budget)
 
 
 def prepared(project: Project) -> tuple[Data, Plan]:
@@ -69,7 +79,7 @@ def prepared(project: Project) -> tuple[Data, Plan]:
 def show_plan(project: Project, as_json: bool) -> None:
     """Writes the subsets and plan.json, and prints the plan."""
     from cotbal.estimate.store import write_json
-    from cotbal.project.outline import outline, throughput
+    from cotbal.project.outline import check_budget, outline, throughput
     from cotbal.project.session import store_of
 
     data, plan = prepared(project)
@@ -81,6 +91,7 @@ def show_plan(project: Project, as_json: bool) -> None:
     else:
         _print(content)
         typer.echo(f"Wrote {path} and the mini subsets under {project.out / 'data'}.")
+    check_budget(project, content["totals"])
 
 
 def _print(content: Mapping[str, Any]) -> None:

@@ -67,10 +67,6 @@ class DemoRecipe(Recipe):
         """The probe run of a task on a share of it such as "1/4"."""
         return self.training(f"probe {share} {task}", {**dict.fromkeys(self.tasks, MINI), task: share})
 
-    def equal(self) -> RunSpec:
-        """The equally weighted model of all data, validated on every weighted task."""
-        return self.training("equal", dict.fromkeys((*self.tasks, *self.fixed), FULL))
-
     def single(self, task: str) -> RunSpec:
         """The single-task model of a task, tested on it alone."""
         return self._train(f"{STL} {task}", {task: FULL}, "test", (task,))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cotbal.estimate.items_json import write_items
+from cotbal.estimate.no_probes import TwoModels
 from cotbal.estimate.plan import LateSpec, Results
 from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
@@ -45,6 +46,10 @@ class Recipe(ABC):
     def probe(self, task: str) -> RunSpec:
         """The run on the full set of `task` and the mini subsets of the other weighted tasks."""
         return self.training(f"probe {task}", {**dict.fromkeys(self.tasks, MINI), task: FULL})
+
+    def equal(self) -> RunSpec:
+        """The equally weighted model of all data, or what stands for one that exists (mode no-probes)."""
+        return self.training("equal", dict.fromkeys((*self.tasks, *self.fixed), FULL))
 
     def alone(self, task: str, share: str) -> RunSpec:
         """The run on the "mini" or "full" set of `task` and nothing else (the precise difficulty)."""
@@ -91,6 +96,7 @@ class Algorithm1:
         alpha: alpha of Eq. 11.
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         precise: take the difficulty from runs on each task alone, two more per task.
+        probes: run the probes; without them the mini run and the equally weighted model must do.
     """
 
     recipe: Recipe
@@ -98,6 +104,7 @@ class Algorithm1:
     alpha: float = 0.5
     on_unidentified: str = "raise"
     precise: bool = False
+    probes: bool = True
 
     def estimation_runs(self) -> list[RunSpec]:
         """The mini run, the N probe runs and, for the precise difficulty, 2 N runs on one task each.
@@ -105,6 +112,8 @@ class Algorithm1:
         They wait for nothing but what the recipe says.
         """
         recipe = self.recipe
+        if not self.probes:
+            return [recipe.mini(), recipe.equal()]
         runs = [recipe.mini(), *(recipe.probe(task) for task in recipe.tasks)]
         return [*runs, *self._alone("mini"), *self._alone("full")] if self.precise else runs
 
@@ -136,8 +145,26 @@ class Algorithm1:
             transforms=recipe.transforms,
         )
 
+    def two_models(self, results: Results) -> TwoModels:
+        """The scores where there are no probes, from the results of the runs that hold them."""
+        recipe, runs = self.recipe, {"mini": self.recipe.mini(), "equal": self.recipe.equal()}
+        values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
+        mini, equal = ([values[name][task] for task in recipe.tasks] for name in runs)
+        items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
+        kept = {name: of_run for name, of_run in items.items() if of_run}
+        return TwoModels(recipe.tasks, mini, equal, kept if len(kept) == 2 else {}, recipe.transforms)
+
     def weights(self, results: Results, rule: str = "cotbal") -> TaskWeights:
-        """The task weights by a rule, the fixed tasks included, from the results of the scored runs."""
+        """The task weights by a rule, the fixed tasks included, from the results of the scored runs.
+
+        Raises:
+            ValueError: the scores allow none, or a rule that needs probes.
+        """
+        if not self.probes:
+            if rule != "cotbal":
+                raise ValueError(f"rule: expected 'cotbal' where there are no probes, got {rule!r}")
+            options = {"temperature": self.temperature, "alpha": self.alpha}
+            return self.two_models(results).weights(**options, fixed=dict(self.recipe.fixed) or None)
         return estimate_weights(
             self.scores(results),
             rule=rule,
@@ -154,7 +181,7 @@ class Algorithm1:
         Raises:
             OSError: the disk cannot take a file; it is then as it was before.
         """
-        scores = self.scores(results)
+        scores = self.scores(results) if self.probes else self.two_models(results)
         written = {"scores": scores.to_csv(folder / "scores.csv")}
         if scores.items:
             written["items"] = write_items(folder / "items.json", scores.items)

@@ -1,7 +1,8 @@
 """The score table as a CSV file.
 
 Header `run,<task>,<task>,...`; a row `mini`, one row per task named after the task of its probe run; optional
-rows `single_mini`, `single_full` and `transform` (per task empty, `reciprocal` or `complement: bound`).
+rows `single_mini`, `single_full` and `transform` (per task empty, `reciprocal` or `complement: bound`). A
+table without probes has a row `equal` in the place of the tasks' rows.
 """
 
 import csv
@@ -13,7 +14,8 @@ from cotbal.files import write_text_atomically
 from cotbal.tasks import task_names, unknown_task
 
 MINI, SINGLE_MINI, SINGLE_FULL, TRANSFORM = "mini", "single_mini", "single_full", "transform"
-OPTIONAL = (SINGLE_MINI, SINGLE_FULL, TRANSFORM)
+EQUAL = "equal"
+OPTIONAL = (SINGLE_MINI, SINGLE_FULL, TRANSFORM, EQUAL)
 RESERVED = (MINI, *OPTIONAL)
 
 
@@ -41,7 +43,9 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         if len(cells) != len(tasks):
             raise ValueError(f"row {name!r}: expected {len(tasks)} cells, one per task, got {len(cells)}")
         rows[name] = cells
-    if missing := [name for name in (MINI, *tasks) if name not in rows]:
+    if EQUAL in rows and (probes := [task for task in tasks if task in rows]):
+        raise ValueError(f"expected either a row {EQUAL!r} or the tasks' rows, got both; drop {probes[0]!r}")
+    if missing := [name for name in (MINI, *(() if EQUAL in rows else tasks)) if name not in rows]:
         raise ValueError(f"missing rows: {', '.join(missing)}; one row 'mini' and one per task are needed")
     return tasks, rows
 

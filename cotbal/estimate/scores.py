@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.score_csv import (
+    EQUAL,
     MINI,
     RESERVED,
     SINGLE_FULL,
@@ -122,6 +123,8 @@ class Scores:
         """
         try:
             tasks, cells = read_score_csv(path)
+            if EQUAL in cells:
+                raise ValueError("expected a row for every task's probe; this is a table of mode no-probes")
             rows = {name: numbers(cells[name], tasks, name) for name in cells if name != TRANSFORM}
             named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
             return cls(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cotbal.estimate.algorithm1 import FULL, MINI, Algorithm1, Recipe
@@ -17,6 +20,8 @@ from cotbal.project.template import LATE, fill
 
 TRAIN = "cotbal.project.job:train"
 EVALUATE = "cotbal.project.job:evaluate"
+# A model that exists: nothing to run.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,12 @@ class ProjectRecipe(Recipe):
     def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
         """A run of the estimate."""
         return self._training(name, self._parts(data), matched_to=self._matched_to(data))
+
+    def equal(self) -> RunSpec:
+        """The model of equal weights that the file names."""
+        folder = self.project.folder / (self.project.equal_model or "")
+        settings = {"data": [{"task": task} for task in self.project.tasks], "model": fingerprint(folder)}
+        return RunSpec(self._named("equal"), GIVEN, settings, 0, context={"model": os.path.abspath(folder)})
 
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The final run under a rule's weights."""
@@ -125,10 +136,15 @@ class ProjectRecipe(Recipe):
             "task": task,
             "data": None if file is None else file.sha256,
         }
+        given = run.function == GIVEN
+        if given:
+            settings["model"] = run.settings["model"]
         items = 1 if file is None or file.records is None else file.records
         name = self._named(f"evaluate {self._bare(run.name)} on {task}")
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
-        return RunSpec(name, EVALUATE, settings, self._evaluation_work(items), (run.name,), context)
+        context |= run.context if given else {}
+        needs = () if given else (run.name,)
+        return RunSpec(name, EVALUATE, settings, self._evaluation_work(items), needs, context)
 
     def _evaluation_work(self, items: int) -> int:
         """An evaluation in samples of training, so that the time left is told in one unit."""
@@ -165,6 +181,19 @@ def _samples(parts: Sequence[Part]) -> int:
     return sum(part.records for part in parts)
 
 
+def fingerprint(folder: Path) -> str:
+    """What tells a model from another one: a hash of its files' names, sizes and times.
+
+    Raises:
+        ValueError: there is no such folder, or nothing in it.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise ValueError(f"equal_model: expected the folder of a model, got {folder}")
+    known = [(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
 def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
     """The recipe of each seed."""
     return {seed: ProjectRecipe(project, data, seed) for seed in project.seeds}
@@ -173,7 +202,10 @@ def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
 def algorithm(recipe: ProjectRecipe) -> Algorithm1:
     """Algorithm 1 over a recipe, as its file says."""
     project = recipe.project
-    return Algorithm1(recipe, project.temperature, project.alpha, project.on_unidentified, project.precise)
+    probes = project.mode == "full"
+    return Algorithm1(
+        recipe, project.temperature, project.alpha, project.on_unidentified, project.precise, probes
+    )
 
 
 def plan_of(project: Project, data: Data) -> Plan:
@@ -181,5 +213,5 @@ def plan_of(project: Project, data: Data) -> Plan:
     specs = []
     for recipe in recipes(project, data).values():
         for run in algorithm(recipe).estimation_runs():
-            specs += [run, *recipe.evaluations(run)]
+            specs += [*([] if run.function == GIVEN else [run]), *recipe.evaluations(run)]
     return Plan(specs)

@@ -13,7 +13,7 @@ from cotbal.estimate.pool import Crew, Listener, work_on
 from cotbal.estimate.store import Record, Store, locked, write_json
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
-from cotbal.project.outline import outline, throughput
+from cotbal.project.outline import check_budget, outline, throughput
 from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.state import StateFile
 from cotbal.weights import TaskWeights
@@ -61,7 +61,7 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
 
     Raises:
         OutputInUseError: another process works in the output folder.
-        ValueError: the data cannot be read, or there are fewer GPUs than the file says.
+        ValueError: the data cannot be read, there are fewer GPUs than the file says, or the budget is less.
         OSError: a file cannot be read, or the disk cannot take one.
     """
     environments = project.resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -70,7 +70,9 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         plan = plan_of(project, data)
         store = store_of(project)
         known = throughput(project, plan, store)
-        write_json(project.out / "plan.json", outline(project, data, plan, known))
+        content = outline(project, data, plan, known)
+        write_json(project.out / "plan.json", content)
+        check_budget(project, content["totals"])
         crew = Crew(environments, project.resources.retries, keep_going=True)
         with listener() as progress:
             execution = work_on(plan, store, StateFile(project.out, progress), crew)
