@@ -23,9 +23,7 @@ Precise = Annotated[
 StepMatched = Annotated[
     bool, typer.Option("--step-matched", help="As many steps in the mini run as in the mean probe.")
 ]
-Mode = Annotated[
-    str | None, typer.Option("--mode", help="full, or no-probes: the mini run and a model that you have.")
-]
+Mode = Annotated[str | None, typer.Option("--mode", help="full, cheap or no-probes.")]
 Budget = Annotated[
     str | None, typer.Option("--budget", help='Refuse what comes to more: "5000 samples", "80 GPU-hours".')
 ]

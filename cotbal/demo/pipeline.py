@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cotbal.demo.profiles import FULL, MINI, PROFILES, Profile, steps
+from cotbal.demo.profiles import FULL, PROFILES, Profile, steps
 from cotbal.estimate.algorithm1 import Algorithm1, Recipe
 from cotbal.estimate.plan import LateSpec, Plan, Results
 from cotbal.estimate.store import RunSpec
@@ -62,10 +62,6 @@ class DemoRecipe(Recipe):
     def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
         """A run of the estimate, validated on every weighted task, or on the only one that it has."""
         return self._train(name, data, "validation", tuple(data) if len(data) == 1 else self.tasks)
-
-    def probe_on(self, task: str, share: str) -> RunSpec:
-        """The probe run of a task on a share of it such as "1/4"."""
-        return self.training(f"probe {share} {task}", {**dict.fromkeys(self.tasks, MINI), task: share})
 
     def single(self, task: str) -> RunSpec:
         """The single-task model of a task, tested on it alone."""

@@ -15,7 +15,28 @@ from cotbal.estimate.scores import Scores
 from cotbal.estimate.store import RunSpec
 from cotbal.weights import TaskWeights
 
-MINI, FULL = "mini", "full"
+MINI, QUARTER, HALF, FULL = "mini", "1/4", "1/2", "full"
+_PROBE = {QUARTER: "quarter probe", HALF: "half probe", FULL: "probe"}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How an estimate saves work.
+
+    Attributes:
+        share: of each task in its probe, None without probes.
+        equal: whether the difficulty is told by the equally weighted model.
+    """
+
+    share: str | None
+    equal: bool
+
+
+MODES = {
+    "full": Mode(FULL, equal=False),
+    "cheap": Mode(QUARTER, equal=True),
+    "no-probes": Mode(None, equal=True),
+}
 
 
 class Recipe(ABC):
@@ -43,12 +64,12 @@ class Recipe(ABC):
         """The run on the mini subsets of all weighted tasks."""
         return self.training("mini", dict.fromkeys(self.tasks, MINI))
 
-    def probe(self, task: str) -> RunSpec:
-        """The run on the full set of `task` and the mini subsets of the other weighted tasks."""
-        return self.training(f"probe {task}", {**dict.fromkeys(self.tasks, MINI), task: FULL})
+    def probe(self, task: str, share: str = FULL) -> RunSpec:
+        """The run on the full set or a share of `task` and the mini subsets of the other weighted tasks."""
+        return self.training(f"{_PROBE[share]} {task}", {**dict.fromkeys(self.tasks, MINI), task: share})
 
     def equal(self) -> RunSpec:
-        """The equally weighted model of all data, or what stands for one that exists (mode no-probes)."""
+        """The equally weighted model of all data, or what stands for one that exists."""
         return self.training("equal", dict.fromkeys((*self.tasks, *self.fixed), FULL))
 
     def alone(self, task: str, share: str) -> RunSpec:
@@ -61,7 +82,7 @@ class Recipe(ABC):
 
         Args:
             name: of the run.
-            data: the tasks that it trains on, each with its share, "mini" or "full".
+            data: the tasks that it trains on, each with its share: "mini", "full" or "1/4".
         """
 
     @abstractmethod
@@ -96,7 +117,7 @@ class Algorithm1:
         alpha: alpha of Eq. 11.
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         precise: take the difficulty from runs on each task alone, two more per task.
-        probes: run the probes; without them the mini run and the equally weighted model must do.
+        mode: a name in `MODES`.
     """
 
     recipe: Recipe
@@ -104,18 +125,19 @@ class Algorithm1:
     alpha: float = 0.5
     on_unidentified: str = "raise"
     precise: bool = False
-    probes: bool = True
+    mode: str = "full"
 
     def estimation_runs(self) -> list[RunSpec]:
         """The mini run, the N probe runs and, for the precise difficulty, 2 N runs on one task each.
 
+        Other modes have fewer, and the equally weighted model.
         They wait for nothing but what the recipe says.
         """
-        recipe = self.recipe
-        if not self.probes:
-            return [recipe.mini(), recipe.equal()]
-        runs = [recipe.mini(), *(recipe.probe(task) for task in recipe.tasks)]
-        return [*runs, *self._alone("mini"), *self._alone("full")] if self.precise else runs
+        recipe, mode = self.recipe, MODES[self.mode]
+        runs = [recipe.mini(), *self._probes().values()]
+        if mode.equal:
+            runs.append(recipe.equal())
+        return [*runs, *self._alone(MINI), *self._alone(FULL)] if self.precise else runs
 
     def final_run(self, rule: str = "cotbal") -> LateSpec:
         """The final run under a rule's weights; it exists as soon as all scores do."""
@@ -130,17 +152,20 @@ class Algorithm1:
     def scores(self, results: Results) -> Scores:
         """The score table from the results of the runs that hold the scores, `{name: result}`."""
         recipe, tasks = self.recipe, list(self.recipe.tasks)
-        runs = {"mini": recipe.mini(), **{task: recipe.probe(task) for task in tasks}}
+        runs = {"mini": recipe.mini(), **self._probes()}
+        if MODES[self.mode].equal:
+            runs["equal"] = recipe.equal()
         values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
-        mini, *probes = ([values[name][task] for task in tasks] for name in runs)
+        rows = {name: [values[name][task] for task in tasks] for name in runs}
         items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
         kept = {name: {task: of_run[task] for task in tasks} for name, of_run in items.items() if of_run}
         return Scores(
             tasks,
-            mini,
-            probes,
-            single_mini=self._single_scores("mini", results) if self.precise else None,
-            single_full=self._single_scores("full", results) if self.precise else None,
+            rows["mini"],
+            [rows[task] for task in tasks],
+            equal=rows.get("equal"),
+            single_mini=self._single_scores(MINI, results) if self.precise else None,
+            single_full=self._single_scores(FULL, results) if self.precise else None,
             items=kept if len(kept) == len(runs) else None,
             transforms=recipe.transforms,
         )
@@ -160,7 +185,7 @@ class Algorithm1:
         Raises:
             ValueError: the scores allow none, or a rule that needs probes.
         """
-        if not self.probes:
+        if MODES[self.mode].share is None:
             if rule != "cotbal":
                 raise ValueError(f"rule: expected 'cotbal' where there are no probes, got {rule!r}")
             options = {"temperature": self.temperature, "alpha": self.alpha}
@@ -181,11 +206,16 @@ class Algorithm1:
         Raises:
             OSError: the disk cannot take a file; it is then as it was before.
         """
-        scores = self.scores(results) if self.probes else self.two_models(results)
+        probes = MODES[self.mode].share is not None
+        scores = self.scores(results) if probes else self.two_models(results)
         written = {"scores": scores.to_csv(folder / "scores.csv")}
         if scores.items:
             written["items"] = write_items(folder / "items.json", scores.items)
         return written
+
+    def _probes(self) -> dict[str, RunSpec]:
+        share = MODES[self.mode].share
+        return {} if share is None else {task: self.recipe.probe(task, share) for task in self.recipe.tasks}
 
     def _alone(self, share: str) -> list[RunSpec]:
         return [self.recipe.alone(task, share) for task in self.recipe.tasks]

@@ -125,7 +125,7 @@ class TwoModels:
         """
         try:
             tasks, cells = read_score_csv(path)
-            if EQUAL not in cells:
+            if tasks[0] in cells:
                 return None
             mini, equal = (numbers(cells[row], tasks, row) for row in (MINI, EQUAL))
         except ValueError as error:
@@ -139,13 +139,13 @@ class TwoModels:
     def _drawn(self, place: int, draws: int, generator: torch.Generator) -> Tensor:
         """(2, draws): the scores of a task in both models, in every draw of its items."""
         task = self.tasks[place]
-        lists = [self.items.get(run, {}).get(task) for run in (MINI, EQUAL)]
-        if any(values is None for values in lists) or len({len(values or ()) for values in lists}) != 1:
+        mini, equal = (self.items.get(run, {}).get(task) for run in (MINI, EQUAL))
+        if mini is None or equal is None or len(mini) != len(equal):
             raise ValueError(
                 f"items: expected those of task {task!r} in {MINI} and {EQUAL}, the same ones; the "
                 "intervals need them"
             )
-        pair = torch.stack([torch.as_tensor(values, dtype=torch.float64) for values in lists])
+        pair = torch.stack([torch.as_tensor(values, dtype=torch.float64) for values in (mini, equal)])
         scores = torch.tensor([self.mini[place], self.equal[place]], dtype=torch.float64)
         if not torch.allclose(pair.mean(1), scores, rtol=1e-6, atol=1e-6):
             raise ValueError(f"items: expected the score of task {task!r} to be the mean of its items")

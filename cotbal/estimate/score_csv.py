@@ -2,7 +2,8 @@
 
 Header `run,<task>,<task>,...`; a row `mini`, one row per task named after the task of its probe run; optional
 rows `single_mini`, `single_full` and `transform` (per task empty, `reciprocal` or `complement: bound`). A
-table without probes has a row `equal` in the place of the tasks' rows.
+row `equal` is that of the equally weighted model, whose scores the difficulty takes instead of the probes';
+beside it the tasks' rows may be missing, where there were no probes.
 """
 
 import csv
@@ -43,9 +44,8 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         if len(cells) != len(tasks):
             raise ValueError(f"row {name!r}: expected {len(tasks)} cells, one per task, got {len(cells)}")
         rows[name] = cells
-    if EQUAL in rows and (probes := [task for task in tasks if task in rows]):
-        raise ValueError(f"expected either a row {EQUAL!r} or the tasks' rows, got both; drop {probes[0]!r}")
-    if missing := [name for name in (MINI, *(() if EQUAL in rows else tasks)) if name not in rows]:
+    probes = EQUAL not in rows or any(task in rows for task in tasks)
+    if missing := [name for name in (MINI, *(tasks if probes else ())) if name not in rows]:
         raise ValueError(f"missing rows: {', '.join(missing)}; one row 'mini' and one per task are needed")
     return tasks, rows
 

@@ -38,6 +38,8 @@ from cotbal.project.functions import check_function
 from cotbal.project.template import EVALUATE, TRAIN, check_template, placeholders
 from cotbal.project.yaml_file import load_yaml
 
+# A quarter is then four mini subsets. With two, C was noise where it was tried.
+LARGEST_MINI_OF_CHEAP = Fraction(1, 16)
 BUDGET_UNITS = ("GPU-hours", "samples")
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -216,7 +218,8 @@ class Project(_Strict):
         temperature: T.
         alpha: share of the contribution in rule cotbal.
         on_unidentified: a task whose column of C cannot be told: "raise" or "drop".
-        mode: "full", or "no-probes": the mini run and a model of equal weights that exists, nothing else.
+        mode: "full"; "cheap": probes on a quarter of their task, and a model of equal weights that exists;
+            "no-probes": that model and the mini run, nothing else.
         equal_model: the folder of that model, trained on all data with equal weights.
         budget: what the runs may come to at most, such as "5000 samples" or "80 GPU-hours".
         precise: difficulty from runs on each task alone.
@@ -236,7 +239,7 @@ class Project(_Strict):
     temperature: Positive = 0.5
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     on_unidentified: Literal["raise", "drop"] = "raise"
-    mode: Literal["full", "no-probes"] = "full"
+    mode: Literal["full", "cheap", "no-probes"] = "full"
     equal_model: Text | None = None
     budget: Annotated[str, AfterValidator(_budget)] | None = None
     precise: bool = False
@@ -317,8 +320,17 @@ class Project(_Strict):
             return self
         if self.equal_model is None:
             raise ValueError(f"mode: {self.mode} needs equal_model, a model of all data with equal weights")
-        if self.precise or self.step_matched:
-            raise ValueError(f"mode: {self.mode} has no probes, for precise or step_matched to change")
+        if self.precise:
+            raise ValueError(f"precise: mode {self.mode} takes the difficulty from equal_model; drop one")
+        if self.mode == "cheap":
+            if self.ratio > LARGEST_MINI_OF_CHEAP:
+                raise ValueError(
+                    f"mini_ratio: expected at most {LARGEST_MINI_OF_CHEAP} in mode cheap, whose probes have "
+                    f"1/4 of their task and gain too little on a larger subset, got {self.mini_ratio}"
+                )
+            return self
+        if self.step_matched:
+            raise ValueError(f"step_matched: mode {self.mode} has no probes to match")
         if self.rule != "cotbal":
             raise ValueError(f"rule: expected cotbal, the only one of mode {self.mode}, got {self.rule!r}")
         return self

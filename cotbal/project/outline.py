@@ -102,7 +102,7 @@ def check_budget(project: Project, totals: Mapping[str, Any]) -> None:
             "evaluate.items_per_gpu_hour, or a budget in samples"
         )
     if price > float(amount):
-        less = "smaller mini subsets" if project.mode == "no-probes" else "mode no-probes"
+        less = "smaller mini subsets" if project.mode == "no-probes" else "mode cheap or no-probes"
         raise ValueError(
             f"budget: expected at most {project.budget}, the runs come to {price:.6g}; {less} would take less"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.algorithm1 import FULL, MINI, Algorithm1, Recipe
+from cotbal.estimate.algorithm1 import FULL, MINI, MODES, QUARTER, Algorithm1, Recipe
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.store import RunSpec
 from cotbal.project.config import Project
@@ -91,14 +91,18 @@ class ProjectRecipe(Recipe):
         return [self._evaluation(run, task) for task in tasks]
 
     def _parts(self, data: Mapping[str, str]) -> list[Part]:
-        minis, full, seed = self.data.mini, self.data.full, self.seed
-        return [minis[seed, task] if share == MINI else full[task] for task, share in data.items()]
+        subsets, full = {MINI: self.data.mini, QUARTER: self.data.quarter}, self.data.full
+        return [
+            subsets[share][self.seed, task] if share in subsets else full[task]
+            for task, share in data.items()
+        ]
 
     def _matched_to(self, data: Mapping[str, str]) -> float | None:
         """The samples that the mini run sees instead of its own, where the file asks for it."""
         if not self.project.step_matched or data != dict.fromkeys(self.tasks, MINI):
             return None
-        probes = [_samples(self._parts({**data, task: FULL})) for task in self.tasks]
+        share = MODES[self.project.mode].share or FULL
+        probes = [_samples(self._parts({**data, task: share})) for task in self.tasks]
         return sum(probes) / len(probes)
 
     def _training(
@@ -202,9 +206,13 @@ def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
 def algorithm(recipe: ProjectRecipe) -> Algorithm1:
     """Algorithm 1 over a recipe, as its file says."""
     project = recipe.project
-    probes = project.mode == "full"
     return Algorithm1(
-        recipe, project.temperature, project.alpha, project.on_unidentified, project.precise, probes
+        recipe,
+        project.temperature,
+        project.alpha,
+        project.on_unidentified,
+        project.precise,
+        project.mode,
     )
 
 

@@ -64,6 +64,45 @@ def test_mini_run_and_the_given_model_make_the_weights(path, tmp_path):
     assert {run["state"] for run in shown} == {"finished"}
 
 
+def test_cheap_probes_have_a_quarter_of_their_task_with_the_mini_subset_inside(path, tmp_path):
+    write(tmp_path, equal_model="ew", mini_ratio="1/16")
+    plan = json.loads(call("plan", path, "--mode", "cheap", "--json").stdout)
+    runs = {run["name"]: run for run in plan["runs"] if run["kind"] == "train"}
+    # Minis of 4, 6 and 3 (2.5 rounded), quarters of 16, 24 and 10.
+    assert {name: run["samples"] for name, run in runs.items()} == {
+        "mini": 13,
+        "quarter probe a": 25,
+        "quarter probe b": 31,
+        "quarter probe c": 20,
+    }
+    subsets = {}
+    for file in (tmp_path / "out" / "data" / "mini").glob("a-*.json"):
+        subsets[len(json.loads(file.read_text()))] = {record["id"] for record in json.loads(file.read_text())}
+    assert set(subsets) == {4, 16}
+    assert subsets[4] < subsets[16]
+
+
+@pytest.mark.full
+def test_cheap_estimate_runs_and_its_files_give_its_weights(path, tmp_path):
+    write(tmp_path, equal_model="ew", mini_ratio="1/16", mode="cheap")
+    assert call("run", path).exit_code == 0
+    models = [json.loads(file.read_text())["counts"] for file in tmp_path.glob("out/outputs/*/model.json")]
+    assert {"a": 16, "b": 6, "c": 3} in models
+    written = TaskWeights.load(tmp_path / "out" / "weights.json")
+    again = call(
+        "weights",
+        tmp_path / "out" / "scores.csv",
+        "--items",
+        tmp_path / "out" / "items.json",
+        "--fixed",
+        "chat=1.5",
+        "--out",
+        tmp_path / "again.json",
+    )
+    assert again.exit_code == 0, again.output
+    assert dict(TaskWeights.load(tmp_path / "again.json")) == dict(written)
+
+
 @pytest.mark.full
 def test_full_estimate_afterwards_repeats_nothing_and_another_model_is_scored_again(path, tmp_path):
     call("run", path, "--mode", "no-probes")
@@ -99,9 +138,10 @@ def test_what_is_within_the_budget_runs(path):
     [
         ({"equal_model": None}, (), "mode: no-probes needs equal_model"),
         ({"equal_model": "gone"}, (), "equal_model: expected the folder of a model, got"),
-        ({}, ("--precise",), "mode: no-probes has no probes"),
+        ({}, ("--precise",), "precise: mode no-probes takes the difficulty from equal_model"),
+        ({}, ("--mode", "cheap"), "mini_ratio: expected at most 1/16 in mode cheap"),
         ({"rule": "difficulty"}, (), "rule: expected cotbal"),
-        ({}, ("--mode", "cheap"), "mode: "),
+        ({}, ("--mode", "adaptive"), "mode: "),
         ({}, ("--budget", "5 apples"), "expected a number of GPU-hours or samples"),
         ({}, ("--budget", "0 samples"), "expected a number of GPU-hours or samples"),
     ],

@@ -29,7 +29,7 @@ SHARES = ("1/4", "1/2")
 def plan_of(recipe: DemoRecipe) -> Plan:
     """The runs of a seed."""
     base = recipe.base()
-    probes = [recipe.probe_on(task, share) for share in SHARES for task in recipe.tasks]
+    probes = [recipe.probe(task, share) for share in SHARES for task in recipe.tasks]
     estimation = Algorithm1(recipe).estimation_runs()
     specs = [*([] if base is None else [base]), recipe.equal(), *estimation, *probes]
     if recipe.profile == double_world.NAME:
@@ -46,7 +46,7 @@ def tables_of(recipe: DemoRecipe, results: Results) -> Tables:
 
 
 def _table(recipe: DemoRecipe, share: str, results: Results) -> Scores:
-    runs = {"mini": recipe.mini(), **{task: recipe.probe_on(task, share) for task in recipe.tasks}}
+    runs = {"mini": recipe.mini(), **{task: recipe.probe(task, share) for task in recipe.tasks}}
     rows = {name: _row(recipe.validation_scores(run, results), recipe) for name, run in runs.items()}
     items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
     return Scores(recipe.tasks, rows.pop("mini"), list(rows.values()), items=items)
@@ -64,7 +64,7 @@ def sizes_of(recipe: DemoRecipe) -> dict[str, float]:
     def size(run: RunSpec) -> float:
         return profile.run_size(run.settings["data"]) / whole
 
-    probes = {share: sum(size(recipe.probe_on(task, share)) for task in tasks) for share in SHARES}
+    probes = {share: sum(size(recipe.probe(task, share)) for task in tasks) for share in SHARES}
     full = sum(size(recipe.probe(task)) for task in tasks)
     return {"mini": size(recipe.mini()), **probes, "1": full}
 

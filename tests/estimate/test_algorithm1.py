@@ -62,6 +62,37 @@ def test_every_run_trains_on_the_shares_that_algorithm_1_says():
     ]
 
 
+def test_modes_have_the_probes_and_the_model_that_they_say():
+    def names(mode):
+        return [spec.name for spec in Algorithm1(ToyRecipe(), mode=mode).estimation_runs()]
+
+    assert names("cheap") == ["mini", "quarter probe a", "quarter probe b", "quarter probe c", "equal"]
+    assert names("no-probes") == ["mini", "equal"]
+    _, probe, *_, equal = Algorithm1(ToyRecipe(), mode="cheap").estimation_runs()
+    assert probe.settings == {"data": {"a": "1/4", "b": "mini", "c": "mini"}}
+    assert equal.settings == {"data": {"a": "full", "b": "full", "c": "full", "chat": "full"}}
+
+
+def test_scores_of_a_cheap_estimate_have_the_equally_weighted_model():
+    results = {name.replace("probe", "quarter probe"): of_run for name, of_run in RESULTS.items()}
+    results["equal/scores"] = result([0.9, 0.8, 0.7])
+    algorithm = Algorithm1(ToyRecipe(), mode="cheap")
+    scores = algorithm.scores(results)
+    assert scores.equal.tolist() == [0.9, 0.8, 0.7]
+    assert set(scores.items) == {"mini", *TASKS, "equal"}
+    assert algorithm.weights(results, "difficulty").provenance["difficulty"][0] == pytest.approx(
+        1 - 0.2 / 0.9
+    )
+
+
+def test_without_probes_only_rule_cotbal_has_weights():
+    results = {"mini/scores": result(MINI), "equal/scores": result([0.9, 0.8, 0.7])}
+    algorithm = Algorithm1(ToyRecipe(), mode="no-probes")
+    assert algorithm.weights(results)["chat"] == 1.0
+    with pytest.raises(ValueError, match="expected 'cotbal' where there are no probes, got 'one2all'"):
+        algorithm.weights(results, "one2all")
+
+
 def test_final_run_waits_for_all_estimation_runs_and_has_its_size_before():
     algorithm = Algorithm1(ToyRecipe())
     assert [spec.name for spec in algorithm.estimation_runs()] == ["mini", "probe a", "probe b", "probe c"]

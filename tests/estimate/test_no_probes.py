@@ -54,8 +54,8 @@ def test_table_is_read_back_and_is_no_table_of_probes(tmp_path):
         Scores.from_csv(path)
     path = Scores(TASKS, MINI, torch.eye(3)).to_csv(tmp_path / "probes.csv")
     assert TwoModels.from_csv(path) is None
-    path.write_text(path.read_text() + "equal,1,1,1\n")
-    with pytest.raises(ValueError, match="either a row 'equal' or the tasks' rows, got both; drop 'a'"):
+    path.write_text("run,a,b,c\nmini,1,1,1\nb,1,1,1\nequal,1,1,1\n")
+    with pytest.raises(ValueError, match="missing rows: a, c"):
         TwoModels.from_csv(path)
 
 
