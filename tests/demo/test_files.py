@@ -31,8 +31,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_functions_on_files_give_the_bits_of_the_demo_s_run(world: Path, tmp_path: Path) -> None:
-    data = {"caption": "mini", "regcap": "mini"}
-    weights = {"caption": 0.5, "regcap": 1.5}
+    data = {"caption": "mini", "regcap": "full"}
+    weights = {"caption": 0.2, "regcap": 1.8}
     lines = {task: (world / "train" / f"{task}.jsonl").read_text().splitlines() for task in data}
     chosen = [lines[task][place] for task, places in mixture(MICRO, 0, data) for place in places]
     (tmp_path / "data.jsonl").write_text("\n".join(chosen) + "\n")
@@ -53,6 +53,8 @@ def test_functions_on_files_give_the_bits_of_the_demo_s_run(world: Path, tmp_pat
     settings = {"kind": "train", "profile": "micro", "seed": 0, "data": data, "weights": weights}
     settings |= {"weighting": "static", "split": "validation", "evaluate": ["regcap"]}
     expected = job.run(settings, tmp_path, lambda done: None)["items"]["regcap"]["CIDEr"]
+    equal = job.run(settings | {"weights": None}, tmp_path, lambda done: None)["items"]["regcap"]["CIDEr"]
+    assert equal != expected
     model, scores = str(tmp_path / "model"), tmp_path / "scores.json"
     questions = str(world / "validation" / "regcap.jsonl")
     evaluate(done.append, model=model, task="regcap", data=questions, scores=str(scores), **common)
