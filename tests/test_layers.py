@@ -83,6 +83,7 @@ OWN = {
         "cotbal",
         "cotbal.balancing",
         "cotbal.estimate",
+        "cotbal.files",
         "cotbal.metrics",
         "cotbal.normalizer",
         "cotbal.report",
@@ -149,7 +150,7 @@ OTHERS = {
     # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
     "cotbal.project": {"pydantic", "submitit", "yaml"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
-    "cotbal.demo": {"numpy", "safetensors", "sklearn", "transformers"},
+    "cotbal.demo": {"PIL", "numpy", "safetensors", "sklearn", "transformers"},
     "cotbal.cli": {"rich", "typer"},
 }
 

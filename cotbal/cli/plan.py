@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from cotbal.project.data import Data
 
 File = Annotated[
-    Path, typer.Argument(help="The YAML file of the estimate; `cotbal plan --recipes` shows two.")
+    Path, typer.Argument(help="The YAML file of the estimate; `cotbal plan --recipes` shows some.")
 ]
 Precise = Annotated[
     bool, typer.Option("--precise", help="Difficulty from runs on each task alone: 2 more runs per task.")
 ]
 StepMatched = Annotated[
     bool, typer.Option("--step-matched", help="As many steps in the mini run as in the mean probe.")
+]
+Mode = Annotated[str | None, typer.Option("--mode", help="full, cheap or no-probes.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", help='Refuse what comes to more: "5000 samples", "80 GPU-hours".')
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -30,9 +34,9 @@ def plan(
     file: Annotated[Path | None, typer.Argument(help="The YAML file of the estimate.")] = None,
     precise: Precise = False,
     step_matched: StepMatched = False,
-    recipes: Annotated[
-        bool, typer.Option("--recipes", help="Print the folder of the two ready-made files, and stop.")
-    ] = False,
+    mode: Mode = None,
+    budget: Budget = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="Print the ready-made files, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the mini subsets, and list every run with its size, its GPU-hours and its exact command.
@@ -46,15 +50,19 @@ def plan(
             typer.echo(str(path))
         return
     if file is None:
-        raise ValueError("FILE: expected the YAML file of an estimate, got none; --recipes shows two to copy")
-    show_plan(load(file, precise, step_matched), as_json)
+        raise ValueError(
+            "FILE: expected the YAML file of an estimate, got none; --recipes shows some to copy"
+        )
+    show_plan(load(file, precise, step_matched, mode, budget), as_json)
 
 
-def load(file: Path, precise: bool, step_matched: bool) -> Project:
+def load(
+    file: Path, precise: bool, step_matched: bool, mode: str | None = None, budget: str | None = None
+) -> Project:
     """The project in a file, with the options of the command line."""
     from cotbal.project.config import load_project
 
-    return load_project(file, precise=precise, step_matched=step_matched)
+    return load_project(file, precise=precise, step_matched=step_matched, mode=mode, budget=budget)
 
 
 def prepared(project: Project) -> tuple[Data, Plan]:
@@ -69,7 +77,7 @@ def prepared(project: Project) -> tuple[Data, Plan]:
 def show_plan(project: Project, as_json: bool) -> None:
     """Writes the subsets and plan.json, and prints the plan."""
     from cotbal.estimate.store import write_json
-    from cotbal.project.outline import outline, throughput
+    from cotbal.project.outline import check_budget, outline, throughput
     from cotbal.project.session import store_of
 
     data, plan = prepared(project)
@@ -87,6 +95,7 @@ def show_plan(project: Project, as_json: bool) -> None:
             named = [f"--{key.replace('_', '-')}={value}" for key, value in options if value is not None]
             typer.echo(f"Each run is a Slurm job: sbatch {' '.join(named)}")
         typer.echo(f"Wrote {path} and the mini subsets under {project.out / 'data'}.")
+    check_budget(project, content["totals"])
 
 
 def _print(content: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotbal.cli.plan import File, Json, Precise, StepMatched, load, show_plan
+from cotbal.cli.plan import Budget, File, Json, Mode, Precise, StepMatched, load, show_plan
 from cotbal.cli.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ def run(
     file: File,
     precise: Precise = False,
     step_matched: StepMatched = False,
+    mode: Mode = None,
+    budget: Budget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what `cotbal plan` prints.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -28,7 +30,7 @@ def run(
 
     Example: cotbal run estimate.yaml
     """
-    project = load(file, precise, step_matched)
+    project = load(file, precise, step_matched, mode, budget)
     if dry_run:
         show_plan(project, as_json)
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cotbal.cli.plan import File, Json, Precise, StepMatched, load, prepared
+from cotbal.cli.plan import File, Json, Mode, Precise, StepMatched, load, prepared
 
 if TYPE_CHECKING:
     from cotbal.project.config import Project
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def status(
-    file: File, precise: Precise = False, step_matched: StepMatched = False, as_json: Json = False
+    file: File,
+    precise: Precise = False,
+    step_matched: StepMatched = False,
+    mode: Mode = None,
+    as_json: Json = False,
 ) -> None:
     """Print the state of every run: finished, running, queued, failed, stopped or waiting.
 
@@ -26,7 +30,7 @@ def status(
     from cotbal.project.session import store_of
     from cotbal.project.state import run_states
 
-    project = load(file, precise, step_matched)
+    project = load(file, precise, step_matched, mode)
     _, plan = prepared(project)
     states = run_states(plan, store_of(project), _jobs(project))
     if as_json:

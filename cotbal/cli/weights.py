@@ -1,5 +1,6 @@
 """`cotbal weights`: from a score table to contribution, difficulty, every rule's weights and weights.json."""
 
+import dataclasses
 import json
 import math
 from itertools import pairwise
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.scores import Scores
     from cotbal.estimate.uncertainty import Uncertainty
     from cotbal.weights import TaskWeights
@@ -47,14 +49,17 @@ def weights(
 
     Example: cotbal weights scores.csv --items items.json --fixed chat=1.0 --out weights.json
     """
-    import dataclasses
-
     from cotbal.estimate.items_json import read_items
+    from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.rules import RULES, estimate_weights
     from cotbal.estimate.scores import Scores
     from cotbal.estimate.uncertainty import uncertainty
 
     file = None if items is None else read_items(items)
+    pair = TwoModels.from_csv(scores, None if file is None else file.items)
+    if pair is not None:
+        _without_probes(pair, rule, temperature, alpha, _fixed(fixed or []), out, as_json)
+        return
     table = Scores.from_csv(scores, items=None if file is None else file.items)
     options: dict[str, Any] = {
         "temperature": temperature,
@@ -85,6 +90,43 @@ def weights(
         if noise is not None:
             _print_noise(noise, chosen)
         typer.echo(f"Wrote {out} (rule {rule}).")
+
+
+def _without_probes(
+    pair: "TwoModels",
+    rule: str,
+    temperature: float,
+    alpha: float,
+    fixed: dict[str, float],
+    out: Path,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+
+    from cotbal.report.tables import print_columns
+
+    if rule != "cotbal":
+        raise ValueError(f"--rule: expected cotbal for a table of mode no-probes, got {rule}")
+    found = pair.weights(temperature=temperature, alpha=alpha, fixed=fixed)
+    spans = pair.intervals(temperature=temperature, alpha=alpha).tolist() if pair.items else None
+    if spans is not None:
+        provenance = {**found.provenance, "intervals": dict(zip(pair.tasks, spans, strict=True))}
+        found = dataclasses.replace(found, provenance=provenance)
+    found.save(out)
+    if as_json:
+        content: dict[str, Any] = {"mode": "no-probes", "tasks": list(pair.tasks)}
+        content |= {"difficulty": pair.difficulty().tolist(), "weights": {rule: dict(found)}}
+        content |= {"intervals": spans, "fixed": found.fixed}
+        typer.echo(json.dumps(content, indent=2, allow_nan=False))
+        return
+    columns = {
+        "D": [f"{value:.4f}" for value in pair.difficulty().tolist()],
+        "weight": [f"{found[task]:.4f}" for task in pair.tasks],
+    }
+    if spans is not None:
+        columns["95 % interval"] = [_span(*ends) for ends in spans]
+    print_columns(Console(), "Without probes: the contribution's weights are 1", list(pair.tasks), columns)
+    typer.echo(f"Wrote {out} (rule {rule}).")
 
 
 def _fixed(pairs: list[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration
 
 from cotbal.demo.batches import collate, encode_prompt
 from cotbal.demo.profiles import Profile
-from cotbal.demo.records import load_corpus
+from cotbal.demo.records import Image, Record, load_corpus
 from cotbal.demo.tokenizer import decode, encode
 from cotbal.metrics import box_iou, cider, exact_match
 
@@ -30,8 +30,22 @@ def evaluate(
 ) -> dict[str, list[float]]:
     """The score of each item of a task's split, `{metric: [one float per item]}`, higher is better."""
     corpus = load_corpus(profile.name, seed, task, split)
-    references = [record["conversations"][1]["value"] for record in corpus.records]
-    prompts = [encode_prompt(record, corpus.image(i), 0) for i, record in enumerate(corpus.records)]
+    images = [corpus.image(place) for place in range(len(corpus.records))]
+    metric = profile.metrics[task]
+    return {metric: score(model, profile, metric, corpus.records, images, batch_done)}
+
+
+def score(
+    model: LlavaForConditionalGeneration,
+    profile: Profile,
+    metric: str,
+    records: Sequence[Record],
+    images: Sequence[Image | None],
+    batch_done: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """The score of each record's first question by a metric of `METRICS`; each with its picture, if any."""
+    references = [record["conversations"][1]["value"] for record in records]
+    prompts = [encode_prompt(record, image, 0) for record, image in zip(records, images, strict=True)]
     # The longest right answer and its end token; what is longer is wrong anyway.
     limit = max(len(encode(text)) for text in references) + 1
     predictions: list[str] = []
@@ -39,8 +53,7 @@ def evaluate(
         batch = collate(prompts[start : start + profile.evaluation_batch], str(model.device), left=True)
         predictions += generate(model, batch.inputs(), limit)
         batch_done()
-    metric = profile.metrics[task]
-    return {metric: METRICS[metric](predictions, references)}
+    return METRICS[metric](predictions, references)
 
 
 @torch.inference_mode()

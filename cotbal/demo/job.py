@@ -11,12 +11,12 @@ from transformers import LlavaForConditionalGeneration
 
 from cotbal.balancing import TLA, StaticWeights, Weighting
 from cotbal.demo.base import train_base
-from cotbal.demo.batches import encode_record, epoch_batches
+from cotbal.demo.batches import encode_record
 from cotbal.demo.evaluate import evaluate
 from cotbal.demo.model import build_model, load_model, save_model
 from cotbal.demo.profiles import EVALUATION_BATCH_COST, Profile, get_profile
-from cotbal.demo.records import load_corpus, mixture, random_source
-from cotbal.demo.train import Outcome, Report, fit
+from cotbal.demo.records import load_corpus, mixture
+from cotbal.demo.train import Outcome, Report, fit_epochs
 
 MODEL_FILE = "model.safetensors"
 
@@ -105,9 +105,7 @@ def _fit(
     for task_id, (task, indices) in enumerate(mixture(profile, seed, settings["data"])):
         corpus = load_corpus(profile.name, seed, task, "train")
         examples += [encode_record(corpus.records[i], corpus.image(i), task_id) for i in indices]
-    lengths = [len(example.ids) for example in examples]
-    batches = epoch_batches(lengths, profile.epochs, profile.batch_size, random_source(seed, "order"))
-    return fit(model, examples, batches, profile.training_steps(settings["data"]), weighting, profile, report)
+    return fit_epochs(model, examples, weighting, profile, seed, report)
 
 
 def _starting_model(profile: Profile, settings: Mapping[str, Any]) -> LlavaForConditionalGeneration:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cotbal.demo.profiles import PROFILES, Profile, steps
-from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.demo.profiles import FULL, PROFILES, Profile, steps
+from cotbal.estimate.algorithm1 import Algorithm1, Recipe
 from cotbal.estimate.plan import LateSpec, Plan, Results
 from cotbal.estimate.store import RunSpec
 
@@ -23,7 +23,7 @@ STL, EW, TLA = "STL", "EW", "TLA"
 
 
 @dataclass(frozen=True)
-class DemoRecipe:
+class DemoRecipe(Recipe):
     """The runs of one seed.
 
     Attributes:
@@ -52,11 +52,6 @@ class DemoRecipe:
         """The tasks of fixed weight."""
         return dict(self._sizes.fixed)
 
-    @property
-    def transforms(self) -> dict[str, str]:
-        """None: higher is better for every metric of the digit world."""
-        return {}
-
     def base(self) -> RunSpec | None:
         """The base model that every other run starts from; None where the profile has none."""
         if not self._sizes.has_base:
@@ -64,22 +59,13 @@ class DemoRecipe:
         settings = {"kind": "base", "profile": self.profile, "seed": self.seed, "device": self.device}
         return RunSpec(f"{self.prefix}base", FUNCTION, settings, steps(settings))
 
-    def mini(self) -> RunSpec:
-        """The mini run, validated on every weighted task."""
-        return self._train("mini", dict.fromkeys(self.tasks, "mini"), "validation", self.tasks)
-
-    def probe(self, task: str) -> RunSpec:
-        """The probe run of a task, validated on every weighted task."""
-        data = {**dict.fromkeys(self.tasks, "mini"), task: "full"}
-        return self._train(f"probe {task}", data, "validation", self.tasks)
-
-    def alone(self, task: str, share: str) -> RunSpec:
-        """A run on one task alone, validated on it."""
-        return self._train(f"alone {share} {task}", {task: share}, "validation", (task,))
+    def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
+        """A run of the estimate, validated on every weighted task, or on the only one that it has."""
+        return self._train(name, data, "validation", tuple(data) if len(data) == 1 else self.tasks)
 
     def single(self, task: str) -> RunSpec:
         """The single-task model of a task, tested on it alone."""
-        return self._train(f"{STL} {task}", {task: "full"}, "test", (task,))
+        return self._train(f"{STL} {task}", {task: FULL}, "test", (task,))
 
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The final run under a rule's weights, tested on every task."""
@@ -90,7 +76,7 @@ class DemoRecipe:
     ) -> RunSpec:
         """A run on all data, tested on every task; without weights every token counts the same."""
         tasks = (*self.tasks, *self.fixed)
-        return self._train(method, dict.fromkeys(tasks, "full"), "test", tasks, weights, weighting)
+        return self._train(method, dict.fromkeys(tasks, FULL), "test", tasks, weights, weighting)
 
     def scored_by(self, run: RunSpec) -> tuple[str, ...]:
         """A run scores its own model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 MINI, FULL = "mini", "full"
@@ -61,12 +62,18 @@ class Profile:
         """Whether runs start from a trained base model, not from random weights."""
         return self.alignment_steps > 0
 
-    def mini_size(self, task: str) -> int:
-        """Conversations in the mini subset of a task, at least 1."""
-        return max(1, round(self.conversations[task] * self.mini_ratio))
+    def size(self, task: str, share: str) -> int:
+        """Conversations in a share of a task, at least 1.
+
+        Args:
+            task: the task.
+            share: "full", "mini", or a fraction between them such as "1/4".
+        """
+        ratio = {MINI: self.mini_ratio, FULL: 1.0}.get(share)
+        return max(1, round(self.conversations[task] * (float(Fraction(share)) if ratio is None else ratio)))
 
     def run_size(self, data: Mapping[str, str]) -> int:
-        """Conversations of a mixture `{task: "full" | "mini"}`.
+        """Conversations of a mixture `{task: share}`.
 
         Raises:
             ValueError: a task or a share that the profile does not have, or no task at all.
@@ -78,13 +85,22 @@ class Profile:
                 raise ValueError(
                     f"data names task {task!r}; profile {self.name} has {', '.join(self.all_tasks)}"
                 )
-            if share not in (MINI, FULL):
-                raise ValueError(f"data[{task!r}] must be 'full' or 'mini', got {share!r}")
-        return sum(self.mini_size(t) if share == MINI else self.conversations[t] for t, share in data.items())
+            if share not in (MINI, FULL) and not _is_fraction(share):
+                raise ValueError(
+                    f"data[{task!r}] must be 'full', 'mini' or a fraction such as '1/4', got {share!r}"
+                )
+        return sum(self.size(task, share) for task, share in data.items())
 
     def training_steps(self, data: Mapping[str, str]) -> int:
         """Optimizer steps of a run on a mixture; the last batch of an epoch may be short."""
         return self.epochs * -(-self.run_size(data) // self.batch_size)
+
+
+def _is_fraction(share: str) -> bool:
+    try:
+        return 0 < Fraction(share) < 1
+    except (ValueError, ZeroDivisionError):
+        return False
 
 
 _TASKS = ("caption", "vqa", "rel", "chart", "ocr", "regcap", "bbox")

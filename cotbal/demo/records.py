@@ -1,4 +1,4 @@
-"""Conversations in LLaVA's record form, their mini subsets, and the mixtures that runs train on."""
+"""Conversations in LLaVA's record form, their nested subsets, and the mixtures that runs train on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cotbal.demo.profiles import MINI, Profile, get_profile
+from cotbal.demo.profiles import Profile, get_profile
 from cotbal.demo.questions import TASKS, Task, Turn, align
 from cotbal.demo.world import BLANK, MAX_DIGITS, Scene, draw_scene, load_sources
 
 Record = dict[str, Any]
+Image = npt.NDArray[np.uint8]
 ALIGN = "align"
 
 
@@ -31,7 +32,7 @@ class Corpus:
     records: tuple[Record, ...]
     scenes: tuple[Scene, ...]
 
-    def image(self, index: int) -> npt.NDArray[np.uint8] | None:
+    def image(self, index: int) -> Image | None:
         """The picture of a record, (24, 24, 3) uint8, or None for text only."""
         return self.scenes[index].image if "image" in self.records[index] else None
 
@@ -92,21 +93,16 @@ def alignment_corpus(seed: int, size: int) -> Corpus:
     return Corpus(tuple(records), tuple(scenes))
 
 
-def mini_subset(profile: Profile, seed: int, task: str) -> list[int]:
-    """Indices, ascending, of a task's mini subset: a seeded random share, the same ratio for every task.
+def subset(profile: Profile, seed: int, task: str, share: str) -> list[int]:
+    """Indices, ascending, of a seeded random share of a task: "mini", "full" or a fraction such as "1/4".
 
-    Subsets are nested: that of a smaller ratio lies within that of a larger one.
+    Subsets are nested: that of a smaller share lies within that of a larger one.
     """
     order = random_source(seed, "mini", task).permutation(profile.conversations[task])
-    return sorted(order[: profile.mini_size(task)].tolist())
+    return sorted(order[: profile.size(task, share)].tolist())
 
 
 def mixture(profile: Profile, seed: int, data: Mapping[str, str]) -> list[tuple[str, list[int]]]:
     """What a run trains on: each task with the indices of its training records, in the profile's order."""
     profile.run_size(data)
-    chosen = []
-    for task in profile.all_tasks:
-        if task in data:
-            everything = list(range(profile.conversations[task]))
-            chosen.append((task, mini_subset(profile, seed, task) if data[task] == MINI else everything))
-    return chosen
+    return [(task, subset(profile, seed, task, data[task])) for task in profile.all_tasks if task in data]

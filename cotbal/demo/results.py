@@ -15,7 +15,6 @@ from cotbal.demo.profiles import PROFILES
 from cotbal.demo.statements import statements, verdict
 from cotbal.estimate import RULES
 from cotbal.estimate.algorithm1 import Algorithm1
-from cotbal.estimate.items_json import write_items
 from cotbal.estimate.plan import Results
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
 from cotbal.estimate.store import Record, versions, write_json
@@ -72,9 +71,8 @@ def write_results(
     for seed in demo.seeds:
         folder, algorithm = out / f"seed-{seed}", demo.algorithm(seed)
         written[f"weights, seed {seed}"] = algorithm.weights(outcome).save(folder / "weights.json")
-        scores = algorithm.scores(outcome)
-        written[f"scores, seed {seed}"] = scores.to_csv(folder / "scores.csv")
-        written[f"items, seed {seed}"] = write_items(folder / "items.json", scores.items)
+        scores = algorithm.write_scores(outcome, folder)
+        written |= {f"{name}, seed {seed}": path for name, path in scores.items()}
     return written
 
 

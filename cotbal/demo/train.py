@@ -13,8 +13,9 @@ from transformers import LlavaForConditionalGeneration
 
 import cotbal
 from cotbal.balancing import Weighting
-from cotbal.demo.batches import Batch, Example, collate
+from cotbal.demo.batches import Batch, Example, collate, epoch_batches
 from cotbal.demo.profiles import Profile
+from cotbal.demo.records import random_source
 from cotbal.normalizer import task_token_counts
 
 Report = Callable[[int], None]
@@ -67,6 +68,21 @@ def fit(
     if done != steps:
         raise AssertionError(f"{steps} steps were announced, {done} were run")
     return _outcome(losses, sums, counts)
+
+
+def fit_epochs(
+    model: LlavaForConditionalGeneration,
+    examples: Sequence[Example],
+    weighting: Weighting,
+    profile: Profile,
+    seed: int,
+    report: Report,
+) -> Outcome:
+    """Trains the model in place for the profile's epochs, in the order of the seed; otherwise as `fit`."""
+    lengths = [len(example.ids) for example in examples]
+    batches = epoch_batches(lengths, profile.epochs, profile.batch_size, random_source(seed, "order"))
+    steps = profile.epochs * -(-len(examples) // profile.batch_size)
+    return fit(model, examples, batches, steps, weighting, profile, report)
 
 
 def step_weights(weighting: Weighting, batch: Batch) -> Tensor:

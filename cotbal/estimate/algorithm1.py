@@ -2,50 +2,98 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
+from cotbal.estimate.items_json import write_items
+from cotbal.estimate.no_probes import TwoModels
 from cotbal.estimate.plan import LateSpec, Results
 from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.store import RunSpec
 from cotbal.weights import TaskWeights
 
+MINI, QUARTER, HALF, FULL = "mini", "1/4", "1/2", "full"
+_PROBE = {QUARTER: "quarter probe", HALF: "half probe", FULL: "probe"}
 
-class Recipe(Protocol):
-    """How the runs of Algorithm 1 are made; everything else about them is the recipe's own business.
+
+@dataclass(frozen=True)
+class Mode:
+    """How an estimate saves work.
+
+    Attributes:
+        share: of each task in its probe, None without probes.
+        equal: whether the difficulty is told by the equally weighted model.
+    """
+
+    share: str | None
+    equal: bool
+
+
+MODES = {
+    "full": Mode(FULL, equal=False),
+    "cheap": Mode(QUARTER, equal=True),
+    "no-probes": Mode(None, equal=True),
+}
+
+
+class Recipe(ABC):
+    """The trainings of Algorithm 1: what each of them trains on is said here, how it is done by the recipe.
 
     Every run starts from the same base model with the same settings; only data and weights differ.
     """
 
     @property
+    @abstractmethod
     def tasks(self) -> Sequence[str]:
         """The weighted tasks, in order."""
 
     @property
+    @abstractmethod
     def fixed(self) -> Mapping[str, float]:
         """Tasks that take no part in the estimate, with their weight in the final run."""
 
     @property
     def transforms(self) -> Mapping[str, str]:
         """How the scores of tasks where lower is better are turned, as of `Scores`."""
+        return {}
 
     def mini(self) -> RunSpec:
         """The run on the mini subsets of all weighted tasks."""
+        return self.training("mini", dict.fromkeys(self.tasks, MINI))
 
-    def probe(self, task: str) -> RunSpec:
-        """The run on the full set of `task` and the mini subsets of the other weighted tasks."""
+    def probe(self, task: str, share: str = FULL) -> RunSpec:
+        """The run on the full set or a share of `task` and the mini subsets of the other weighted tasks."""
+        return self.training(f"{_PROBE[share]} {task}", {**dict.fromkeys(self.tasks, MINI), task: share})
+
+    def equal(self) -> RunSpec:
+        """The equally weighted model of all data, or what stands for one that exists."""
+        return self.training("equal", dict.fromkeys((*self.tasks, *self.fixed), FULL))
 
     def alone(self, task: str, share: str) -> RunSpec:
         """The run on the "mini" or "full" set of `task` and nothing else (the precise difficulty)."""
+        return self.training(f"alone {share} {task}", {task: share})
 
+    @abstractmethod
+    def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
+        """A run of the estimate, all tasks of weight 1.
+
+        Args:
+            name: of the run.
+            data: the tasks that it trains on, each with its share: "mini", "full" or "1/4".
+        """
+
+    @abstractmethod
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The run on all data under these weights; its name and steps do not depend on the weights."""
 
+    @abstractmethod
     def scored_by(self, run: RunSpec) -> tuple[str, ...]:
         """Names of the runs whose results hold the validation scores of this run's model, as itself may."""
 
+    @abstractmethod
     def validation_scores(self, run: RunSpec, results: Results) -> Mapping[str, float]:
         """V_j, as measured, of the model of a run: of every weighted task, or of its only one.
 
@@ -54,6 +102,7 @@ class Recipe(Protocol):
             results: those of `scored_by(run)` are among them.
         """
 
+    @abstractmethod
     def validation_items(self, run: RunSpec, results: Results) -> Mapping[str, Sequence[float]] | None:
         """The per-item scores behind V_j, None where they are not kept."""
 
@@ -68,6 +117,7 @@ class Algorithm1:
         alpha: alpha of Eq. 11.
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         precise: take the difficulty from runs on each task alone, two more per task.
+        mode: a name in `MODES`.
     """
 
     recipe: Recipe
@@ -75,15 +125,19 @@ class Algorithm1:
     alpha: float = 0.5
     on_unidentified: str = "raise"
     precise: bool = False
+    mode: str = "full"
 
     def estimation_runs(self) -> list[RunSpec]:
         """The mini run, the N probe runs and, for the precise difficulty, 2 N runs on one task each.
 
+        Other modes have fewer, and the equally weighted model.
         They wait for nothing but what the recipe says.
         """
-        recipe = self.recipe
-        runs = [recipe.mini(), *(recipe.probe(task) for task in recipe.tasks)]
-        return [*runs, *self._alone("mini"), *self._alone("full")] if self.precise else runs
+        recipe, mode = self.recipe, MODES[self.mode]
+        runs = [recipe.mini(), *self._probes().values()]
+        if mode.equal:
+            runs.append(recipe.equal())
+        return [*runs, *self._alone(MINI), *self._alone(FULL)] if self.precise else runs
 
     def final_run(self, rule: str = "cotbal") -> LateSpec:
         """The final run under a rule's weights; it exists as soon as all scores do."""
@@ -98,23 +152,44 @@ class Algorithm1:
     def scores(self, results: Results) -> Scores:
         """The score table from the results of the runs that hold the scores, `{name: result}`."""
         recipe, tasks = self.recipe, list(self.recipe.tasks)
-        runs = {"mini": recipe.mini(), **{task: recipe.probe(task) for task in tasks}}
+        runs = {"mini": recipe.mini(), **self._probes()}
+        if MODES[self.mode].equal:
+            runs["equal"] = recipe.equal()
         values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
-        mini, *probes = ([values[name][task] for task in tasks] for name in runs)
+        rows = {name: [values[name][task] for task in tasks] for name in runs}
         items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
         kept = {name: {task: of_run[task] for task in tasks} for name, of_run in items.items() if of_run}
         return Scores(
             tasks,
-            mini,
-            probes,
-            single_mini=self._single_scores("mini", results) if self.precise else None,
-            single_full=self._single_scores("full", results) if self.precise else None,
+            rows["mini"],
+            [rows[task] for task in tasks],
+            equal=rows.get("equal"),
+            single_mini=self._single_scores(MINI, results) if self.precise else None,
+            single_full=self._single_scores(FULL, results) if self.precise else None,
             items=kept if len(kept) == len(runs) else None,
             transforms=recipe.transforms,
         )
 
+    def two_models(self, results: Results) -> TwoModels:
+        """The scores where there are no probes, from the results of the runs that hold them."""
+        recipe, runs = self.recipe, {"mini": self.recipe.mini(), "equal": self.recipe.equal()}
+        values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
+        mini, equal = ([values[name][task] for task in recipe.tasks] for name in runs)
+        items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
+        kept = {name: of_run for name, of_run in items.items() if of_run}
+        return TwoModels(recipe.tasks, mini, equal, kept if len(kept) == 2 else {}, recipe.transforms)
+
     def weights(self, results: Results, rule: str = "cotbal") -> TaskWeights:
-        """The task weights by a rule, the fixed tasks included, from the results of the scored runs."""
+        """The task weights by a rule, the fixed tasks included, from the results of the scored runs.
+
+        Raises:
+            ValueError: the scores allow none, or a rule that needs probes.
+        """
+        if MODES[self.mode].share is None:
+            if rule != "cotbal":
+                raise ValueError(f"rule: expected 'cotbal' where there are no probes, got {rule!r}")
+            options = {"temperature": self.temperature, "alpha": self.alpha}
+            return self.two_models(results).weights(**options, fixed=dict(self.recipe.fixed) or None)
         return estimate_weights(
             self.scores(results),
             rule=rule,
@@ -124,6 +199,23 @@ class Algorithm1:
             precise=self.precise,
             on_unidentified=self.on_unidentified,
         )
+
+    def write_scores(self, results: Results, folder: Path) -> dict[str, Path]:
+        """Writes the table as "scores", scores.csv, and where there are items "items", items.json.
+
+        Raises:
+            OSError: the disk cannot take a file; it is then as it was before.
+        """
+        probes = MODES[self.mode].share is not None
+        scores = self.scores(results) if probes else self.two_models(results)
+        written = {"scores": scores.to_csv(folder / "scores.csv")}
+        if scores.items:
+            written["items"] = write_items(folder / "items.json", scores.items)
+        return written
+
+    def _probes(self) -> dict[str, RunSpec]:
+        share = MODES[self.mode].share
+        return {} if share is None else {task: self.recipe.probe(task, share) for task in self.recipe.tasks}
 
     def _alone(self, share: str) -> list[RunSpec]:
         return [self.recipe.alone(task, share) for task in self.recipe.tasks]

@@ -5,7 +5,7 @@ A run is "mini" or the task of a probe; the items stand in the same order in eve
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,17 +48,22 @@ def read_items(path: str | Path) -> ItemFile:
 
 def write_items(
     path: str | Path,
-    items: Mapping[str, Mapping[str, Tensor]],
+    items: Mapping[str, Mapping[str, Tensor | Sequence[float]]],
     clusters: Mapping[str, list[int]] | None = None,
 ) -> Path:
     """Return `path` after writing the items there; `read_items` reads the same numbers back."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "items": {run: {task: row.tolist() for task, row in of_run.items()} for run, of_run in items.items()},
+        "items": {run: {task: _plain(row) for task, row in of_run.items()} for run, of_run in items.items()},
     }
     if clusters:
         content["clusters"] = dict(clusters)
     return write_text_atomically(path, json.dumps(content, allow_nan=False) + "\n")
+
+
+def _plain(row: Tensor | Sequence[float]) -> list[float]:
+    numbers: list[float] = row.tolist() if isinstance(row, Tensor) else list(row)
+    return numbers
 
 
 def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:

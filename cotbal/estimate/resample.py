@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, Numbers, cluster_sums
-from cotbal.estimate.score_csv import MINI
+from cotbal.estimate.score_csv import EQUAL, MINI
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.transforms import oriented
 
@@ -26,10 +26,12 @@ class Draws:
     Attributes:
         mini: (K, N) of V_j(mini).
         probes: (K, N, N) of V_j(i+mini).
+        equal: (K, N) of the equally weighted model, where the table has it.
     """
 
     mini: Tensor
     probes: Tensor
+    equal: Tensor | None = None
 
 
 def resample(
@@ -63,7 +65,9 @@ def resample(
     # One draw of the seeds is the same for every task: a model is good or bad at all of them.
     table = torch.stack(columns, dim=-1)
     table = oriented(table, tasks, tables[0].transforms)
-    return Draws(table[:, 0], table[:, 1:])
+    n_tasks = len(tasks)
+    equal = None if tables[0].equal is None else table[:, n_tasks + 1]
+    return Draws(table[:, 0], table[:, 1 : n_tasks + 1], equal)
 
 
 def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Tensor:
@@ -80,14 +84,14 @@ def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Ten
 
 
 def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
-    """The items (S, N+1, n) of a task: by seed, by run (mini first).
+    """The items (S, N+1, n) of a task: by seed, by run (mini first, the equally weighted model last).
 
     Raises:
         ValueError: a run without items, unequal numbers of them, or a score that is not their mean.
     """
     rows = []
     for table in tables:
-        runs = (MINI, *table.tasks)
+        runs = (MINI, *table.tasks, *(() if table.equal is None else (EQUAL,)))
         for run in runs:
             if task not in table.items.get(run, {}):
                 raise ValueError(
@@ -96,7 +100,8 @@ def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
                 )
         items = torch.stack([table.items[run][task] for run in runs])
         place = table.tasks.index(task)
-        scores = torch.cat([table.mini[place : place + 1], table.probes[:, place]])
+        equal = table.mini[:0] if table.equal is None else table.equal[place : place + 1]
+        scores = torch.cat([table.mini[place : place + 1], table.probes[:, place], equal])
         off = (items.mean(1) - scores).abs().max().item()
         if off > _TOLERANCE * max(1.0, scores.abs().max().item()):
             raise ValueError(

@@ -68,7 +68,8 @@ def estimate_weights(
         weights,
         provenance=weights.provenance
         | {
-            "scores": {"mini": scores.mini.tolist(), "probes": scores.probes.tolist()},
+            "scores": {"mini": scores.mini.tolist(), "probes": scores.probes.tolist()}
+            | ({} if scores.equal is None else {"equal": scores.equal.tolist()}),
             "transforms": scores.transforms,
             "precise": precise,
             "on_unidentified": on_unidentified,

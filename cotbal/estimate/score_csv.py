@@ -1,7 +1,9 @@
 """The score table as a CSV file.
 
 Header `run,<task>,<task>,...`; a row `mini`, one row per task named after the task of its probe run; optional
-rows `single_mini`, `single_full` and `transform` (per task empty, `reciprocal` or `complement: bound`).
+rows `single_mini`, `single_full` and `transform` (per task empty, `reciprocal` or `complement: bound`). A
+row `equal` is that of the equally weighted model, whose scores the difficulty takes instead of the probes';
+beside it the tasks' rows may be missing, where there were no probes.
 """
 
 import csv
@@ -13,7 +15,8 @@ from cotbal.files import write_text_atomically
 from cotbal.tasks import task_names, unknown_task
 
 MINI, SINGLE_MINI, SINGLE_FULL, TRANSFORM = "mini", "single_mini", "single_full", "transform"
-OPTIONAL = (SINGLE_MINI, SINGLE_FULL, TRANSFORM)
+EQUAL = "equal"
+OPTIONAL = (SINGLE_MINI, SINGLE_FULL, TRANSFORM, EQUAL)
 RESERVED = (MINI, *OPTIONAL)
 
 
@@ -41,7 +44,8 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         if len(cells) != len(tasks):
             raise ValueError(f"row {name!r}: expected {len(tasks)} cells, one per task, got {len(cells)}")
         rows[name] = cells
-    if missing := [name for name in (MINI, *tasks) if name not in rows]:
+    probes = EQUAL not in rows or any(task in rows for task in tasks)
+    if missing := [name for name in (MINI, *(tasks if probes else ())) if name not in rows]:
         raise ValueError(f"missing rows: {', '.join(missing)}; one row 'mini' and one per task are needed")
     return tasks, rows
 

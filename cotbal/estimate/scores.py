@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.score_csv import (
+    EQUAL,
     MINI,
     RESERVED,
     SINGLE_FULL,
@@ -38,8 +39,10 @@ class Scores:
         probes: (N, N), probes[i][j] = V_j(i+mini) of the model with the full set of task i.
         single_mini: (N,), V_i of the model trained on the mini subset of task i alone (precise difficulty).
         single_full: (N,), V_i of the model trained on the full set of task i alone.
-        items: {run: {task: 1-d scores}}, a run being "mini" or the task of a probe, the items in the same
-            order in every run. They give the standard error that tells whether a column is identified.
+        equal: (N,), V_i of the model trained on all data with equal weights, in the place of the probe's
+            V_i(i+mini) in the difficulty; for probes that have a share of their task only.
+        items: {run: {task: 1-d scores}}, a run being "mini", the task of a probe or "equal", the items in the
+            same order in every run. They give the standard error that tells whether a column is identified.
         transforms: {task: "reciprocal" or "complement: bound"} where lower is better. Scores are given and
             kept as measured; the signals use 1/m or bound - m.
 
@@ -59,6 +62,7 @@ class Scores:
     probes: Tensor
     single_mini: Tensor | None
     single_full: Tensor | None
+    equal: Tensor | None
     items: dict[str, dict[str, Tensor]]
     transforms: dict[str, str]
 
@@ -70,6 +74,7 @@ class Scores:
         *,
         single_mini: Values | None = None,
         single_full: Values | None = None,
+        equal: Values | None = None,
         items: Items | None = None,
         transforms: Mapping[str, str] | None = None,
     ) -> None:
@@ -87,6 +92,7 @@ class Scores:
             "probes": _scores(probes, (size, size), "probes", names),
             "single_mini": None if single_mini is None else _scores(single_mini, (size,), SINGLE_MINI, names),
             "single_full": None if single_full is None else _scores(single_full, (size,), SINGLE_FULL, names),
+            "equal": None if equal is None else _scores(equal, (size,), EQUAL, names),
             "items": _checked_items(items or {}, names),
             "transforms": checked_transforms(transforms, names),
         }
@@ -94,7 +100,7 @@ class Scores:
             object.__setattr__(self, name, value)
 
     def oriented(self, run: str) -> Tensor:
-        """Return "mini" (N,), "probes" (N, N), "single_mini" or "single_full" (N,) with higher being better.
+        """Return a row (N,), such as "mini" or "equal", or "probes" (N, N), with higher being better.
 
         Raises:
             ValueError: the single-task runs are asked for and were not given, or a transform cannot be made.
@@ -122,6 +128,8 @@ class Scores:
         """
         try:
             tasks, cells = read_score_csv(path)
+            if tasks[0] not in cells:
+                raise ValueError("expected a row for every task's probe; this is a table of mode no-probes")
             rows = {name: numbers(cells[name], tasks, name) for name in cells if name != TRANSFORM}
             named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
             return cls(
@@ -131,6 +139,7 @@ class Scores:
                 single_mini=rows.get(SINGLE_MINI),
                 single_full=rows.get(SINGLE_FULL),
                 items=items,
+                equal=rows.get(EQUAL),
                 transforms={task: transform for task, transform in named if transform},
             )
         except (ValueError, csv.Error) as error:
@@ -142,6 +151,8 @@ class Scores:
         rows |= dict(zip(self.tasks, self.probes.tolist(), strict=True))
         if self.single_mini is not None and self.single_full is not None:
             rows |= {SINGLE_MINI: self.single_mini.tolist(), SINGLE_FULL: self.single_full.tolist()}
+        if self.equal is not None:
+            rows[EQUAL] = self.equal.tolist()
         if self.transforms:
             rows[TRANSFORM] = [self.transforms.get(task, "") for task in self.tasks]
         return write_score_csv(path, self.tasks, rows)
@@ -172,8 +183,8 @@ def _checked_items(items: Items, tasks: tuple[str, ...]) -> dict[str, dict[str, 
     checked: dict[str, dict[str, Tensor]] = {}
     lengths: dict[str, int] = {}
     for run, by_task in items.items():
-        if run not in (MINI, *tasks):
-            raise ValueError(f"items: no such run {unknown_task(run, (MINI, *tasks))}")
+        if run not in (MINI, *tasks, EQUAL):
+            raise ValueError(f"items: no such run {unknown_task(run, (MINI, *tasks, EQUAL))}")
         checked[run] = {}
         for task, values in by_task.items():
             where = f"items[{run!r}][{task!r}]"

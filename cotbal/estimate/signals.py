@@ -96,6 +96,8 @@ def difficulty(scores: Scores, *, precise: bool = False) -> Tensor:
 
         D_i = 1 - V_i(mini) / V_i(i+mini),     precise: D_i = 1 - V_i(mini_i alone) / V_i(full_i alone)
 
+    Where the scores have those of an equally weighted model, they take the place of V_i(i+mini).
+
     Raises:
         ValueError: a score <= 0, where the ratio means nothing, or `precise` without the single-task runs.
 
@@ -106,7 +108,8 @@ def difficulty(scores: Scores, *, precise: bool = False) -> Tensor:
     if precise:
         part, whole = scores.oriented("single_mini"), scores.oriented("single_full")
     else:
-        part, whole = scores.oriented("mini"), scores.oriented("probes").diagonal()
+        own = scores.oriented("probes").diagonal()
+        part, whole = scores.oriented("mini"), own if scores.equal is None else scores.oriented("equal")
     for task, mini, full in zip(scores.tasks, part.tolist(), whole.tolist(), strict=True):
         if mini <= 0 or full <= 0:
             raise ValueError(

@@ -128,7 +128,8 @@ def uncertainty(
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over, clusters=clusters)
     reasons = unidentified(pooled, clusters) | _lost_in_noise(pooled.tasks, drawn)
-    D = difficulty_of(drawn.mini, drawn.probes.diagonal(dim1=1, dim2=2))
+    whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
+    D = difficulty_of(drawn.mini, whole)
     C = contribution_of(drawn.mini, drawn.probes)
     one, all_ = one2all_of(C), all2one_of(C)
     rules: dict[str, RuleNoise | None] = {}
@@ -163,6 +164,7 @@ def pooled_scores(tables: Sequence[Scores]) -> Scores:
     first = tables[0]
     if len(tables) == 1:
         return first
+    equal = [table.equal for table in tables if table.equal is not None]
     items = {
         run: {
             task: torch.stack([table.items[run][task] for table in tables]).mean(0)
@@ -174,6 +176,7 @@ def pooled_scores(tables: Sequence[Scores]) -> Scores:
         first.tasks,
         torch.stack([table.mini for table in tables]).mean(0),
         torch.stack([table.probes for table in tables]).mean(0),
+        equal=torch.stack(equal).mean(0) if equal else None,
         items=items,
         transforms=first.transforms,
     )
@@ -208,7 +211,7 @@ def _ratio_sets(pooled: Scores, clusters: Clusters | None, level: float) -> Rati
     for place, task in enumerate(pooled.tasks):
         items = oriented_items(stacked_items([pooled], task)[0], task, pooled.transforms)
         sums, sizes = cluster_sums(items, (clusters or {}).get(task), task)
-        gains = sums[1:] - sums[0]
+        gains = sums[1 : len(pooled.tasks) + 1] - sums[0]
         sets = fieller(gains, gains[place].expand_as(gains), sizes, level=level)
         own = torch.zeros(len(gains), dtype=torch.bool)
         own[place] = True

@@ -15,6 +15,7 @@ Paths are relative to the file's folder, in which the commands run.
 
 from __future__ import annotations
 
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -33,9 +34,13 @@ from pydantic import (
 from cotbal.estimate.rules import RULES
 from cotbal.estimate.score_csv import RESERVED
 from cotbal.estimate.transforms import checked_transforms
+from cotbal.project.functions import check_function
 from cotbal.project.template import EVALUATE, TRAIN, check_template, placeholders
 from cotbal.project.yaml_file import load_yaml
 
+# A quarter is then four mini subsets. With two, C was noise where it was tried.
+LARGEST_MINI_OF_CHEAP = Fraction(1, 16)
+BUDGET_UNITS = ("GPU-hours", "samples")
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # Options of sbatch that are not free, with the reason.
@@ -55,11 +60,24 @@ SLURM_KEYS = {
 
 
 def _train_command(command: str) -> str:
-    return check_template(command, TRAIN, ("data", "output"))
+    return check_function(check_template(command, TRAIN, ("data", "output")))
 
 
 def _evaluate_command(command: str) -> str:
-    return check_template(command, EVALUATE, ("model", "scores"))
+    return check_function(check_template(command, EVALUATE, ("model", "scores")))
+
+
+def _budget(text: str) -> str:
+    amount, _, unit = text.partition(" ")
+    try:
+        good = unit in BUDGET_UNITS and 0 < float(amount) < math.inf
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"expected a number of {' or '.join(BUDGET_UNITS)} such as '80 GPU-hours', got {text!r}"
+        )
+    return text
 
 
 class _Strict(BaseModel):
@@ -260,6 +278,10 @@ class Project(_Strict):
         temperature: T.
         alpha: share of the contribution in rule cotbal.
         on_unidentified: a task whose column of C cannot be told: "raise" or "drop".
+        mode: "full"; "cheap": probes on a quarter of their task, and a model of equal weights that exists;
+            "no-probes": that model and the mini run, nothing else.
+        equal_model: the folder of that model, trained on all data with equal weights.
+        budget: what the runs may come to at most, such as "5000 samples" or "80 GPU-hours".
         precise: difficulty from runs on each task alone.
         step_matched: let the mini run take as many steps as the mean probe; needs {steps}.
         resources: what the runs may use.
@@ -277,6 +299,9 @@ class Project(_Strict):
     temperature: Positive = 0.5
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     on_unidentified: Literal["raise", "drop"] = "raise"
+    mode: Literal["full", "cheap", "no-probes"] = "full"
+    equal_model: Text | None = None
+    budget: Annotated[str, AfterValidator(_budget)] | None = None
     precise: bool = False
     step_matched: bool = False
     resources: Resources = Resources()
@@ -349,24 +374,54 @@ class Project(_Strict):
                 raise ValueError(f"tasks.{name}: the evaluation command has {{data}}; give its validation")
         return self
 
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Project:
+        if self.mode == "full":
+            return self
+        if self.equal_model is None:
+            raise ValueError(f"mode: {self.mode} needs equal_model, a model of all data with equal weights")
+        if self.precise:
+            raise ValueError(f"precise: mode {self.mode} takes the difficulty from equal_model; drop one")
+        if self.mode == "cheap":
+            if self.ratio > LARGEST_MINI_OF_CHEAP:
+                raise ValueError(
+                    f"mini_ratio: expected at most {LARGEST_MINI_OF_CHEAP} in mode cheap, whose probes have "
+                    f"1/4 of their task and gain too little on a larger subset, got {self.mini_ratio}"
+                )
+            return self
+        if self.step_matched:
+            raise ValueError(f"step_matched: mode {self.mode} has no probes to match")
+        if self.rule != "cotbal":
+            raise ValueError(f"rule: expected cotbal, the only one of mode {self.mode}, got {self.rule!r}")
+        return self
+
     def evaluation(self, task: str) -> str:
         """The evaluation command of a task."""
         return self.tasks[task].evaluate or self.evaluate.command
 
 
-def load_project(path: str | Path, *, precise: bool = False, step_matched: bool = False) -> Project:
+def load_project(
+    path: str | Path,
+    *,
+    precise: bool = False,
+    step_matched: bool = False,
+    mode: str | None = None,
+    budget: str | None = None,
+) -> Project:
     """The project in a YAML file.
 
     Args:
         path: the file.
         precise: asks for it whatever the file says.
         step_matched: likewise.
+        mode: in the place of the file's.
+        budget: likewise.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: a mistake in it, told with its line and place.
     """
-    asked = {"precise": precise, "step_matched": step_matched}
-    project = load_yaml(path, Project, {key: True for key, wanted in asked.items() if wanted})
+    asked = {"precise": precise or None, "step_matched": step_matched or None, "mode": mode, "budget": budget}
+    project = load_yaml(path, Project, {key: value for key, value in asked.items() if value is not None})
     project._folder = Path(os.path.abspath(path)).parent
     return project

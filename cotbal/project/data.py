@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+from cotbal.estimate.algorithm1 import MINI, QUARTER
 from cotbal.estimate.store import write_json
 from cotbal.files import slug, writing_atomically
 from cotbal.project.config import Project
@@ -45,7 +47,7 @@ class Part:
 
     Attributes:
         task: the task.
-        share: "mini" or "full".
+        share: "mini", "full" or a fraction such as "1/4".
         files: the files, absolute.
         sha256: of each file.
         records: how many in all.
@@ -65,12 +67,14 @@ class Data:
     Attributes:
         full: the full set of each task, fixed ones included.
         mini: the mini subset of each weighted task, by seed and task.
+        quarter: likewise, a quarter of it, where the mode has such probes; the mini subset lies inside.
         validation: the validation file of each task that has one.
     """
 
     full: dict[str, Part]
     mini: dict[tuple[int, str], Part]
     validation: dict[str, DataFile]
+    quarter: dict[tuple[int, str], Part] = field(default_factory=dict)
 
 
 def prepare(project: Project) -> Data:
@@ -90,12 +94,14 @@ def prepare(project: Project) -> Data:
         full[name] = _part(name, "full", found)
         if task.validation is not None:
             validation[name] = index.look_at(_absolute(project, task.validation), records=False)
-    mini = {}
-    for seed in project.seeds:
-        for name in project.weighted:
-            path = _write_mini(project, seed, full[name])
-            mini[seed, name] = _part(name, "mini", [index.look_at(path, records=True)])
-    return Data(full, mini, validation)
+    ratios = {MINI: project.ratio} | ({QUARTER: Fraction(QUARTER)} if project.mode == "cheap" else {})
+    subsets: dict[str, dict[tuple[int, str], Part]] = {MINI: {}, QUARTER: {}}
+    for share, ratio in ratios.items():
+        for seed in project.seeds:
+            for name in project.weighted:
+                path = _write_subset(project, seed, full[name], ratio)
+                subsets[share][seed, name] = _part(name, share, [index.look_at(path, records=True)])
+    return Data(full, subsets[MINI], validation, subsets[QUARTER])
 
 
 def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:
@@ -124,9 +130,9 @@ def _write(stream: BinaryIO, texts: Iterable[str], form: str) -> None:
     stream.write(after.encode())
 
 
-def _write_mini(project: Project, seed: int, full: Part) -> Path:
-    """The mini subset of a task, written unless it exists."""
-    chosen = subset_size(full.records, project.ratio)
+def _write_subset(project: Project, seed: int, full: Part, ratio: Fraction) -> Path:
+    """The subset of a task that has this share of it, written unless it exists."""
+    chosen = subset_size(full.records, ratio)
     origin = json.dumps([SCHEMA_VERSION, seed, full.task, chosen, full.sha256])
     name = f"{slug(full.task)}-{hashlib.sha256(origin.encode()).hexdigest()[:16]}.json"
     path = project.out.resolve() / "data" / "mini" / name

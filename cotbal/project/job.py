@@ -16,6 +16,7 @@ from cotbal.estimate import processes
 from cotbal.estimate.processes import CommandError
 from cotbal.estimate.store import LOG_FILE
 from cotbal.project.data import Part, write_mixture
+from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
 from cotbal.weights import TaskWeights
 
@@ -62,7 +63,8 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
     """Scores a model on one task; returns the score and the items.
 
     Args:
-        settings: as `ProjectRecipe` makes them, with "needs" {run: folder} and "context".
+        settings: as `ProjectRecipe` makes them, with "needs" {run: folder} and "context"; of a model that
+            exists "context" has the folder and "needs" nothing.
         folder: the run's folder.
         report: called with the work done.
 
@@ -70,11 +72,13 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         CommandError: the model is gone, the command failed, or wrote no score.
     """
     context = settings["context"]
-    ((run, trained),) = settings["needs"].items()
-    paths = evaluate_paths(Path(context["out"]), folder.name, Path(trained).name, context["file"])
+    trained = next(iter(settings["needs"].items()), None)
+    model = context["model"] if trained is None else Path(trained[1]).name
+    paths = evaluate_paths(Path(context["out"]), folder.name, model, context["file"])
     if not Path(paths["model"]).is_dir():
+        advice = f"; remove {trained[1]} to train it again" if trained else ""
         raise CommandError(
-            f"the model of {run!r} is gone: {paths['model']}; remove {trained} to train it again"
+            f"the model of {trained[0] if trained else 'equal'!r} is gone: {paths['model']}{advice}"
         )
     shutil.rmtree(paths["output"], ignore_errors=True)
     Path(paths["output"]).mkdir(parents=True)
@@ -92,7 +96,7 @@ def train_paths(out: Path, key: str, form: str) -> dict[str, str]:
 
 
 def evaluate_paths(out: Path, key: str, trained: str, file: str | None) -> dict[str, str]:
-    """The late placeholders of an evaluation with this key of the training with that one."""
+    """The late placeholders of an evaluation with this key of the training with that one, or of a folder."""
     return {
         "model": str(out / "outputs" / trained),
         "scores": str(out / "runs" / key / "scores.json"),
@@ -128,7 +132,10 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report) -> None:
-    """Runs a command to its end; whatever it has started ends with it."""
+    """Runs a command or a function to its end; whatever it has started ends with it."""
+    if is_function(command):
+        call(command, folder, Path(context["folder"]), report)
+        return
     print(f"$ {command}", flush=True)
     # The worker's own is the driver's; the command may be another Python.
     environment = {"PYTHONPATH": context["python_path"]}

@@ -83,6 +83,32 @@ def outline(project: Project, data: Data, plan: Plan, known: Throughput) -> dict
     }
 
 
+def check_budget(project: Project, totals: Mapping[str, Any]) -> None:
+    """Passes where the plan is within the file's budget, or there is none.
+
+    Args:
+        project: the file.
+        totals: those of `outline`.
+
+    Raises:
+        ValueError: the plan is above it, or its GPU-hours are not known.
+    """
+    if project.budget is None:
+        return
+    amount, _, unit = project.budget.partition(" ")
+    price = totals["samples"] if unit == "samples" else totals["gpu_hours"]
+    if price is None:
+        raise ValueError(
+            "budget: the GPU-hours of the plan are not known; give train.samples_per_gpu_hour and "
+            "evaluate.items_per_gpu_hour, or a budget in samples"
+        )
+    if price > float(amount):
+        less = "smaller mini subsets" if project.mode == "no-probes" else "mode cheap or no-probes"
+        raise ValueError(
+            f"budget: expected at most {project.budget}, the runs come to {price:.6g}; {less} would take less"
+        )
+
+
 def _task(project: Project, data: Data, name: str) -> dict[str, Any]:
     task, file = project.tasks[name], data.validation.get(name)
     minis = {seed: data.mini[seed, name] for seed in project.seeds if task.weight is None}
@@ -114,8 +140,8 @@ def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any
         sizes = {"samples": context["samples"], "work": context["work"], "steps": context["steps"]}
         per_hour = known.train
     else:
-        (need,) = spec.needs
-        paths = evaluate_paths(out, key, keys[need], context["file"])
+        model = keys[spec.needs[0]] if spec.needs else context["model"]
+        paths = evaluate_paths(out, key, model, context["file"])
         sizes = {"task": spec.settings["task"], "items": context["items"]}
         per_hour = known.evaluate
     return {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.algorithm1 import FULL, MINI, MODES, QUARTER, Algorithm1, Recipe
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.store import RunSpec
 from cotbal.project.config import Project
@@ -17,10 +20,12 @@ from cotbal.project.template import LATE, fill
 
 TRAIN = "cotbal.project.job:train"
 EVALUATE = "cotbal.project.job:evaluate"
+# A model that exists: nothing to run.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
-class ProjectRecipe:
+class ProjectRecipe(Recipe):
     """The runs of one seed of a project.
 
     Attributes:
@@ -49,22 +54,15 @@ class ProjectRecipe:
         tasks = self.project.tasks.items()
         return {name: task.transform for name, task in tasks if task.transform is not None}
 
-    def mini(self) -> RunSpec:
-        """The mini run."""
-        parts = [self._mini(task) for task in self.tasks]
-        if not self.project.step_matched:
-            return self._training("mini", parts)
-        probes = [_samples(self._probe_parts(task)) for task in self.tasks]
-        return self._training("mini", parts, matched_to=sum(probes) / len(probes))
+    def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
+        """A run of the estimate."""
+        return self._training(name, self._parts(data), matched_to=self._matched_to(data))
 
-    def probe(self, task: str) -> RunSpec:
-        """The probe run of a task."""
-        return self._training(f"probe {task}", self._probe_parts(task))
-
-    def alone(self, task: str, share: str) -> RunSpec:
-        """A run on one task alone."""
-        part = self._mini(task) if share == "mini" else self.data.full[task]
-        return self._training(f"alone {share} {task}", [part])
+    def equal(self) -> RunSpec:
+        """The model of equal weights that the file names."""
+        folder = self.project.folder / (self.project.equal_model or "")
+        settings = {"data": [{"task": task} for task in self.project.tasks], "model": fingerprint(folder)}
+        return RunSpec(self._named("equal"), GIVEN, settings, 0, context={"model": os.path.abspath(folder)})
 
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The final run under a rule's weights."""
@@ -92,11 +90,20 @@ class ProjectRecipe:
         tasks = trained if len(trained) == 1 else self.tasks
         return [self._evaluation(run, task) for task in tasks]
 
-    def _probe_parts(self, task: str) -> list[Part]:
-        return [self.data.full[task] if other == task else self._mini(other) for other in self.tasks]
+    def _parts(self, data: Mapping[str, str]) -> list[Part]:
+        subsets, full = {MINI: self.data.mini, QUARTER: self.data.quarter}, self.data.full
+        return [
+            subsets[share][self.seed, task] if share in subsets else full[task]
+            for task, share in data.items()
+        ]
 
-    def _mini(self, task: str) -> Part:
-        return self.data.mini[self.seed, task]
+    def _matched_to(self, data: Mapping[str, str]) -> float | None:
+        """The samples that the mini run sees instead of its own, where the file asks for it."""
+        if not self.project.step_matched or data != dict.fromkeys(self.tasks, MINI):
+            return None
+        share = MODES[self.project.mode].share or FULL
+        probes = [_samples(self._parts({**data, task: share})) for task in self.tasks]
+        return sum(probes) / len(probes)
 
     def _training(
         self,
@@ -133,10 +140,15 @@ class ProjectRecipe:
             "task": task,
             "data": None if file is None else file.sha256,
         }
+        given = run.function == GIVEN
+        if given:
+            settings["model"] = run.settings["model"]
         items = 1 if file is None or file.records is None else file.records
         name = self._named(f"evaluate {self._bare(run.name)} on {task}")
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
-        return RunSpec(name, EVALUATE, settings, self._evaluation_work(items), (run.name,), context)
+        context |= run.context if given else {}
+        needs = () if given else (run.name,)
+        return RunSpec(name, EVALUATE, settings, self._evaluation_work(items), needs, context)
 
     def _evaluation_work(self, items: int) -> int:
         """An evaluation in samples of training, so that the time left is told in one unit."""
@@ -173,6 +185,19 @@ def _samples(parts: Sequence[Part]) -> int:
     return sum(part.records for part in parts)
 
 
+def fingerprint(folder: Path) -> str:
+    """What tells a model from another one: a hash of its files' names, sizes and times.
+
+    Raises:
+        ValueError: there is no such folder, or nothing in it.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise ValueError(f"equal_model: expected the folder of a model, got {folder}")
+    known = [(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
 def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
     """The recipe of each seed."""
     return {seed: ProjectRecipe(project, data, seed) for seed in project.seeds}
@@ -181,7 +206,14 @@ def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
 def algorithm(recipe: ProjectRecipe) -> Algorithm1:
     """Algorithm 1 over a recipe, as its file says."""
     project = recipe.project
-    return Algorithm1(recipe, project.temperature, project.alpha, project.on_unidentified, project.precise)
+    return Algorithm1(
+        recipe,
+        project.temperature,
+        project.alpha,
+        project.on_unidentified,
+        project.precise,
+        project.mode,
+    )
 
 
 def plan_of(project: Project, data: Data) -> Plan:
@@ -189,5 +221,5 @@ def plan_of(project: Project, data: Data) -> Plan:
     specs = []
     for recipe in recipes(project, data).values():
         for run in algorithm(recipe).estimation_runs():
-            specs += [run, *recipe.evaluations(run)]
+            specs += [*([] if run.function == GIVEN else [run]), *recipe.evaluations(run)]
     return Plan(specs)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cotbal.estimate.execution import Execution
-from cotbal.estimate.items_json import write_items
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.pool import Crew, Listener, work_on
 from cotbal.estimate.store import Record, Store, locked, write_json
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
-from cotbal.project.outline import outline, throughput
+from cotbal.project.outline import check_budget, outline, throughput
 from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.slurm.driver import work_on_slurm
 from cotbal.project.slurm.tickets import refuse_beside_jobs
@@ -65,7 +64,7 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
 
     Raises:
         OutputInUseError: another process works in the output folder.
-        ValueError: the data cannot be read, or there are fewer GPUs than the file says.
+        ValueError: the data cannot be read, there are fewer GPUs than the file says, or the budget is less.
         OSError: a file cannot be read, the disk cannot take one, or Slurm cannot be reached.
     """
     with locked(project.out):
@@ -73,7 +72,9 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         plan = plan_of(project, data)
         store = store_of(project)
         known = throughput(project, plan, store)
-        write_json(project.out / "plan.json", outline(project, data, plan, known))
+        content = outline(project, data, plan, known)
+        write_json(project.out / "plan.json", content)
+        check_budget(project, content["totals"])
         with listener() as progress:
             execution = _work(project, plan, store, StateFile(project.out, progress))
         outcome = Outcome(plan, execution.failures, [name for name in plan if name not in execution.records])
@@ -109,10 +110,8 @@ def _estimate(recipe: ProjectRecipe, results: Results, outcome: Outcome) -> None
     several = len(project.seeds) > 1
     folder, of_seed = project.out / (f"seed-{seed}" if several else ""), f", seed {seed}" if several else ""
     try:
-        scores = method.scores(results)
-        outcome.files[f"scores{of_seed}"] = scores.to_csv(folder / "scores.csv")
-        if scores.items:
-            outcome.files[f"items{of_seed}"] = write_items(folder / "items.json", scores.items)
+        written = method.write_scores(results, folder)
+        outcome.files |= {f"{name}{of_seed}": path for name, path in written.items()}
         outcome.weights[seed] = method.weights(results, project.rule)
         outcome.files[f"weights{of_seed}"] = outcome.weights[seed].save(folder / "weights.json")
     except ValueError as error:

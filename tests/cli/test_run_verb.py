@@ -334,5 +334,6 @@ def test_recipes_are_shown_and_can_be_copied(tmp_path):
     shown = call("plan", "--recipes").stdout.split()
     for recipe in shown:
         shutil.copy(recipe, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["huggingface.yaml", "llava.yaml"]
+    copied = sorted(path.name for path in tmp_path.iterdir())
+    assert copied == ["digits.yaml", "huggingface.yaml", "llava.yaml"]
     assert call("plan").exit_code == 2

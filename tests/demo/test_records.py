@@ -7,7 +7,7 @@ import pytest
 
 from cotbal.demo.profiles import PROFILES, get_profile
 from cotbal.demo.questions import TASKS
-from cotbal.demo.records import load_corpus, mini_subset, mixture
+from cotbal.demo.records import load_corpus, mixture, subset
 from cotbal.demo.samples import samples
 
 MICRO = PROFILES["micro"]
@@ -49,18 +49,21 @@ def test_mini_subsets_have_one_ratio_and_are_nested() -> None:
     quick = get_profile("quick")
     smaller = dataclasses.replace(quick, mini_ratio=1 / 32)
     for task in quick.tasks:
-        mini = mini_subset(quick, 0, task)
+        mini = subset(quick, 0, task, "mini")
         assert len(mini) == len(set(mini)) == quick.conversations[task] / 8
         assert mini == sorted(mini)
-        assert set(mini_subset(smaller, 0, task)) < set(mini)
-        assert mini_subset(quick, 0, task) == mini != mini_subset(quick, 1, task)
+        assert set(subset(smaller, 0, task, "mini")) < set(mini)
+        assert subset(quick, 0, task, "mini") == mini != subset(quick, 1, task, "mini")
         # A random share, not the first records.
         assert mini[-1] > quick.conversations[task] / 2
+        assert set(mini) < set(subset(quick, 0, task, "1/4")) < set(subset(quick, 0, task, "1/2"))
+        assert subset(quick, 0, task, "full") == list(range(quick.conversations[task]))
 
 
 def test_a_mixture_takes_what_it_names() -> None:
     chosen = mixture(MICRO, 0, {"regcap": "mini", "caption": "full"})
-    assert chosen == [("caption", list(range(96))), ("regcap", mini_subset(MICRO, 0, "regcap"))]
+    assert chosen == [("caption", list(range(96))), ("regcap", subset(MICRO, 0, "regcap", "mini"))]
+    assert [len(indices) for _, indices in mixture(MICRO, 0, {"caption": "1/4", "regcap": "1/2"})] == [24, 48]
     assert sum(len(indices) for _, indices in chosen) == MICRO.run_size({"regcap": "mini", "caption": "full"})
 
 
@@ -69,7 +72,8 @@ def test_a_mixture_takes_what_it_names() -> None:
     [
         ({}, "at least one task"),
         ({"vqa": "full"}, "names task 'vqa'; profile micro has caption, regcap, chat"),
-        ({"caption": "half"}, r"data\['caption'\] must be 'full' or 'mini', got 'half'"),
+        ({"caption": "half"}, r"data\['caption'\] must be 'full', 'mini' or .*, got 'half'"),
+        ({"caption": "5/4"}, r"data\['caption'\] must be 'full', 'mini' or .*, got '5/4'"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_refused(data: dict[str, str], message: str) -> None:

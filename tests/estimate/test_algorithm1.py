@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from cotbal.estimate import Scores, estimate_weights
-from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.algorithm1 import Algorithm1, Recipe
 from cotbal.estimate.store import RunSpec
 
 TASKS = ("a", "b", "c")
@@ -12,20 +12,18 @@ PROBES = [[0.6, 0.35, 0.3], [0.25, 0.7, 0.2], [0.3, 0.4, 0.5]]
 
 
 @dataclasses.dataclass
-class ToyRecipe:
+class ToyRecipe(Recipe):
     tasks = TASKS
     fixed = {"chat": 1.0}  # noqa: RUF012 - a protocol's attribute, not state
-    transforms: dict = dataclasses.field(default_factory=dict)
+    turned: dict = dataclasses.field(default_factory=dict)
     with_items: bool = True
 
-    def mini(self):
-        return RunSpec("mini", "m:f", {"kind": "mini"}, 3, ("base",))
+    @property
+    def transforms(self):
+        return self.turned
 
-    def probe(self, task):
-        return RunSpec(f"probe {task}", "m:f", {"kind": task}, 5, ("base",))
-
-    def alone(self, task, share):
-        return RunSpec(f"alone {share} {task}", "m:f", {"kind": [task, share]}, 2, ("base",))
+    def training(self, name, data):
+        return RunSpec(name, "m:f", {"data": dict(data)}, len(data), ("base",))
 
     def final(self, rule, weights):
         return RunSpec(f"final {rule}", "m:f", {"weights": dict(weights)}, 9, ("base",))
@@ -49,6 +47,50 @@ RESULTS = {
     "mini/scores": result(MINI),
     **{f"probe {t}/scores": result(row) for t, row in zip(TASKS, PROBES, strict=True)},
 }
+
+
+def test_every_run_trains_on_the_shares_that_algorithm_1_says():
+    mini, *probes = Algorithm1(ToyRecipe()).estimation_runs()
+    assert mini.settings == {"data": {"a": "mini", "b": "mini", "c": "mini"}}
+    assert probes[1].settings == {"data": {"a": "mini", "b": "full", "c": "mini"}}
+    alone = Algorithm1(ToyRecipe(), precise=True).estimation_runs()[4:]
+    assert [spec.settings["data"] for spec in alone[:4]] == [
+        {"a": "mini"},
+        {"b": "mini"},
+        {"c": "mini"},
+        {"a": "full"},
+    ]
+
+
+def test_modes_have_the_probes_and_the_model_that_they_say():
+    def names(mode):
+        return [spec.name for spec in Algorithm1(ToyRecipe(), mode=mode).estimation_runs()]
+
+    assert names("cheap") == ["mini", "quarter probe a", "quarter probe b", "quarter probe c", "equal"]
+    assert names("no-probes") == ["mini", "equal"]
+    _, probe, *_, equal = Algorithm1(ToyRecipe(), mode="cheap").estimation_runs()
+    assert probe.settings == {"data": {"a": "1/4", "b": "mini", "c": "mini"}}
+    assert equal.settings == {"data": {"a": "full", "b": "full", "c": "full", "chat": "full"}}
+
+
+def test_scores_of_a_cheap_estimate_have_the_equally_weighted_model():
+    results = {name.replace("probe", "quarter probe"): of_run for name, of_run in RESULTS.items()}
+    results["equal/scores"] = result([0.9, 0.8, 0.7])
+    algorithm = Algorithm1(ToyRecipe(), mode="cheap")
+    scores = algorithm.scores(results)
+    assert scores.equal.tolist() == [0.9, 0.8, 0.7]
+    assert set(scores.items) == {"mini", *TASKS, "equal"}
+    assert algorithm.weights(results, "difficulty").provenance["difficulty"][0] == pytest.approx(
+        1 - 0.2 / 0.9
+    )
+
+
+def test_without_probes_only_rule_cotbal_has_weights():
+    results = {"mini/scores": result(MINI), "equal/scores": result([0.9, 0.8, 0.7])}
+    algorithm = Algorithm1(ToyRecipe(), mode="no-probes")
+    assert algorithm.weights(results)["chat"] == 1.0
+    with pytest.raises(ValueError, match="expected 'cotbal' where there are no probes, got 'one2all'"):
+        algorithm.weights(results, "one2all")
 
 
 def test_final_run_waits_for_all_estimation_runs_and_has_its_size_before():
@@ -102,5 +144,5 @@ def test_precise_difficulty_comes_from_the_runs_on_one_task_alone():
 
 
 def test_transforms_of_the_recipe_reach_the_table():
-    lower = ToyRecipe(transforms={"b": "complement: 2.0"}, with_items=False)
+    lower = ToyRecipe(turned={"b": "complement: 2.0"}, with_items=False)
     assert Algorithm1(lower).scores(RESULTS).oriented("mini").tolist() == [0.2, 1.7, 0.25]

@@ -1,0 +1,156 @@
+"""Weights without probe runs: the difficulty from the mini run and from a model of equal weights.
+
+    D_i = 1 - V_i(mini) / V_i(equal)          l = alpha + (1 - alpha) N softmax(D / T)
+
+The contribution's weights are 1. That is rule "cotbal" with nothing known of C, not the rule "difficulty".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cotbal.estimate.formulas import difficulty_of, weights_of
+from cotbal.estimate.rules import weights_from_signals
+from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
+from cotbal.estimate.transforms import oriented
+from cotbal.weights import TaskWeights
+
+# Draws times items that are held at a time, 8 bytes each.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class TwoModels:
+    """Validation scores of the mini run and of the equally weighted model of all data.
+
+    Attributes:
+        tasks: the N tasks.
+        mini: V_i(mini).
+        equal: V_i of the equally weighted model.
+        items: {"mini" | "equal": {task: per-item scores}}, the items in the same order; may be empty.
+        transforms: where lower is better, as of `Scores`.
+    """
+
+    tasks: Sequence[str]
+    mini: Sequence[float]
+    equal: Sequence[float]
+    items: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    transforms: Mapping[str, str] = field(default_factory=dict)
+
+    def difficulty(self) -> Tensor:
+        """D (N,) float64.
+
+        Raises:
+            ValueError: a score <= 0, where the ratio means nothing.
+        """
+        part, whole = self._oriented([self.mini, self.equal])
+        for task, mini, equal in zip(self.tasks, part.tolist(), whole.tolist(), strict=True):
+            if mini <= 0 or equal <= 0:
+                raise ValueError(
+                    f"scores: task {task!r}: the difficulty needs scores > 0, got {mini:g} with the mini "
+                    f"subset and {equal:g} with equal weights; take a larger mini subset or another metric"
+                )
+        return difficulty_of(part, whole)
+
+    def weights(
+        self, *, temperature: float = 0.5, alpha: float = 0.5, fixed: Mapping[str, float] | None = None
+    ) -> TaskWeights:
+        """The weights, those of the estimated tasks summing to N.
+
+        Raises:
+            ValueError: as of `difficulty` and of `weights_from_signals`.
+        """
+        # A softmax over equal contributions is 1 for every task.
+        unknown = torch.zeros(len(self.tasks), dtype=torch.float64)
+        found = weights_from_signals(
+            unknown,
+            unknown,
+            self.difficulty(),
+            tasks=self.tasks,
+            temperature=temperature,
+            alpha=alpha,
+            fixed=fixed,
+        )
+        scores = {MINI: list(self.mini), EQUAL: list(self.equal)}
+        extra = {"mode": "no-probes", "scores": scores, "transforms": dict(self.transforms)}
+        kept = {name: found.provenance[name] for name in ("tasks", "difficulty")}
+        return dataclasses.replace(found, provenance=kept | extra)
+
+    def intervals(
+        self,
+        *,
+        temperature: float = 0.5,
+        alpha: float = 0.5,
+        level: float = 0.95,
+        draws: int = 2000,
+        seed: int = 0,
+    ) -> Tensor:
+        """(N, 2) float64: the weights' intervals by the bootstrap over items, the same ones in both models.
+
+        Raises:
+            ValueError: there are no items, or a score that is not their mean.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        columns = [self._drawn(place, draws, generator) for place in range(len(self.tasks))]
+        part, whole = self._oriented(torch.stack(columns, -1))
+        nothing = torch.zeros_like(part)
+        drawn = weights_of(
+            "cotbal", nothing, nothing, difficulty_of(part, whole), temperature=temperature, alpha=alpha
+        )
+        tail = (1 - level) / 2
+        return torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0).T
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Return `path` after writing all but the items there: rows mini and equal."""
+        rows: dict[str, Sequence[object]] = {MINI: self.mini, EQUAL: self.equal}
+        if self.transforms:
+            rows[TRANSFORM] = [self.transforms.get(task, "") for task in self.tasks]
+        return write_score_csv(path, self.tasks, rows)
+
+    @classmethod
+    def from_csv(
+        cls, path: str | Path, items: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+    ) -> TwoModels | None:
+        """The scores in a file that `to_csv` wrote; None where the file is one with probes.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: rows or cells that are missing, repeated or no numbers.
+        """
+        try:
+            tasks, cells = read_score_csv(path)
+            if tasks[0] in cells:
+                return None
+            mini, equal = (numbers(cells[row], tasks, row) for row in (MINI, EQUAL))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
+        return cls(tasks, mini, equal, items or {}, {task: name for task, name in named if name})
+
+    def _oriented(self, rows: Sequence[Sequence[float]] | Tensor) -> Tensor:
+        return oriented(torch.as_tensor(rows, dtype=torch.float64), tuple(self.tasks), dict(self.transforms))
+
+    def _drawn(self, place: int, draws: int, generator: torch.Generator) -> Tensor:
+        """(2, draws): the scores of a task in both models, in every draw of its items."""
+        task = self.tasks[place]
+        mini, equal = (self.items.get(run, {}).get(task) for run in (MINI, EQUAL))
+        if mini is None or equal is None or len(mini) != len(equal):
+            raise ValueError(
+                f"items: expected those of task {task!r} in {MINI} and {EQUAL}, the same ones; the "
+                "intervals need them"
+            )
+        pair = torch.stack([torch.as_tensor(values, dtype=torch.float64) for values in (mini, equal)])
+        scores = torch.tensor([self.mini[place], self.equal[place]], dtype=torch.float64)
+        if not torch.allclose(pair.mean(1), scores, rtol=1e-6, atol=1e-6):
+            raise ValueError(f"items: expected the score of task {task!r} to be the mean of its items")
+        count, parts = pair.shape[1], []
+        for start in range(0, draws, max(1, _CHUNK // count)):
+            size = min(draws - start, max(1, _CHUNK // count))
+            parts.append(pair[:, torch.randint(count, (size, count), generator=generator)].mean(-1))
+        return torch.cat(parts, -1)

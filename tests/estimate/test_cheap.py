@@ -1,0 +1,78 @@
+"""Contribution from probes on a share of each task, difficulty from an equally weighted model."""
+
+import pytest
+import torch
+
+from cotbal.estimate import Scores, contribution, difficulty, estimate_weights
+from cotbal.estimate.items_json import read_items, write_items
+from cotbal.estimate.no_probes import TwoModels
+from cotbal.estimate.uncertainty import uncertainty
+
+TASKS = ["a", "b", "c"]
+MINI = [0.2, 0.3, 0.25]
+PROBES = [[0.6, 0.35, 0.3], [0.25, 0.7, 0.2], [0.3, 0.4, 0.5]]
+EQUAL = [0.5, 0.9, 0.4]
+
+
+def with_items(equal=None, count=400):
+    generator = torch.Generator().manual_seed(1)
+    rows = {"mini": MINI, **dict(zip(TASKS, PROBES, strict=True))} | ({"equal": equal} if equal else {})
+    luck = {task: torch.rand(count, generator=generator) for task in TASKS}
+    items = {
+        run: {t: (luck[t] < v).double() for t, v in zip(TASKS, row, strict=True)} for run, row in rows.items()
+    }
+    means = {run: [of_run[task].mean().item() for task in TASKS] for run, of_run in items.items()}
+    probes = [means[task] for task in TASKS]
+    return Scores(TASKS, means["mini"], probes, equal=means.get("equal"), items=items)
+
+
+def test_equally_weighted_model_changes_the_difficulty_and_nothing_else():
+    with_probes, cheap = Scores(TASKS, MINI, PROBES), Scores(TASKS, MINI, PROBES, equal=EQUAL)
+    assert torch.equal(contribution(cheap), contribution(with_probes))
+    assert difficulty(cheap).tolist() == pytest.approx([1 - m / e for m, e in zip(MINI, EQUAL, strict=True)])
+    one, other = (estimate_weights(scores, rule="contribution") for scores in (cheap, with_probes))
+    assert dict(one) == dict(other)
+    found = estimate_weights(cheap)
+    assert found.provenance["scores"]["equal"] == EQUAL
+    assert dict(found) != dict(estimate_weights(with_probes))
+
+
+def test_score_of_the_equally_weighted_model_must_be_above_zero():
+    with pytest.raises(ValueError, match=r"task 'b': the difficulty .* needs scores > 0"):
+        difficulty(Scores(TASKS, MINI, PROBES, equal=[0.5, 0.0, 0.4]))
+
+
+def test_table_and_items_are_read_back(tmp_path):
+    first = with_items(EQUAL)
+    items = read_items(write_items(tmp_path / "items.json", first.items)).items
+    again = Scores.from_csv(first.to_csv(tmp_path / "scores.csv"), items=items)
+    assert TwoModels.from_csv(tmp_path / "scores.csv") is None
+    assert torch.equal(again.equal, first.equal)
+    assert torch.equal(again.probes, first.probes)
+    assert torch.equal(again.items["equal"]["b"], first.items["equal"]["b"])
+
+
+def test_intervals_of_the_difficulty_are_those_of_the_two_models():
+    cheap, plain = with_items(EQUAL), with_items()
+    found, of_probes = uncertainty(cheap), uncertainty(plain)
+    two = TwoModels(
+        TASKS, cheap.mini.tolist(), cheap.equal.tolist(), {r: cheap.items[r] for r in ("mini", "equal")}
+    )
+    D = two.difficulty()
+    assert ((found.difficulty[0] < D) & (found.difficulty[1] > D)).all()
+    # Only D and what needs it changes; the same items are drawn.
+    for name in ("mini", "probes", "one2all", "all2one"):
+        assert torch.equal(getattr(found, name), getattr(of_probes, name))
+    assert not torch.allclose(found.difficulty, of_probes.difficulty, atol=0.02)
+    assert torch.equal(found.rules["contribution"].low, of_probes.rules["contribution"].low)
+    # Rule difficulty from two models with alpha 0 is a bootstrap of its own.
+    expected = two.intervals(alpha=0.0, draws=4000).T
+    assert torch.allclose(
+        torch.stack([found.rules["difficulty"].low, found.rules["difficulty"].high]), expected, atol=0.03
+    )
+
+
+def test_seeds_are_pooled_with_their_equally_weighted_models():
+    found = uncertainty([with_items(EQUAL), with_items([0.6, 0.8, 0.45])])
+    low, high = found.difficulty[:, 0].tolist()
+    assert low < 1 - 0.2 / 0.55 < high

@@ -1,0 +1,99 @@
+"""Weights from the mini run and an equally weighted model alone."""
+
+import math
+
+import pytest
+import torch
+
+from cotbal.estimate import Scores, estimate_weights
+from cotbal.estimate.no_probes import TwoModels
+
+TASKS = ["a", "b", "c"]
+MINI, EQUAL = [0.2, 0.3, 0.4], [0.5, 0.4, 0.8]
+
+
+def test_weights_are_half_ones_and_half_a_softmax_of_the_difficulty():
+    found = TwoModels(TASKS, MINI, EQUAL).weights(temperature=0.7, alpha=0.3, fixed={"chat": 1.5})
+    D = [1 - 0.2 / 0.5, 1 - 0.3 / 0.4, 1 - 0.4 / 0.8]
+    total = sum(math.exp(value / 0.7) for value in D)
+    expected = [0.3 + 0.7 * 3 * math.exp(value / 0.7) / total for value in D]
+    assert [found[task] for task in TASKS] == pytest.approx(expected)
+    assert found["chat"] == 1.5
+    assert sum(expected) == pytest.approx(3)
+    assert found.provenance == {
+        "tasks": TASKS,
+        "difficulty": pytest.approx(D),
+        "mode": "no-probes",
+        "scores": {"mini": MINI, "equal": EQUAL},
+        "transforms": {},
+    }
+
+
+def test_that_is_not_the_rule_called_difficulty_but_cotbal_where_contributions_are_equal():
+    # Every probe lifts each other task by half of what that task's own probe gives it: all of C is 1/2.
+    gains = torch.tensor(EQUAL) - torch.tensor(MINI)
+    probes = torch.tensor(MINI) + gains * (0.5 + 0.5 * torch.eye(3))
+    scores = Scores(TASKS, MINI, probes)
+    found = TwoModels(TASKS, MINI, EQUAL).weights()
+    assert dict(found) == pytest.approx(dict(estimate_weights(scores)), abs=1e-6)
+    assert found["a"] < estimate_weights(scores, rule="difficulty")["a"]
+
+
+def test_where_lower_is_better_the_score_is_turned():
+    turned = TwoModels(TASKS, [0.8, 0.3, 0.4], [0.5, 0.4, 0.8], transforms={"a": "complement: 1.0"})
+    assert turned.difficulty().tolist() == pytest.approx([1 - 0.2 / 0.5, 0.25, 0.5])
+
+
+def test_table_is_read_back_and_is_no_table_of_probes(tmp_path):
+    first = TwoModels(TASKS, MINI, EQUAL, transforms={"b": "complement: 1.0"})
+    path = first.to_csv(tmp_path / "scores.csv")
+    again = TwoModels.from_csv(path)
+    assert (tuple(again.tasks), again.mini, again.equal) == (tuple(TASKS), MINI, EQUAL)
+    assert again.transforms == first.transforms
+    with pytest.raises(ValueError, match="this is a table of mode no-probes"):
+        Scores.from_csv(path)
+    path = Scores(TASKS, MINI, torch.eye(3)).to_csv(tmp_path / "probes.csv")
+    assert TwoModels.from_csv(path) is None
+    path.write_text("run,a,b,c\nmini,1,1,1\nb,1,1,1\nequal,1,1,1\n")
+    with pytest.raises(ValueError, match="missing rows: a, c"):
+        TwoModels.from_csv(path)
+
+
+@pytest.mark.parametrize("scores", [([0.0, 0.3, 0.4], EQUAL), (MINI, [-0.1, 0.4, 0.8])])
+def test_score_that_is_not_above_zero_is_told_with_its_task(scores):
+    with pytest.raises(ValueError, match="task 'a': the difficulty needs scores > 0"):
+        TwoModels(TASKS, *scores).weights()
+
+
+def drawn(generator, chances, count):
+    return (torch.rand(len(chances), count, generator=generator) < torch.tensor(chances)[:, None]).double()
+
+
+def test_intervals_hold_the_true_weights_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(3)
+    truth = TwoModels(TASKS, MINI, EQUAL).weights()
+    inside = 0
+    for seed in range(150):
+        rows = {"mini": drawn(generator, MINI, 400), "equal": drawn(generator, EQUAL, 400)}
+        items = {run: dict(zip(TASKS, row.tolist(), strict=True)) for run, row in rows.items()}
+        means = [row.mean(1).tolist() for row in rows.values()]
+        spans = TwoModels(TASKS, *means, items=items).intervals(draws=300, seed=seed)
+        inside += sum(low <= truth[t] <= high for t, (low, high) in zip(TASKS, spans.tolist(), strict=True))
+    # 450 of them; the three of a table hang together, hence four standard errors of 150.
+    assert abs(inside / 450 - 0.95) < 4 * (0.95 * 0.05 / 150) ** 0.5
+
+
+def test_pairing_narrows_the_intervals_and_missing_or_other_items_are_told():
+    generator = torch.Generator().manual_seed(0)
+    luck = torch.rand(3, 400, generator=generator)
+    rows = {"mini": luck < torch.tensor(MINI)[:, None], "equal": luck < torch.tensor(EQUAL)[:, None]}
+    items = {run: dict(zip(TASKS, row.double().tolist(), strict=True)) for run, row in rows.items()}
+    means = [row.double().mean(1).tolist() for row in rows.values()]
+    together = TwoModels(TASKS, *means, items=items).intervals()
+    shuffled = {"mini": items["mini"], "equal": {t: v[::-1] for t, v in items["equal"].items()}}
+    apart = TwoModels(TASKS, *means, items=shuffled).intervals()
+    assert (together.diff(dim=1) < apart.diff(dim=1)).all()
+    with pytest.raises(ValueError, match="expected those of task 'a' in mini and equal"):
+        TwoModels(TASKS, *means, items={"mini": items["mini"]}).intervals()
+    with pytest.raises(ValueError, match="expected the score of task 'a' to be the mean of its items"):
+        TwoModels(TASKS, MINI, EQUAL, items=items).intervals()
