@@ -21,7 +21,7 @@ from csrc_triton.row_math import (
 )
 from csrc_triton.row_parts import read_row, row_parts, write_label, write_row, write_zeros
 
-# Programs that scale rows: a few for each multiprocessor, for most often they find that there is nothing to do.
+# Programs that scale rows: a few for each multiprocessor, for most often there is nothing to do.
 _SCALE_PROGRAMS = 2048
 
 

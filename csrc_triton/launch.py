@@ -101,7 +101,7 @@ def on_gpu_of(tensor: Tensor) -> AbstractContextManager[None]:
 
 @cache
 def has_clusters(device: torch.device, triton_version: str) -> bool:
-    """Whether programs of one row form a cluster: Triton >= 3.8 on data-centre Blackwell, where none was timed yet.
+    """Whether programs of one row form a cluster: Triton >= 3.8 on data-centre Blackwell, not timed yet.
 
     On Hopper they can, but are slower: on an H100 with Triton 3.8 they reached 0.26 to 0.55 of the copy's
     bandwidth, two passes 0.7 and more.

@@ -1,4 +1,4 @@
-"""The parts of a row: what a block holds, what comes before it, and the rest, a tail in registers or two edges.
+"""The parts of a row: a block, what comes before it, and the rest, a tail in registers or two edges.
 
 A row that starts or ends inside a word of `WORD` columns moves as whole words, 128 bits at a time, and two
 edges of less than a word each. Positions count from the start of the word in which the row starts.
