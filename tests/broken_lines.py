@@ -203,11 +203,11 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "rest * label_exp * factor",
         ),
         "smoothing is dropped from the loss (torch)": (
-            "losses = losses + eps / n_cols * (mass * minus_log_p - smooth)",
+            "losses = losses + eps / n_classes * (mass * spread - smooth)",
             "losses = losses + 0",
         ),
         "smoothing is dropped from the gradient (torch)": (
-            "z.sub_(step if options.class_weights is None else step * options.class_weights)",
+            "exps.sub_(step if options.class_weights is None else step * options.class_weights)",
             "pass",
         ),
         "a class of weight 0 is smoothed onto (torch)": (".masked_fill_(options.class_weights == 0, 0)", ""),
@@ -216,17 +216,17 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "losses = losses + options.z_loss * lse**2 * kept",
         ),
         "the z-loss's gradient lacks its 2 (torch)": ("rest = rest + 2 * options", "rest = rest + options"),
-        "the cap's derivative is dropped (torch)": ("z.mul_(slope)", "pass"),
+        "the cap's derivative is dropped (torch)": ("exps.mul_(slope)", "pass"),
         "hits are decided after the cap (torch)": (
             "_top1_correct(z, labels) if",
             "_top1_correct(z if options.softcap is None else (z / options.softcap).tanh(), labels) if",
         ),
         "an infinite logit reaches the gradient of a row of weight 0 (torch)": (
-            "        _clear_unweighted_(z, scale)\n",
+            "    _clear_unweighted_(exps, scale)\n",
             "",
         ),
         "a row of -inf and blocks of it give NaN (torch)": (
-            "z.sub_(largest.masked_fill(largest == -torch.inf, 0)).exp_()",
+            "z.sub_(_finite_or_zero(largest)).exp_()",
             "z.sub_(z[:, :1]).exp_()",
         ),
     },
@@ -236,16 +236,24 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "shift = new_max",
         ),
         "columns past the end hold 0 (Triton)": (
-            'mask=cols < n_cols, other=float("-inf")).to',
-            "mask=cols < n_cols, other=0.0).to",
+            'x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE)',
+            "x = tl.load(row_ptr + cols, mask=is_col, other=0.0, eviction_policy=CACHE)",
+        ),
+        "columns past the end hold 0 in the first pass (Triton)": (
+            'other=float("-inf"), eviction_policy="evict_last")',
+            'other=0.0, eviction_policy="evict_last")',
+        ),
+        "the label is counted in the first pass (Triton)": (
+            "if (label >= step * STEP) & (label < (step + 1) * STEP):",
+            "if label < 0:",
         ),
         "the cap makes columns past the end finite (Triton)": (
-            'x = tl.where(cols < n_cols, softcap * tanh(x / softcap), float("-inf"))',
+            'x = tl.where(is_other, softcap * tanh(x / softcap), float("-inf"))',
             "x = softcap * tanh(x / softcap)",
         ),
         "the cap's derivative is dropped (Triton)": (
-            "gradient *= 4.0 * t / ((1.0 + t) * (1.0 + t))",
-            "gradient *= 1.0",
+            "slope = 4.0 * t / ((1.0 + t) * (1.0 + t))",
+            "slope = 1.0",
         ),
         "small logits lose their digits to the cap (Triton)": (
             "return tl.where(tl.abs(x) < 0.25, near * series, far)",
@@ -256,43 +264,43 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "kept = label_class_weight",
         ),
         "smoothing is dropped from the loss (Triton)": (
-            "loss += label_smoothing / n_classes * (mass * minus_log_p - smooth)",
+            "loss += label_smoothing / n_classes * (mass * spread - smooth)",
             "loss += 0.0",
         ),
         "smoothing is dropped from the gradient (Triton)": (
-            "gradient -= smoothing_factor * class_weights",
-            "gradient -= 0.0",
+            "            gradient -= smoothing_factor\n",
+            "            gradient -= 0.0\n",
         ),
         "a class of weight 0 is smoothed onto (Triton)": (
-            "tl.where(class_weights == 0.0, 0.0, class_weights * (z - pivot))",
-            "class_weights * (z - pivot)",
+            "is_counted &= class_weights != 0.0",
+            "is_counted &= class_weights == class_weights",
         ),
         "the z-loss is lse and not its square (Triton)": ("z_loss * lse * lse", "z_loss * lse"),
-        "an infinite logit reaches the gradient of a row of weight 0 (Triton)": (
-            "    gradient = tl.where(scale == 0.0, 0.0, gradient)\n",
-            "",
-        ),
     },
     "csrc_triton/gtw_cross_entropy.py": {
+        "an infinite logit reaches the gradient of a row of weight 0 (Triton)": (
+            "if scale == 0.0:",
+            "if label == -1:",
+        ),
         "the label's term of the gradient is dropped (Triton)": (
-            "per_exp * (rest * label_exp - kept * others)",
-            "per_exp * rest * label_exp",
+            "per_exp * (shared * label_exp - kept * others)",
+            "per_exp * shared * label_exp",
         ),
         "the label's gradient is formed as p - 1 (Triton)": (
-            "per_exp * (rest * label_exp - kept * others)",
-            "scale * ((kept + rest) * (label_exp / total) - kept)",
+            "per_exp * (shared * label_exp - kept * others)",
+            "scale * ((kept + shared) * (label_exp / total) - kept)",
         ),
         "the z-loss's gradient is not weighted (Triton)": (
-            "factor = per_exp * (kept + rest)",
-            "factor = per_exp * kept + rest / total",
+            "per_exp * (kept + shared),",
+            "per_exp * kept + shared / total,",
         ),
         "the class weight is left out of the row's loss (Triton)": (
             "label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)",
             "label_class_weight = 1.0",
         ),
         "hits are decided after the cap (Triton)": (
-            "is_beating(x, label_x, cols, label, n_cols)",
-            "is_beating(z, label_z, cols, label, n_cols)",
+            "is_beaten = (largest_x > label_x).to(tl.int32)",
+            "is_beaten = (largest > label_z).to(tl.int32)",
         ),
         "the loss is rounded to the logits' dtype (Triton)": (
             "tl.store(losses_ptr + row, loss)",
@@ -302,10 +310,17 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "ordinary sizes.\n    row = tl.program_id(0).to(tl.int64)",
             "ordinary sizes.\n    row = tl.program_id(0)",
         ),
-        "the end of an odd gradient is not scaled (Triton)": (
-            "_scale_rows_(flat.narrow(0, end, rest).view(1, rest), factor)",
+        "the edges of an odd gradient are not scaled (Triton)": (
+            "_scale(row_ptr + rest, is_rest, factor)",
             "pass",
         ),
-        "the upstream gradient is not applied (Triton)": ("if factor == 1.0:", "if factor == factor:"),
+        "rows with a label are not scaled (Triton)": (
+            "other=ignore_index) != ignore_index",
+            "other=ignore_index) == ignore_index",
+        ),
+        "the upstream gradient is not applied (Triton)": (
+            "is_scaled = factor != 1.0",
+            "if factor == factor:",
+        ),
     },
 }
