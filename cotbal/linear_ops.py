@@ -27,7 +27,7 @@ def _compute(
     bias: Tensor | None,
     arguments: RowArguments,
     row_upstream: Tensor | None,
-    needs: tuple[bool, bool, bool],
+    needs: tuple[bool, ...],
     memory_budget: int | None,
     valid_count: int | None,
     weight_gradient_into: Tensor | None = None,
@@ -55,6 +55,11 @@ def _compute(
     return outputs, (result.hidden_gradient, result.weight_gradient, result.bias_gradient)
 
 
+def _needed_now(arguments: RowArguments, needs: list[bool]) -> tuple[bool, ...]:
+    """The gradients that the forward pass forms: none where each row will get a factor of its own."""
+    return tuple(needed and arguments.reduction != "none" for needed in needs)
+
+
 def _or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0) if gradient is None else gradient
 
@@ -80,16 +85,18 @@ def linear_gtw_cross_entropy_op(
     """
     row_upstream, *needs, memory_budget, valid_count = arguments[_N_ROWS:]
     rows = RowArguments(*arguments[:_N_ROWS])
+    needs_now = _needed_now(rows, needs)
     outputs, gradients = _compute(
-        hidden, weight, bias, rows, row_upstream, tuple(needs), memory_budget, valid_count
+        hidden, weight, bias, rows, row_upstream, needs_now, memory_budget, valid_count
     )
     return *outputs, *(_or_empty(gradient, hidden) for gradient in gradients)
 
 
 @linear_gtw_cross_entropy_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    needs = arguments[_N_ROWS + 1 : _N_ROWS + 4]
-    outputs = LossOutputs.fake(RowArguments(*arguments[:_N_ROWS]), hidden)
+    rows = RowArguments(*arguments[:_N_ROWS])
+    needs = _needed_now(rows, list(arguments[_N_ROWS + 1 : _N_ROWS + 4]))
+    outputs = LossOutputs.fake(rows, hidden)
     gradients = (
         like.new_empty(like.shape) if needed and like is not None else hidden.new_empty(0)
         for needed, like in zip(needs, (hidden, weight, bias), strict=True)
@@ -104,7 +111,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.mark_non_differentiable(*output[1:])
     ctx.needs, ctx.chunks = needs, (memory_budget, valid_count)
     if arguments.reduction == "none":
-        # Each row will get a gradient of its own from above: the products are made anew then.
+        # The logits are made anew then, and the other products for the first time.
         ctx.held = None
         save_rows(ctx, arguments, LossOutputs(*output[:6]), *inputs[:_N_FEATURES])
     else:

@@ -14,10 +14,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import cotbal
+from csrc_triton import linear_gtw_cross_entropy as launcher
 from csrc_triton import logits_chunks, products
 from csrc_triton.compact import IN_TORCH
 from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
 from csrc_triton.logits_chunks import GPU_BUDGET, ChunkMemory, ChunkRows
+from csrc_triton.products import add_product_
 from tests.csrc_triton.linear_cases import LinearCase
 from tests.csrc_triton.tally import Tally
 
@@ -149,6 +152,26 @@ def test_older_torch_needs_no_buffer_of_the_heads_size(monkeypatch: pytest.Monke
     tally = Tally(large=2**62)
     on_fake_cuda(tally, needs_hidden_gradient=False, into=torch.float32, memory_budget=1)
     assert tally.peak < 0.1 * VOCABULARY * WIDTH * 2
+
+
+@pytest.mark.parametrize(("reduction", "products"), [("sum", (3, 3)), ("none", (1, 4))])
+def test_products_of_a_training_step(
+    reduction: str, products: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6 Nv V D FLOPs; 8 where the rows' factors come from above, since the logits are made anew."""
+    made = []
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        made.append(arguments)
+        add_product_(*arguments, **options)
+
+    for module in (logits_chunks, launcher):
+        monkeypatch.setattr(module, "add_product_", counted)
+    hidden, weight = torch.randn(6, 8).requires_grad_(), torch.randn(40, 8).requires_grad_()
+    loss = cotbal.linear_gtw_cross_entropy(hidden, weight, torch.arange(6), reduction=reduction)
+    assert len(made) == products[0]
+    loss.sum().backward()
+    assert len(made) == products[1]
 
 
 def test_without_the_count_a_gpu_is_asked_once() -> None:
