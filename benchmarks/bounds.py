@@ -9,7 +9,7 @@ from benchmarks.plan import BARE
 
 # From this many rows on the linear bounds hold; smaller ones are published.
 _LINEAR_ROWS = 8192
-_CLUSTER_TRITON, _CLUSTER_CAPABILITY = (3, 8), 10
+_CLUSTER_TRITON, _CLUSTER_CAPABILITY = (3, 8), 9
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _bandwidth_limit(case: Case, content: dict[str, Any]) -> float:
 
 
 def _has_clusters(content: dict[str, Any]) -> bool:
-    """Whether rows of any size stay in a cluster's registers: Triton >= 3.8, compute capability >= 10."""
+    """Whether rows of any size stay in a cluster's registers: Triton >= 3.8, compute capability >= 9."""
     found = content["environment"]
     version = tuple(int(part) for part in found["packages"].get("triton", "0.0").split(".")[:2])
     return version >= _CLUSTER_TRITON and float(found.get("capability", 0)) >= _CLUSTER_CAPABILITY

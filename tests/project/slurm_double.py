@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.store import Record, RunSpec, write_json
-from cotbal.project.config import Resources
+from cotbal.project.resources import Resources
 from cotbal.project.slurm import driver, tickets
 from cotbal.project.slurm.queue import QueuedJob, SlurmError
 from cotbal.project.slurm.task import FAILURE_FILE

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from cotbal.project import recipe_files
-from cotbal.project.config import Project, Resources, load_project
+from cotbal.project.config import Project, load_project
+from cotbal.project.resources import Resources
 from tests.project.toy import content
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cotbal.project.config import Evaluate, Project, Resources, Slurm, Task, Train, load_project
+from cotbal.project.config import Evaluate, Project, Task, Train, load_project
+from cotbal.project.resources import Resources, Slurm
 from cotbal.project.template import EVALUATE, TRAIN
 
 TEXT = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text()

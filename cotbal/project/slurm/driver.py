@@ -10,8 +10,8 @@ from cotbal.estimate.execution import Execution, Job
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.pool import LOG_LINES, MAX_RETRIES, Listener
 from cotbal.estimate.store import LOG_FILE, Store
-from cotbal.project.config import Resources
 from cotbal.project.job import work_done
+from cotbal.project.resources import Resources
 from cotbal.project.slurm.queue import (
     QueuedJob,
     SlurmError,
