@@ -1,9 +1,5 @@
 """The compact arrays: every row that is read, once and in order; in plain torch and in the kernels."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ pytest.importorskip("triton")
 from csrc_triton import compact_kernels as kernels
 from csrc_triton.compact import IN_TORCH, RowMoves, compact_rows, compact_to
 from csrc_triton.compact_kernels import IN_TRITON
+from tests.csrc_triton.compiled import compiled
 
 IGNORE = -100
 everywhere = pytest.mark.parametrize("moves", [IN_TORCH, IN_TRITON], ids=["torch", "triton"])
@@ -134,16 +131,7 @@ def test_a_count_is_a_bound() -> None:
 
 
 def test_every_kernel_compiles_without_spills(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.csrc_triton.compact_compile"],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = compiled("compact_compile", tmp_path)
     # Two ways to compact and one to put back, on each of four GPUs.
     assert len(lines) == 4 * (2 + 1)
     for line in lines:

@@ -1,9 +1,5 @@
 """Every launch compiles for every architecture, spills nothing and moves 128 bits at a time."""
 
-import json
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ pytest.importorskip("triton")
 
 from csrc_triton import gtw_cross_entropy
 from csrc_triton.options import LossOptions
+from tests.csrc_triton.compiled import compiled
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # fp16 moves as bf16 does, and few train in fp32: the long matrix has both.
@@ -27,19 +24,6 @@ EVERY = ("plain", "no gradient", "scalar options", "smoothing", "softcap", "all"
 # Each with edges and without, for each dtype; a cluster's tail has no edges.
 N_ROW_ENTRIES, N_ELEMENTWISE_ENTRIES, N_CLUSTER_ENTRIES = 7, 4, 5
 N_TAILS = 2
-
-
-def compiled(python: Path | str, cache: Path, *arguments: str) -> list[dict[str, Any]]:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [python, "-m", "tests.csrc_triton.offline_compile", *arguments],
-        env=environment | {"TRITON_CACHE_DIR": str(cache)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def select(options: tuple[str, ...]) -> tuple[set[str], list[str]]:
@@ -59,7 +43,7 @@ def assert_wide_without_spills(line: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", [MOST, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
 def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, options: tuple[str, ...]) -> None:
     dtypes, arguments = select(options)
-    lines = compiled(sys.executable, tmp_path, "--target", target, *arguments)
+    lines = compiled("offline_compile", tmp_path, "--target", target, *arguments)
     assert {line["dtype"] for line in lines} == dtypes
     # Each set of options belongs to the entries of one kind.
     assert len(lines) == (N_ROW_ENTRIES + N_ELEMENTWISE_ENTRIES) * 2 * len(dtypes) * len(options) // 2
@@ -69,7 +53,7 @@ def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, optio
 
 def test_every_launch_compiles_for_amd(tmp_path: Path) -> None:
     options = (f"--options={name}" for name in MOST)
-    lines = compiled(sys.executable, tmp_path, "--target=gfx942", "--dtype=bf16", *options)
+    lines = compiled("offline_compile", tmp_path, "--target=gfx942", "--dtype=bf16", *options)
     assert len(lines) == (N_ROW_ENTRIES + N_ELEMENTWISE_ENTRIES) * 2
     # The most that a program may have; AMD's warps are of 64.
     assert max(line["threads"] for line in lines) == 1024
@@ -102,7 +86,9 @@ def test_programs_have_at_most_1024_threads(
 @pytest.mark.parametrize("options", [MOST, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
 def test_clusters_compile_without_spills(tmp_path: Path, target: str, options: tuple[str, ...]) -> None:
     dtypes, arguments = select(options)
-    lines = compiled(COMPILE_PYTHON, tmp_path, "--clusters", "--target", target, *arguments)
+    lines = compiled(
+        "offline_compile", tmp_path, "--clusters", "--target", target, *arguments, python=COMPILE_PYTHON
+    )
     assert {line["dtype"] for line in lines} == dtypes
     assert len(lines) == (2 * N_CLUSTER_ENTRIES - N_TAILS) * len(dtypes) * len(options) // 2
     for line in lines:

@@ -1,9 +1,5 @@
 """Gathering by an index with gaps, and scattering in pieces by its inverse, in torch and in the kernel."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +9,7 @@ from torch import Tensor
 from csrc_triton import compact
 from csrc_triton import gather_rows as kernel
 from csrc_triton.compact import GatherRows, compact_to
+from tests.csrc_triton.compiled import compiled
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 everywhere = pytest.mark.parametrize(
@@ -94,16 +91,7 @@ def test_offsets_beyond_2_to_the_31(gather: GatherRows) -> None:
 
 
 def test_kernel_compiles_without_spills(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.csrc_triton.gather_compile"],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = compiled("gather_compile", tmp_path)
     assert len(lines) == 4 * 4
     for line in lines:
         if "registers" in line:

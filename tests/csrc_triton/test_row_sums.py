@@ -1,9 +1,5 @@
 """The kernels over rows alone: weights, what is out of range, and sums per task over several blocks."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ pytest.importorskip("triton")
 from csrc_triton import row_sums, task_stats
 from csrc_triton.rows import Rows
 from csrc_triton.task_stats import RowSums
+from tests.csrc_triton.compiled import compiled
 
 ROWS, VOCABULARY, TASKS, IGNORE = 23, 11, 3, -100
 # A row that is valid, and one that is not.
@@ -121,16 +118,7 @@ def test_sums_are_those_of_torch(rows: Rows, divisor: float | None, reads_unweig
 
 
 def test_every_kernel_over_rows_compiles(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.csrc_triton.row_sums_compile"],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = compiled("row_sums_compile", tmp_path)
     assert {line["kernel"] for line in lines} == {"weigh_rows", "sum_rows", "scale_rows"}
     assert {line["target"] for line in lines} == {"sm_80", "sm_90", "sm_100", "gfx942"}
     for line in lines:

@@ -1,11 +1,7 @@
 """Pieces of a vocabulary in one process: what they tell each other gives what the whole row gives."""
 
 import itertools
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from csrc_triton import reference, vocab_pieces
 from csrc_triton import vocab_parallel as kernels
 from csrc_triton.options import LossOptions
 from csrc_triton.vocab_pieces import Piece, combine, label_logits
+from tests.csrc_triton.compiled import compiled
 from tests.tolerances import FLOOR, LOSS, RELATIVE, assert_close, assert_losses_close
 
 IGNORE = -100
@@ -253,16 +250,7 @@ def test_kernel_and_torch_path_agree_on_what_a_piece_tells() -> None:
 
 
 def test_kernels_compile_without_spills(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.csrc_triton.vocab_parallel_compile"],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = compiled("vocab_parallel_compile", tmp_path)
     assert len(lines) == 4 * 2 * 2 * 2
     for line in lines:
         if "registers" in line:
