@@ -1,6 +1,7 @@
 """Before any test: no GPU is seen and kernels run in Triton's interpreter, one thread per process."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The tests are the same on every machine; `tests/test_on_gpu.py` starts a process that sees the GPUs.
@@ -12,6 +13,10 @@ import torch
 
 # The decorator of a kernel reads this when its module is imported.
 os.environ["TRITON_INTERPRET"] = "1"
+
+# A job in the background ignores SIGINT, and whatever it starts: the tests that interrupt would wait in vain.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.interpreter import mend
 from tests.settings import load_hypothesis_profile
