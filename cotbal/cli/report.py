@@ -39,6 +39,9 @@ def report(
     step_matched: Annotated[
         bool, typer.Option("--step-matched", help="With a YAML whose runs were made so.")
     ] = False,
+    mode: Annotated[
+        str | None, typer.Option(help="With a YAML whose runs were made so: full or cheap.")
+    ] = None,
     on_unidentified: Annotated[
         str | None, typer.Option(help="With a CSV: raise (the default) or drop, as in `cotbal weights`.")
     ] = None,
@@ -76,6 +79,8 @@ def report(
         raise ValueError(
             f"--step-matched, --precise: {file} says itself how its runs were made; leave them out"
         )
+    if mode is not None and kind not in YAML:
+        raise ValueError(f"--mode: only with a YAML; {file} says itself how its runs were made")
     if options and kind != ".csv":
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"{names}: only with a CSV of scores; {file} says it itself")
@@ -84,7 +89,7 @@ def report(
     elif kind == ".csv":
         _write(_of_csv(file, {**options, "precise": precise}), None, out or file.parent, as_json)
     elif kind in YAML:
-        _project(file, out, as_json, precise, step_matched)
+        _project(file, out, as_json, precise, step_matched, mode)
     else:
         raise ValueError(f"FILE: expected .yaml, .csv or .json, got {file}")
 
@@ -102,15 +107,23 @@ def _of_csv(file: Path, options: dict[str, Any]) -> dict[str, Any]:
     return estimate_results([table], settings, source=f"scores in {file.name}", clusters=clusters)
 
 
-def _project(file: Path, out: Path | None, as_json: bool, precise: bool, step_matched: bool) -> None:
+def _project(
+    file: Path, out: Path | None, as_json: bool, precise: bool, step_matched: bool, mode: str | None
+) -> None:
     from cotbal.cli.plan import load, prepared
+    from cotbal.estimate.algorithm1 import MODES
     from cotbal.project.account import account
     from cotbal.project.outline import run_keys
     from cotbal.project.recipe import algorithm, recipes
     from cotbal.project.session import store_of
     from cotbal.report.findings import Settings, estimate_results
 
-    project = load(file, precise, step_matched)
+    project = load(file, precise, step_matched, mode)
+    if MODES[project.mode].share is None:
+        raise ValueError(
+            f"{file}: mode {project.mode} measures no contribution to report; "
+            f"cotbal weights {project.out / 'scores.csv'} shows its weights"
+        )
     data, plan = prepared(project)
     store = store_of(project)
     records = {name: store.record(key) for name, key in run_keys(plan).items()}

@@ -41,7 +41,7 @@ def _of_results(results: seeds.Results) -> list[str]:
     ]
     if note := seeds.imputed_note(results):
         blocks.append(_plain(note))
-    return [*blocks, "## The gain from a task's own full data", _table(page_tables.gains_table(results))]
+    return [*blocks, "## The gain in a task's own probe", _table(page_tables.gains_table(results))]
 
 
 def _table(table: PageTable) -> str:

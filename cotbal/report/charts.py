@@ -123,11 +123,10 @@ def relative_figure(results: seeds.Results, methods: Sequence[str]) -> Figure:
     return _line(results["tasks"], values, "STL (1)", "test score / score of the single-task model")
 
 
-def reach_line(tasks: Sequence[str], values: Sequence[Estimate]) -> Figure:
-    """Return the mini run's share of the score of each task's own probe as dots, likewise."""
-    return _line(
-        tasks, {MINI_RUN: values}, "own data in full (1)", "score of the mini run / with own data in full"
-    )
+def reach_line(results: seeds.Results, values: Sequence[Estimate]) -> Figure:
+    """Return 1 - D as dots, likewise."""
+    full = seeds.full_data(results)
+    return _line(results["tasks"], {MINI_RUN: values}, f"{full} (1)", f"score of the mini run / with {full}")
 
 
 def _line(tasks: Sequence[str], values: Mapping[str, Sequence[Estimate]], at_one: str, title: str) -> Figure:

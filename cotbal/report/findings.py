@@ -72,6 +72,7 @@ def estimate_results(
         "temperature": settings.temperature,
         "alpha": settings.alpha,
         "precise": settings.precise,
+        "is_cheap": scores.equal is not None,
         "transforms": dict(scores.transforms),
         "seeds": [0],
         "by_seed": {"0": {**_signals(scores, settings.precise), "weights": weights}},

@@ -79,6 +79,7 @@ def _of_results(results: seeds.Results) -> dict[str, Any]:
         "tested": tested,
         "intervals": seeds.intervals(results),
         "seeds_note": seeds.seeds_note(results),
+        "full_data": seeds.full_data(results),
         "noise_note": seeds.noise_note(results),
         "unidentified_note": seeds.imputed_note(results),
         "statements": _statements(results),

@@ -111,7 +111,7 @@ def _two(results: seeds.Results, key: str, method: str) -> tuple[str, str]:
 
 
 def gains_table(results: seeds.Results) -> PageTable:
-    """Return each task's gain from its own full data, the denominator of C, and whether it is noise."""
+    """Return each task's gain in its own probe, the denominator of C, and whether it is noise."""
     (entry,) = results["by_seed"].values()
     scores, lost = entry["scores"], lost_columns(results)
     known = bool(seeds.intervals(results))
@@ -121,7 +121,7 @@ def gains_table(results: seeds.Results) -> PageTable:
         usable = "yes" if known else "above 0"
         cells = [spell(value, 4) for value in (mini, full, full - mini)]
         rows.append([f"{task} ({results['metrics'][task]})", *cells, "no" if task in lost else usable])
-    heads = ["task", "mini run", "own data in full", "difference", "beyond its noise"]
+    heads = ["task", "mini run", seeds.probe_data(results), "difference", "beyond its noise"]
     return PageTable("gains", heads, rows)
 
 

@@ -34,18 +34,19 @@ def radar_figure(results: seeds.Results) -> Figure:
 
 
 def reach_figure(results: seeds.Results) -> Figure:
-    """Return V_i(mini) / V_i(i+mini), which is 1 - D_i, one axis per task: what its full data would add.
+    """Return 1 - D_i, one axis per task: what full data would add.
 
-    The ring at 1 is the task's own probe run; the band is the interval, where there is one.
+    The ring at 1 is the task's own probe run, in the mode cheap the model of equal weights; the band is the
+    interval, where there is one.
     """
     values = [_reach(value) for value in seeds.vector(results, "difficulty")]
     means = [math.nan if value.mean is None else value.mean for value in values]
     tasks = results["tasks"]
     if len(tasks) < FEWEST:
-        return reach_line(tasks, values)
+        return reach_line(results, values)
     ends = [value.interval or (mean, mean) for value, mean in zip(values, means, strict=True)]
     band = ([low for low, _ in ends], [high for _, high in ends])
-    figure, axes = _chart(tasks, {MINI_RUN: means}, ring="own data in full (ring at 1)", room=band)
+    figure, axes = _chart(tasks, {MINI_RUN: means}, ring=f"{seeds.full_data(results)} (ring at 1)", room=band)
     angles = [*_angles(len(tasks)), 0.0]
     low, high = ([*side, side[0]] for side in band)
     axes.fill_between(angles, low, high, color=MARKS[MINI_RUN][1], alpha=0.2, linewidth=0, zorder=2)

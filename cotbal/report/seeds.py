@@ -231,3 +231,13 @@ def spell_difference(results: Results, key: str, method: str) -> str:
     """Return the paired difference of a method from EW in percent, empty where there is none."""
     value = summary(results, key, method, against_equal=True)
     return "" if value.mean is None else spell_estimate(value, 2, sign=True)
+
+
+def probe_data(results: Results) -> str:
+    """Return what a probe trains on of its own task: all of it, or a quarter in the mode cheap."""
+    return "a quarter of its own data" if results.get("is_cheap") else "own data in full"
+
+
+def full_data(results: Results) -> str:
+    """Return what D compares the mini run with: the task's probe, or the model of equal weights."""
+    return "all data, equal weights" if results.get("is_cheap") else "own data in full"

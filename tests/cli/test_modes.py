@@ -104,6 +104,27 @@ def test_cheap_estimate_runs_and_its_files_give_its_weights(path, tmp_path):
 
 
 @pytest.mark.full
+def test_report_of_the_cheap_estimate_says_what_its_difficulty_is_from(path, tmp_path):
+    write(tmp_path, equal_model="ew", mini_ratio="1/16")
+    assert call("run", path, "--mode", "cheap").exit_code == 0
+    result = call("report", path, "--mode", "cheap")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "out" / "report"
+    weights = json.loads((folder / "report.json").read_text())["by_seed"]["0"]["weights"]["cotbal"]
+    assert weights == dict(TaskWeights.load(tmp_path / "out" / "weights.json"))
+    page = (folder / "report.html").read_text()
+    assert "V<sub>i</sub>(mini) / V<sub>i</sub>(equal weights)" in page
+    assert "a quarter of its own data" in page
+    assert "own data in full" not in page
+
+
+def test_without_probes_there_is_nothing_to_report(path):
+    result = call("report", path, "--mode", "no-probes")
+    assert result.exit_code == 2
+    assert "mode no-probes measures no contribution to report; cotbal weights" in result.output
+    assert "only with a YAML" in call("report", "scores.csv", "--mode", "cheap").output
+
+
 def test_full_estimate_afterwards_repeats_nothing_and_another_model_is_scored_again(path, tmp_path):
     call("run", path, "--mode", "no-probes")
     assert call("run", path).exit_code == 0
