@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,7 +16,8 @@ IMPL_DTYPES = [
     ("torch", torch.float16),
     ("triton", torch.float32),
     ("triton", torch.bfloat16),
-    ("triton", torch.float16),
+    # In the interpreter it takes as long as bfloat16, from which the kernel does not tell it apart.
+    pytest.param("triton", torch.float16, marks=pytest.mark.full),
 ]
 
 
