@@ -147,6 +147,7 @@ def test_damaged_result_is_run_again_and_nothing_else(copied, unbroken, run):
     assert {key: (copied / "runs" / key / "result.json").stat().st_mtime_ns for key in others} == stamps
 
 
+@pytest.mark.full
 def test_another_seed_in_the_same_folder_is_not_mixed_up(copied, unbroken, run):
     result = run(copied, "--seed", "1", "--json", "--no-page")
     assert result.stderr.startswith(f"{RUNS} runs on")

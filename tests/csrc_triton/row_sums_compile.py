@@ -39,7 +39,9 @@ def sources(kernel: triton.JITFunction, block: int) -> Iterator[ASTSource]:
         if name.endswith("_ptr") or name in ALIGNED
     }
     for is_on in (True, False) if flags else (True,):
-        for single in (None, *(name for name in ("n_rows", "n_tasks") if name in names)):
+        # A constant is looked at with everything on, where the kernel is largest.
+        singles = [name for name in ("n_rows", "n_tasks") if name in names and is_on]
+        for single in (None, *singles):
             constants: dict[str, int] = dict.fromkeys(flags, is_on) | {"BLOCK": block}
             if single is not None:
                 constants[single] = 1
