@@ -65,6 +65,9 @@ def failing_tests(breakage: Breakage, folder: Path, *, only_first: bool) -> set[
     command = [sys.executable, "-m", "pytest", *TESTS, *how, "-m", "not full", "--tb=no", "-rf"]
     environment = os.environ | {"HYPOTHESIS_PROFILE": "breakage"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        # An address out of bounds ends the interpreter's process: noticed, and by all that follows.
+        return {f"(the tests' process, signal {-done.returncode})"}
     if done.returncode not in (0, 1):
         raise SystemExit(f"pytest could not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return set(re.findall(r"^FAILED (\S+?)(?:\[|\s|$)", done.stdout, re.MULTILINE))

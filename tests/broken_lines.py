@@ -320,7 +320,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "the upstream gradient is not applied (Triton)": (
             "is_scaled = factor != 1.0",
-            "if factor == factor:",
+            "is_scaled = factor != factor",
         ),
     },
 }
