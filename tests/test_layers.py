@@ -51,7 +51,7 @@ OWN = {
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
-    "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
+    "cotbal.collect": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.project": {"cotbal.estimate", "cotbal.files", "cotbal.weights"},
     "cotbal.data": {"cotbal.collect", "cotbal.files", "cotbal.project", "cotbal.tasks"},
     "cotbal.progress": {"cotbal.estimate"},

@@ -13,6 +13,7 @@ from cotbal.cli.plan import plan
 from cotbal.cli.prepare import app as prepare
 from cotbal.cli.report import report
 from cotbal.cli.run import run
+from cotbal.cli.score import score
 from cotbal.cli.status import status
 from cotbal.cli.weights import weights
 
@@ -98,6 +99,7 @@ def root(
 
 app.command()(demo)
 app.add_typer(prepare, name="prepare")
+app.command()(score)
 app.command()(collect)
 app.command()(plan)
 app.command()(run)
