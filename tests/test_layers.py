@@ -142,7 +142,8 @@ ESTIMATION = {
 # What a component may need besides torch. Triton belongs to the kernels; the core needs nothing else.
 OTHERS = {
     "csrc_triton": {"triton"},
-    "cotbal.integrations": {"accelerate", "peft", "transformers"},
+    # Pillow and tqdm are LLaVA's own: its generation is asked with pictures and shows how far it is.
+    "cotbal.integrations": {"PIL", "accelerate", "peft", "tqdm", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.collect": {"openpyxl"},
     "cotbal.data": {"pyarrow", "tokenizers", "transformers"},
