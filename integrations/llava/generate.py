@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     questions, digest = read_questions(options.questions)
     check_images(questions, options.image_folder)
     batches = batches_of(questions, options.batch_size)
-    most = options.max_new_tokens or max(_LONG.get(str(q.task), _MOST) for q in questions)
+    most = options.max_new_tokens or longest_answer(questions)
     attention, _ = choose_attention(options.attention)
     package, device = llava_package(options.module), _device()
     settings = _settings(options, package, digest, most, device, attention)
@@ -87,6 +87,11 @@ def run(options: argparse.Namespace) -> int:
     if answers.finish() and shard == 0:
         print(f"cotbal: {len(questions)} answers in {options.out}", flush=True)
     return 0
+
+
+def longest_answer(questions: Sequence[Question]) -> int:
+    """The tokens that an answer may have by default, which depends on the tasks."""
+    return max(_LONG.get(str(question.task), _MOST) for question in questions)
 
 
 def _generate(

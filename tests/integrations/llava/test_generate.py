@@ -1,0 +1,342 @@
+"""`python -m cotbal.integrations.llava.generate`: prompts as in training, answers as LLaVA's one by one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import llava
+import pytest
+import torch
+from llava.constants import IMAGE_TOKEN_INDEX
+from llava.conversation import conv_templates
+from llava.mm_utils import process_images, tokenizer_image_token
+from llava.model.builder import load_pretrained_model
+from llava.train import train as llava_train
+from PIL import Image
+
+from cotbal.collect.one_model import score_file
+from cotbal.integrations.llava import generate
+from cotbal.integrations.llava.answers import Answers
+from cotbal.integrations.llava.generation import Prompts, load_checkpoint
+from cotbal.integrations.llava.questions import Question, batches_of, read_questions
+from tests.integrations.llava.cases import Case
+from tests.integrations.llava.launch import run
+from tests.integrations.llava.world import World
+from tests.ports import free_port
+
+# torch's deprecations in the code of LLaVA and transformers, an open file of LLaVA's.
+pytestmark = pytest.mark.filterwarnings("ignore")
+_TOKENS = 12
+
+
+_CASES = {
+    # It has learnt to end its answers.
+    "whole": Case("whole", {"max_steps": 12}),
+    "lora": Case("lora", {"max_steps": 1, "lora_enable": True}),
+    "mistral": Case("mistral", {"max_steps": 1, "learning_rate": 0.001}, model="mistral"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """What LLaVA's training left."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def trained(name: str) -> Path:
+        assert not (error := run(_CASES[name], world, folder).error), error
+        return folder / name / "output"
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def questions(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first question of each record, of every task, with a picture or without."""
+    path = tmp_path_factory.mktemp("asked") / "questions.jsonl"
+    lines = []
+    for number, record in enumerate(json.loads(world.data.read_text())[:14]):
+        question, answer = (turn["value"] for turn in record["conversations"][:2])
+        image = {"image": record["image"]} if "image" in record else {}
+        text = question.removeprefix("<image>\n")
+        lines.append({"question_id": number, **image, "text": text, "answer": answer, "task": "VQAv2"})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def words(folder: Path, questions: Path, images: Path, out: Path, *more: object) -> list[str]:
+    """The command line, answers of at most 12 tokens."""
+    options = {"model": folder, "questions": questions, "image-folder": images, "out": out, "workers": 0}
+    options |= {"max-new-tokens": _TOKENS}
+    return [str(word) for name, value in options.items() for word in (f"--{name}", value)] + [*map(str, more)]
+
+
+def texts(path: Path) -> dict[Any, str]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(set(row) == {"question_id", "text"} for row in rows)
+    return {row["question_id"]: row["text"] for row in rows}
+
+
+def test_prompts_and_pictures_are_those_of_the_training(
+    world: World, model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Token for token up to where the answer begins, and pixel for pixel; some pictures are not square."""
+    records = [r for r in json.loads(world.data.read_text()) if len(r["conversations"]) == 2][:12]
+    for place, record in enumerate(records):
+        if "image" in record:
+            picture = Image.open(world.images / record["image"])
+            record["image"] = f"{place}.png"
+            picture.resize((60, 30) if place % 2 else (40, 40)).save(tmp_path / record["image"])
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    checkpoint = load_checkpoint(llava, str(model("whole")), None, torch.device("cpu"), False)
+    arguments = SimpleNamespace(
+        image_folder=str(tmp_path),
+        image_processor=checkpoint.processor,
+        image_aspect_ratio="pad",
+        is_multimodal=True,
+        mm_use_im_start_end=False,
+    )
+    llava_train.conversation_lib.default_conversation = conv_templates["v1"]
+    dataset = llava_train.LazySupervisedDataset(str(tmp_path / "data.json"), checkpoint.tokenizer, arguments)
+    asked = [
+        Question(n, r["conversations"][0]["value"].removeprefix("<image>\n"), r.get("image"), None)
+        for n, r in enumerate(records)
+    ]
+    prompts = Prompts(llava, checkpoint, asked, [[n] for n in range(12)], range(12), tmp_path, "v1")
+    for n, item in enumerate(dataset):
+        batch = prompts[n]
+        length = batch.input_ids.shape[1]
+        assert batch.input_ids[0].tolist() == item["input_ids"][:length].tolist(), n
+        answer = checkpoint.tokenizer.decode(item["input_ids"][length:], skip_special_tokens=True)
+        assert answer == records[n]["conversations"][1]["value"]
+        assert batch.mask.all()
+        if asked[n].image is not None:
+            assert torch.equal(batch.images[0], item["image"]), n
+    assert {question.image is None for question in asked} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["whole", "lora", pytest.param("mistral", marks=pytest.mark.full)])
+def test_a_batch_answers_as_llava_does_one_by_one(
+    name: str, world: World, model: Callable[[str], Path], questions: Path, tmp_path: Path
+) -> None:
+    for size in (1, 5):
+        out = tmp_path / f"{size}.jsonl"
+        more = ("--batch-size", size)
+        assert generate.main(words(model(name), questions, world.images, out, *more)) == 0
+        assert list(texts(out)) == list(range(14))
+    own = one_by_one(world, model(name), questions, "llava_mistral" if name == "mistral" else f"llava_{name}")
+    assert texts(tmp_path / "1.jsonl") == texts(tmp_path / "5.jsonl") == own
+    # What is asked matters; some answers end by themselves, and their rows go on with padding.
+    assert len(set(own.values())) > 2
+
+
+def one_by_one(world: World, folder: Path, questions: Path, name: str) -> dict[Any, str]:
+    """As llava/eval/model_vqa_loader.py asks, without mask or batches, in float32."""
+    base = str(world.model("scaled")) if "lora" in name else None
+    tokenizer, loaded, processor, _ = load_pretrained_model(
+        str(folder), base, name, device_map="cpu", device="cpu"
+    )
+    loaded.float()
+    found = {}
+    for line in map(json.loads, questions.read_text().splitlines()):
+        talk = conv_templates["vicuna_v1"].copy()
+        talk.append_message(talk.roles[0], "<image>\n" * ("image" in line) + line["text"])
+        talk.append_message(talk.roles[1], None)
+        ids = tokenizer_image_token(talk.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")[
+            None
+        ]
+        given: dict[str, Any] = {}
+        if "image" in line:
+            picture = Image.open(world.images / line["image"]).convert("RGB")
+            pixels = process_images([picture], processor, loaded.config)
+            given = {"images": pixels.float(), "image_sizes": [picture.size]}
+        output = loaded.generate(ids, do_sample=False, max_new_tokens=_TOKENS, use_cache=True, **given)
+        found[line["question_id"]] = tokenizer.batch_decode(output, skip_special_tokens=True)[0].strip()
+    return found
+
+
+@pytest.fixture
+def ask(world: World, model: Callable[[str], Path], questions: Path, tmp_path: Path) -> Callable[..., int]:
+    def asked(out: str, *more: object) -> int:
+        return generate.main(
+            words(model("whole"), questions, world.images, tmp_path / out, "--batch-size", 4, *more)
+        )
+
+    return asked
+
+
+def test_shares_of_several_processes_are_put_together(
+    ask: Callable[..., int], tmp_path: Path, questions: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ask("whole.jsonl") == 0
+    for shard in (2, 0):
+        assert ask("parts.jsonl", "--shard", f"{shard}/3") == 0
+        assert not (tmp_path / "parts.jsonl").exists()
+    assert ask("parts.jsonl", "--shard", "1/3") == 0
+    assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert {path.name for path in tmp_path.glob("parts*")} == {"parts.jsonl", "parts.jsonl.settings.json"}
+    assert "14 answers in" in capfd.readouterr().out
+    scored = score_file(questions, tmp_path / "parts.jsonl")
+    right = {
+        line["question_id"]: line["answer"] for line in map(json.loads, questions.read_text().splitlines())
+    }
+    given = texts(tmp_path / "parts.jsonl")
+    assert scored.items == [
+        float(given[n].lower().removesuffix(".") == right[n].lower().removesuffix(".")) for n in right
+    ]
+
+
+def test_what_is_done_is_not_generated_again(
+    ask: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process, whose last line is torn; then another number of processes."""
+    assert ask("whole.jsonl") == 0
+    assert ask("again.jsonl", "--shard", "0/2") == 0
+    part = tmp_path / "again.jsonl.parts" / "0-of-2.jsonl"
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines)[:-7])
+    own, made = generate.answer, []
+
+    def counted(checkpoint: Any, asked: Any, most: int) -> Any:
+        made.append(asked.number)
+        return own(checkpoint, asked, most)
+
+    monkeypatch.setattr(generate, "answer", counted)
+    assert ask("again.jsonl", "--shard", "0/2") == 0
+    torn = json.loads(lines[-1])["batch"]
+    assert made == [torn]
+    assert ask("again.jsonl") == 0
+    n_batches = len(lines) + len(made) - 1
+    assert n_batches == len(set(made)) + len(lines) - 1
+    assert not set(made[1:]) & {json.loads(line)["batch"] for line in lines}
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    made.clear()
+    assert ask("again.jsonl") == 0
+    assert made == []
+
+
+def test_answers_of_other_settings_are_refused(
+    ask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask("out.jsonl", "--shard", "0/2") == 0
+    assert ask("out.jsonl", "--max-new-tokens", 3) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "out.jsonl.parts, got max_new_tokens 12, not max_new_tokens 3; move them away" in said
+    assert ask("out.jsonl") == 0
+    assert ask("out.jsonl", "--max-new-tokens", 3) == 2
+    (tmp_path / "other.jsonl").write_text("mine\n")
+    assert ask("other.jsonl") == 2
+    assert (tmp_path / "other.jsonl").read_text() == "mine\n"
+
+
+def test_a_part_has_one_writer(tmp_path: Path) -> None:
+    answers = Answers(tmp_path / "a.jsonl", {"model": 1}, [Question(1, "?", None, None)], [[0]])
+    assert answers.begin()
+    alone = pytest.raises(ValueError, match=r"0-of-2.jsonl: expected to write it alone")
+    with answers.part(0, 2), alone, answers.part(0, 2):
+        pass
+    with answers.part(0, 2) as stream:
+        answers.add(stream, 0, ["é"])
+    assert answers.finish()
+    assert texts(tmp_path / "a.jsonl") == {1: "é"}
+
+
+def test_batches_are_of_one_kind_and_like_lengths() -> None:
+    questions = [Question(n, "x" * (n * 7 % 20 + 1), "a.png" if n % 3 else None, None) for n in range(20)]
+    batches = batches_of(questions, 4)
+    assert sorted(n for batch in batches for n in batch) == list(range(20))
+    for batch in batches:
+        assert len(batch) <= 4
+        assert len({questions[n].image is None for n in batch}) == 1
+    for kind in (True, False):
+        lengths = [len(questions[n].text) for b in batches for n in b if (questions[n].image is None) == kind]
+        assert lengths == sorted(lengths, reverse=True)
+
+
+_GOOD = {"question_id": 1, "text": "What?", "image": "0.png"}
+_BAD: dict[str, tuple[list[str], list[object], str]] = {
+    "no question": ([json.dumps({"question_id": 1})], [], 'line 1: expected {"question_id", "text"'),
+    "cut": ([json.dumps(_GOOD), json.dumps(_GOOD)[:-4]], [], "line 2: expected JSON, is the file whole?"),
+    "twice": ([json.dumps(_GOOD)] * 2, [], "line 2: question_id 1 stands twice, first on line 1"),
+    "empty": ([], [], "expected a question on each line, got none"),
+    "no picture": (
+        [json.dumps(_GOOD | {"image": "no.png"})],
+        [],
+        "1 of 1 questions have a picture that is not there",
+    ),
+    "no model": ([json.dumps(_GOOD)], ["--model", "."], "expected LLaVA's config.json in ."),
+    "no template": ([json.dumps(_GOOD)], ["--conv-mode", "v9"], "--conv-mode: expected one of default, v0"),
+    "another template": ([json.dumps(_GOOD)], ["--conv-mode", "v0"], "got 'v0' with '###'"),
+    "too long": (
+        [json.dumps(_GOOD | {"text": "long " * 300})],
+        [],
+        "expected at most 256 tokens with its picture",
+    ),
+    "no file": ([], ["--questions", "none.jsonl"], "got none.jsonl: No such file"),
+}
+
+
+@pytest.mark.parametrize("name", _BAD)
+def test_what_cannot_be_right_is_one_line_and_code_2(
+    name: str, world: World, model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, more, said = _BAD[name]
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(lines))
+    assert generate.main(words(model("whole"), path, world.images, tmp_path / "o.jsonl", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("cotbal: ")
+    assert said in error
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+@pytest.mark.parametrize("shard", ["4/4", "x", "1/0", "-1/2"])
+def test_a_share_that_is_none(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        generate.main(["--model", "m", "--questions", "q", "--out", "o", f"--shard={shard}"])
+    assert stopped.value.code == 2
+    assert "expected I/N with 0 <= I < N" in capsys.readouterr().err
+
+
+def test_captions_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question_id": 1, "text": "?", "task": "ShareGPT4V"}))
+    questions, _ = read_questions(path)
+    assert generate.longest_answer(questions) == 1024
+    assert generate.longest_answer([questions[0]._replace(task="GQA")]) == 128
+
+
+def start(*command: object) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen([sys.executable, *map(str, command)], env=environment, start_new_session=True)
+
+
+@pytest.mark.full
+def test_torchrun_killed_and_started_again(
+    world: World, model: Callable[[str], Path], questions: Path, tmp_path: Path, ask: Callable[..., int]
+) -> None:
+    assert ask("whole.jsonl") == 0
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port())
+    command = words(
+        model("whole"), questions, world.images, tmp_path / "out.jsonl", "--batch-size", 1, "--workers", 1
+    )
+    module = ("-m", "cotbal.integrations.llava.generate")
+    killed = start(*launcher, *module, *command)
+    parts = tmp_path / "out.jsonl.parts"
+    while not any(path.stat().st_size for path in parts.glob("*-of-2.jsonl")):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "out.jsonl").exists()
+    assert start(*launcher, *module, *command).wait(200) == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not parts.exists()
