@@ -25,7 +25,7 @@ from PIL import Image
 from cotbal.collect.one_model import score_file
 from cotbal.integrations.llava import generate
 from cotbal.integrations.llava.answers import Answers
-from cotbal.integrations.llava.generation import Prompts, load_checkpoint
+from cotbal.integrations.llava.generation import Prompts, answer, load_checkpoint
 from cotbal.integrations.llava.questions import Question, batches_of, read_questions
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.launch import run
@@ -60,13 +60,14 @@ def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 @pytest.fixture(scope="module")
 def questions(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first question of each record, of every task, with a picture or without."""
+    """The first question of each record, with a picture or without, some long: batches are padded much."""
     path = tmp_path_factory.mktemp("asked") / "questions.jsonl"
-    lines = []
+    lines: list[dict[str, Any]] = []
     for number, record in enumerate(json.loads(world.data.read_text())[:14]):
         question, answer = (turn["value"] for turn in record["conversations"][:2])
         image = {"image": record["image"]} if "image" in record else {}
-        text = question.removeprefix("<image>\n")
+        before = sum(("image" in line) == ("image" in record) for line in lines)
+        text = question.removeprefix("<image>\n") * (6 if before % 3 == 1 else 1)
         lines.append({"question_id": number, **image, "text": text, "answer": answer, "task": "VQAv2"})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -115,8 +116,8 @@ def test_prompts_and_pictures_are_those_of_the_training(
         batch = prompts[n]
         length = batch.input_ids.shape[1]
         assert batch.input_ids[0].tolist() == item["input_ids"][:length].tolist(), n
-        answer = checkpoint.tokenizer.decode(item["input_ids"][length:], skip_special_tokens=True)
-        assert answer == records[n]["conversations"][1]["value"]
+        rest = checkpoint.tokenizer.decode(item["input_ids"][length:], skip_special_tokens=True)
+        assert rest == records[n]["conversations"][1]["value"]
         assert batch.mask.all()
         if asked[n].image is not None:
             assert torch.equal(batch.images[0], item["image"]), n
@@ -161,6 +162,31 @@ def one_by_one(world: World, folder: Path, questions: Path, name: str) -> dict[A
         output = loaded.generate(ids, do_sample=False, max_new_tokens=_TOKENS, use_cache=True, **given)
         found[line["question_id"]] = tokenizer.batch_decode(output, skip_special_tokens=True)[0].strip()
     return found
+
+
+def test_padding_is_not_seen(
+    world: World, model: Callable[[str], Path], questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits of the first tokens, in a batch of long and short questions and one by one."""
+    checkpoint = load_checkpoint(llava, str(model("whole")), None, torch.device("cpu"), False)
+    own, seen = checkpoint.model.generate, []
+
+    def watched(*arguments: Any, **options: Any) -> torch.Tensor:
+        output = own(*arguments, output_scores=True, return_dict_in_generate=True, **options)
+        seen.append(torch.stack(output.scores[:2], dim=1))
+        return output.sequences
+
+    monkeypatch.setattr(checkpoint.model, "generate", watched)
+    asked, _ = read_questions(questions)
+    for pictured in (True, False):
+        places = [n for n, question in enumerate(asked) if (question.image is not None) == pictured]
+        batches = [places, *([n] for n in places)]
+        prompts = Prompts(llava, checkpoint, asked, batches, range(len(batches)), world.images, "v1")
+        assert prompts[0].mask.sum(1).min() < 0.8 * prompts[0].mask.shape[1]
+        seen.clear()
+        for place in range(len(batches)):
+            answer(checkpoint, prompts[place], 2)
+        torch.testing.assert_close(seen[0], torch.cat(seen[1:]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
