@@ -146,6 +146,7 @@ class ProjectRecipe(Recipe):
         items = 1 if file is None or file.records is None else file.records
         name = self._named(f"evaluate {self._bare(run.name)} on {task}")
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
+        context["resume"] = project.evaluate.resume
         context |= run.context if given else {}
         needs = () if given else (run.name,)
         return RunSpec(name, EVALUATE, settings, self._evaluation_work(items), needs, context)
