@@ -1,6 +1,8 @@
 """`python -m cotbal.integrations.llava.generate`: LLaVA's own generation over held-out questions."""
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -141,10 +143,11 @@ def _settings(
     """What the answers depend on."""
     folder = Path(options.model)
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    known = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return {
         "schema_version": 1,
         "model": os.path.abspath(folder) if folder.is_dir() else options.model,
-        "model_files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files],
+        "model_files": hashlib.sha256(json.dumps(known).encode()).hexdigest(),
         "base": options.base,
         "questions_sha256": digest,
         "image_folder": os.path.abspath(options.image_folder),

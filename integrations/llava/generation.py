@@ -1,6 +1,7 @@
 """A LLaVA checkpoint, loaded by LLaVA's own loader, and its greedy answers to a batch of questions."""
 
 import importlib
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,9 +63,15 @@ def load_checkpoint(
         flash: whether to use flash-attn.
 
     Raises:
+        ImportError: another LLaVA, whose loader is another one.
         OSError, ValueError: there is no such model, or it is none of LLaVA's.
     """
     builder = importlib.import_module(f"{package.__name__}.model.builder")
+    if "device" not in inspect.signature(builder.load_pretrained_model).parameters:
+        raise ImportError(
+            f"{package.__name__}: expected the loader of LLaVA v1.5, 1.2.0 or newer, got another; LLaVA-NeXT has "
+            "an evaluation of its own"
+        )
     name, base = loader_name(package, model, base)
     options = {"use_flash_attn": True} if flash else {}
     # LLaVA's loader puts the vision tower where `device_map` says, which has to be one device.

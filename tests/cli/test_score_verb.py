@@ -1,9 +1,13 @@
 import json
+import re
+import shlex
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
+from cotbal.project import recipe_files
 from cotbal.project.job import read_score
 
 QUESTIONS = [
@@ -49,6 +53,19 @@ def test_the_servers_file_is_written(files):
     done = call("--questions", "dev.jsonl", "--upload", "u.json", "--fill", "all.json", "--json")
     assert json.loads(done.stdout) == {"upload": "u.json", "answers": 3, "empty": 2}
     assert len(json.loads((files / "u.json").read_text())) == 5
+
+
+def test_the_recipes_evaluation_is_understood():
+    recipe = next(path for path in recipe_files() if path.name == "llava.yaml").read_text()
+    words = shlex.split(
+        re.search(r"cotbal score (--questions.*)", recipe)[1].replace("{", "").replace("}", "")
+    )
+    parsed = typer.main.get_command(app).commands["score"].make_context("score", words).params
+    assert {str(parsed[name]) for name in ("questions", "predictions", "scores")} == {
+        "data",
+        "output/answers.jsonl",
+        "scores",
+    }
 
 
 @pytest.mark.parametrize(

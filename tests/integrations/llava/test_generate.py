@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from cotbal.integrations.llava import generate
 from cotbal.integrations.llava.answers import Answers
 from cotbal.integrations.llava.generation import Prompts, answer, load_checkpoint
 from cotbal.integrations.llava.questions import Question, batches_of, read_questions
+from cotbal.project import recipe_files
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.launch import run
 from tests.integrations.llava.world import World
@@ -42,6 +44,8 @@ _CASES = {
     "whole": Case("whole", {"max_steps": 12}),
     "lora": Case("lora", {"max_steps": 1, "lora_enable": True}),
     "mistral": Case("mistral", {"max_steps": 1, "learning_rate": 0.001}, model="mistral"),
+    # LLaVA's first stage, which trains and keeps the projector alone.
+    "projector": Case("projector", {"max_steps": 1, "tune_mm_mlp_adapter": True, "learning_rate": 0.3}),
 }
 
 
@@ -124,13 +128,17 @@ def test_prompts_and_pictures_are_those_of_the_training(
     assert {question.image is None for question in asked} == {True, False}
 
 
-@pytest.mark.parametrize("name", ["whole", "lora", pytest.param("mistral", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "name",
+    ["whole", "lora", *(pytest.param(name, marks=pytest.mark.full) for name in ("mistral", "projector"))],
+)
 def test_a_batch_answers_as_llava_does_one_by_one(
     name: str, world: World, model: Callable[[str], Path], questions: Path, tmp_path: Path
 ) -> None:
+    base = ("--base", world.model("scaled")) if name == "projector" else ()
     for size in (1, 5):
         out = tmp_path / f"{size}.jsonl"
-        more = ("--batch-size", size)
+        more = ("--batch-size", size, *base)
         assert generate.main(words(model(name), questions, world.images, out, *more)) == 0
         assert list(texts(out)) == list(range(14))
     own = one_by_one(world, model(name), questions, "llava_mistral" if name == "mistral" else f"llava_{name}")
@@ -141,7 +149,7 @@ def test_a_batch_answers_as_llava_does_one_by_one(
 
 def one_by_one(world: World, folder: Path, questions: Path, name: str) -> dict[Any, str]:
     """As llava/eval/model_vqa_loader.py asks, without mask or batches, in float32."""
-    base = str(world.model("scaled")) if "lora" in name else None
+    base = str(world.model("scaled")) if "lora" in name or "projector" in name else None
     tokenizer, loaded, processor, _ = load_pretrained_model(
         str(folder), base, name, device_map="cpu", device="cpu"
     )
@@ -330,6 +338,27 @@ def test_a_share_that_is_none(shard: str, capsys: pytest.CaptureFixture[str]) ->
         generate.main(["--model", "m", "--questions", "q", "--out", "o", f"--shard={shard}"])
     assert stopped.value.code == 2
     assert "expected I/N with 0 <= I < N" in capsys.readouterr().err
+
+
+def test_another_loader_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As LLaVA-NeXT has it."""
+    monkeypatch.setattr(llava.model.builder, "load_pretrained_model", lambda model_path, model_base: None)
+    with pytest.raises(ImportError, match=r"expected the loader of LLaVA v1\.5"):
+        load_checkpoint(llava, "m", None, torch.device("cpu"), False)
+
+
+def test_the_recipes_evaluation_is_understood() -> None:
+    """Every word of the command in `llava.yaml`, up to the score."""
+    recipe = next(path for path in recipe_files() if path.name == "llava.yaml").read_text()
+    command = recipe.split("evaluate:")[1].split("command: >-")[1].split("&&")[0]
+    words = shlex.split(command.replace("{", "").replace("}", ""))
+    assert words[:2] == ["torchrun", "--nproc_per_node"]
+    options = generate._parser().parse_args(words[words.index("cotbal.integrations.llava.generate") + 1 :])
+    assert (options.model, str(options.questions), str(options.out)) == (
+        "model",
+        "data",
+        "output/answers.jsonl",
+    )
 
 
 def test_captions_may_be_long(tmp_path: Path) -> None:
