@@ -69,8 +69,8 @@ def load_checkpoint(
     builder = importlib.import_module(f"{package.__name__}.model.builder")
     if "device" not in inspect.signature(builder.load_pretrained_model).parameters:
         raise ImportError(
-            f"{package.__name__}: expected the loader of LLaVA v1.5, 1.2.0 or newer, got another; LLaVA-NeXT has "
-            "an evaluation of its own"
+            f"{package.__name__}: expected the loader of LLaVA v1.5, 1.2.0 or newer, got another; LLaVA-NeXT "
+            "has an evaluation of its own"
         )
     name, base = loader_name(package, model, base)
     options = {"use_flash_attn": True} if flash else {}
