@@ -58,7 +58,8 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return _refuse(str(message))
     except (ImportError, ValueError) as error:
-        return _refuse(str(error))
+        # Of a process that loads pictures it comes with that process's traceback before it.
+        return _refuse(str(error).rpartition("\nValueError: ")[2])
 
 
 def run(options: argparse.Namespace) -> int:

@@ -306,6 +306,11 @@ _BAD: dict[str, tuple[list[str], list[object], str]] = {
         [],
         "1 of 1 questions have a picture that is not there",
     ),
+    "picture that is none": (
+        [json.dumps(_GOOD | {"image": "../records.json"})],
+        ["--workers", 1],
+        "cotbal: question 1: expected a picture in ",
+    ),
     "no model": ([json.dumps(_GOOD)], ["--model", "."], "expected LLaVA's config.json in ."),
     "no template": ([json.dumps(_GOOD)], ["--conv-mode", "v9"], "--conv-mode: expected one of default, v0"),
     "another template": ([json.dumps(_GOOD)], ["--conv-mode", "v0"], "got 'v0' with '###'"),
