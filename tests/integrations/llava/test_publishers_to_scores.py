@@ -1,5 +1,6 @@
 """From the publishers' files to per-item scores: prepare, mix, LLaVA's own training, generation, scores."""
 
+import importlib.util
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -29,21 +30,43 @@ VISUAL = [task for task in TABLE if task != "ShareGPT"]
 
 
 def mixed(folder: Path) -> Path:
-    """The mixture of the paper's eight tasks, small, with a picture wherever one is named."""
+    """The mixture of the paper's eight tasks, small, with a picture wherever one is named; and checked."""
     prepared.everything(folder / "sources", folder / "data")
-    write_mix(find_prepared(folder / "data"), folder / "mixture", inputs(), ratio=Fraction(1, 4))
-    records = json.loads((folder / "mixture" / "mixture.json").read_text())
+    mixture = folder / "mixture"
+    write_mix(find_prepared(folder / "data"), mixture, inputs(), ratio=Fraction(1, 4))
+    records = json.loads((mixture / "mixture.json").read_text())
     asked = [
-        row
-        for kind in ("validation", "test")
-        for path in (folder / "mixture" / kind).iterdir()
-        for row in rows(path)
+        row for kind in ("validation", "test") for path in (mixture / kind).iterdir() for row in rows(path)
     ]
-    for number, name in enumerate(sorted({each["image"] for each in (*records, *asked) if "image" in each})):
-        path = folder / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (200, 100) if number % 2 else (100, 160), prepared.colour(number)).save(path)
-    return folder / "mixture"
+    names = sorted({each["image"] for each in (*records, *asked) if "image" in each})
+    for number, name in enumerate(names):
+        draw(folder / "images" / name, number)
+    check(mixture, folder / "images")
+    return mixture
+
+
+def draw(path: Path, number: int) -> None:
+    """A picture unlike any other, of the size that RefCOCO's annotations give it."""
+    odd = int("".join(filter(str.isdecimal, path.stem))[-3:] or 0) % 2
+    picture = Image.new("RGB", (200, 100) if odd else (100, 160), prepared.colour(number))
+    picture.paste((number, 255 - number, 7 * number % 256), (0, 0, 40, 40))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def check(mixture: Path, images: Path) -> None:
+    """What `cotbal data check` says of it, where that is there: no error, no box outside its picture."""
+    if importlib.util.find_spec("cotbal.data.check") is None:
+        return
+    from cotbal.data.check.run import Check
+    from cotbal.data.check.schema import Settings
+    from cotbal.data.check.sources import find_sources
+
+    found = Check(find_sources([mixture], []), inputs(), Settings(), images=images)
+    found.run()
+    assert found.content()["errors"] == {}, list(found.findings.lines())[:3]
+    assert found.pictures > 100
+    assert not {"box-in-padding", "copied-picture", "leaked-picture"} & found.content()["warnings"].keys()
 
 
 def train(world: World, mixture: Path, output: Path, data: str, steps: int) -> Path:
