@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Of each kind on the terminal.
 SHOWN = 5
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+_BLOCKS = "·▁▂▃▄▅▆▇█"
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def checked(
     yield found
 
 
-def finish(found: Check, fix: Path | None, as_json: bool) -> None:
+def finish(found: Check, html: Path | None, fix: Path | None, as_json: bool) -> None:
     """Writes and prints what was asked for; exit code 1 where there is an error."""
     content = found.content()
     if as_json:
@@ -51,10 +51,22 @@ def finish(found: Check, fix: Path | None, as_json: bool) -> None:
         from rich.console import Console
 
         _print_tables(content, found, Console())
+    if html is not None:
+        _write_page(content, found, html)
+        if not as_json:
+            typer.echo(f"Wrote {html}.")
     if fix is not None:
         _fix(found, fix, quiet=as_json)
     if content["errors"]:
         raise typer.Exit(1)
+
+
+def _write_page(content: dict[str, Any], found: Check, path: Path) -> None:
+    from cotbal.files import write_text_atomically
+    from cotbal.report.check_page import render_check_page
+
+    first = {kind: [found.findings.row(each) for each in some] for kind, some in found.findings.first.items()}
+    write_text_atomically(path, render_check_page(content, first, found.samples()))
 
 
 def _fix(found: Check, out: Path, quiet: bool) -> None:
@@ -105,7 +117,7 @@ def _print_sizes(content: dict[str, Any], console: Console, print_columns: Any) 
     }
     if unit == "tokens":
         columns["cut"] = [f"{each['cut']:,}" if each["measured"] else "-" for each in tasks]
-    columns[f"{unit} of a record"] = [_sparkline(each["lengths"]) for each in tasks]
+    columns[f"{unit} of a record"] = _sparklines([each["lengths"] for each in tasks])
     print_columns(console, "What there is", [each["task"] for each in tasks], columns)
     console.print(explained(content), markup=False, highlight=False)
     console.print()
@@ -113,7 +125,7 @@ def _print_sizes(content: dict[str, Any], console: Console, print_columns: Any) 
 
 def explained(content: dict[str, Any]) -> str:
     """What the sizes are, in words."""
-    bins = "Bars: conversations by length, from 2^n and 1.5 times that on, the last ones the longest."
+    bins = "Bars: conversations by length, which doubles with every second bar."
     if content["unit"] == "words":
         return (
             "Without --tokenizer words were counted, of questions and answers, and truncation was not looked "
@@ -126,13 +138,15 @@ def explained(content: dict[str, Any]) -> str:
     )
 
 
-def _sparkline(counts: Sequence[int]) -> str:
-    filled = [place for place, count in enumerate(counts) if count]
-    if not filled:
-        return "-"
-    most = max(counts)
-    shown = counts[filled[0] : filled[-1] + 1]
-    return "".join(_BLOCKS[-(-8 * count // most)] for count in shown)
+def _sparklines(rows: Sequence[Sequence[int]]) -> list[str]:
+    """Each row's counts as bars, all from the first bin to the last that any of them fills."""
+    filled = [place for counts in rows for place, count in enumerate(counts) if count]
+    shown = slice(min(filled, default=0), max(filled, default=0) + 1)
+    bars = []
+    for counts in rows:
+        most = max(counts)
+        bars.append("".join(_BLOCKS[-(-8 * count // most)] for count in counts[shown]) if most else "-")
+    return bars
 
 
 def _print_findings(found: Check, level: str, console: Console) -> None:

@@ -66,6 +66,9 @@ def check(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; the output is the same with any number.")
     ] = 1,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with histograms, findings and samples.")
+    ] = None,
     fix: Annotated[
         Path | None, typer.Option(help="Write mended copies, and what was changed, to this new folder.")
     ] = None,
@@ -91,7 +94,7 @@ def check(
     answer, a missing <image> or one too many, records that are equal byte by
     byte. The originals stay; changes.jsonl lists every change.
 
-    Example: cotbal data check mixture --images pictures --workers 8
+    Example: cotbal data check mixture --images pictures --workers 8 --html check.html
 
     Example: cotbal data check train.json --images pictures --tokenizer lmsys/vicuna-7b-v1.5
 
@@ -117,4 +120,4 @@ def check(
     settings = settings._replace(instructions=settings.instructions + tuple(instruction or ()))
     sources = find_sources(file or (), split or ())
     with checked(sources, settings, images, workers, accept or ()) as found:
-        finish(found, fix, as_json)
+        finish(found, html, fix, as_json)

@@ -96,3 +96,26 @@ def test_help_shows_examples():
     result = run("--help")
     assert result.exit_code == 0
     assert "Example: cotbal data check mixture" in result.output
+
+
+def test_page_is_written_whole_and_with_the_same_bytes(folder):
+    for name in ("a", "b"):
+        options = ("--images", folder / "images", "--tokenizer", folder / "tokenizer.json")
+        result = run(folder / "train.json", *options, "--html", folder / name / "check.html")
+        assert result.exit_code == 1
+        assert [path.name for path in (folder / name).iterdir()] == ["check.html"]
+    html = (folder / "a" / "check.html").read_text()
+    assert html == (folder / "b" / "check.html").read_text()
+    assert html.count('src="data:image/jpeg;base64,') == 3
+
+
+def test_mended_copies_are_written(folder):
+    result = run(folder / "train.json", "--records-only", "--fix", folder / "mended")
+    assert result.exit_code == 1
+    assert "Wrote 1 files under" in result.output
+    assert sorted(path.name for path in (folder / "mended").iterdir()) == [
+        "changes.jsonl",
+        "fixed.json",
+        "train.json",
+    ]
+    assert run(folder / "train.json", "--records-only", "--fix", folder).exit_code == 2

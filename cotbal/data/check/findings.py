@@ -118,12 +118,13 @@ class Findings:
         first = self.first.setdefault(finding.kind, [])
         if len(first) < SHOWN:
             first.append(finding)
-        content = {
-            "level": self.level(finding.kind),
-            **finding._asdict(),
-            "advice": KINDS[finding.kind].advice,
-        }
-        self._database.execute("INSERT INTO finding (content) VALUES (?)", (json.dumps(content),))
+        content = json.dumps(self.row(finding))
+        self._database.execute("INSERT INTO finding (content) VALUES (?)", (content,))
+
+    def row(self, finding: Finding) -> dict[str, Any]:
+        """A finding with its level and advice."""
+        level = self.level(finding.kind)
+        return {"level": level, **finding._asdict(), "advice": KINDS[finding.kind].advice}
 
     def level(self, kind: str) -> str:
         """The level of a kind, "error" or "warning"."""

@@ -128,6 +128,20 @@ class Check:
             ],
         }
 
+    def samples(self) -> list[dict[str, Any]]:
+        """A few whole records of each task, with their pictures' files."""
+        return [
+            {"task": task, "question": each["question"], "answer": each["answer"], "image": self._file(each)}
+            for (_, task), sizes in self.tally.sizes.items()
+            for _, each in sizes.samples
+        ]
+
+    def _file(self, sample: dict[str, str]) -> Path | None:
+        if self.images is None or "image" not in sample:
+            return None
+        found = self._seen.get(sample["image"])
+        return self.images / sample["image"] if found is not None and found.kind is None else None
+
     def _batches(self) -> Iterator[_Batch]:
         """Every record, a few together; a file's mistake is a finding, and the next file follows."""
         for number, source in enumerate(self.sources):

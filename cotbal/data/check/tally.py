@@ -13,7 +13,7 @@ EDGES = (0, 1, 2, 3, *(edge << power for power in range(1, 14) for edge in (2, 3
 MOST_TASKS = 1000
 OTHERS = "(other tasks)"
 SAMPLES = 3
-_SAMPLE_TEXT = 600
+_SAMPLE_TEXT = 240
 
 
 @dataclass
@@ -75,8 +75,8 @@ class Sizes:
     def _sample(self, examined: Examined, fields: Mapping[str, Any]) -> None:
         if len(self.samples) == SAMPLES and examined.digest >= self.samples[-1][0]:
             return
-        question, answer = (turn["value"][:_SAMPLE_TEXT] for turn in fields["conversations"][:2])
-        sample = {"question": question.replace("<image>", "").strip(), "answer": answer}
+        question, answer = (_beginning(turn["value"]) for turn in fields["conversations"][:2])
+        sample = {"question": question, "answer": answer}
         sample |= {} if examined.image is None else {"image": examined.image}
         kept = dict([*self.samples, (examined.digest, sample)])
         self.samples = sorted(kept.items())[:SAMPLES]
@@ -98,6 +98,11 @@ class Sizes:
             "lengths": self.lengths,
             "answers": self.answers,
         }
+
+
+def _beginning(text: str) -> str:
+    text = text.replace("<image>", "").strip()
+    return text if len(text) <= _SAMPLE_TEXT else f"{text[:_SAMPLE_TEXT].rstrip()} ..."
 
 
 class Tally:
