@@ -4,7 +4,7 @@
 
 Each size runs in processes of its own. Seven tasks and ShareGPT share the records, a record is a picture with
 five questions. The peak is the resident set of the process, Python and its libraries included; `empty` is
-that of the command line alone.
+that of the command line alone. On a machine that others use, CPU seconds tell more than the clock's.
 """
 
 import json
@@ -26,8 +26,9 @@ from cotbal.cli import main
 try:
     main()
 finally:
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print("peak", max(resource.getrusage(each).ru_maxrss for each in who), file=sys.stderr)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(each.ru_utime + each.ru_stime for each in used)
+    print(cpu, max(each.ru_maxrss for each in used), file=sys.stderr)
 """
 
 
@@ -42,7 +43,7 @@ def main() -> None:
 
 def head() -> None:
     """Prints the columns' names."""
-    print(f"{'records':>9} {'step':<8} {'seconds':>8} {'peak MiB':>9} {'written MB':>11}")
+    print(f"{'records':>9} {'step':<8} {'seconds':>8} {'CPU s':>7} {'peak MiB':>9} {'written MB':>11}")
 
 
 def measure(size: int, folder: Path) -> None:
@@ -85,8 +86,9 @@ def report(size: int, step: str, folder: Path, *arguments: str, codes: tuple[int
     )
     assert done.returncode in codes, done.stderr
     seconds = time.perf_counter() - start
-    peak = int(done.stderr.split()[-1]) / 1024
-    print(f"{size:>9,} {step:<8} {seconds:>8.1f} {peak:>9.0f} {written(folder) - before:>11.0f}", flush=True)
+    cpu, kib = map(float, done.stderr.split()[-2:])
+    new = written(folder) - before
+    print(f"{size:>9,} {step:<8} {seconds:>8.1f} {cpu:>7.1f} {kib / 1024:>9.0f} {new:>11.0f}", flush=True)
 
 
 def written(folder: Path) -> float:

@@ -1,6 +1,7 @@
 """Who examines: this process, or several at once; the results come in the same order."""
 
 import json
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +17,8 @@ from cotbal.data.tokens import load_counter
 from cotbal.project.records import Record
 
 T = TypeVar("T")
+# Twice the depth that Python itself allows.
+_DEEP = 2000
 
 
 class Crew:
@@ -96,6 +99,8 @@ _own: Examiner
 
 def _start(settings: Settings) -> None:
     global _own
+    # What could be read before it was handed over must not be nested too deeply here.
+    sys.setrecursionlimit(max(_DEEP, sys.getrecursionlimit()))
     _own = _examiner(settings)
 
 

@@ -1,6 +1,7 @@
 """What was found: kinds with their level and remedy, and the findings themselves, on disk."""
 
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from cotbal.data.turns import temporary_database
 ERROR, WARNING = "error", "warning"
 # So many of each kind are kept in memory, to be shown.
 SHOWN = 20
+# Characters of a value in a finding.
+MOST = 80
 
 
 class Kind(NamedTuple):
@@ -91,11 +94,16 @@ class Finding(NamedTuple):
         return f"{self.file}: record {self.record:,}{field}: expected {self.expected}, got {self.got}"
 
 
-def shortened(value: Any, most: int = 80) -> str:
-    """A value as Python writes it, its end left out where it is long."""
-    # The whole of a long text would be copied only to be cut.
-    text = repr(value[: most + 2] if isinstance(value, str) else value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+# Its work is bounded whatever the value: repr would write the whole, and fail where it is nested deeply.
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxlist, _repr.maxdict = 3, 8, 4
+_repr.maxstring = _repr.maxother = _repr.maxlong = MOST
+
+
+def shortened(value: Any) -> str:
+    """A value as Python writes it, at most `MOST` characters: what is too long is left out."""
+    text = _repr.repr(value)
+    return text if len(text) <= MOST else f"{text[: MOST - 3]}..."
 
 
 class Findings:

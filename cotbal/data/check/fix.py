@@ -91,7 +91,10 @@ def _records(found: Check, number: int) -> Iterator[tuple[Place, Record]]:
 def _copy(file: RecordFile, record: Record, changes: BinaryIO, name: str, place: Place) -> bool:
     """Writes a record, mended where it has to be; whether it was."""
     fields, changed = mended(record.content)
-    file.add(to_json(fields) if changed else record.text.replace("\r", " ").replace("\n", " "))
+    try:
+        file.add(to_json(fields) if changed else record.text.replace("\r", " ").replace("\n", " "))
+    except RecursionError as error:
+        raise ValueError(f"{name}: record {place.record}: nested too deeply to be written again") from error
     _tell(changes, name, place, changed)
     return bool(changed)
 

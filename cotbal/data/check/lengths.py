@@ -69,6 +69,6 @@ def in_tokens(
 
 def in_words(turns: Sequence[tuple[str, str]]) -> Length:
     """The length in words, where there is no tokenizer; nothing is cut."""
-    valid = sum(len(answer.split()) for _, answer in turns)
-    words = valid + sum(len(question.replace(IMAGE, " ").split()) for question, _ in turns)
+    valid = len(" ".join([answer for _, answer in turns]).split())
+    words = valid + len(" ".join([question for question, _ in turns]).replace(IMAGE, " ").split())
     return Length(words, valid, words, valid)

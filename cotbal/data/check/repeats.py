@@ -85,12 +85,12 @@ class Repeats:
         records, questions, pictures, ids = [], [], [], []
         for place, examined, image, task, text in found:
             where = place.to_bytes()
-            split = where[:1]
+            split, number = where[:1], int.from_bytes(where, "big")
             if examined.digest:
                 records.append(image + examined.digest + where + _hash(text, 8))
             questions += [
-                image + each.digest + split + each.answer + where + each.turn.to_bytes(4, "big")
-                for each in examined.questions
+                image + digest + split + (answer << 96 | number << 32 | turn).to_bytes(16, "big")
+                for turn, digest, answer in examined.questions
             ]
             if image != NO_PICTURE:
                 pictures.append(image + split + task.to_bytes(2, "big") + where)
@@ -133,10 +133,10 @@ class Repeats:
         for first, row in _again(self._questions, 24):
             before = before if before[:24] == row[:24] else first
             if row[24] != first[24]:
-                yield _repeat("leaked-question", row[33:41], first[33:41], _turn(row))
+                yield _repeat("leaked-question", row[29:37], first[29:37], _turn(row))
             elif row[:16] != NO_PICTURE:
-                if row[25:33] == before[25:33]:
-                    yield _repeat("repeated-question", row[33:41], before[33:41], _turn(row))
+                if row[25:29] == before[25:29]:
+                    yield _repeat("repeated-question", row[29:37], before[29:37], _turn(row))
                     continue
                 self.asked_again += 1
             before = row
@@ -185,7 +185,7 @@ def _again(rows: Iterable[bytes], length: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _turn(row: bytes) -> int:
-    return int.from_bytes(row[41:], "big")
+    return int.from_bytes(row[37:], "big")
 
 
 def _repeat(kind: str, place: bytes, first: bytes, turn: int = 0, equal: bool = False) -> Repeat:

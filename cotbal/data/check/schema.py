@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from cotbal.data.check.boxes import TextBox, boxes
 from cotbal.data.check.findings import shortened
@@ -46,12 +47,12 @@ class Question(NamedTuple):
     Attributes:
         turn: its number in the conversation, from 0; `HELD_OUT` for one to score.
         digest: 8 bytes that tell it, case, space and instruction aside.
-        answer: 8 bytes that tell its answer.
+        answer: 4 bytes, a number, that tell its answer from others to the same question.
     """
 
     turn: int
     digest: bytes
-    answer: bytes
+    answer: int
 
 
 class Examined(NamedTuple):
@@ -104,21 +105,20 @@ class Examiner:
             return self._held_out(fields, faults, task, image)
         if type(fields.get("id")) not in (str, int) or fields["id"] == "":
             faults.append(("id", "id", "a text or a whole number", _got(fields, "id")))
-        turns = _turns(fields, faults)
-        whole = bool(turns) and _roles(turns, faults)
-        values = [value for _, value in turns]
+        roles, values = _turns(fields, faults)
+        whole = bool(roles) and _alternate(roles, faults)
         found = _values(values, pictured, faults)
         pairs = list(zip(values[::2], values[1::2], strict=True)) if whole else []
         length = self._length(pairs, pictured, faults) if whole else None
         questions, digest = [], b""
         # Of a picture that cannot be named nothing can be compared. Without one, a first question alone: what
         # follows it is small talk.
-        if turns and (image is not None or not pictured):
+        if values and (image is not None or not pictured):
             asked = pairs if pictured else pairs[:1]
             questions = [self._question(number, *pair) for number, pair in enumerate(asked)]
-            said = "\0".join([*(role for role, _ in turns), *values])
-            digest = blake2b(_bytes(said), digest_size=16).digest()
-        return Examined(faults, task, image, False, None, questions, digest, len(turns) // 2, length, found)
+            digest = blake2b(_bytes("\0".join([*roles, *values])), digest_size=16).digest()
+        turns = len(values) // 2
+        return Examined(faults, task, image, False, None, questions, digest, turns, length, found)
 
     def _task(self, fields: dict[str, Any], faults: list[Fault]) -> str | None:
         name = next((each for each in TASK_FIELDS if fields.get(each) is not None), "task")
@@ -151,10 +151,10 @@ class Examiner:
         return Examined(faults, task, image, True, known, questions, b"", 1, None, [])
 
     def _question(self, turn: int, question: str, answer: str) -> Question:
-        text = _plain(question)
+        text = _plain(question.replace(IMAGE, " "))
         if text.endswith(self._instructions):
             text = text[: -max(len(each) for each in self._instructions if text.endswith(each))]
-        return Question(turn, _digest(text), _digest(_plain(answer)))
+        return Question(turn, blake2b(_bytes(text), digest_size=8).digest(), crc32(_bytes(_plain(answer))))
 
     def _length(self, pairs: Sequence[tuple[str, str]], pictured: bool, faults: list[Fault]) -> Length:
         if self._counter is None:
@@ -167,39 +167,41 @@ class Examiner:
         return length
 
 
-def _turns(fields: dict[str, Any], faults: list[Fault]) -> list[tuple[str, str]]:
-    """Who says what, as far as it is in form."""
+def _turns(fields: dict[str, Any], faults: list[Fault]) -> tuple[list[str], list[str]]:
+    """The roles and what they say; nothing where it is not in form."""
     value = fields.get("conversations")
     if not isinstance(value, list) or not value:
-        faults.append(
-            ("record", "conversations", "a list of questions and answers", _got(fields, "conversations"))
-        )
-        return []
-    turns = []
+        expected = "a list of questions and answers"
+        faults.append(("record", "conversations", expected, _got(fields, "conversations")))
+        return [], []
+    try:
+        roles, values = [turn["from"] for turn in value], [turn["value"] for turn in value]
+        if {*map(type, roles), *map(type, values)} == {str}:
+            return roles, values
+    except (TypeError, KeyError, IndexError):
+        pass
     for number, turn in enumerate(value):
+        place = f"conversations[{number}]"
         if not isinstance(turn, dict):
-            expected = 'an object of "from" and "value"'
-            faults.append(("record", f"conversations[{number}]", expected, shortened(turn)))
-            return []
-        for name in ("from", "value"):
-            if not isinstance(turn.get(name), str):
-                faults.append(("record", f"conversations[{number}].{name}", "a text", _got(turn, name)))
-                return []
-        turns.append((turn["from"], turn["value"]))
-    return turns
+            faults.append(("record", place, 'an object of "from" and "value"', shortened(turn)))
+            break
+        if wrong := [name for name in ("from", "value") if not isinstance(turn.get(name), str)]:
+            faults.append(("record", f"{place}.{wrong[0]}", "a text", _got(turn, wrong[0])))
+            break
+    return [], []
 
 
-def _roles(turns: Sequence[tuple[str, str]], faults: list[Fault]) -> bool:
-    for number, (role, _) in enumerate(turns):
+def _alternate(roles: Sequence[str], faults: list[Fault]) -> bool:
+    count = len(roles)
+    if roles == [*ROLES] * (count // 2):
+        return True
+    for number, role in enumerate(roles):
         if role != ROLES[number % 2]:
             expected = f"{ROLES[number % 2]!r}"
             faults.append(("roles", f"conversations[{number}].from", expected, shortened(role)))
             return False
-    if len(turns) % 2:
-        place = f"conversations[{len(turns) - 1}]"
-        faults.append(("roles", place, "an answer after the last question", "none"))
-        return False
-    return True
+    faults.append(("roles", f"conversations[{count - 1}]", "an answer after the last question", "none"))
+    return False
 
 
 def _values(values: Sequence[str], pictured: bool, faults: list[Fault]) -> list[tuple[str, TextBox]]:
@@ -283,12 +285,8 @@ def _is_utf8(text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Case, spaces and the picture's token aside."""
-    return " ".join(text.replace(IMAGE, " ").split()).casefold()
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(_bytes(text), digest_size=8).digest()
+    """Case and spaces aside."""
+    return " ".join(text.split()).casefold()
 
 
 def _bytes(text: str) -> bytes:

@@ -38,6 +38,18 @@ def test_file_that_cannot_be_read_on_is_an_error_and_the_next_is_read(tmp_path, 
     assert not any(name == "b" for _, name, _, _ in findings(found))
 
 
+def test_deep_nesting_is_no_crash(tmp_path):
+    kinds = set()
+    for depth in range(50, 1100, 15):
+        deep = "[" * depth + "]" * depth
+        text = f'[{{"id": {deep}, "task": {deep}, "image": {deep}, "conversations": {deep}}}]'
+        (tmp_path / "a.json").write_text(text)
+        found = Check([Source("train", tmp_path / "a.json")], Inputs(), Settings())
+        found.run()
+        kinds |= set(found.findings.counts)
+    assert kinds == {"file", "id", "task", "record"}
+
+
 def test_several_give_the_same_findings_and_sizes_in_the_same_order(tmp_path, monkeypatch):
     (tmp_path / "cut.json").write_text('[{"id": 1}, {"id":')
     records = [
