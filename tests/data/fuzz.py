@@ -22,6 +22,7 @@ with atheris.instrument_imports(
 
     from cotbal.data.chartqa import prepare_chartqa
     from cotbal.data.check.fix import write_fixed
+    from cotbal.data.check.pictures import look
     from cotbal.data.check.run import Check, Source
     from cotbal.data.check.schema import Settings
     from cotbal.data.generic import prepare_generic
@@ -82,8 +83,12 @@ def files() -> dict[str, Path]:
 def prepare(reader: str, path: Path) -> None:
     """Prepares the reader's source."""
     to, reading = target(FOLDER / "out"), inputs()
-    if reader.startswith("check"):
+    if reader == "check":
         check()
+    elif reader.startswith("check"):
+        found = look(path)
+        assert found.kind in (None, "broken-picture"), found
+        assert bool(found.kind) == bool(found.got), found
     elif reader.startswith("vqav2"):
         prepare_vqav2(path.parent, to, reading)
     elif reader == "gqa":
