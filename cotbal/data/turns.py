@@ -31,10 +31,14 @@ class Turn(NamedTuple):
 to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def temporary_database() -> sqlite3.Connection:
-    """A database in a temporary file; without a name, it is gone with the process, also a killed one."""
+def temporary_database(cache: int = 16384) -> sqlite3.Connection:
+    """A database in a temporary file; without a name, it is gone with the process, also a killed one.
+
+    Args:
+        cache: KiB of memory that it takes.
+    """
     database = sqlite3.connect("", isolation_level=None)
-    for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-16384"):
+    for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", f"cache_size=-{cache}"):
         database.execute(f"PRAGMA {setting}")
     database.execute("BEGIN")
     return database

@@ -115,7 +115,7 @@ class Findings:
 
     def __init__(self, accepted: Collection[str] = ()) -> None:
         self._accepted = frozenset(accepted)
-        self._database = temporary_database()
+        self._database = temporary_database(1024)
         self._database.execute("CREATE TABLE finding (number INTEGER PRIMARY KEY, content TEXT)")
         self.counts: Counter[str] = Counter()
         self.first: dict[str, list[Finding]] = {}

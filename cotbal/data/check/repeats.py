@@ -15,6 +15,8 @@ from cotbal.data.turns import temporary_database
 NO_PICTURE = bytes(16)
 # A place is 8 bytes: the split, the file, the record; in the order of reading.
 _PLACE = 8
+# KiB for each kind of rows, while they are written and while they are sorted.
+CACHE = 4096
 
 
 class Place(NamedTuple):
@@ -57,7 +59,7 @@ class Rows:
     """Rows of bytes on disk, sorted when all are there."""
 
     def __init__(self) -> None:
-        self._database = temporary_database()
+        self._database = temporary_database(CACHE)
         self._database.execute("CREATE TABLE line (content BLOB)")
 
     def extend(self, rows: Iterable[bytes]) -> None:

@@ -131,3 +131,15 @@ def test_originals_are_never_written_over(tmp_path):
     with pytest.raises(ValueError, match="can be read to their end"):
         write_fixed(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_file_that_is_cut_off_after_its_check_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "in").mkdir()
+    found = check(tmp_path / "in", {"train": [record("q", "a", id=n) for n in range(9)]})
+    path = tmp_path / "in" / "train.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fixed.json").write_text("of an earlier run")
+    with pytest.raises(ValueError, match="the file ends inside"):
+        write_fixed(found, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
