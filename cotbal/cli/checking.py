@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,9 @@ SHOWN = 5
 _BLOCKS = "·▁▂▃▄▅▆▇█"
 
 
-@contextmanager
-def checked(
-    sources: Sequence[Source],
-    settings: Settings,
-    images: Path | None,
-    workers: int,
-    accept: Sequence[str],
-) -> Iterator[Check]:
+def run_check(
+    sources: Sequence[Source], settings: Settings, images: Path | None, workers: int, accept: Sequence[str]
+) -> Check:
     """The finished check of the files, with a bar for each on a terminal."""
     from cotbal.cli.preparing import reading
     from cotbal.data.check.findings import KINDS
@@ -39,7 +33,7 @@ def checked(
     with reading(False) as inputs:
         found = Check(sources, inputs, settings, images=images, workers=workers, accepted=accept)
         found.run()
-    yield found
+    return found
 
 
 def finish(found: Check, html: Path | None, fix: Path | None, as_json: bool) -> None:
@@ -166,4 +160,9 @@ def _summary(content: dict[str, Any]) -> str:
     records = sum(each["records"] for each in content["files"])
     pictures = "no picture opened" if content["pictures"] is None else f"{content['pictures']:,} pictures"
     errors, warnings = sum(content["errors"].values()), sum(content["warnings"].values())
-    return f"{records:,} records, {pictures}: {errors:,} errors, {warnings:,} warnings"
+    told = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
+    return f"{_counted(records, 'record')}, {pictures}: {told}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

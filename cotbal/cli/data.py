@@ -102,7 +102,7 @@ def check(
 
     Example: cotbal data check train.json --images pictures --fix mended
     """
-    from cotbal.cli.checking import checked, finish
+    from cotbal.cli.checking import finish, run_check
     from cotbal.data.check.schema import Settings
     from cotbal.data.check.sources import find_sources
 
@@ -119,5 +119,5 @@ def check(
     settings = Settings(tuple(known), max_length, image_tokens, tokenizer)
     settings = settings._replace(instructions=settings.instructions + tuple(instruction or ()))
     sources = find_sources(file or (), split or ())
-    with checked(sources, settings, images, workers, accept or ()) as found:
-        finish(found, html, fix, as_json)
+    found = run_check(sources, settings, images, workers, accept or ())
+    finish(found, html, fix, as_json)

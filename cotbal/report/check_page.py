@@ -76,7 +76,7 @@ def _sizes(content: Mapping[str, Any]) -> PageTable:
 
 def _files(content: Mapping[str, Any]) -> PageTable:
     rows = [
-        [file["file"], file["split"], f"{file['records']:,}", file["sha256"][:16]]
+        [file["file"], file["split"], f"{file['records']:,}", (file["sha256"] or "")[:16]]
         for file in content["files"]
     ]
     return PageTable("files", ["file", "split", "records", "SHA-256, its beginning"], rows)

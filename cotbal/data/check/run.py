@@ -1,6 +1,6 @@
 """The check of files of records: every record, every picture, and what stands twice."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ SCHEMA_VERSION = 1
 # Records that are examined together: so many, or so many characters.
 _BATCH = 256
 _CHARACTERS = 1 << 20
-_LOOKED = 64
 
 
 class Source(NamedTuple):
@@ -55,7 +54,6 @@ class Check:
         images: the pictures' folder; None: no picture is opened.
         workers: processes; the result is the same with any number.
         accepted: kinds of findings that count as warnings.
-        looked: is told how many pictures have been opened.
 
     Attributes:
         findings: what is wrong.
@@ -74,15 +72,16 @@ class Check:
         images: Path | None = None,
         workers: int = 1,
         accepted: Sequence[str] = (),
-        looked: Callable[[int], None] = lambda number: None,
     ) -> None:
         self.sources, self.settings, self.images = sources, settings, images
-        self._inputs, self._workers, self._looked = inputs, workers, looked
+        self._inputs, self._workers = inputs, workers
         self._splits = list(dict.fromkeys(source.split for source in sources))
         self._names = [_name(source.path) for source in sources]
         self.findings, self.tally, self.repeats = Findings(accepted), Tally(), Repeats()
         self.records = [0] * len(sources)
         self.pictures = 0
+        # None of a file that could not be read to its end.
+        self._hashes: list[str | None] = [None] * len(sources)
         self._seen = Seen()
 
     def run(self) -> None:
@@ -104,7 +103,6 @@ class Check:
 
     def content(self) -> dict[str, Any]:
         """All but the findings themselves."""
-        hashes = [self._inputs.sha256(source.path) for source in self.sources]
         return {
             "schema_version": SCHEMA_VERSION,
             "errors": self.findings.of("error"),
@@ -112,7 +110,7 @@ class Check:
             "files": [
                 {"file": name, "split": source.split, "records": count, "sha256": digest}
                 for name, source, count, digest in zip(
-                    self._names, self.sources, self.records, hashes, strict=True
+                    self._names, self.sources, self.records, self._hashes, strict=True
                 )
             ],
             "pictures": None if self.images is None else self.pictures,
@@ -157,6 +155,7 @@ class Check:
                     if len(items) == _BATCH or size > _CHARACTERS:
                         yield _Batch(items)
                         items, size = [], 0
+                self._hashes[number] = self._inputs.sha256(source.path)
             except ValueError as error:
                 message = str(error).removeprefix(str(source.path)).lstrip(",: ")
                 broken = (Place(split, number, self.records[number] + 1), message)
@@ -190,8 +189,6 @@ class Check:
         for (path, place), found in zip(wanted.items(), looks, strict=True):
             self._seen.put(path, found, place.to_bytes())
             self.pictures += 1
-            if self.pictures % _LOOKED == 0:
-                self._looked(self.pictures)
 
     def _picture(self, place: Place, each: Examined) -> bytes:
         """16 bytes that tell a record's picture: of its content, else of its path."""

@@ -1,10 +1,10 @@
 """Which files are checked, and which split each belongs to."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cotbal.data.check.run import Source
+from cotbal.data.mix import load_prepared
 from cotbal.data.task_folder import PREPARED
 
 TRAIN = "train"
@@ -47,7 +47,7 @@ def _of(path: Path) -> Iterator[Source]:
         for split in ("validation", "test"):
             yield from (Source(split, each) for each in sorted((path / split).glob("*.jsonl")))
     elif (path / PREPARED).is_file():
-        for split, what in json.loads((path / PREPARED).read_text(encoding="utf-8"))["splits"].items():
+        for split, what in load_prepared(path).splits.items():
             name = "validation" if split == "val" else split.partition("_")[0]
             yield Source(name, path / what["file"])
     else:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,6 +36,9 @@ def test_file_that_cannot_be_read_on_is_an_error_and_the_next_is_read(tmp_path, 
     assert ("file", "a", record_number, "") in findings(found)
     assert got in found.findings.first["file"][0].got
     assert found.records[1] == 1
+    first, second = found.content()["files"]
+    assert first["sha256"] is None
+    assert second["sha256"] == hashlib.sha256((tmp_path / "b.json").read_bytes()).hexdigest()
     assert not any(name == "b" for _, name, _, _ in findings(found))
 
 
@@ -127,11 +131,12 @@ def test_sources_of_folders_and_splits(tmp_path):
         (tmp_path / "mix" / name).write_text("")
     (tmp_path / "GQA").mkdir()
     splits = {
-        "train": {"file": "train.json"},
+        "train": {"file": "train.json", "records": 1},
         "val": {"file": "val.jsonl"},
         "test_x": {"file": "test_x.jsonl"},
     }
-    (tmp_path / "GQA" / "prepared.json").write_text(json.dumps({"splits": splits}))
+    prepared = {"schema_version": 1, "task": "GQA", "splits": splits}
+    (tmp_path / "GQA" / "prepared.json").write_text(json.dumps(prepared))
     found = find_sources([tmp_path / "mix", tmp_path / "GQA"], ["test=t.jsonl"])
     assert [(source.split, source.path.name) for source in found] == [
         *[("train", "mixture.jsonl"), ("train", "train.json")],
