@@ -64,6 +64,17 @@ def test_leaks_are_told_at_the_later_split(tmp_path):
     assert first.got == f"those of record 1 of {tmp_path / 'train.json'}"
 
 
+def test_conversation_in_two_splits_is_a_leak_and_no_repeat(tmp_path):
+    found = check(tmp_path, {"train": [picture(1, "a?", "b")], "validation": [picture(1, "a?", "b")]})
+    assert [kind for kind, *_ in findings(found)] == ["leaked-question", "leaked-picture"]
+
+
+def test_small_talk_behind_a_first_question_is_no_leak(tmp_path):
+    train = [record("hello", "hi", "go on", "ok"), picture(1, "a?", "b", "go on", "ok")]
+    found = check(tmp_path, {"train": train, "validation": [question(1, "go on"), question(2, "Hello")]})
+    assert findings(found) == [("leaked-question", "validation", 2, "text")]
+
+
 def test_held_out_ids_are_of_their_file(tmp_path):
     held_out = {
         "validation": [question(1, "a?"), question("1", "b?")],
