@@ -146,7 +146,7 @@ OTHERS = {
     "cotbal.integrations": {"PIL", "accelerate", "peft", "tqdm", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.collect": {"openpyxl"},
-    "cotbal.data": {"pyarrow", "tokenizers", "transformers"},
+    "cotbal.data": {"PIL", "pyarrow", "tokenizers", "transformers"},
     "cotbal.progress": {"rich"},
     # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
     "cotbal.project": {"pydantic", "submitit", "yaml"},

@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from cotbal.cli.bench import bench
 from cotbal.cli.collect import collect
+from cotbal.cli.data import app as data
 from cotbal.cli.demo import demo
 from cotbal.cli.doctor import doctor
 from cotbal.cli.plan import plan
@@ -28,6 +29,7 @@ _EXTRAS = {
     "deepspeed": "deepspeed",
     "rich": "cli",
     "openpyxl": "collect",
+    "PIL": "report",
     "pyarrow": "data",
     "tokenizers": "data",
     "safetensors": "demo",
@@ -100,6 +102,7 @@ def root(
 app.command()(demo)
 app.add_typer(prepare, name="prepare")
 app.command()(score)
+app.add_typer(data, name="data")
 app.command()(collect)
 app.command()(plan)
 app.command()(run)
