@@ -14,21 +14,26 @@ KEYS = ("schema_version", "rule", "options", "fixed", "tasks")
 
 
 def save_rule(weighting: Weighting, path: str | Path, tasks: Iterable[str] = ()) -> Path:
-    """Return `path` after writing the rule there: `{"schema_version", "rule", "options", "fixed", "tasks"}`.
+    """Return `path` after writing `rule_content` there.
 
     Args:
         weighting: any but static weights, which are `TaskWeights`.
         path: the file.
         tasks: the names in the order of their ids, where they are known.
     """
-    content = {
+    content = rule_content(weighting, tasks)
+    return write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def rule_content(weighting: Weighting, tasks: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the rule as JSON, `{"schema_version", "rule", "options", "fixed", "tasks"}`; as `save_rule`."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "rule": type(weighting).__name__,
-        "options": weighting.options,
-        "fixed": weighting.fixed,
+        "options": dict(weighting.options),
+        "fixed": dict(weighting.fixed),
         "tasks": list(tasks),
     }
-    return write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def load_rule(path: str | Path) -> Weighting | None:
