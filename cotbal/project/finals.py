@@ -85,6 +85,9 @@ def run_finals(
     with locked(project.out):
         data, store = prepare(project), store_of(project)
         failures: dict[str, str] = {}
+        asked = [*known_methods(project), *methods]
+        # From now on `cotbal status` knows them.
+        write_finals(project.out / FINALS_FILE, collected(project, data, asked, store))
         # Weights that need more than the estimate, such as the precise difficulty, are known after a round.
         for _ in range(2):
             wanted = final_plan(project, data, methods, store)
@@ -96,7 +99,7 @@ def run_finals(
                 break
         missing = [name for name in wanted.plan if name not in execution.records]
         missing += list(wanted.waiting)
-        finals = collected(project, data, [*known_methods(project), *methods], store)
+        finals = collected(project, data, asked, store)
         path = write_finals(project.out / FINALS_FILE, finals)
         return FinalOutcome(wanted.plan, failures, missing, finals, {"finals": path})
 
