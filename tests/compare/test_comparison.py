@@ -103,6 +103,21 @@ def test_intervals_are_paired():
     assert far - near < (high - low) / 5
 
 
+def test_the_draws_lie_around_the_measures():
+    """A method that is better on all tasks, one of them by being lower: its interval is around its gain."""
+    finals = drawn(n=400)
+    right = {c.name: (0.2 if c.better == "lower" else 0.8) for c in COLUMNS}
+    items = {
+        name: [1.0] * round(400 * share) + [0.0] * round(400 * (1 - share)) for name, share in right.items()
+    }
+    row = row_of(compare(Finals(COLUMNS, {**finals.models, "CoTBal": {0: Model(right, items)}})), "CoTBal")
+    for key in ("delta_i", "delta_i_difference"):
+        low, high = row[f"{key}_interval"]
+        assert 0 < low < row[key] < high
+        assert row[key] == pytest.approx((low + high) / 2, rel=0.1)
+    assert row["delta_e_interval"] == [0, 0]
+
+
 def test_the_interval_of_a_difference_covers_it():
     """All methods equally good: in 95 of 100 samples the interval holds 0, give or take chance."""
     inside = 0

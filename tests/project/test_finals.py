@@ -10,7 +10,7 @@ from cotbal.project.finals import collected, final_plan, known_methods, left_to_
 from cotbal.project.methods import parse_methods
 from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
-from cotbal.project.rungs import rung_data, rung_plan
+from cotbal.project.rungs import rung_data, rung_plan, shares
 from cotbal.project.session import store_of
 from tests.project.toy import content, write
 
@@ -127,12 +127,14 @@ def test_rungs_have_nested_shares_above_the_mini_subset_each_scored_on_its_task(
     project, *_ = made(mini_ratio="1/32")
     plan = rung_plan(project, rung_data(project))
     trainings = [name for name in plan if not plan[name].needs]
-    shares = ("eighth probe", "quarter probe", "half probe", "probe")
-    assert trainings == ["mini", *(f"{share} {task}" for task in "abc" for share in shares)]
+    names = ("eighth probe", "quarter probe", "half probe", "probe")
+    assert trainings == ["mini", *(f"{name} {task}" for task in "abc" for name in names)]
     assert plan["eighth probe b"].context["samples"] == 2 + 12 + 1
     assert [name for name in plan if " on " in name and "eighth" in name] == [
         f"evaluate eighth probe {task} on {task}" for task in "abc"
     ]
+    toy, *_ = made()
+    assert shares(toy) == ["1/4", "1/2"]
     # As the estimate has them, so that both ends are there already.
     estimate = run_keys(plan_of(project, prepare(project)))
     keys = run_keys(plan)
