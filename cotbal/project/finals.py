@@ -16,7 +16,7 @@ from cotbal.estimate.pool import Listener
 from cotbal.estimate.store import RunSpec, Store, locked
 from cotbal.project.config import Project
 from cotbal.project.data import Data, prepare
-from cotbal.project.methods import EW, STL, Method, parse_method
+from cotbal.project.methods import EW, NAMES, STL, Method, parse_method
 from cotbal.project.outline import check_budget, outline, run_keys, throughput, totals
 from cotbal.project.recipe import GIVEN, ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.session import store_of, work
@@ -86,12 +86,12 @@ def run_finals(
         data, store = prepare(project), store_of(project)
         failures: dict[str, str] = {}
         asked = [*known_methods(project), *methods]
-        # From now on `cotbal status` knows them.
-        write_finals(project.out / FINALS_FILE, collected(project, data, asked, store))
         # Weights that need more than the estimate, such as the precise difficulty, are known after a round.
         for _ in range(2):
             wanted = final_plan(project, data, methods, store)
             check_budget(project, left_to_do(project, data, wanted, store)["totals"])
+            # From now on `cotbal status` knows them.
+            write_finals(project.out / FINALS_FILE, collected(project, data, asked, store))
             with listener() as progress:
                 execution = work(project, wanted.plan, store, progress)
             failures |= execution.failures
@@ -130,7 +130,7 @@ def final_plan(project: Project, data: Data, methods: Iterable[Method], store: S
 
 
 def known_methods(project: Project) -> list[Method]:
-    """The methods that were asked for before and that the file still allows."""
+    """The methods that were asked for before and that the file still allows, in the order of the paper."""
     try:
         content = json.loads((project.out / FINALS_FILE).read_text(encoding="utf-8"))
         names = list(content["methods"])
@@ -142,7 +142,7 @@ def known_methods(project: Project) -> list[Method]:
             found.append(parse_method(name, project))
         except ValueError:
             continue
-    return found
+    return sorted(found, key=lambda method: NAMES.index(method.kind))
 
 
 def collected(project: Project, data: Data, methods: Iterable[Method], store: Store) -> Finals:

@@ -12,6 +12,7 @@ from cotbal.estimate import Scores, estimate_weights
 from cotbal.weights import TaskWeights
 from tests.project import toy
 from tests.project.toy import content, starts, write
+from tests.report.reading import Page
 
 MIXTURE = {"a": 64, "b": 96, "c": 40, "chat": 10}
 
@@ -39,6 +40,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finals")
     path = with_tests(folder)
     early = call("train", path)
+    assert not (folder / "out" / "finals.json").exists()
     assert call("run", path).exit_code == 0
     before = starts(folder)
     result = call("compare", path, "--suite", "table2")
@@ -145,6 +147,16 @@ def test_nothing_is_done_twice_and_status_knows_the_final_models(project):
     assert call("compare", path).exit_code == 0
     assert starts(path.parent) == before
     assert (path.parent / "out" / "compare" / "compare.html").exists()
+
+
+def test_the_report_has_the_final_models(project):
+    path, *_ = project
+    assert call("report", path).exit_code == 0
+    folder = path.parent / "out" / "report"
+    page = Page((folder / "report.html").read_text())
+    assert [row[0] for row in page.tables["scores"][1:]][:2] == ["STL", "EW"]
+    assert "## Final models" in (folder / "report.md").read_text()
+    assert json.loads((folder / "report.json").read_text())["finals"]["baseline"] == "STL"
 
 
 @pytest.mark.full
