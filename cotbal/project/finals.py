@@ -149,6 +149,7 @@ def collected(project: Project, data: Data, methods: Iterable[Method], store: St
     """What the models of methods scored so far."""
     distinct = {method.name: method for method in methods}.values()
     models: dict[str, dict[int, Model]] = {}
+    clusters: dict[str, list[int]] = {}
     for method in distinct:
         try:
             wanted = final_plan(project, data, [method], store)
@@ -158,10 +159,10 @@ def collected(project: Project, data: Data, methods: Iterable[Method], store: St
             continue
         results, keys = finished(wanted.plan, store), run_keys(wanted.plan)
         models[method.name] = {
-            seed: _model(recipe, wanted.trainings.get((method.name, seed), []), results, keys)
+            seed: _model(recipe, wanted.trainings.get((method.name, seed), []), results, keys, clusters)
             for seed, recipe in recipes(project, data).items()
         }
-    return Finals(columns(project), models)
+    return Finals(columns(project), models, clusters)
 
 
 def columns(project: Project) -> tuple[Column, ...]:
@@ -289,8 +290,13 @@ def _check_estimate(estimate: Plan, store: Store) -> None:
 
 
 def _model(
-    recipe: ProjectRecipe, runs: Sequence[RunSpec], results: Results, keys: Mapping[str, str]
+    recipe: ProjectRecipe,
+    runs: Sequence[RunSpec],
+    results: Results,
+    keys: Mapping[str, str],
+    clusters: dict[str, list[int]],
 ) -> Model:
+    """What a method scored under a seed; which items belong together goes into `clusters`."""
     scores, items = {}, {}
     by_name = {(column.task, column.test): column.name for column in columns(recipe.project)}
     for run in runs:
@@ -300,6 +306,8 @@ def _model(
                 scores[by_name[place]] = result["score"]
                 if result["items"]:
                     items[by_name[place]] = result["items"]
+                if "clusters" in result:
+                    clusters.setdefault(by_name[place], result["clusters"])
     return Model(scores, items, _details(recipe, runs, results, keys))
 
 

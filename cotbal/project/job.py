@@ -112,6 +112,8 @@ def evaluate_paths(out: Path, key: str, trained: str, file: str | None) -> dict[
 def read_score(path: Path) -> dict[str, Any]:
     """The score that an evaluation command wrote: {"score": number, "items": [number, ...] or None}.
 
+    Where the file has them also "clusters", a whole number per item.
+
     Raises:
         CommandError: there is no such file, or something else in it.
     """
@@ -128,7 +130,15 @@ def read_score(path: Path) -> dict[str, Any]:
     items = content.get("items")
     if items is not None and not (isinstance(items, list) and items and all(map(_is_number, items))):
         raise CommandError(f"{expected}, got items that are no list of numbers: {json.dumps(items)[:80]}")
-    return {"score": float(score), "items": items and [float(item) for item in items]}
+    found = {"score": float(score), "items": items and [float(item) for item in items]}
+    clusters = content.get("clusters")
+    if clusters is None:
+        return found
+    if not (isinstance(clusters, list) and len(clusters) == len(items or [])):
+        raise CommandError(f"{expected}, got clusters that are not one number per item")
+    if not all(type(number) is int for number in clusters):
+        raise CommandError(f"{expected}, got clusters that are no whole numbers: {json.dumps(clusters)[:80]}")
+    return found | {"clusters": clusters}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -22,7 +22,8 @@ TRAIN = {
 }
 EVALUATE = {
     "model": "the folder that the training wrote",
-    "scores": 'the file to write: {"score": number, "items": [a number per item]}; items may be left out',
+    "scores": 'the file to write: {"score": number, "items": [a number per item]}; items may be left out, '
+    '"clusters" may say by a whole number per item which belong together',
     "output": "a folder for predictions",
     "task": "the task",
     "data": "the task's validation file, for a final model its test file",

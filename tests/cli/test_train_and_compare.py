@@ -122,6 +122,11 @@ def test_scores_are_those_of_the_test_files_and_of_the_validation_file_where_the
     )
 
 
+def test_items_that_belong_together_are_known(project):
+    finals = json.loads((project[0].parent / "out" / "finals.json").read_text())
+    assert finals["clusters"] == {name: [0, 0, 1] for name in ("a", "b/near", "b/far", "c")}
+
+
 def test_the_table_is_written_and_told(project):
     path, _, _, shown = project
     folder = path.parent / "out" / "compare"
