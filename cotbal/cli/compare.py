@@ -147,7 +147,7 @@ def _project(
 
 def _figure_1b(project: Project, no_run: bool, dry_run: bool, folder: Path, as_json: bool) -> None:
     from cotbal.compare import shares_content
-    from cotbal.project.finals import outlined
+    from cotbal.project.final_plan import outlined
     from cotbal.project.rungs import measured, run_rungs, rung_data, rung_plan
     from cotbal.project.session import store_of
 

@@ -48,7 +48,8 @@ def status(
 
 def _finals(project: Project, data: Data) -> list[Plan]:
     """The runs of the final models that were asked for and whose estimate is finished."""
-    from cotbal.project.finals import final_plan, known_methods
+    from cotbal.project.final_plan import final_plan
+    from cotbal.project.finals import known_methods
     from cotbal.project.session import store_of
 
     methods = known_methods(project)

@@ -70,7 +70,7 @@ def train(
 def show_left(project: Project, methods: Sequence[Method], as_json: bool) -> None:
     """Prints what methods still need."""
     from cotbal.project.data import prepare
-    from cotbal.project.finals import final_plan, left_to_do
+    from cotbal.project.final_plan import final_plan, left_to_do
     from cotbal.project.session import store_of
 
     data, store = prepare(project), store_of(project)

@@ -18,7 +18,7 @@ from cotbal.estimate.pool import Listener
 from cotbal.estimate.store import RunSpec, Store, locked
 from cotbal.project.config import Project
 from cotbal.project.data import Data, prepare
-from cotbal.project.finals import finished, outlined
+from cotbal.project.final_plan import finished, outlined
 from cotbal.project.outline import check_budget
 from cotbal.project.recipe import ProjectRecipe, recipes
 from cotbal.project.session import store_of, work

@@ -6,7 +6,8 @@ import pytest
 
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.finals import collected, final_plan, known_methods, left_to_do, same_models
+from cotbal.project.final_plan import final_plan, left_to_do
+from cotbal.project.finals import collected, known_methods, same_models
 from cotbal.project.methods import parse_methods
 from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
@@ -89,7 +90,7 @@ def test_equal_weights_are_the_model_that_the_file_has(made, tmp_path):
 
 def test_weights_wait_for_the_runs_of_the_precise_difficulty_and_are_counted(made, monkeypatch):
     # As if the estimate were finished, but for what `D=precise` adds.
-    monkeypatch.setattr("cotbal.project.finals._check_estimate", lambda estimate, store: None)
+    monkeypatch.setattr("cotbal.project.final_plan._check_estimate", lambda estimate, store: None)
     project, data, wanted = made("CoTBal D=precise", "EW")
     assert list(wanted.waiting) == ["final CoTBal D=precise"]
     assert {"alone mini a", "alone full c", "final EW"} <= set(wanted.plan)
