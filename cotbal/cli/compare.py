@@ -84,17 +84,21 @@ def _of_files(files: Sequence[Path], items: Path | None, baseline: str, out: Pat
 
     if items is not None and len(files) > 1:
         raise ValueError("--items: expected one CSV, got several files")
-    labels = {_label(file, files): file for file in files}
-    if len(labels) < len(files):
-        raise ValueError(f"FILES: expected files of different names, got {', '.join(map(str, files))}")
-    finals = merged({label: read_finals(file, items) for label, file in labels.items()})
+    finals = merged({label: read_finals(file, items) for label, file in _labels(files).items()})
     _write(side_by_side(finals, baseline=baseline), out, "compare", as_json)
 
 
-def _label(file: Path, files: Sequence[Path]) -> str:
-    """What tells the models of a file from those of the same name in another one."""
-    same_name = [other for other in files if other.stem == file.stem]
-    return f"{file.absolute().parent.name}/{file.stem}" if len(same_name) > 1 else file.stem
+def _labels(files: Sequence[Path]) -> dict[str, Path]:
+    """The files by what tells their paths apart: `a/out/finals.json` and `b/out/finals.json` are a and b."""
+    parts = [list(file.absolute().with_suffix("").parts) for file in files]
+    for end in (0, -1):
+        while len(parts) > 1 and all(each[1:] and each[end] == parts[0][end] for each in parts):
+            for each in parts:
+                del each[end]
+    names = ["/".join(each) for each in parts] if len(files) > 1 else [files[0].stem]
+    if len(set(names)) < len(files):
+        raise ValueError(f"FILES: expected different files, got {', '.join(map(str, files))}")
+    return dict(zip(names, files, strict=True))
 
 
 def _project(

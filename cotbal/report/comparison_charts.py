@@ -68,7 +68,7 @@ def relative_figure(comparison: Comparison) -> Figure:
 
 def shares_figure(content: Mapping[str, Any]) -> Figure:
     """Return V(share) / V(all data) over the share of the data, a line per task (figure 1b)."""
-    figure, axes = panel(5.2, 3.4)
+    figure, axes = panel(4.6, 3.2)
     ratios = list(content["shares"].values())
     looks = zip(cycle(_COLOURS), cycle(_MARKERS), strict=False)
     for number, ((task, of_task), (colour, marker)) in enumerate(
@@ -97,5 +97,5 @@ def shares_figure(content: Mapping[str, Any]) -> Figure:
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("share of the task's data")
     axes.set_ylabel("score / score on all of it")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4, fontsize=8)
     return figure

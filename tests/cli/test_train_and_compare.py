@@ -267,6 +267,13 @@ def test_models_from_elsewhere_are_compared_by_their_files(tmp_path):
     rows = json.loads(result.stdout)["methods"]
     assert [row["delta_i"] for row in rows] == pytest.approx([0, 10, 12.5])
     assert [row["delta_e"] for row in rows] == pytest.approx([0, 0, 12.5])
+    other = tmp_path / "theirs" / "ours.csv"
+    other.parent.mkdir()
+    other.write_text("run,a,b\nEW,0.7,0.4\n")
+    merged = call("compare", csv, other, "--out", tmp_path / "both", "--json")
+    names = [row["name"] for row in json.loads(merged.stdout)["methods"]]
+    assert names == ["STL", "EW (ours)", "CoTBal", "EW (theirs/ours)"]
+    assert "expected different files" in call("compare", csv, csv).output
     both = call("compare", csv, tmp_path / "page" / "compare.json")
     assert "expected what `cotbal train` wrote" in both.output
     refused = call("compare", csv, "--suite", "table2")
