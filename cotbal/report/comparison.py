@@ -55,15 +55,18 @@ def write_comparison(content: Comparison, folder: Path, name: str) -> dict[str, 
         name: what the files begin with.
     """
     with paper_style():
-        figures = draw_comparison(content)
+        figures = {
+            key: (png_bytes(figure), svg_text(figure)) for key, figure in draw_comparison(content).items()
+        }
+    page = _render(content, {key: svg for key, (_, svg) in figures.items()})
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     written = {
-        "html": write_text_atomically(folder / f"{name}.html", render_comparison(content)),
+        "html": write_text_atomically(folder / f"{name}.html", page),
         "md": write_text_atomically(folder / f"{name}.md", comparison_card(content)),
         "json": write_text_atomically(folder / f"{name}.json", text),
     }
-    for of_figure, figure in figures.items():
-        for suffix, saved in (("png", png_bytes(figure)), ("svg", svg_text(figure).encode())):
+    for of_figure, (png, svg) in figures.items():
+        for suffix, saved in (("png", png), ("svg", svg.encode())):
             path = folder / f"{name}-{of_figure}.{suffix}"
             written[f"{of_figure}.{suffix}"] = write_bytes_atomically(path, saved)
     return written
@@ -71,6 +74,11 @@ def write_comparison(content: Comparison, folder: Path, name: str) -> dict[str, 
 
 def render_comparison(content: Comparison) -> str:
     """Return the page as HTML; the same content gives the same text."""
+    with paper_style():
+        return _render(content, {key: svg_text(figure) for key, figure in draw_comparison(content).items()})
+
+
+def _render(content: Comparison, svgs: Mapping[str, str]) -> str:
     environment = Environment(
         loader=PackageLoader("cotbal.report"),
         autoescape=True,
@@ -78,15 +86,13 @@ def render_comparison(content: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    with paper_style():
-        drawn = draw_comparison(content)
     figures = {
         name: {
             "name": name,
             "reading": READINGS[name],
-            "svg": inline_svg(svg_text(figure), name, READINGS[name]),
+            "svg": inline_svg(svg, name, READINGS[name]),
         }
-        for name, figure in drawn.items()
+        for name, svg in svgs.items()
     }
     sections = [
         {**vars(section), "figures": [figures[name] for name in section.figures if name in figures]}

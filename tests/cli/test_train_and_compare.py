@@ -28,7 +28,8 @@ def with_tests(folder, **changes):
     tasks["b"]["test"] = {"near": "test.jsonl", "far": "far.jsonl"}
     python = f"{sys.executable} -S {Path(toy.__file__).resolve()}"
     evaluate = {"command": f"{python} score {{run}} {{model}} {{task}} {{scores}} {{data}}"}
-    path = write(folder, tasks=tasks, evaluate=evaluate, **changes)
+    # One worker: starting another one takes longer than what it would do.
+    path = write(folder, tasks=tasks, evaluate=evaluate, resources={"retries": 0}, **changes)
     (folder / "test.jsonl").write_text("{}\n" * 30)
     (folder / "far.jsonl").write_text("{}\n" * 50)
     return path
