@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotbal.estimate.formulas import weights_of
+from cotbal.estimate.clusters import Clusters
+from cotbal.estimate.formulas import contribution_of, weights_of
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import pooled_scores
+from cotbal.estimate.shrinkage import shrunk_signals
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
 from cotbal.tasks import task_names
 from cotbal.weights import TaskWeights, checked_weights
@@ -23,7 +26,7 @@ Signal = Sequence[float] | Tensor
 
 
 def estimate_weights(
-    scores: Scores,
+    scores: Scores | Sequence[Scores],
     *,
     rule: str = "cotbal",
     temperature: float = 0.5,
@@ -31,11 +34,13 @@ def estimate_weights(
     fixed: Mapping[str, float] | None = None,
     precise: bool = False,
     on_unidentified: str = "raise",
+    shrink: bool = False,
+    clusters: Clusters | None = None,
 ) -> TaskWeights:
     """Return the task weights that follow from validation scores, with their provenance.
 
     Args:
-        scores: the score table of the N estimated tasks.
+        scores: the score table of the N estimated tasks, or one per training seed: their mean counts.
         rule: "cotbal" (Eq. 11), "contribution" (Eq. 8), "one2all" (Eq. 5), "all2one" (Eq. 7), "difficulty"
             (Eq. 10) or "equal" (all 1).
         temperature: T > 0.
@@ -43,6 +48,11 @@ def estimate_weights(
         fixed: {task: weight} of tasks that take no part in the estimate.
         precise: take the difficulty from the single-task runs.
         on_unidentified: "raise", or "drop" to leave columns that are not identified out of the means.
+        shrink: pull each C_ij and D_i to the mean of its kind by its own reliability r = tau^2 / (tau^2 +
+            s^2), s its standard error over items and seeds, tau^2 the scatter that is not noise
+            (`cotbal.estimate.shrinkage`). Needs items. A column that is not identified is then pulled
+            rather than refused, whatever `on_unidentified` says.
+        clusters: {task: a number per item}, equal for items that belong together; for `shrink`.
 
     Raises:
         TypeError: a fixed weight is not a number.
@@ -55,24 +65,39 @@ def estimate_weights(
         1.0
     """
     _check_rule(rule)
+    tables = [scores] if isinstance(scores, Scores) else list(scores)
+    table = pooled_scores(tables)
     one, all_, hard = None, None, None
+    kept: dict[str, Any] = {}
+    if shrink and precise:
+        raise ValueError("shrink: expected the difficulty of the probes; the single-task runs have no items")
+    signals = shrunk_signals(tables, clusters=clusters) if shrink else None
     if rule in USE_ONE2ALL + USE_ALL2ONE:
-        C = contribution(scores, on_unidentified=on_unidentified)
+        if signals is None:
+            C = contribution(table, on_unidentified=on_unidentified)
+        else:
+            C = signals.contributions(contribution_of(table.oriented("mini"), table.oriented("probes")))
+            kept["contribution_reliability"] = signals.contribution.reliability.tolist()
         one, all_ = one2all(C), all2one(C)
     if rule in USE_DIFFICULTY:
-        hard = difficulty(scores, precise=precise)
+        hard = difficulty(table, precise=precise)
+        if signals is not None:
+            hard = signals.difficulties(hard)
+            kept["difficulty_reliability"] = signals.difficulty.reliability.tolist()
     weights = weights_from_signals(
-        one, all_, hard, tasks=scores.tasks, rule=rule, temperature=temperature, alpha=alpha, fixed=fixed
+        one, all_, hard, tasks=table.tasks, rule=rule, temperature=temperature, alpha=alpha, fixed=fixed
     )
     return dataclasses.replace(
         weights,
         provenance=weights.provenance
         | {
-            "scores": {"mini": scores.mini.tolist(), "probes": scores.probes.tolist()},
-            "transforms": scores.transforms,
+            "scores": {"mini": table.mini.tolist(), "probes": table.probes.tolist()},
+            "transforms": table.transforms,
             "precise": precise,
             "on_unidentified": on_unidentified,
-            "unidentified": list(unidentified(scores)),
+            "unidentified": list(unidentified(table, clusters)),
+            "shrink": shrink,
+            **kept,
         },
     )
 

@@ -13,6 +13,8 @@ from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of,
 from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items
 from cotbal.estimate.rules import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import pooled_scores
+from cotbal.estimate.shrinkage import ShrunkSignals
 from cotbal.estimate.signals import MIN_STANDARD_ERRORS, unidentified
 from cotbal.estimate.transforms import oriented_items
 
@@ -93,6 +95,7 @@ def uncertainty(
     seed: int = 0,
     over: Sequence[str] = SOURCES,
     clusters: Clusters | None = None,
+    shrink: bool = False,
 ) -> Uncertainty:
     """Confidence intervals for scores, contribution, difficulty and weights, from the scores' items.
 
@@ -109,6 +112,8 @@ def uncertainty(
         seed: of its random numbers.
         over: the noise that is looked at: "items", "seeds" or both.
         clusters: {task: a number per item}, as in `resample`.
+        shrink: of the weights that `estimate_weights(shrink=True)` gives; the reliabilities are held fixed.
+            The intervals of C and D themselves stay those of the values as measured.
 
     Raises:
         ValueError: tables without items or of different tasks, or a level or number of draws out of range.
@@ -124,12 +129,16 @@ def uncertainty(
         False
     """
     tables = [scores] if isinstance(scores, Scores) else list(scores)
-    _check(tables, level, draws)
+    _check(level, draws)
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over, clusters=clusters)
     reasons = unidentified(pooled, clusters) | _lost_in_noise(pooled.tasks, drawn)
     D = difficulty_of(drawn.mini, drawn.probes.diagonal(dim1=1, dim2=2))
     C = contribution_of(drawn.mini, drawn.probes)
+    hard = D
+    if shrink:
+        signals = ShrunkSignals.of(pooled, drawn)
+        C, hard = signals.contributions(C), signals.difficulties(D)
     one, all_ = one2all_of(C), all2one_of(C)
     rules: dict[str, RuleNoise | None] = {}
     for rule in RULES:
@@ -141,7 +150,7 @@ def uncertainty(
         needed = {
             "one2all": one if rule in USE_ONE2ALL else None,
             "all2one": all_ if rule in USE_ALL2ONE else None,
-            "difficulty": D if rule in USE_DIFFICULTY else None,
+            "difficulty": hard if rule in USE_DIFFICULTY else None,
         }
         rules[rule] = _rule_noise(weights_of(rule, **needed, temperature=temperature, alpha=alpha), level)
     return Uncertainty(
@@ -158,32 +167,7 @@ def uncertainty(
     )
 
 
-def pooled_scores(tables: Sequence[Scores]) -> Scores:
-    """One table of the means over seeds, of scores and of each item."""
-    first = tables[0]
-    if len(tables) == 1:
-        return first
-    items = {
-        run: {
-            task: torch.stack([table.items[run][task] for table in tables]).mean(0)
-            for task in first.items[run]
-        }
-        for run in first.items
-    }
-    return Scores(
-        first.tasks,
-        torch.stack([table.mini for table in tables]).mean(0),
-        torch.stack([table.probes for table in tables]).mean(0),
-        items=items,
-        transforms=first.transforms,
-    )
-
-
-def _check(tables: Sequence[Scores], level: float, draws: int) -> None:
-    if not tables:
-        raise ValueError("scores: expected at least one table, got none")
-    if any(table.tasks != tables[0].tasks for table in tables):
-        raise ValueError("scores: expected the same tasks in the same order under every seed")
+def _check(level: float, draws: int) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     if draws < 100:
