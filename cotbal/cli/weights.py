@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def weights(
     scores: Annotated[
-        Path, typer.Argument(help="Header run,TASK,TASK,...; a row mini and a row per task, named after it.")
+        list[Path],
+        typer.Argument(
+            help="Header run,TASK,TASK,...; a row mini and a row per task, named after it. One file per seed."
+        ),
     ],
     rule: Annotated[
         str,
@@ -37,13 +40,23 @@ def weights(
         str, typer.Option(help="A task that its full data does not help: raise, or drop its column of C.")
     ] = "raise",
     items: Annotated[
-        Path | None,
-        typer.Option(help="JSON of per-item scores (items.json): 95 % intervals, and what is only noise."),
+        list[Path] | None,
+        typer.Option(
+            help="JSON of per-item scores (items.json), one per score table: 95 % intervals, what is noise."
+        ),
     ] = None,
+    shrink: Annotated[
+        bool,
+        typer.Option(
+            "--shrink", help="Pull noisy C and D to their mean by their reliability; needs --items."
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("weights.json"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Print contribution, difficulty and every rule's weights of a score table, and write the weights.
+
+    Several score tables are those of several seeds: their mean counts, and intervals are over seeds too.
 
     Example: cotbal weights scores.csv --items items.json --fixed chat=1.0 --out weights.json
     """
@@ -52,28 +65,36 @@ def weights(
     from cotbal.estimate.items_json import read_items
     from cotbal.estimate.rules import RULES, estimate_weights
     from cotbal.estimate.scores import Scores
+    from cotbal.estimate.seeds import pooled_scores
     from cotbal.estimate.uncertainty import uncertainty
 
-    file = None if items is None else read_items(items)
-    table = Scores.from_csv(scores, items=None if file is None else file.items)
+    files = [read_items(path) for path in items or []]
+    if files and len(files) != len(scores):
+        raise ValueError(f"--items: expected one for each of {len(scores)} score tables, got {len(files)}")
+    items_of = [file.items for file in files] if files else [{} for _ in scores]
+    tables = [Scores.from_csv(path, items=of) for path, of in zip(scores, items_of, strict=True)]
+    clusters = files[0].clusters if files else None
+    table = pooled_scores(tables)
     options: dict[str, Any] = {
         "temperature": temperature,
         "alpha": alpha,
         "fixed": _fixed(fixed or []),
         "precise": precise,
         "on_unidentified": on_unidentified,
+        "shrink": shrink,
+        "clusters": clusters,
     }
-    chosen = estimate_weights(table, rule=rule, **options)
+    chosen = estimate_weights(tables, rule=rule, **options)
     by_rule, missing = {}, {}
     for name in RULES:
         try:
-            by_rule[name] = estimate_weights(table, rule=name, **options)
+            by_rule[name] = estimate_weights(tables, rule=name, **options)
         except ValueError as error:
             missing[name] = str(error)
     summary = _summary(table, chosen, by_rule, missing)
     noise = None
-    if file is not None:
-        noise = uncertainty(table, temperature=temperature, alpha=alpha, clusters=file.clusters)
+    if files:
+        noise = uncertainty(tables, temperature=temperature, alpha=alpha, clusters=clusters, shrink=shrink)
         summary["uncertainty"] = noise.to_json()
         provenance = {**chosen.provenance, "uncertainty": summary["uncertainty"]}
         chosen = dataclasses.replace(chosen, provenance=provenance)

@@ -68,6 +68,7 @@ class Algorithm1:
         alpha: alpha of Eq. 11.
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         precise: take the difficulty from runs on each task alone, two more per task.
+        shrink: pull noisy signals to their mean, as of `estimate_weights`.
     """
 
     recipe: Recipe
@@ -75,6 +76,7 @@ class Algorithm1:
     alpha: float = 0.5
     on_unidentified: str = "raise"
     precise: bool = False
+    shrink: bool = False
 
     def estimation_runs(self) -> list[RunSpec]:
         """The mini run, the N probe runs and, for the precise difficulty, 2 N runs on one task each.
@@ -115,14 +117,19 @@ class Algorithm1:
 
     def weights(self, results: Results, rule: str = "cotbal") -> TaskWeights:
         """The task weights by a rule, the fixed tasks included, from the results of the scored runs."""
+        return self.weights_of([self.scores(results)], rule)
+
+    def weights_of(self, tables: Sequence[Scores], rule: str = "cotbal") -> TaskWeights:
+        """The task weights by a rule from one score table, or from the mean of one per seed."""
         return estimate_weights(
-            self.scores(results),
+            tables,
             rule=rule,
             temperature=self.temperature,
             alpha=self.alpha,
             fixed=dict(self.recipe.fixed) or None,
             precise=self.precise,
             on_unidentified=self.on_unidentified,
+            shrink=self.shrink,
         )
 
     def _alone(self, share: str) -> list[RunSpec]:

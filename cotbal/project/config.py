@@ -200,6 +200,7 @@ class Project(_Strict):
         temperature: T.
         alpha: share of the contribution in rule cotbal.
         on_unidentified: a task whose column of C cannot be told: "raise" or "drop".
+        shrink: pull noisy contributions and difficulties to their mean by their reliability; needs items.
         precise: difficulty from runs on each task alone.
         step_matched: let the mini run take as many steps as the mean probe; needs {steps}.
         resources: what the runs may use.
@@ -217,6 +218,7 @@ class Project(_Strict):
     temperature: Positive = 0.5
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     on_unidentified: Literal["raise", "drop"] = "raise"
+    shrink: bool = False
     precise: bool = False
     step_matched: bool = False
     resources: Resources = Resources()
@@ -282,6 +284,8 @@ class Project(_Strict):
             raise ValueError(f"seeds: expected each once, got {self.seeds}")
         if len(self.seeds) > 1 and "seed" not in placeholders(self.train.command):
             raise ValueError("seeds: several need {seed} in train.command; all would train the same model")
+        if self.shrink and self.precise:
+            raise ValueError("shrink: it does without precise, whose runs have no items; drop one of the two")
         if self.step_matched and "steps" not in placeholders(self.train.command):
             raise ValueError("step_matched: it needs {steps} in train.command")
         for name in self.weighted:

@@ -181,7 +181,14 @@ def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
 def algorithm(recipe: ProjectRecipe) -> Algorithm1:
     """Algorithm 1 over a recipe, as its file says."""
     project = recipe.project
-    return Algorithm1(recipe, project.temperature, project.alpha, project.on_unidentified, project.precise)
+    return Algorithm1(
+        recipe,
+        project.temperature,
+        project.alpha,
+        project.on_unidentified,
+        project.precise,
+        project.shrink,
+    )
 
 
 def plan_of(project: Project, data: Data) -> Plan:
