@@ -1,4 +1,4 @@
-"""A disk that is really full in the middle of `cotbal run`: what is finished stays, and the reason is told."""
+"""A disk really full in the middle of `cotbal run`: what is finished stays, and the reason is told."""
 
 import json
 import shutil
