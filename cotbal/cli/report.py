@@ -48,6 +48,9 @@ def report(
     on_unidentified: Annotated[
         str | None, typer.Option(help="With a CSV: raise (the default) or drop, as in `cotbal weights`.")
     ] = None,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="With a CSV and its --items: as in `cotbal weights`.")
+    ] = False,
     paper_tables: Annotated[
         bool,
         typer.Option(
@@ -75,6 +78,7 @@ def report(
         "alpha": alpha,
         "fixed": fixed,
         "on_unidentified": on_unidentified,
+        "shrink": shrink or None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     kind = file.suffix.lower()
@@ -145,6 +149,7 @@ def _project(
             project.fixed,
             project.precise,
             project.on_unidentified,
+            project.shrink,
             {name: task.metric for name, task in project.tasks.items()},
         )
         results = estimate_results(

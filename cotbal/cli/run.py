@@ -53,6 +53,8 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "missing": outcome.missing,
         "refused": {str(seed): reason for seed, reason in outcome.refused.items()},
         "weights": {str(seed): dict(weights) for seed, weights in outcome.weights.items()},
+        "pooled": outcome.pooled and dict(outcome.pooled),
+        "seed_sd": outcome.spread,
         "files": {name: str(path) for name, path in outcome.files.items()},
     }
 
@@ -68,9 +70,15 @@ def _print(outcome: Outcome) -> None:
             f"seed {seed}": [f"{weights[name]:.4f}" for name in names]
             for seed, weights in outcome.weights.items()
         }
+        if outcome.pooled is not None:
+            columns["mean scores"] = [f"{outcome.pooled[name]:.4f}" for name in names]
+        if outcome.spread:
+            columns["sd over seeds"] = [f"{outcome.spread[name]:.4f}" for name in names]
         print_columns(Console(), "Weights", names, columns)
     for seed, reason in outcome.refused.items():
         typer.echo(f"No weights for seed {seed}: {reason}", err=True)
+    if outcome.refused_pooled is not None:
+        typer.echo(f"No weights for the mean over seeds: {outcome.refused_pooled}", err=True)
     if outcome.missing:
         failed = len(outcome.failures)
         typer.echo(

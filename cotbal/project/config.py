@@ -181,6 +181,7 @@ class Project(Strict):
             "no-probes": that model and the mini run, nothing else.
         equal_model: the folder of that model, trained on all data with equal weights.
         budget: what the runs may come to at most, such as "5000 samples" or "80 GPU-hours".
+        shrink: pull noisy contributions and difficulties to their mean by their reliability; needs items.
         precise: difficulty from runs on each task alone.
         step_matched: let the mini run take as many steps as the mean probe; needs {steps}.
         resources: what the runs may use.
@@ -201,6 +202,7 @@ class Project(Strict):
     mode: Literal["full", "cheap", "no-probes"] = "full"
     equal_model: Text | None = None
     budget: Annotated[str, AfterValidator(_budget)] | None = None
+    shrink: bool = False
     precise: bool = False
     step_matched: bool = False
     resources: Resources = Resources()
@@ -266,6 +268,8 @@ class Project(Strict):
             raise ValueError(f"seeds: expected each once, got {self.seeds}")
         if len(self.seeds) > 1 and "seed" not in placeholders(self.train.command):
             raise ValueError("seeds: several need {seed} in train.command; all would train the same model")
+        if self.shrink and self.precise:
+            raise ValueError("shrink: it does without precise, whose runs have no items; drop one of the two")
         if self.step_matched and "steps" not in placeholders(self.train.command):
             raise ValueError("step_matched: it needs {steps} in train.command")
         for name in self.weighted:
@@ -283,6 +287,8 @@ class Project(Strict):
             raise ValueError(f"mode: {self.mode} needs equal_model, a model of all data with equal weights")
         if self.precise:
             raise ValueError(f"precise: mode {self.mode} takes the difficulty from equal_model; drop one")
+        if self.mode == "no-probes" and self.shrink:
+            raise ValueError("shrink: mode no-probes measures no contribution to pull; drop one of the two")
         if self.mode == "cheap":
             if self.ratio > LARGEST_MINI_OF_CHEAP:
                 raise ValueError(

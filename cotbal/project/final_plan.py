@@ -49,18 +49,20 @@ def final_plan(project: Project, data: Data, methods: Iterable[Method], store: S
     specs: dict[str, RunSpec] = {}
     trainings: dict[tuple[str, int], list[RunSpec]] = {}
     waiting: dict[str, list[RunSpec]] = {}
-    estimate = plan_of(project, data)
+    by_seed, estimate = recipes(project, data), plan_of(project, data)
     for method in methods:
         _check_weights_arrive(project, method)
-        for seed, recipe in recipes(project, data).items():
-            found = _trainings(recipe, method, estimate, store)
-            if isinstance(found, Waiting):
-                specs |= {spec.name: spec for spec in found.specs}
-                outlined = recipe.mixture(method.run_name(project), _ones(recipe))
-                waiting[outlined.name] = _with_tests(recipe, outlined)
+        weights = _weights(method, list(by_seed.values()), estimate, store) if method.rule else None
+        if isinstance(weights, Waiting):
+            specs |= {spec.name: spec for spec in weights.specs}
+        for seed, recipe in by_seed.items():
+            if isinstance(weights, Waiting):
+                late = recipe.mixture(method.run_name(project), _ones(recipe))
+                waiting[late.name] = _with_tests(recipe, late)
                 continue
-            trainings[method.name, seed] = found
-            specs |= {spec.name: spec for run in found for spec in _with_tests(recipe, run)}
+            trainings[method.name, seed] = _trainings(recipe, method, weights)
+            runs = trainings[method.name, seed]
+            specs |= {spec.name: spec for run in runs for spec in _with_tests(recipe, run)}
     return FinalPlan(Plan(list(specs.values())), trainings, waiting)
 
 
@@ -105,28 +107,41 @@ def _check_weights_arrive(project: Project, method: Method) -> None:
         )
 
 
-def _trainings(
-    recipe: ProjectRecipe, method: Method, estimate: Plan, store: Store
-) -> list[RunSpec] | Waiting:
-    """The trainings of a method under a seed, or the runs that its weights wait for."""
-    project, name = recipe.project, method.run_name(recipe.project)
+def _trainings(recipe: ProjectRecipe, method: Method, weights: TaskWeights | None) -> list[RunSpec]:
+    """The trainings of a method under a seed, those of Algorithm 1 under the weights."""
+    name = method.run_name(recipe.project)
     if method.kind == STL:
         return [recipe.alone(task, FULL) for task in recipe.tasks]
+    if method.kind == EW and MODES[recipe.project.mode].equal:
+        return [recipe.equal()]
     if method.kind == EW:
-        if MODES[project.mode].equal:
-            return [recipe.equal()]
-        return [recipe.mixture(EW, _ones(recipe))]
-    if method.rule is None:
-        return [recipe.mixture(name, method.weighting(recipe.fixed, recipe.seed))]
+        weights = _ones(recipe)
+    return [recipe.mixture(name, weights or method.weighting(recipe.fixed, recipe.seed))]
+
+
+def _weights(
+    method: Method, by_seed: Sequence[ProjectRecipe], estimate: Plan, store: Store
+) -> TaskWeights | Waiting:
+    """The weights of a method of Algorithm 1, of the mean scores over the seeds, or what they wait for.
+
+    Raises:
+        ValueError: the file's own estimate is not finished, or the scores allow no weights.
+    """
+    assert method.rule is not None
     _check_estimate(estimate, store)
-    source = _algorithm(recipe, method)
-    specs = [spec for run in source.estimation_runs() for spec in _with_evaluations(recipe, run)]
-    plan = Plan(specs)
-    results = finished(plan, store)
-    if len(results) < len(plan):
+    sources = [(recipe, _algorithm(recipe, method)) for recipe in by_seed]
+    specs = [
+        spec
+        for recipe, source in sources
+        for run in source.estimation_runs()
+        for spec in _with_evaluations(recipe, run)
+    ]
+    results = finished(Plan(specs), store)
+    if len(results) < len(specs):
         return Waiting(specs)
     try:
-        return [recipe.mixture(name, source.weights(results, method.rule))]
+        _, first = sources[0]
+        return first.weights_of([source.table(results) for _, source in sources], method.rule)
     except ValueError as error:
         raise ValueError(f"method {method.name}: {error}") from error
 

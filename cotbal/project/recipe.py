@@ -251,6 +251,7 @@ def algorithm(recipe: ProjectRecipe) -> Algorithm1:
         project.on_unidentified,
         project.precise,
         project.mode,
+        project.shrink,
     )
 
 

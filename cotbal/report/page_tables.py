@@ -44,7 +44,14 @@ def weights_table(results: seeds.Results) -> PageTable:
     rows += [[f"{task} (fixed)", *[spell(weight)] * len(rules)] for task, weight in results["fixed"].items()]
     chosen = results.get("rule", "cotbal")
     strong = rules.index(chosen) + 1 if chosen in rules else None
-    return PageTable("weights", ["task", *(seeds.RULES[rule] for rule in rules)], rows, strong)
+    heads = ["task", *(seeds.RULES[rule] for rule in rules)]
+    if spread := results.get("seed_sd"):
+        heads.append(f"sd over seeds, {seeds.RULES[chosen]}")
+        rows = [
+            [*row, spell(spread[name])]
+            for row, name in zip(rows, (*results["tasks"], *results["fixed"]), strict=True)
+        ]
+    return PageTable("weights", heads, rows, strong)
 
 
 def _weight(rule: str, value: seeds.Estimate) -> str:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from cotbal.estimate import Scores, estimate_weights
+from cotbal.estimate.store import Record
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.final_plan import final_plan, left_to_do
@@ -33,6 +35,48 @@ def given(folder):
     (folder / "equal").mkdir()
     (folder / "equal" / "model.json").write_text("{}")
     return {"mode": "no-probes", "equal_model": "equal"}
+
+
+def finish(project, data, score):
+    """As if the estimate were finished: `score(seed, run, task)` of every evaluation."""
+    plan, store = plan_of(project, data), store_of(project)
+    for name, key in run_keys(plan).items():
+        result = {"output": "outputs/x", "samples": 1, "steps": None}
+        if " on " in name:
+            run, _, task = name.rpartition(" on ")
+            seed, _, run = run.rpartition("/")
+            seed = int(seed.partition(" ")[2] or 0)
+            result = {"score": score(seed, run.removeprefix("evaluate "), task), "items": None}
+        store.folder(key).mkdir(parents=True)
+        store.write(Record(key, result, 0.0, 1.0, 0.0), function="f", settings={})
+
+
+def score(seed, run, task):
+    """More with own data, and with b's; c is hard under seed 4."""
+    if run == "mini":
+        return 0.2 if task == "c" and seed == 4 else 0.4
+    return 0.8 if run.endswith(task) else 0.5 + 0.05 * run.endswith("b")
+
+
+def test_several_seeds_are_trained_under_the_weights_of_their_mean_scores(made):
+    project, data, _ = made(seeds=[0, 4])
+    finish(project, data, score)
+    store = store_of(project)
+    wanted = final_plan(project, data, parse_methods(["CoTBal", "one2all"], project), store)
+    tables = [
+        Scores(
+            ["a", "b", "c"],
+            [score(seed, "mini", t) for t in "abc"],
+            [[score(seed, r, t) for t in "abc"] for r in "abc"],
+        )
+        for seed in (0, 4)
+    ]
+    for kind, rule in (("CoTBal", "cotbal"), ("one2all", "one2all")):
+        expected = estimate_weights(tables, rule=rule, fixed={"chat": 1.5}).weights
+        alone = estimate_weights(tables[0], rule=rule, fixed={"chat": 1.5}).weights
+        assert alone != pytest.approx(expected)
+        for seed in (0, 4):
+            assert wanted.plan[f"seed {seed}/final {kind}"].settings["weights"] == pytest.approx(expected)
 
 
 def test_every_method_is_trained_under_every_seed_with_random_weights_of_its_own(made):
@@ -88,10 +132,13 @@ def test_equal_weights_are_the_model_that_the_file_has(made, tmp_path):
     assert left["totals"]["trainings"] == 0
 
 
-def test_weights_wait_for_the_runs_of_the_precise_difficulty_and_are_counted(made, monkeypatch):
-    # As if the estimate were finished, but for what `D=precise` adds.
-    monkeypatch.setattr("cotbal.project.final_plan._check_estimate", lambda estimate, store: None)
-    project, data, wanted = made("CoTBal D=precise", "EW")
+def test_weights_wait_for_the_runs_of_the_precise_difficulty_and_are_counted(made):
+    project, data, _ = made()
+    methods = parse_methods(["CoTBal D=precise", "EW"], project)
+    with pytest.raises(ValueError, match="the estimate is not finished: 16 of 16 runs are missing"):
+        final_plan(project, data, methods, store_of(project))
+    finish(project, data, score)
+    wanted = final_plan(project, data, methods, store_of(project))
     assert list(wanted.waiting) == ["final CoTBal D=precise"]
     assert {"alone mini a", "alone full c", "final EW"} <= set(wanted.plan)
     left = left_to_do(project, data, wanted, store_of(project))
@@ -101,8 +148,8 @@ def test_weights_wait_for_the_runs_of_the_precise_difficulty_and_are_counted(mad
         *(f"evaluate final CoTBal D=precise on {task}" for task in "abc"),
     }
     assert set(late.values()) == {None}
-    # The estimate of 275, six runs on a task alone, two final runs.
-    assert left["totals"]["samples"] == 275 + 25 + 200 + 2 * 210
+    # Six runs on a task alone, two final runs; the estimate is there.
+    assert left["totals"]["samples"] == 25 + 200 + 2 * 210
 
 
 def test_rows_that_are_the_same_model_are_told(made):
