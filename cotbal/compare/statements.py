@@ -39,7 +39,9 @@ def _about_differences(comparison: Mapping[str, Any]) -> list[str]:
     rows = [row for row in comparison["methods"] if row["name"] not in others and not row["same_as"]]
     if against is None or comparison["level"] is None or not rows:
         return []
-    lines = [line for key in SIGNS for line in _difference(rows, key, against)]
+    # Items drawn again say nothing of another training.
+    alone = ", for these trainings alone" if len(comparison["seeds"]) == 1 else ""
+    lines = [line for key in SIGNS for line in _difference(rows, key, f"{against}{alone}")]
     count = len(SIGNS) * len(rows)
     if count > 2:
         lines[-1] += f" Of {count} such comparisons one in twenty is beyond the noise by chance."
@@ -73,8 +75,8 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
     ]
     if len(comparison["seeds"]) == 1:
         lines.append(
-            "One seed: the intervals are of the test items alone; how much another training would differ is "
-            "not in them."
+            "One seed: the intervals are of the test items alone. Another training of the same method may "
+            "differ by more; several seeds tell."
         )
     return lines
 

@@ -198,9 +198,12 @@ def test_statements_tell_what_is_beyond_the_noise_and_where_the_scores_are_from(
     columns = (Column("a", source="validation"), *COLUMNS[1:])
     content = compare(Finals(columns, {**finals.models, "CoTBal": {0: good}}))
     assert content["statements"][0].startswith("No test scores: a has no test file")
-    assert "ΔI against EW: better for CoTBal." in content["statements"]
+    assert "ΔI against EW, for these trainings alone: better for CoTBal." in content["statements"]
     swapped = compare(Finals(COLUMNS, {**finals.models, "CoTBal": {0: good}}), reference="CoTBal")
-    assert any(line.startswith("ΔI against CoTBal: worse for EW") for line in swapped["statements"])
+    assert any(
+        line.startswith("ΔI against CoTBal, for these trainings alone: worse for EW")
+        for line in swapped["statements"]
+    )
 
 
 def test_finals_go_through_their_file(tmp_path):

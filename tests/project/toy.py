@@ -113,7 +113,8 @@ def _score(run, model, task, scores, data=None):
         Path(scores).write_text('{"score": 0.5, "items": [0.5, ')
         return
     model = json.loads(Path(model, "model.json").read_text())
-    counts = {other: count * model["weights"][other] for other, count in model["counts"].items()}
+    weights = model.get("weights", {})
+    counts = {other: count * weights.get(other, 1.0) for other, count in model["counts"].items()}
     score = sum(count**0.5 * (1.0 if other == task else 0.2) for other, count in counts.items()) / 20
     # Another file has other questions.
     score += 0.0 if data is None else len(Path(data).read_text().splitlines()) / 1000
