@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from cotbal.estimate.store import Store
+    from cotbal.project.config import Project
+    from cotbal.project.data import Data
     from cotbal.report.paper_tables import PaperRow
 
 
@@ -45,6 +48,9 @@ def report(
     on_unidentified: Annotated[
         str | None, typer.Option(help="With a CSV: raise (the default) or drop, as in `cotbal weights`.")
     ] = None,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="With a CSV and its --items: as in `cotbal weights`.")
+    ] = False,
     paper_tables: Annotated[
         bool,
         typer.Option(
@@ -72,6 +78,7 @@ def report(
         "alpha": alpha,
         "fixed": fixed,
         "on_unidentified": on_unidentified,
+        "shrink": shrink or None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     kind = file.suffix.lower()
@@ -142,12 +149,26 @@ def _project(
             project.fixed,
             project.precise,
             project.on_unidentified,
+            project.shrink,
             {name: task.metric for name, task in project.tasks.items()},
         )
         results = estimate_results(
             list(tables.values()), settings, source=_seeds(project.seeds, list(tables))
         )
-    _write(results, account(project, plan, store), out or project.out / "report", as_json)
+    runs, finals = account(project, plan, store), _finals(project, data, store)
+    _write(results, runs, out or project.out / "report", as_json, finals)
+
+
+def _finals(project: "Project", data: "Data", store: "Store") -> dict[str, Any] | None:
+    """The comparison of the final models, None where no method has all its scores."""
+    from cotbal.compare import compare
+    from cotbal.project.finals import collected, known_methods, same_models
+
+    methods = known_methods(project)
+    finals = collected(project, data, methods, store)
+    if all(finals.missing(method.name) for method in methods):
+        return None
+    return compare(finals, [method.name for method in methods], same=same_models(methods))
 
 
 def _seeds(asked: list[int], measured: list[int]) -> str:
@@ -159,19 +180,25 @@ def _seeds(asked: list[int], measured: list[int]) -> str:
     )
 
 
-def _write(results: dict[str, Any] | None, runs: dict[str, Any] | None, folder: Path, as_json: bool) -> None:
+def _write(
+    results: dict[str, Any] | None,
+    runs: dict[str, Any] | None,
+    folder: Path,
+    as_json: bool,
+    finals: dict[str, Any] | None = None,
+) -> None:
     """Writes report.html, report.json, report.md and, where there are results, the figures."""
     from cotbal.files import write_text_atomically
     from cotbal.report.card import card
     from cotbal.report.figures import write_figures
     from cotbal.report.page import write_page
 
-    content = {"schema_version": 1, "kind": "estimate", **(results or {}), "runs": runs}
+    content = {"schema_version": 1, "kind": "estimate", **(results or {}), "runs": runs, "finals": finals}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    page = write_page(results, folder, runs=runs)
+    page = write_page(results, folder, runs=runs, finals=finals)
     files = {
         "json": write_text_atomically(folder / "report.json", text),
-        "card": write_text_atomically(folder / "report.md", card(results, runs)),
+        "card": write_text_atomically(folder / "report.md", card(results, runs, finals)),
     }
     figures = {} if results is None else write_figures(results, folder / "figures")
     if not as_json and results is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotbal.cli.plan import Budget, File, Json, Mode, Precise, StepMatched, load, show_plan
-from cotbal.cli.stopping import stoppable
+from cotbal.cli.watching import watched
 
 if TYPE_CHECKING:
     from cotbal.project.session import Outcome
@@ -34,15 +34,10 @@ def run(
     if dry_run:
         show_plan(project, as_json)
         return
-    from rich.console import Console
+    from cotbal.project.session import run_project
 
-    from cotbal.progress import progress_on
-    from cotbal.project.session import headline, run_project
-
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    with stoppable(notes):
-        crew = {"local": "worker process(es)", "slurm": "Slurm job(s)"}[project.resources.executor]
-        outcome = run_project(project, lambda: progress_on(notes, headline, "samples", crew))
+    with watched(project) as listener:
+        outcome = run_project(project, listener)
     if as_json:
         typer.echo(json.dumps(_as_json(outcome), indent=1, ensure_ascii=False))
     else:
@@ -58,6 +53,8 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "missing": outcome.missing,
         "refused": {str(seed): reason for seed, reason in outcome.refused.items()},
         "weights": {str(seed): dict(weights) for seed, weights in outcome.weights.items()},
+        "pooled": outcome.pooled and dict(outcome.pooled),
+        "seed_sd": outcome.spread,
         "files": {name: str(path) for name, path in outcome.files.items()},
     }
 
@@ -73,9 +70,15 @@ def _print(outcome: Outcome) -> None:
             f"seed {seed}": [f"{weights[name]:.4f}" for name in names]
             for seed, weights in outcome.weights.items()
         }
+        if outcome.pooled is not None:
+            columns["mean scores"] = [f"{outcome.pooled[name]:.4f}" for name in names]
+        if outcome.spread:
+            columns["sd over seeds"] = [f"{outcome.spread[name]:.4f}" for name in names]
         print_columns(Console(), "Weights", names, columns)
     for seed, reason in outcome.refused.items():
         typer.echo(f"No weights for seed {seed}: {reason}", err=True)
+    if outcome.refused_pooled is not None:
+        typer.echo(f"No weights for the mean over seeds: {outcome.refused_pooled}", err=True)
     if outcome.missing:
         failed = len(outcome.failures)
         typer.echo(

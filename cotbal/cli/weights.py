@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from cotbal.estimate.clusters import Clusters
     from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.scores import Scores
     from cotbal.estimate.uncertainty import Uncertainty
     from cotbal.weights import TaskWeights
 
+SHRUNK = "C is as measured; its means, D and the weights are pulled to their mean by their reliability."
+
 
 def weights(
     scores: Annotated[
-        Path, typer.Argument(help="Header run,TASK,TASK,...; a row mini and a row per task, named after it.")
+        list[Path],
+        typer.Argument(
+            help="Header run,TASK,TASK,...; a row mini and a row per task, named after it. One file per seed."
+        ),
     ],
     rule: Annotated[
         str,
@@ -39,57 +45,95 @@ def weights(
         str, typer.Option(help="A task that its full data does not help: raise, or drop its column of C.")
     ] = "raise",
     items: Annotated[
-        Path | None,
-        typer.Option(help="JSON of per-item scores (items.json): 95 % intervals, and what is only noise."),
+        list[Path] | None,
+        typer.Option(
+            help="JSON of per-item scores (items.json), one per score table: 95 % intervals, what is noise."
+        ),
     ] = None,
+    shrink: Annotated[
+        bool,
+        typer.Option(
+            "--shrink", help="Pull noisy C and D to their mean by their reliability; needs --items."
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("weights.json"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Print contribution, difficulty and every rule's weights of a score table, and write the weights.
 
+    Several score tables are those of several seeds: their mean counts, and intervals are over seeds too.
+
     Example: cotbal weights scores.csv --items items.json --fixed chat=1.0 --out weights.json
     """
-    from cotbal.estimate.items_json import read_items
     from cotbal.estimate.no_probes import TwoModels
-    from cotbal.estimate.rules import RULES, estimate_weights
-    from cotbal.estimate.scores import Scores
-    from cotbal.estimate.uncertainty import uncertainty
 
-    file = None if items is None else read_items(items)
-    pair = TwoModels.from_csv(scores, None if file is None else file.items)
-    if pair is not None:
-        _without_probes(pair, rule, temperature, alpha, _fixed(fixed or []), out, as_json)
+    stated = _fixed(fixed or [])
+    tables, clusters = _read(scores, items or [])
+    models = [table for table in tables if isinstance(table, TwoModels)]
+    if models:
+        if shrink:
+            raise ValueError("--shrink: a table of mode no-probes has no contribution to pull; leave it out")
+        _without_probes(TwoModels.pooled(models), rule, temperature, alpha, stated, out, as_json)
         return
-    table = Scores.from_csv(scores, items=None if file is None else file.items)
     options: dict[str, Any] = {
         "temperature": temperature,
         "alpha": alpha,
-        "fixed": _fixed(fixed or []),
+        "fixed": stated,
         "precise": precise,
         "on_unidentified": on_unidentified,
+        "shrink": shrink,
+        "clusters": clusters,
     }
-    chosen = estimate_weights(table, rule=rule, **options)
-    by_rule, missing = {}, {}
-    for name in RULES:
-        try:
-            by_rule[name] = estimate_weights(table, rule=name, **options)
-        except ValueError as error:
-            missing[name] = str(error)
-    summary = _summary(table, chosen, by_rule, missing)
+    _with_probes(tables, rule, options, out, as_json)
+
+
+def _read(paths: list[Path], items: list[Path]) -> "tuple[list[Any], Clusters | None]":
+    """The tables, all of one mode, and which of their items belong together."""
+    from cotbal.estimate.items_json import read_items
+    from cotbal.estimate.no_probes import TwoModels
+    from cotbal.estimate.scores import Scores
+
+    files = [read_items(path) for path in items]
+    if files and len(files) != len(paths):
+        raise ValueError(f"--items: expected one for each of {len(paths)} score tables, got {len(files)}")
+    tables = []
+    for place, path in enumerate(paths):
+        of_table = files[place].items if files else {}
+        tables.append(TwoModels.from_csv(path, of_table) or Scores.from_csv(path, items=of_table))
+    if len({type(table) for table in tables}) > 1:
+        raise ValueError("SCORES: expected tables of one mode, got some with probes and some without")
+    return tables, files[0].clusters if files else None
+
+
+def _with_probes(
+    tables: "list[Scores]", rule: str, options: dict[str, Any], out: Path, as_json: bool
+) -> None:
+    from cotbal.estimate.rules import estimate_weights, seed_spread, weights_by_rule
+    from cotbal.estimate.uncertainty import uncertainty
+
+    by_rule, missing = weights_by_rule(tables, **options)
+    if rule not in by_rule:
+        # Asked for by name it raises: no such rule, or why the scores allow none.
+        estimate_weights(tables, rule=rule, **options)
+    chosen = by_rule[rule]
+    summary = _summary(tables, chosen, by_rule, missing, options["clusters"])
+    found: dict[str, Any] = {}
     noise = None
-    if file is not None:
-        noise = uncertainty(table, temperature=temperature, alpha=alpha, clusters=file.clusters)
-        summary["uncertainty"] = noise.to_json()
-        provenance = {**chosen.provenance, "uncertainty": summary["uncertainty"]}
-        chosen = dataclasses.replace(chosen, provenance=provenance)
+    if len(tables) > 1:
+        found["seed_sd"] = seed_spread(tables, rule, **options)
+    if all(table.items for table in tables):
+        unasked = ("fixed", "on_unidentified")
+        noise = uncertainty(tables, **{name: options[name] for name in options if name not in unasked})
+        found["uncertainty"] = noise.to_json()
+    chosen = dataclasses.replace(chosen, provenance={**chosen.provenance, **found})
     chosen.save(out)
     if as_json:
-        typer.echo(json.dumps(summary, indent=2, allow_nan=False))
-    else:
-        _print(summary)
-        if noise is not None:
-            _print_noise(noise, chosen)
-        typer.echo(f"Wrote {out} (rule {rule}).")
+        typer.echo(json.dumps(summary | found, indent=2, allow_nan=False))
+        return
+    _print(summary | found)
+    if noise is not None:
+        _print_noise(noise, chosen)
+    typer.echo(f"Wrote {out} (rule {rule}).")
 
 
 def _without_probes(
@@ -146,17 +190,21 @@ def _fixed(pairs: list[str]) -> dict[str, float]:
 
 
 def _summary(
-    table: "Scores", chosen: "TaskWeights", by_rule: dict[str, "TaskWeights"], missing: dict[str, str]
+    tables: "list[Scores]",
+    chosen: "TaskWeights",
+    by_rule: dict[str, "TaskWeights"],
+    missing: dict[str, str],
+    clusters: "Clusters | None",
 ) -> dict[str, Any]:
-    from cotbal.estimate.signals import contribution
+    from cotbal.estimate.table_signals import TableSignals
 
-    C = contribution(table, on_unidentified="drop")
+    C = TableSignals(tables, clusters=clusters).contribution("drop")
     signals = {
         name: by_rule[name].provenance[name] if name in by_rule else None
         for name in ("one2all", "all2one", "difficulty")
     }
     return {
-        "tasks": list(table.tasks),
+        "tasks": list(tables[0].tasks),
         "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
         **signals,
         "unidentified": chosen.provenance["unidentified"],
@@ -164,6 +212,7 @@ def _summary(
         "not_available": missing,
         "rule": chosen.rule,
         "fixed": chosen.fixed,
+        "shrink": chosen.provenance["shrink"],
     }
 
 
@@ -193,7 +242,11 @@ def _print(summary: dict[str, Any]) -> None:
     )
     names = [*tasks, *summary["fixed"]]
     columns = {rule: [spell(by_task[name]) for name in names] for rule, by_task in summary["weights"].items()}
+    if spread := summary.get("seed_sd"):
+        columns[f"sd over seeds, {summary['rule']}"] = [spell(spread[name]) for name in names]
     print_columns(console, "Weights by rule", names, columns)
+    if summary["shrink"]:
+        typer.echo(SHRUNK)
     if summary["unidentified"]:
         typer.echo(f"Not identified: {', '.join(summary['unidentified'])}.")
     for reason in dict.fromkeys(summary["not_available"].values()):
@@ -215,7 +268,9 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     }
     percent = f"{100 * noise.level:g} % intervals"
     print_columns(console, f"Contribution C, {percent} (Fieller)", tasks, columns)
-    of_task = {"D": [_span(*ends) for ends in noise.difficulty.T.tolist()]}
+    of_task = {}
+    if noise.difficulty is not None:
+        of_task["D"] = [_span(*ends) for ends in noise.difficulty.T.tolist()]
     rules = {name: found for name, found in noise.rules.items() if found is not None}
     for name, found in rules.items():
         of_task[name] = [_span(*ends) for ends in zip(found.low.tolist(), found.high.tolist(), strict=True)]

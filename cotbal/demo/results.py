@@ -71,7 +71,7 @@ def write_results(
     for seed in demo.seeds:
         folder, algorithm = out / f"seed-{seed}", demo.algorithm(seed)
         written[f"weights, seed {seed}"] = algorithm.weights(outcome).save(folder / "weights.json")
-        scores = algorithm.write_scores(outcome, folder)
+        scores = algorithm.write_scores(algorithm.table(outcome), folder)
         written |= {f"{name}, seed {seed}": path for name, path in scores.items()}
     return written
 

@@ -12,6 +12,7 @@ from cotbal.estimate.no_probes import TwoModels
 from cotbal.estimate.plan import LateSpec, Results
 from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.store import RunSpec
 from cotbal.weights import TaskWeights
 
@@ -118,6 +119,7 @@ class Algorithm1:
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         precise: take the difficulty from runs on each task alone, two more per task.
         mode: a name in `MODES`.
+        shrink: pull noisy signals to their mean, as of `estimate_weights`.
     """
 
     recipe: Recipe
@@ -126,6 +128,7 @@ class Algorithm1:
     on_unidentified: str = "raise"
     precise: bool = False
     mode: str = "full"
+    shrink: bool = False
 
     def estimation_runs(self) -> list[RunSpec]:
         """The mini run, the N probe runs and, for the precise difficulty, 2 N runs on one task each.
@@ -185,29 +188,48 @@ class Algorithm1:
         Raises:
             ValueError: the scores allow none, or a rule that needs probes.
         """
-        if MODES[self.mode].share is None:
+        return self.weights_of([self.table(results)], rule)
+
+    def weights_of(self, tables: Sequence[Scores | TwoModels], rule: str = "cotbal") -> TaskWeights:
+        """The task weights by a rule from one table of the mode, or from the mean of one per seed.
+
+        Raises:
+            ValueError: as of `weights`.
+        """
+        fixed = dict(self.recipe.fixed) or None
+        pooled = self.pooled(tables)
+        if isinstance(pooled, TwoModels):
             if rule != "cotbal":
                 raise ValueError(f"rule: expected 'cotbal' where there are no probes, got {rule!r}")
-            options = {"temperature": self.temperature, "alpha": self.alpha}
-            return self.two_models(results).weights(**options, fixed=dict(self.recipe.fixed) or None)
+            return pooled.weights(temperature=self.temperature, alpha=self.alpha, fixed=fixed)
         return estimate_weights(
-            self.scores(results),
+            [table for table in tables if isinstance(table, Scores)],
             rule=rule,
             temperature=self.temperature,
             alpha=self.alpha,
-            fixed=dict(self.recipe.fixed) or None,
+            fixed=fixed,
             precise=self.precise,
             on_unidentified=self.on_unidentified,
+            shrink=self.shrink,
         )
 
-    def write_scores(self, results: Results, folder: Path) -> dict[str, Path]:
+    def pooled(self, tables: Sequence[Scores | TwoModels]) -> Scores | TwoModels:
+        """The mean of the tables of several seeds, all of one mode."""
+        models = [table for table in tables if isinstance(table, TwoModels)]
+        if models:
+            return TwoModels.pooled(models)
+        return pooled_scores([table for table in tables if isinstance(table, Scores)])
+
+    def table(self, results: Results) -> Scores | TwoModels:
+        """The scores of the mode: with probes, or of two models."""
+        return self.two_models(results) if MODES[self.mode].share is None else self.scores(results)
+
+    def write_scores(self, scores: Scores | TwoModels, folder: Path) -> dict[str, Path]:
         """Writes the table as "scores", scores.csv, and where there are items "items", items.json.
 
         Raises:
             OSError: the disk cannot take a file; it is then as it was before.
         """
-        probes = MODES[self.mode].share is not None
-        scores = self.scores(results) if probes else self.two_models(results)
         written = {"scores": scores.to_csv(folder / "scores.csv")}
         if scores.items:
             written["items"] = write_items(folder / "items.json", scores.items)

@@ -18,6 +18,7 @@ from torch import Tensor
 from cotbal.estimate.formulas import difficulty_of, weights_of
 from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
+from cotbal.estimate.seeds import check_alike, mean_of
 from cotbal.estimate.transforms import oriented
 from cotbal.weights import TaskWeights
 
@@ -42,6 +43,28 @@ class TwoModels:
     equal: Sequence[float]
     items: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     transforms: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def pooled(cls, tables: Sequence[TwoModels]) -> TwoModels:
+        """The means over seeds, of scores and of each item.
+
+        Raises:
+            ValueError: other tasks, transforms or numbers of items under another seed.
+        """
+        first = tables[0]
+        if len(tables) == 1:
+            return first
+        check_alike(tables)
+        names = set(first.tasks)
+        items = {
+            run: {
+                task: mean_of([table.items[run][task] for table in tables]).tolist() for task in first.tasks
+            }
+            for run in (MINI, EQUAL)
+            if all(names <= set(table.items.get(run, {})) for table in tables)
+        }
+        mini, equal = (mean_of([getattr(table, run) for table in tables]).tolist() for run in (MINI, EQUAL))
+        return cls(first.tasks, mini, equal, items, first.transforms)
 
     def difficulty(self) -> Tensor:
         """D (N,) float64.

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotbal.estimate.clusters import Clusters
 from cotbal.estimate.formulas import weights_of
 from cotbal.estimate.scores import Scores
-from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
+from cotbal.estimate.seeds import spread
+from cotbal.estimate.signals import all2one, one2all, unidentified
+from cotbal.estimate.table_signals import TableSignals
 from cotbal.tasks import task_names
 from cotbal.weights import TaskWeights, checked_weights
 
@@ -23,7 +26,7 @@ Signal = Sequence[float] | Tensor
 
 
 def estimate_weights(
-    scores: Scores,
+    scores: Scores | Sequence[Scores],
     *,
     rule: str = "cotbal",
     temperature: float = 0.5,
@@ -31,11 +34,13 @@ def estimate_weights(
     fixed: Mapping[str, float] | None = None,
     precise: bool = False,
     on_unidentified: str = "raise",
+    shrink: bool = False,
+    clusters: Clusters | None = None,
 ) -> TaskWeights:
     """Return the task weights that follow from validation scores, with their provenance.
 
     Args:
-        scores: the score table of the N estimated tasks.
+        scores: the score table of the N estimated tasks, or one per training seed: their mean counts.
         rule: "cotbal" (Eq. 11), "contribution" (Eq. 8), "one2all" (Eq. 5), "all2one" (Eq. 7), "difficulty"
             (Eq. 10) or "equal" (all 1).
         temperature: T > 0.
@@ -43,6 +48,11 @@ def estimate_weights(
         fixed: {task: weight} of tasks that take no part in the estimate.
         precise: take the difficulty from the single-task runs.
         on_unidentified: "raise", or "drop" to leave columns that are not identified out of the means.
+        shrink: pull each C_ij and D_i to the mean of its kind by its own reliability r = tau^2 / (tau^2 +
+            s^2), s its standard error over items and seeds, tau^2 the scatter that is not noise
+            (`cotbal.estimate.shrinkage`). Needs items. A column that is not identified is then pulled
+            rather than refused, whatever `on_unidentified` says.
+        clusters: {task: a number per item}, equal for items that belong together; for `shrink`.
 
     Raises:
         TypeError: a fixed weight is not a number.
@@ -55,27 +65,94 @@ def estimate_weights(
         1.0
     """
     _check_rule(rule)
-    one, all_, hard = None, None, None
+    options: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "fixed": fixed}
+    signals = _table_signals(scores, precise, shrink, clusters)
+    return _weights(signals, rule, options, precise, on_unidentified)
+
+
+def weights_by_rule(
+    scores: Scores | Sequence[Scores],
+    *,
+    temperature: float = 0.5,
+    alpha: float = 0.5,
+    fixed: Mapping[str, float] | None = None,
+    precise: bool = False,
+    on_unidentified: str = "raise",
+    shrink: bool = False,
+    clusters: Clusters | None = None,
+) -> tuple[dict[str, TaskWeights], dict[str, str]]:
+    """Return the weights by every rule that the scores allow, and for the other rules why they do not.
+
+    The arguments are those of `estimate_weights`.
+
+    Raises:
+        TypeError: a fixed weight is not a number.
+        ValueError: what no rule allows, such as a T out of range.
+    """
+    options: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "fixed": fixed}
+    signals = _table_signals(scores, precise, shrink, clusters)
+    found, refused = {"equal": _weights(signals, "equal", options, precise, on_unidentified)}, {}
+    for rule in RULES[:-1]:
+        try:
+            found[rule] = _weights(signals, rule, options, precise, on_unidentified)
+        except ValueError as error:
+            refused[rule] = str(error)
+    return {rule: found[rule] for rule in RULES if rule in found}, refused
+
+
+def seed_spread(tables: Sequence[Scores], rule: str, **options: Any) -> dict[str, float]:
+    """Return the standard deviation of each task's weight from seed to seed, of the seeds that allow weights.
+
+    Args:
+        tables: one per training seed.
+        rule: as of `estimate_weights`.
+        options: its other arguments.
+    """
+    found = []
+    for table in tables:
+        try:
+            found.append(estimate_weights(table, rule=rule, **options))
+        except ValueError:
+            # The mean over seeds may allow what this seed's scores alone do not.
+            continue
+    return spread(found)
+
+
+def _table_signals(
+    scores: Scores | Sequence[Scores], precise: bool, shrink: bool, clusters: Clusters | None
+) -> TableSignals:
+    if shrink and precise:
+        raise ValueError("shrink: expected the difficulty of the probes; the single-task runs have no items")
+    return TableSignals([scores] if isinstance(scores, Scores) else list(scores), shrink, clusters)
+
+
+def _weights(
+    signals: TableSignals, rule: str, options: dict[str, Any], precise: bool, on_unidentified: str
+) -> TaskWeights:
+    """The weights by a rule with their provenance, from the signals that it needs and no others."""
+    table, one, all_, hard = signals.table, None, None, None
+    kept: dict[str, Any] = {}
     if rule in USE_ONE2ALL + USE_ALL2ONE:
-        C = contribution(scores, on_unidentified=on_unidentified)
+        C = signals.contribution(on_unidentified)
         one, all_ = one2all(C), all2one(C)
+        if signals.shrunk is not None:
+            kept["contribution_reliability"] = signals.shrunk.contribution.reliability.tolist()
     if rule in USE_DIFFICULTY:
-        hard = difficulty(scores, precise=precise)
-    weights = weights_from_signals(
-        one, all_, hard, tasks=scores.tasks, rule=rule, temperature=temperature, alpha=alpha, fixed=fixed
-    )
-    return dataclasses.replace(
-        weights,
-        provenance=weights.provenance
-        | {
-            "scores": {"mini": scores.mini.tolist(), "probes": scores.probes.tolist()}
-            | ({} if scores.equal is None else {"equal": scores.equal.tolist()}),
-            "transforms": scores.transforms,
-            "precise": precise,
-            "on_unidentified": on_unidentified,
-            "unidentified": list(unidentified(scores)),
-        },
-    )
+        hard = signals.difficulty(precise=precise)
+        if signals.shrunk is not None:
+            kept["difficulty_reliability"] = signals.shrunk.difficulty.reliability.tolist()
+    weights = weights_from_signals(one, all_, hard, tasks=table.tasks, rule=rule, **options)
+    values = {"mini": table.mini.tolist(), "probes": table.probes.tolist()}
+    provenance = {
+        "scores": values if table.equal is None else {**values, "equal": table.equal.tolist()},
+        "transforms": table.transforms,
+        "precise": precise,
+        "on_unidentified": on_unidentified,
+        "unidentified": list(unidentified(table, signals.clusters)),
+        "shrink": signals.shrink,
+        **kept,
+    }
+    return dataclasses.replace(weights, provenance=weights.provenance | provenance)
 
 
 def weights_from_signals(

@@ -16,7 +16,9 @@ ON_UNIDENTIFIED = ("raise", "drop")
 _ROUNDING = 16 * torch.finfo(torch.float64).eps
 
 
-def contribution(scores: Scores, *, on_unidentified: str = "raise") -> Tensor:
+def contribution(
+    scores: Scores, *, on_unidentified: str = "raise", clusters: Clusters | None = None
+) -> Tensor:
     """Return C, (N, N) float64 with diagonal 1: C_ij is what task i gives to task j (Eq. 3). Not clipped.
 
         C_ij = (V_j(i+mini) - V_j(mini)) / (V_j(j+mini) - V_j(mini))
@@ -25,6 +27,7 @@ def contribution(scores: Scores, *, on_unidentified: str = "raise") -> Tensor:
         scores: the score table.
         on_unidentified: what becomes of a column j whose denominator is <= 0, or below 3 of its standard
             errors where the items are known: "raise", or "drop", which makes its C_ij NaN for i != j.
+        clusters: as of `unidentified`.
 
     Raises:
         ValueError: a column is not identified and `on_unidentified` is "raise".
@@ -35,7 +38,7 @@ def contribution(scores: Scores, *, on_unidentified: str = "raise") -> Tensor:
     """
     if on_unidentified not in ON_UNIDENTIFIED:
         raise ValueError(f"on_unidentified: expected 'raise' or 'drop', got {on_unidentified!r}")
-    reasons = unidentified(scores)
+    reasons = unidentified(scores, clusters)
     if reasons and on_unidentified == "raise":
         raise ValueError(
             f"scores: {'; '.join(reasons.values())}. The contribution to "

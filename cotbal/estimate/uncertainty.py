@@ -13,6 +13,8 @@ from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of,
 from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items
 from cotbal.estimate.rules import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import pooled_scores
+from cotbal.estimate.shrinkage import ShrunkSignals
 from cotbal.estimate.signals import MIN_STANDARD_ERRORS, unidentified
 from cotbal.estimate.transforms import oriented_items
 
@@ -46,8 +48,9 @@ class Uncertainty:
         contribution: Fieller's sets (N, N) for C_ij; [1, 1] on the diagonal.
         one2all: (2, N), None where a column is not identified.
         all2one: (2, N), likewise.
-        difficulty: (2, N).
-        rules: the weights of each rule; None where the rule needs a column that is not identified.
+        difficulty: (2, N), None where it is the precise one.
+        rules: the weights of each rule; None where the rule needs a column that is not identified or the
+            precise difficulty.
         unidentified: the tasks whose column is not identified, each with the reason in words.
     """
 
@@ -58,7 +61,7 @@ class Uncertainty:
     contribution: RatioSets
     one2all: Tensor | None
     all2one: Tensor | None
-    difficulty: Tensor
+    difficulty: Tensor | None
     rules: dict[str, RuleNoise | None]
     unidentified: dict[str, str]
 
@@ -77,7 +80,7 @@ class Uncertainty:
             ],
             "one2all": None if self.one2all is None else self.one2all.T.tolist(),
             "all2one": None if self.all2one is None else self.all2one.T.tolist(),
-            "difficulty": self.difficulty.T.tolist(),
+            "difficulty": None if self.difficulty is None else self.difficulty.T.tolist(),
             "weights": {name: _rule_json(noise) for name, noise in self.rules.items()},
             "unidentified": self.unidentified,
         }
@@ -93,6 +96,8 @@ def uncertainty(
     seed: int = 0,
     over: Sequence[str] = SOURCES,
     clusters: Clusters | None = None,
+    shrink: bool = False,
+    precise: bool = False,
 ) -> Uncertainty:
     """Confidence intervals for scores, contribution, difficulty and weights, from the scores' items.
 
@@ -109,6 +114,10 @@ def uncertainty(
         seed: of its random numbers.
         over: the noise that is looked at: "items", "seeds" or both.
         clusters: {task: a number per item}, as in `resample`.
+        shrink: of the signals and weights of `estimate_weights(shrink=True)`; the reliabilities are held
+            fixed. The sets of the cells of C stay those of the values as measured.
+        precise: the difficulty is that of the single-task runs, whose items are not known: what needs it has
+            no interval.
 
     Raises:
         ValueError: tables without items or of different tasks, or a level or number of draws out of range.
@@ -124,19 +133,22 @@ def uncertainty(
         False
     """
     tables = [scores] if isinstance(scores, Scores) else list(scores)
-    _check(tables, level, draws)
+    _check(level, draws)
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over, clusters=clusters)
     reasons = unidentified(pooled, clusters) | _lost_in_noise(pooled.tasks, drawn)
     whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
     D = difficulty_of(drawn.mini, whole)
     C = contribution_of(drawn.mini, drawn.probes)
+    if shrink:
+        signals = ShrunkSignals.of(pooled, drawn)
+        C, D = signals.contributions(C), signals.difficulties(D)
     one, all_ = one2all_of(C), all2one_of(C)
     rules: dict[str, RuleNoise | None] = {}
     for rule in RULES:
         if rule == "equal":
             continue
-        if reasons and rule in USE_ONE2ALL + USE_ALL2ONE:
+        if (reasons and rule in USE_ONE2ALL + USE_ALL2ONE) or (precise and rule in USE_DIFFICULTY):
             rules[rule] = None
             continue
         needed = {
@@ -153,40 +165,13 @@ def uncertainty(
         contribution=_ratio_sets(pooled, clusters, level),
         one2all=None if reasons else _interval(one, level),
         all2one=None if reasons else _interval(all_, level),
-        difficulty=_interval(D, level),
+        difficulty=None if precise else _interval(D, level),
         rules=rules,
         unidentified=reasons,
     )
 
 
-def pooled_scores(tables: Sequence[Scores]) -> Scores:
-    """One table of the means over seeds, of scores and of each item."""
-    first = tables[0]
-    if len(tables) == 1:
-        return first
-    equal = [table.equal for table in tables if table.equal is not None]
-    items = {
-        run: {
-            task: torch.stack([table.items[run][task] for table in tables]).mean(0)
-            for task in first.items[run]
-        }
-        for run in first.items
-    }
-    return Scores(
-        first.tasks,
-        torch.stack([table.mini for table in tables]).mean(0),
-        torch.stack([table.probes for table in tables]).mean(0),
-        equal=torch.stack(equal).mean(0) if equal else None,
-        items=items,
-        transforms=first.transforms,
-    )
-
-
-def _check(tables: Sequence[Scores], level: float, draws: int) -> None:
-    if not tables:
-        raise ValueError("scores: expected at least one table, got none")
-    if any(table.tasks != tables[0].tasks for table in tables):
-        raise ValueError("scores: expected the same tasks in the same order under every seed")
+def _check(level: float, draws: int) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     if draws < 100:

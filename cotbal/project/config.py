@@ -70,6 +70,7 @@ class Task(Strict):
     Attributes:
         train: its training data, one file or several: JSON arrays or JSONL, one record each.
         validation: what {data} is in the evaluation command; None where the command knows by itself.
+        test: what {data} is for a final model, one file or several test sets by name; None: `validation`.
         metric: the name of the score, for people.
         better: "higher" or "lower".
         transform: where lower is better, "reciprocal" (1/m) or "complement: bound" (bound - m).
@@ -79,6 +80,7 @@ class Task(Strict):
 
     train: Text | list[Text]
     validation: Text | None = None
+    test: Text | dict[Text, Text] | None = None
     metric: Text = "score"
     better: Literal["higher", "lower"] = "higher"
     transform: Text | None = None
@@ -90,12 +92,24 @@ class Task(Strict):
         """The training files as a list."""
         return [self.train] if isinstance(self.train, str) else list(self.train)
 
+    @property
+    def tests(self) -> dict[str, str]:
+        """The test files by the names of their sets; the name of a single one is ""."""
+        return self.test if isinstance(self.test, dict) else {"": self.test} if self.test else {}
+
     @field_validator("train")
     @classmethod
     def _some_file(cls, train: str | list[str]) -> str | list[str]:
         if not train:
             raise ValueError("expected a file or a list of files, got an empty list")
         return train
+
+    @field_validator("test")
+    @classmethod
+    def _some_test(cls, test: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        if isinstance(test, dict) and (not test or any("/" in name for name in test)):
+            raise ValueError(f"expected a file, or files by names without '/', got {test}")
+        return test
 
     @model_validator(mode="after")
     def _transform_fits(self) -> Task:
@@ -169,6 +183,7 @@ class Project(Strict):
             "no-probes": that model and the mini run, nothing else.
         equal_model: the folder of that model, trained on all data with equal weights.
         budget: what the runs may come to at most, such as "5000 samples" or "80 GPU-hours".
+        shrink: pull noisy contributions and difficulties to their mean by their reliability; needs items.
         precise: difficulty from runs on each task alone.
         step_matched: let the mini run take as many steps as the mean probe; needs {steps}.
         resources: what the runs may use.
@@ -189,6 +204,7 @@ class Project(Strict):
     mode: Literal["full", "cheap", "no-probes"] = "full"
     equal_model: Text | None = None
     budget: Annotated[str, AfterValidator(_budget)] | None = None
+    shrink: bool = False
     precise: bool = False
     step_matched: bool = False
     resources: Resources = Resources()
@@ -254,11 +270,15 @@ class Project(Strict):
             raise ValueError(f"seeds: expected each once, got {self.seeds}")
         if len(self.seeds) > 1 and "seed" not in placeholders(self.train.command):
             raise ValueError("seeds: several need {seed} in train.command; all would train the same model")
+        if self.shrink and self.precise:
+            raise ValueError("shrink: it does without precise, whose runs have no items; drop one of the two")
         if self.step_matched and "steps" not in placeholders(self.train.command):
             raise ValueError("step_matched: it needs {steps} in train.command")
         for name in self.weighted:
             if self.tasks[name].validation is None and "data" in placeholders(self.evaluation(name)):
                 raise ValueError(f"tasks.{name}: the evaluation command has {{data}}; give its validation")
+            if self.tasks[name].tests and "data" not in placeholders(self.evaluation(name)):
+                raise ValueError(f"tasks.{name}: its test files need {{data}} in the evaluation command")
         return self
 
     @model_validator(mode="after")
@@ -269,6 +289,8 @@ class Project(Strict):
             raise ValueError(f"mode: {self.mode} needs equal_model, a model of all data with equal weights")
         if self.precise:
             raise ValueError(f"precise: mode {self.mode} takes the difficulty from equal_model; drop one")
+        if self.mode == "no-probes" and self.shrink:
+            raise ValueError("shrink: mode no-probes measures no contribution to pull; drop one of the two")
         if self.mode == "cheap":
             if self.ratio > LARGEST_MINI_OF_CHEAP:
                 raise ValueError(

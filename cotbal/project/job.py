@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 from cotbal.estimate import processes
 from cotbal.estimate.processes import CommandError
-from cotbal.estimate.store import LOG_FILE
+from cotbal.estimate.store import LOG_FILE, write_json
 from cotbal.project.data import Part, write_mixture
 from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
@@ -51,7 +51,11 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
         stale.unlink()
     parts = [Part(part["task"], "", tuple(part["files"]), (), 0) for part in context["parts"]]
     write_mixture(Path(paths["data"]), parts, settings["format"])
-    TaskWeights(settings["weights"]).save(paths["weights"])
+    if "rule" in settings:
+        write_json(Path(paths["weights"]), settings["rule"])
+    else:
+        # Where they are from goes with them, and changes no result.
+        TaskWeights(**context.get("weights", {"weights": settings["weights"]})).save(paths["weights"])
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
     if not any(output.iterdir()):
         raise CommandError(f"the command ended well but left {{output}} empty: {output}")
@@ -109,6 +113,8 @@ def evaluate_paths(out: Path, key: str, trained: str, file: str | None) -> dict[
 def read_score(path: Path) -> dict[str, Any]:
     """The score that an evaluation command wrote: {"score": number, "items": [number, ...] or None}.
 
+    Where the file has them also "clusters", a whole number per item.
+
     Raises:
         CommandError: there is no such file, or something else in it.
     """
@@ -125,7 +131,15 @@ def read_score(path: Path) -> dict[str, Any]:
     items = content.get("items")
     if items is not None and not (isinstance(items, list) and items and all(map(_is_number, items))):
         raise CommandError(f"{expected}, got items that are no list of numbers: {json.dumps(items)[:80]}")
-    return {"score": float(score), "items": items and [float(item) for item in items]}
+    found = {"score": float(score), "items": items and [float(item) for item in items]}
+    clusters = content.get("clusters")
+    if clusters is None:
+        return found
+    if not (isinstance(clusters, list) and len(clusters) == len(items or [])):
+        raise CommandError(f"{expected}, got clusters that are not one number per item")
+    if not all(type(number) is int for number in clusters):
+        raise CommandError(f"{expected}, got clusters that are no whole numbers: {json.dumps(clusters)[:80]}")
+    return found | {"clusters": clusters}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cotbal.estimate.algorithm1 import Algorithm1
 from cotbal.estimate.execution import Execution
+from cotbal.estimate.no_probes import TwoModels
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.pool import Crew, Listener, work_on
+from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import spread
 from cotbal.estimate.store import Record, Store, locked, write_json
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
@@ -33,6 +38,9 @@ class Outcome:
         files: what was written, by what it is.
         weights: the weights of each seed that has all its scores.
         refused: for each seed whose scores allow no weights, why.
+        pooled: the weights of the mean over several seeds, once all have their scores.
+        spread: the standard deviation of each weight from seed to seed.
+        refused_pooled: why that mean allows no weights.
     """
 
     plan: Plan
@@ -41,11 +49,14 @@ class Outcome:
     files: dict[str, Path] = field(default_factory=dict)
     weights: dict[int, TaskWeights] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    pooled: TaskWeights | None = None
+    spread: dict[str, float] = field(default_factory=dict)
+    refused_pooled: str | None = None
 
     @property
     def complete(self) -> bool:
         """Whether every seed has its weights."""
-        return not self.missing and not self.refused
+        return not self.missing and not self.refused and self.refused_pooled is None
 
 
 def store_of(project: Project) -> Store:
@@ -76,21 +87,36 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         write_json(project.out / "plan.json", content)
         check_budget(project, content["totals"])
         with listener() as progress:
-            execution = _work(project, plan, store, StateFile(project.out, progress))
+            execution = work(project, plan, store, progress)
         outcome = Outcome(plan, execution.failures, [name for name in plan if name not in execution.records])
         results = {name: record.result for name, record in execution.records.items()}
-        for recipe in recipes(project, data).values():
-            _estimate(recipe, results, outcome)
+        by_seed = recipes(project, data)
+        tables = {seed: _estimate(recipe, results, outcome) for seed, recipe in by_seed.items()}
+        complete = [scores for scores in tables.values() if scores is not None]
+        if 1 < len(complete) == len(tables):
+            _pool(algorithm(next(iter(by_seed.values()))), project, complete, outcome)
         return outcome
 
 
-def _work(project: Project, plan: Plan, store: Store, listener: Listener) -> Execution:
-    resources = project.resources
+def work(project: Project, plan: Plan, store: Store, listener: Listener) -> Execution:
+    """Runs what a plan still needs, here or as jobs, and keeps its state on disk; hold the folder around it.
+
+    Args:
+        project: says what the runs may use.
+        plan: the runs.
+        store: where their results are.
+        listener: is told what happens.
+
+    Raises:
+        ValueError: there are fewer GPUs than the file says.
+        OSError: the disk cannot take a file, or Slurm cannot be reached.
+    """
+    resources, noted = project.resources, StateFile(project.out, listener)
     if resources.executor == "slurm":
-        return work_on_slurm(plan, store, listener, resources)
+        return work_on_slurm(plan, store, noted, resources)
     refuse_beside_jobs(project.out)
     environments = resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return work_on(plan, store, listener, Crew(environments, resources.retries, keep_going=True))
+    return work_on(plan, store, noted, Crew(environments, resources.retries, keep_going=True))
 
 
 def headline(record: Record) -> str:
@@ -100,19 +126,37 @@ def headline(record: Record) -> str:
     return f"{record.result['samples']} samples"
 
 
-def _estimate(recipe: ProjectRecipe, results: Results, outcome: Outcome) -> None:
-    """Writes scores.csv, items.json and weights.json of a seed whose scores are all there."""
+def _estimate(recipe: ProjectRecipe, results: Results, outcome: Outcome) -> Scores | TwoModels | None:
+    """Writes scores.csv, items.json and weights.json of a seed whose scores are all there; returns those."""
     project, seed = recipe.project, recipe.seed
     method = algorithm(recipe)
     needed = [name for run in method.estimation_runs() for name in recipe.scored_by(run)]
     if any(name not in results for name in needed):
-        return
+        return None
     several = len(project.seeds) > 1
     folder, of_seed = project.out / (f"seed-{seed}" if several else ""), f", seed {seed}" if several else ""
+    scores = None
     try:
-        written = method.write_scores(results, folder)
+        scores = method.table(results)
+        written = method.write_scores(scores, folder)
         outcome.files |= {f"{name}{of_seed}": path for name, path in written.items()}
-        outcome.weights[seed] = method.weights(results, project.rule)
+        outcome.weights[seed] = method.weights_of([scores], project.rule)
         outcome.files[f"weights{of_seed}"] = outcome.weights[seed].save(folder / "weights.json")
     except ValueError as error:
         outcome.refused[seed] = str(error)
+    return scores
+
+
+def _pool(method: Algorithm1, project: Project, tables: list[Scores | TwoModels], outcome: Outcome) -> None:
+    """Writes the weights of the mean over all seeds, with their spread from seed to seed."""
+    try:
+        outcome.files["scores"] = method.pooled(tables).to_csv(project.out / "scores.csv")
+        pooled = method.weights_of(tables, project.rule)
+    except ValueError as error:
+        outcome.refused_pooled = str(error)
+        return
+    by_seed = {str(seed): dict(weights) for seed, weights in outcome.weights.items()}
+    outcome.spread = spread(list(outcome.weights.values()))
+    found = {"seeds": by_seed} | ({"seed_sd": outcome.spread} if outcome.spread else {})
+    outcome.pooled = dataclasses.replace(pooled, provenance={**pooled.provenance, **found})
+    outcome.files["weights"] = outcome.pooled.save(project.out / "weights.json")

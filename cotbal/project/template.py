@@ -11,7 +11,7 @@ TRAIN = {
     "data": "the training data of this run, written when it starts: all its tasks, each record with its task",
     "output": "the folder that the model goes to",
     "base_model": "as in the file",
-    "weights": "a JSON file with the weight of every task; all 1 in the runs of the estimate",
+    "weights": "a JSON file with the weight of every task, all 1 in the runs of the estimate; or with a rule",
     "seed": "the seed",
     "epochs": "as in the file",
     "steps": "optimizer steps; needs train.batch_size",
@@ -22,10 +22,11 @@ TRAIN = {
 }
 EVALUATE = {
     "model": "the folder that the training wrote",
-    "scores": 'the file to write: {"score": number, "items": [a number per item]}; items may be left out',
+    "scores": 'the file to write: {"score": number, "items": [a number per item]}; items may be left out, '
+    '"clusters" may say by a whole number per item which belong together',
     "output": "a folder for predictions",
     "task": "the task",
-    "data": "the task's validation file",
+    "data": "the task's validation file, for a final model its test file",
     "base_model": "as in the file",
     "seed": "the seed",
     "gpus": "GPUs per run",

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters
-from cotbal.estimate.rules import RULES, USE_DIFFICULTY, estimate_weights
+from cotbal.estimate.rules import RULES, seed_spread, weights_by_rule
 from cotbal.estimate.scores import Scores
-from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
-from cotbal.estimate.uncertainty import pooled_scores, uncertainty
+from cotbal.estimate.signals import ON_UNIDENTIFIED, all2one, contribution, one2all, unidentified
+from cotbal.estimate.table_signals import TableSignals
+from cotbal.estimate.uncertainty import uncertainty
 from cotbal.report.noise import statements
 
 SCHEMA_VERSION = 1
@@ -31,6 +32,7 @@ class Settings:
         fixed: {task: weight} of the tasks that take no part.
         precise: difficulty from the runs on each task alone.
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
+        shrink: pull C and D to their means, as of `estimate_weights`.
         metrics: {task: name of its score}; "score" where it is not named.
     """
 
@@ -40,6 +42,7 @@ class Settings:
     fixed: Mapping[str, float] = field(default_factory=dict)
     precise: bool = False
     on_unidentified: str = "raise"
+    shrink: bool = False
     metrics: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -57,8 +60,9 @@ def estimate_results(
     Raises:
         ValueError: an unknown rule, T or alpha out of range, other tasks in another table, wrong items.
     """
-    scores = pooled_scores(tables)
-    weights, refused = _weights(scores, settings)
+    signals = TableSignals(tables, settings.shrink, clusters)
+    scores = signals.table
+    weights, refused = _weights(tables, settings, clusters)
     has_items = all(table.items for table in tables)
     intervals = _intervals(tables, settings, clusters) if has_items else None
     results: dict[str, Any] = {
@@ -75,7 +79,9 @@ def estimate_results(
         "is_cheap": scores.equal is not None,
         "transforms": dict(scores.transforms),
         "seeds": [0],
-        "by_seed": {"0": {**_signals(scores, settings.precise), "weights": weights}},
+        "by_seed": {"0": {**_signals(signals, settings.precise), "weights": weights}},
+        "seed_sd": _spread(tables, settings, clusters),
+        "shrink": settings.shrink,
         "intervals": intervals,
         "no_intervals": None if intervals else NO_ITEMS,
         "no_weights": refused,
@@ -83,41 +89,45 @@ def estimate_results(
     return {**results, "statements": statements(results)}
 
 
-def _weights(scores: Scores, settings: Settings) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+def _weights(
+    tables: Sequence[Scores], settings: Settings, clusters: Clusters | None
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """The weights of every rule that the scores allow; for the others why not."""
-    found, refused = {}, {}
-    options: dict[str, Any] = {
+    if settings.rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {settings.rule!r}")
+    if settings.on_unidentified not in ON_UNIDENTIFIED:
+        raise ValueError(f"on_unidentified: expected 'raise' or 'drop', got {settings.on_unidentified!r}")
+    if settings.precise:
+        tables[0].oriented("single_mini")
+    found, refused = weights_by_rule(tables, **_options(settings), clusters=clusters)
+    return {rule: dict(weights) for rule, weights in found.items()}, refused
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
         "temperature": settings.temperature,
         "alpha": settings.alpha,
         "fixed": dict(settings.fixed) or None,
+        "precise": settings.precise,
+        "on_unidentified": settings.on_unidentified,
+        "shrink": settings.shrink,
     }
-    # A mistake in the settings raises here; below, only what the scores do not allow is left.
-    estimate_weights(scores, rule="equal", **options)
-    if settings.rule not in RULES:
-        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {settings.rule!r}")
-    contribution(
-        scores, on_unidentified="drop" if settings.on_unidentified == "raise" else settings.on_unidentified
-    )
-    if settings.precise:
-        scores.oriented("single_mini")
-    for rule in RULES:
-        try:
-            weights = estimate_weights(
-                scores,
-                rule=rule,
-                precise=settings.precise,
-                on_unidentified=settings.on_unidentified,
-                **options,
-            )
-            found[rule] = dict(weights)
-        except ValueError as error:
-            refused[rule] = str(error)
-    return found, refused
 
 
-def _signals(scores: Scores, precise: bool) -> dict[str, Any]:
+def _spread(
+    tables: Sequence[Scores], settings: Settings, clusters: Clusters | None
+) -> dict[str, float] | None:
+    """From seed to seed, of the weights in use; None where fewer than two seeds allow them."""
+    if len(tables) == 1:
+        return None
+    return seed_spread(tables, settings.rule, **_options(settings), clusters=clusters) or None
+
+
+def _signals(signals: TableSignals, precise: bool) -> dict[str, Any]:
+    """C as measured, and the signals that the weights are made from."""
+    scores, clusters = signals.table, signals.clusters
     tasks = scores.tasks
-    C = contribution(scores, on_unidentified="drop")
+    C = contribution(scores, on_unidentified="drop", clusters=clusters)
     entry: dict[str, Any] = {
         "scores": {
             "mini": dict(zip(tasks, scores.mini.tolist(), strict=True)),
@@ -127,12 +137,12 @@ def _signals(scores: Scores, precise: bool) -> dict[str, Any]:
             },
         },
         "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
-        "unidentified": unidentified(scores),
+        "unidentified": unidentified(scores, clusters),
     }
     makers = {
-        "one2all": lambda: one2all(C),
-        "all2one": lambda: all2one(C),
-        "difficulty": lambda: difficulty(scores, precise=precise),
+        "one2all": lambda: one2all(signals.contribution("drop")),
+        "all2one": lambda: all2one(signals.contribution("drop")),
+        "difficulty": lambda: signals.difficulty(precise=precise),
     }
     return {**entry, **{name: _values(make, len(tasks)) for name, make in makers.items()}}
 
@@ -146,16 +156,12 @@ def _values(make: Any, size: int) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in signal.tolist()]
 
 
-def _intervals(
-    tables: Sequence[Scores], settings: Settings, clusters: Clusters | None
-) -> dict[str, Any] | None:
-    found = uncertainty(
-        tables, temperature=settings.temperature, alpha=settings.alpha, clusters=clusters
+def _intervals(tables: Sequence[Scores], settings: Settings, clusters: Clusters | None) -> dict[str, Any]:
+    return uncertainty(
+        tables,
+        temperature=settings.temperature,
+        alpha=settings.alpha,
+        clusters=clusters,
+        shrink=settings.shrink,
+        precise=settings.precise,
     ).to_json()
-    if settings.precise:
-        # They are of the difficulty from the mini run and the probes, which is another quantity.
-        found["difficulty"] = None
-        found["weights"] = {
-            rule: None if rule in USE_DIFFICULTY else of_rule for rule, of_rule in found["weights"].items()
-        }
-    return found

@@ -19,6 +19,7 @@ def statements(results: Mapping[str, Any]) -> list[str]:
     """
     return [
         *_about_weights(results),
+        *_about_shrinkage(results),
         *_about_denominators(results),
         *_about_intervals(results),
     ]
@@ -62,6 +63,15 @@ def _about_weights(results: Mapping[str, Any]) -> list[str]:
     if others:
         lines.append(f"Inside their noise are the differences from equal weights under {', '.join(others)}.")
     return lines
+
+
+def _about_shrinkage(results: Mapping[str, Any]) -> list[str]:
+    if not results.get("shrink"):
+        return []
+    return [
+        "The weights are shrunk: contributions and difficulties are pulled to their mean, each by its own "
+        "reliability. C is shown as measured, its means and the difficulty as pulled."
+    ]
 
 
 def _judged(results: Mapping[str, Any]) -> Mapping[str, Any]:

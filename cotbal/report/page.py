@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cotbal.files import write_text_atomically
 from cotbal.report import page_tables, seeds
+from cotbal.report.comparison_tables import improvement_table, scores_table
 from cotbal.report.embed import inline_svg, png_data_uri
 from cotbal.report.figures import draw_figures
 from cotbal.report.noise import lost_columns
@@ -31,6 +32,7 @@ def write_page(
     folder: Path,
     samples: Sequence[Mapping[str, Any]] | None = None,
     runs: Mapping[str, Any] | None = None,
+    finals: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `report.html` into `folder`, whole or not at all, and return its path.
 
@@ -40,17 +42,19 @@ def write_page(
         samples: records to show, each with "task", "question", "answer" and "image", a uint8 array (H, W, 3)
             or None.
         runs: what the runs have cost and how far they are, as of `cotbal.project.account.account`.
+        finals: the comparison of the final models, as of `cotbal.compare.compare`.
 
     Raises:
         ValueError: `results` has another schema version or lacks a seed.
     """
-    return write_text_atomically(folder / "report.html", render_page(results, samples, runs))
+    return write_text_atomically(folder / "report.html", render_page(results, samples, runs, finals))
 
 
 def render_page(
     results: seeds.Results | None,
     samples: Sequence[Mapping[str, Any]] | None = None,
     runs: Mapping[str, Any] | None = None,
+    finals: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page as HTML; the same arguments give the same text."""
     environment = Environment(
@@ -67,8 +71,15 @@ def render_page(
         runs=runs,
         runs_table=runs and page_tables.runs_table(runs),
         runs_line=runs and runs_line(runs),
+        finals=finals,
+        finals_tables=finals_tables(finals) if finals else [],
         **known,
     )
+
+
+def finals_tables(finals: Mapping[str, Any]) -> list[page_tables.PageTable]:
+    """Return the scores of the final models and, with a baseline, the improvement over it."""
+    return [scores_table(finals), *([improvement_table(finals)] if finals["baseline"] else [])]
 
 
 def _of_results(results: seeds.Results) -> dict[str, Any]:

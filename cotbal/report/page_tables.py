@@ -15,12 +15,13 @@ MOST_COLUMNS_OF_C = 16
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table: its id in the page, its headers (the first names the rows) and its rows of text."""
+    """A table: its id in the page, its headers (the first names the rows), rows of text, what to stress."""
 
     name: str
     head: list[str]
     rows: list[list[str]]
     strong: int | None = None  # the column to stress
+    best: frozenset[tuple[int, int]] = frozenset()  # likewise single cells, by row and column
 
 
 def all_tables(results: seeds.Results) -> dict[str, PageTable]:
@@ -43,7 +44,14 @@ def weights_table(results: seeds.Results) -> PageTable:
     rows += [[f"{task} (fixed)", *[spell(weight)] * len(rules)] for task, weight in results["fixed"].items()]
     chosen = results.get("rule", "cotbal")
     strong = rules.index(chosen) + 1 if chosen in rules else None
-    return PageTable("weights", ["task", *(seeds.RULES[rule] for rule in rules)], rows, strong)
+    heads = ["task", *(seeds.RULES[rule] for rule in rules)]
+    if spread := results.get("seed_sd"):
+        heads.append(f"sd over seeds, {seeds.RULES[chosen]}")
+        rows = [
+            [*row, spell(spread[name])]
+            for row, name in zip(rows, (*results["tasks"], *results["fixed"]), strict=True)
+        ]
+    return PageTable("weights", heads, rows, strong)
 
 
 def _weight(rule: str, value: seeds.Estimate) -> str:

@@ -134,6 +134,8 @@ def unidentified_note(results: Results) -> str:
 def imputed_note(results: Results) -> str:
     """Return what stands in the mean columns for the unidentified tasks, empty if there are none."""
     note = unidentified_note(results)
+    if note and results.get("shrink"):
+        return f"{note} Their cells of C are pulled to the mean of all."
     return f"{note} What they get from the others is set to the mean of the identified tasks." if note else ""
 
 

@@ -9,7 +9,10 @@ from cotbal.cli.main import app
 from tests.cli.commands import run_cotbal
 
 
-@pytest.mark.parametrize("verb", ["demo", "score", "collect", "weights", "report", "plan", "run", "status"])
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "score", "collect", "weights", "report", "plan", "run", "status", "train", "compare"],
+)
 def test_the_help_of_a_verb_shows_an_example(verb):
     shown = CliRunner().invoke(app, [verb, "--help"])
     assert shown.exit_code == 0

@@ -163,6 +163,7 @@ def test_what_is_within_the_budget_runs(path):
         ({}, ("--mode", "cheap"), "mini_ratio: expected at most 1/16 in mode cheap"),
         ({"rule": "difficulty"}, (), "rule: expected cotbal"),
         ({}, ("--mode", "adaptive"), "mode: "),
+        ({"shrink": True}, (), "shrink: mode no-probes measures no contribution to pull"),
         ({}, ("--budget", "5 apples"), "expected a number of GPU-hours or samples"),
         ({}, ("--budget", "0 samples"), "expected a number of GPU-hours or samples"),
     ],

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -235,6 +236,38 @@ def test_kills_of_driver_and_workers_at_random_moments_change_no_number(tmp_path
     assert not (tmp_path / "crowded").exists()
     for name in WRITTEN:
         assert (out / name).read_text() == (unbroken[0] / "out" / name).read_text()
+
+
+@pytest.mark.full
+def test_kill_9_of_a_worker_and_of_the_driver_at_ten_random_moments_each_changes_no_score(tmp_path):
+    chance, seeds = random.Random(0), [0, 1, 2, 3, 4, 5]
+    whole = write(tmp_path / "whole", seeds=seeds)
+    assert call("run", whole).exit_code == 0
+    path, out = write(tmp_path / "killed", seeds=seeds), tmp_path / "killed" / "out"
+    script(path.parent, nap=0.3)
+    for _ in range(10):
+        driver = start(path)
+        before = len(list(out.glob("runs/*")))
+        wait_until(lambda: len(list(out.glob("runs/*"))) > before and children(driver.pid), driver)  # noqa: B023
+        wait(chance, driver)
+        os.kill(chance.choice(children(driver.pid)), signal.SIGKILL)
+        wait(chance, driver)
+        driver.kill()
+        driver.communicate()
+    assert 0 < finished(out) < 16 * len(seeds)
+    script(path.parent, nap=0)
+    assert call("run", path).exit_code == 0
+    assert not (path.parent / "crowded").exists()
+    for folder in ("", *(f"seed-{seed}" for seed in seeds)):
+        for name in ("scores.csv", "weights.json"):
+            expected = whole.parent / "out" / folder / name
+            assert (out / folder / name).read_text() == expected.read_text()
+
+
+def wait(chance, driver):
+    """A moment at random, of the length of a few commands."""
+    time.sleep(chance.random())
+    assert driver.poll() is None
 
 
 def test_commands_left_by_a_driver_and_workers_killed_at_once_are_ended_before_their_run_starts_again(

@@ -89,3 +89,16 @@ def test_recipe_runs_through_the_same_verbs(world: Path, tmp_path: Path) -> None
     assert (scores.probes.diagonal() > scores.mini).all()
     again = CliRunner().invoke(app, ["run", str(tmp_path / "digits.yaml"), "--json"])
     assert "all 9 runs are finished" in again.stderr
+
+    compared = CliRunner().invoke(
+        app, ["compare", str(tmp_path / "digits.yaml"), "--suite", "table2", "--json"]
+    )
+    assert compared.exit_code == 0, compared.output
+    table = json.loads(compared.stdout)
+    assert [row["name"] for row in table["methods"]] == ["STL", "EW", "TLA", "RLW", "DWA", "IGBv1", "CoTBal"]
+    assert {column["source"] for column in table["columns"]} == {"test"}
+    scores_of = [tuple(row["scores"].values()) for row in table["methods"]]
+    # IGBv1's weights are 1 for its first 200 steps, and there are fewer.
+    assert len(set(scores_of)) == 6
+    assert scores_of[1] == scores_of[5]
+    assert all(row["delta_i_interval"] for row in table["methods"])

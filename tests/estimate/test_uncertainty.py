@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotbal.estimate.fieller import fieller, student
+from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.uncertainty import uncertainty
 from tests.estimate.coverage import World, simulate
 
@@ -123,6 +125,15 @@ def test_seeds_that_disagree_widen_the_intervals():
     assert (disagree.probes[1] - disagree.probes[0] > 1.5 * (agree.probes[1] - agree.probes[0])).all()
     items_alone = uncertainty([table(one, 1), table(better, 2), table(one, 3)], over=["items"])
     assert (items_alone.probes[1] - items_alone.probes[0] < disagree.probes[1] - disagree.probes[0]).all()
+
+
+def test_tables_of_several_seeds_pool_to_the_mean_of_scores_and_items():
+    first, second = tables = [table(seed=1), table(seed=2)]
+    pooled = pooled_scores(tables)
+    assert torch.allclose(pooled.probes, (first.probes + second.probes) / 2)
+    item = pooled.items["t0"]["t1"]
+    assert torch.allclose(item, (first.items["t0"]["t1"] + second.items["t0"]["t1"]) / 2)
+    assert dict(estimate_weights(tables)) == dict(estimate_weights(pooled))
 
 
 def test_lower_is_better_turns_the_interval_of_a_score_around():

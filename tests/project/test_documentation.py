@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cotbal.balancing import by_name
 from cotbal.project.config import Evaluate, Project, Task, Train, load_project
+from cotbal.project.methods import DYNAMIC, NAMES, SUITES
 from cotbal.project.resources import Resources, Slurm
 from cotbal.project.template import EVALUATE, TRAIN
 
@@ -34,6 +36,18 @@ def test_every_placeholder_is_told_in_its_table():
     for text, known in ((train.split("| placeholder of a training")[1], TRAIN), (evaluate, EVALUATE)):
         rows = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `{"))
         assert set(re.findall(r"`\{(\w+)\}`", rows)) == set(known)
+
+
+def test_every_method_and_suite_is_told_with_the_options_of_its_rule():
+    methods, suites = TEXT.split("| method | what is trained")[1].split("| suite |")
+    rows = [line.split("|") for line in methods.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(row[1] for row in rows))) >= set(NAMES)
+    (options,) = [row[3] for row in rows if "`DWA`" in row[1]]
+    told = dict(part.strip().split(": ") for part in options.split(";"))
+    for name in DYNAMIC:
+        assert told.get(name, "") == ", ".join(by_name(name.lower()).options)
+    named = set(re.findall(r"^\| `(\w+)`", suites.split("\n\n")[0], re.MULTILINE))
+    assert named == {*SUITES, "figure1b"}
 
 
 def test_example_is_a_valid_file_and_so_it_is_with_the_resources_of_slurm(tmp_path):

@@ -19,6 +19,9 @@ from cotbal.project.job import read_score
         ('{"score": 1, "items": []}', "items that are no list of numbers"),
         ('{"score": 1, "items": [1, null]}', "items that are no list of numbers"),
         ('{"score": 1, "items": {"a": 1}}', "items that are no list of numbers"),
+        ('{"score": 1, "items": [1, 1], "clusters": [1]}', "clusters that are not one number per item"),
+        ('{"score": 1, "clusters": [1]}', "clusters that are not one number per item"),
+        ('{"score": 1, "items": [1], "clusters": ["a"]}', "clusters that are no whole numbers"),
     ],
 )
 def test_what_is_no_score_is_told_with_what_was_expected(tmp_path, text, message):
@@ -37,6 +40,8 @@ def test_score_with_and_without_items(tmp_path):
     assert read_score(path) == {"score": 1.0, "items": [1.0, 0.5]}
     path.write_text('{"score": 0.25}')
     assert read_score(path) == {"score": 0.25, "items": None}
+    path.write_text('{"score": 1, "items": [1, 1], "clusters": [3, 3]}')
+    assert read_score(path) == {"score": 1.0, "items": [1.0, 1.0], "clusters": [3, 3]}
 
 
 @pytest.mark.parametrize(

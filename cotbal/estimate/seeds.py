@@ -1,0 +1,82 @@
+"""Score tables of several training seeds: the same tasks and items, models of other random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cotbal.estimate.scores import Scores
+from cotbal.weights import TaskWeights
+
+if TYPE_CHECKING:
+    from cotbal.estimate.no_probes import TwoModels
+
+
+def pooled_scores(tables: Sequence[Scores]) -> Scores:
+    """One table of the means over seeds, of scores and of each item.
+
+    Raises:
+        ValueError: no table, or other tasks, transforms or numbers of items under another seed.
+    """
+    check_alike(tables)
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    # An item that one seed lacks is lacking.
+    items = {
+        run: {
+            task: mean_of([table.items[run][task] for table in tables])
+            for task in first.items[run]
+            if all(task in table.items.get(run, {}) for table in tables)
+        }
+        for run in first.items
+    }
+    alone = {
+        name: [value for table in tables if (value := getattr(table, name)) is not None]
+        for name in ("single_mini", "single_full", "equal")
+    }
+    return Scores(
+        first.tasks,
+        mean_of([table.mini for table in tables]),
+        mean_of([table.probes for table in tables]),
+        items=items,
+        transforms=first.transforms,
+        **{name: mean_of(found) for name, found in alone.items() if len(found) == len(tables)},
+    )
+
+
+def spread(by_seed: Sequence[TaskWeights]) -> dict[str, float]:
+    """The standard deviation of each task's weight from seed to seed; empty below two seeds."""
+    if len(by_seed) < 2:
+        return {}
+    names = list(by_seed[0])
+    weights = torch.tensor([[found[task] for task in names] for found in by_seed], dtype=torch.float64)
+    return dict(zip(names, weights.std(0).tolist(), strict=True))
+
+
+def mean_of(rows: Sequence[Sequence[float] | Tensor]) -> Tensor:
+    """The mean of one row (n,) per seed.
+
+    Raises:
+        ValueError: the rows are of unequal lengths.
+    """
+    values = [torch.as_tensor(row, dtype=torch.float64) for row in rows]
+    if len({value.shape for value in values}) > 1:
+        raise ValueError("scores: expected the same items under every seed, got other numbers of them")
+    return torch.stack(values).mean(0)
+
+
+def check_alike(tables: Sequence[Scores] | Sequence[TwoModels]) -> None:
+    """Raise ValueError unless there is a table, and all are of the same tasks and transforms."""
+    if not tables:
+        raise ValueError("scores: expected at least one table, got none")
+    first = tables[0]
+    if any(list(table.tasks) != list(first.tasks) for table in tables):
+        raise ValueError("scores: expected the same tasks in the same order under every seed")
+    if any(dict(table.transforms) != dict(first.transforms) for table in tables):
+        raise ValueError("scores: expected the same transforms under every seed")
+    if any((table.equal is None) != (first.equal is None) for table in tables):
+        raise ValueError("scores: expected a row equal under every seed or under none")
