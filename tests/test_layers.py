@@ -33,7 +33,7 @@ OWN = {
     },
     "cotbal.modules": {"cotbal.losses"},
     "cotbal.gradcheck": {"csrc_triton", "cotbal.losses"},
-    "cotbal.balancing": {"cotbal.tasks", "cotbal.weights"},
+    "cotbal.balancing": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
     "cotbal.normalizer": {"csrc_triton", "cotbal._calls"},
     "cotbal.step_loss": {"cotbal._calls", "cotbal.losses"},
     "cotbal.meter": {"cotbal._calls", "cotbal.tasks"},
@@ -52,7 +52,14 @@ OWN = {
     "cotbal.metrics": set(),
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
     "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
-    "cotbal.project": {"cotbal.estimate", "cotbal.files", "cotbal.weights"},
+    "cotbal.compare": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
+    "cotbal.project": {
+        "cotbal.balancing",
+        "cotbal.compare",
+        "cotbal.estimate",
+        "cotbal.files",
+        "cotbal.weights",
+    },
     "cotbal.data": {"cotbal.collect", "cotbal.files", "cotbal.project", "cotbal.tasks"},
     "cotbal.progress": {"cotbal.estimate"},
     "cotbal.report": {"cotbal.estimate", "cotbal.files", "cotbal.metrics"},
@@ -92,6 +99,7 @@ OWN = {
     "cotbal.cli": {
         "cotbal.__version__",
         "cotbal.collect",
+        "cotbal.compare",
         "cotbal.data",
         "cotbal.demo",
         "cotbal.doctor",
@@ -130,6 +138,7 @@ TRAINING = {
 }
 ESTIMATION = {
     "cotbal.collect",
+    "cotbal.compare",
     "cotbal.data",
     "cotbal.estimate",
     "cotbal.metrics",

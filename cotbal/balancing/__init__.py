@@ -6,6 +6,7 @@ from cotbal.balancing.given import Weights, as_weighting, stated_tasks
 from cotbal.balancing.igb import IGBv1
 from cotbal.balancing.registry import by_name
 from cotbal.balancing.rlw import RLW
+from cotbal.balancing.rule_file import load_rule, rule_content, save_rule
 from cotbal.balancing.static import StaticWeights
 from cotbal.balancing.tla import TLA
 from cotbal.balancing.torchjd import TorchJDWeighting
@@ -21,5 +22,8 @@ __all__ = [
     "Weights",
     "as_weighting",
     "by_name",
+    "load_rule",
+    "rule_content",
+    "save_rule",
     "stated_tasks",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cotbal.balancing.base import Weighting
+from cotbal.balancing.rule_file import load_rule
 from cotbal.balancing.static import StaticWeights
 from cotbal.tasks import task_names
 from cotbal.weights import TaskWeights
@@ -15,8 +16,8 @@ def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weight
     """The rule that `weights` states.
 
     Args:
-        weights: a `Weighting`, `TaskWeights`, a mapping from task to weight, a file with either, or a list of
-            weights (or a file with one) in the order of `tasks`.
+        weights: a `Weighting`, `TaskWeights`, a mapping from task to weight, a file with either or with a
+            rule (`save_rule`), or a list of weights (or a file with one) in the order of `tasks`.
         tasks: the names of a list's weights.
 
     Raises:
@@ -30,7 +31,8 @@ def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weight
     if isinstance(weights, Weighting):
         return weights
     if isinstance(weights, str | Path):
-        return StaticWeights(TaskWeights.load(weights, tasks))
+        rule = load_rule(weights)
+        return StaticWeights(TaskWeights.load(weights, tasks)) if rule is None else rule
     if isinstance(weights, Mapping):
         return StaticWeights(weights)
     if isinstance(weights, list | tuple):

@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from cotbal.cli.bench import bench
 from cotbal.cli.collect import collect
+from cotbal.cli.compare import compare
 from cotbal.cli.demo import demo
 from cotbal.cli.doctor import doctor
 from cotbal.cli.plan import plan
@@ -14,6 +15,7 @@ from cotbal.cli.prepare import app as prepare
 from cotbal.cli.report import report
 from cotbal.cli.run import run
 from cotbal.cli.status import status
+from cotbal.cli.train import train
 from cotbal.cli.weights import weights
 
 # The extra that brings a package which a verb imports.
@@ -104,5 +106,7 @@ app.command()(run)
 app.command()(status)
 app.command()(weights)
 app.command()(report)
+app.command()(train)
+app.command()(compare)
 app.command()(bench)
 app.command()(doctor)

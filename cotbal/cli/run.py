@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotbal.cli.plan import Budget, File, Json, Mode, Precise, StepMatched, load, show_plan
-from cotbal.cli.stopping import stoppable
+from cotbal.cli.watching import watched
 
 if TYPE_CHECKING:
     from cotbal.project.session import Outcome
@@ -34,15 +34,10 @@ def run(
     if dry_run:
         show_plan(project, as_json)
         return
-    from rich.console import Console
+    from cotbal.project.session import run_project
 
-    from cotbal.progress import progress_on
-    from cotbal.project.session import headline, run_project
-
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    with stoppable(notes):
-        crew = {"local": "worker process(es)", "slurm": "Slurm job(s)"}[project.resources.executor]
-        outcome = run_project(project, lambda: progress_on(notes, headline, "samples", crew))
+    with watched(project) as listener:
+        outcome = run_project(project, listener)
     if as_json:
         typer.echo(json.dumps(_as_json(outcome), indent=1, ensure_ascii=False))
     else:

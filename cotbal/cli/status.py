@@ -12,7 +12,9 @@ import typer
 from cotbal.cli.plan import File, Json, Mode, Precise, StepMatched, load, prepared
 
 if TYPE_CHECKING:
+    from cotbal.estimate.plan import Plan
     from cotbal.project.config import Project
+    from cotbal.project.data import Data
     from cotbal.project.slurm.queue import QueuedJob
 
 
@@ -25,18 +27,35 @@ def status(
 ) -> None:
     """Print the state of every run: finished, running, queued, failed, stopped or waiting.
 
+    Those of `cotbal train` are among them.
+
     Example: cotbal status estimate.yaml
     """
+    from cotbal.estimate.plan import Plan
     from cotbal.project.session import store_of
     from cotbal.project.state import run_states
 
     project = load(file, precise, step_matched, mode)
-    _, plan = prepared(project)
-    states = run_states(plan, store_of(project), _jobs(project))
+    data, plan = prepared(project)
+    plans = [plan, *_finals(project, data)]
+    specs = {name: each[name] for each in plans for name in each}
+    states = run_states(Plan(list(specs.values())), store_of(project), _jobs(project))
     if as_json:
         typer.echo(json.dumps({"output": str(project.out), "runs": states}, indent=1, ensure_ascii=False))
     else:
         _print(states)
+
+
+def _finals(project: Project, data: Data) -> list[Plan]:
+    """The runs of the final models that were asked for and whose estimate is finished."""
+    from cotbal.project.finals import final_plan, known_methods
+    from cotbal.project.session import store_of
+
+    methods = known_methods(project)
+    try:
+        return [final_plan(project, data, methods, store_of(project)).plan] if methods else []
+    except ValueError:
+        return []
 
 
 def _jobs(project: Project) -> dict[str, QueuedJob]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
-from cotbal.balancing import StaticWeights
+from cotbal.balancing import as_weighting
 from cotbal.demo import evaluate as evaluation
 from cotbal.demo.batches import encode_record
 from cotbal.demo.job import MODEL_FILE
@@ -19,7 +19,6 @@ from cotbal.demo.profiles import get_profile
 from cotbal.demo.records import Image, Record
 from cotbal.demo.train import fit_epochs
 from cotbal.estimate.store import write_json
-from cotbal.weights import TaskWeights
 
 Report = Callable[[int], None]
 
@@ -43,7 +42,7 @@ def train(
         data: JSONL of records with their "task".
         images: the folder of their pictures.
         base_model: the folder of the model to start from.
-        weights: the task weights as JSON.
+        weights: the task weights as JSON, or a rule that computes them.
         seed: of the order of the data.
         output: the folder for the model.
     """
@@ -52,7 +51,7 @@ def train(
     present = {record["task"] for record in records}
     tasks = [task for task in settings.all_tasks if task in present]
     examples = [encode_record(r, _picture(images, r), tasks.index(r["task"])) for r in records]
-    weighting = StaticWeights(dict(TaskWeights.load(weights))).bind(tasks, "cpu")
+    weighting = as_weighting(weights).bind(tasks)
     model = load_model(settings, Path(base_model) / MODEL_FILE)
     samples, batches = len(records), -(-len(records) // settings.batch_size)
     fit_epochs(

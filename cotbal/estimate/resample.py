@@ -124,10 +124,32 @@ def _column(
 ) -> Tensor:
     """(K, N+1): one task's score in every run, in every draw."""
     items = stacked_items(tables, task)
-    shares = seed_shares(len(tables), draws, 0, over)
+    return drawn_means(items, task, draws=draws, seed=seed, over=over, clusters=clusters)
+
+
+def drawn_means(
+    items: Tensor,
+    name: str,
+    *,
+    draws: int,
+    seed: int,
+    over: Sequence[str] = SOURCES,
+    clusters: Numbers | None = None,
+) -> Tensor:
+    """(K, R): the mean score of R models in every draw, the same items and seeds drawn for all of them.
+
+    Args:
+        items: (S, R, n), by seed and model.
+        name: of what was scored, for messages.
+        draws: K.
+        seed: of the random numbers of the items; those of the seeds are the same in every call.
+        over: "items", "seeds" or both: which noise is in the draws.
+        clusters: (n,) a number per item, as in `resample`.
+    """
+    shares = seed_shares(len(items), draws, 0, over)
     if "items" not in over:
         return torch.einsum("ks,sr->kr", shares, items.mean(-1))
-    sums, sizes = cluster_sums(items, clusters, task)
+    sums, sizes = cluster_sums(items, clusters, name)
     generator = torch.Generator().manual_seed(seed)
     n_groups = len(sizes)
     columns = []

@@ -70,6 +70,7 @@ class Task(Strict):
     Attributes:
         train: its training data, one file or several: JSON arrays or JSONL, one record each.
         validation: what {data} is in the evaluation command; None where the command knows by itself.
+        test: what {data} is for a final model, one file or several test sets by name; None: `validation`.
         metric: the name of the score, for people.
         better: "higher" or "lower".
         transform: where lower is better, "reciprocal" (1/m) or "complement: bound" (bound - m).
@@ -79,6 +80,7 @@ class Task(Strict):
 
     train: Text | list[Text]
     validation: Text | None = None
+    test: Text | dict[Text, Text] | None = None
     metric: Text = "score"
     better: Literal["higher", "lower"] = "higher"
     transform: Text | None = None
@@ -90,12 +92,24 @@ class Task(Strict):
         """The training files as a list."""
         return [self.train] if isinstance(self.train, str) else list(self.train)
 
+    @property
+    def tests(self) -> dict[str, str]:
+        """The test files by the names of their sets; the name of a single one is ""."""
+        return self.test if isinstance(self.test, dict) else {"": self.test} if self.test else {}
+
     @field_validator("train")
     @classmethod
     def _some_file(cls, train: str | list[str]) -> str | list[str]:
         if not train:
             raise ValueError("expected a file or a list of files, got an empty list")
         return train
+
+    @field_validator("test")
+    @classmethod
+    def _some_test(cls, test: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        if isinstance(test, dict) and (not test or any("/" in name for name in test)):
+            raise ValueError(f"expected a file, or files by names without '/', got {test}")
+        return test
 
     @model_validator(mode="after")
     def _transform_fits(self) -> Task:
@@ -257,6 +271,8 @@ class Project(Strict):
         for name in self.weighted:
             if self.tasks[name].validation is None and "data" in placeholders(self.evaluation(name)):
                 raise ValueError(f"tasks.{name}: the evaluation command has {{data}}; give its validation")
+            if self.tasks[name].tests and "data" not in placeholders(self.evaluation(name)):
+                raise ValueError(f"tasks.{name}: its test files need {{data}} in the evaluation command")
         return self
 
     @model_validator(mode="after")

@@ -67,41 +67,51 @@ class Data:
     Attributes:
         full: the full set of each task, fixed ones included.
         mini: the mini subset of each weighted task, by seed and task.
-        quarter: likewise, a quarter of it, where the mode has such probes; the mini subset lies inside.
         validation: the validation file of each task that has one.
+        shares: likewise for larger subsets, by share such as "1/4"; the mini subset lies inside.
+        test: the test files by task and test set.
     """
 
     full: dict[str, Part]
     mini: dict[tuple[int, str], Part]
     validation: dict[str, DataFile]
-    quarter: dict[tuple[int, str], Part] = field(default_factory=dict)
+    shares: dict[str, dict[tuple[int, str], Part]] = field(default_factory=dict)
+    test: dict[tuple[str, str], DataFile] = field(default_factory=dict)
 
 
-def prepare(project: Project) -> Data:
+def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
     """Looks at every data file and writes the mini subsets that do not exist yet.
 
     A file that has not changed since is not read again. Subsets are named by the hash of what they come from,
     are written whole or not at all, and never change.
+
+    Args:
+        project: the file.
+        shares: of each task, such as "1/4", that are asked for beside those of the project's mode.
 
     Raises:
         OSError: a file cannot be read, or the disk cannot take one.
         ValueError: a file does not hold records; the message has the file and the record.
     """
     index = _Index(project.out / "data" / "index.json")
-    full, validation = {}, {}
+    full, validation, test = {}, {}, {}
     for name, task in project.tasks.items():
         found = [index.look_at(_absolute(project, file), records=True) for file in task.files]
         full[name] = _part(name, "full", found)
         if task.validation is not None:
             validation[name] = index.look_at(_absolute(project, task.validation), records=False)
-    ratios = {MINI: project.ratio} | ({QUARTER: Fraction(QUARTER)} if project.mode == "cheap" else {})
-    subsets: dict[str, dict[tuple[int, str], Part]] = {MINI: {}, QUARTER: {}}
+        for of_set, file in task.tests.items():
+            test[name, of_set] = index.look_at(_absolute(project, file), records=False)
+    ratios = {MINI: project.ratio} | {share: Fraction(share) for share in shares}
+    if project.mode == "cheap":
+        ratios[QUARTER] = Fraction(QUARTER)
+    subsets: dict[str, dict[tuple[int, str], Part]] = {share: {} for share in ratios}
     for share, ratio in ratios.items():
         for seed in project.seeds:
             for name in project.weighted:
                 path = _write_subset(project, seed, full[name], ratio)
                 subsets[share][seed, name] = _part(name, share, [index.look_at(path, records=True)])
-    return Data(full, subsets[MINI], validation, subsets[QUARTER])
+    return Data(full, subsets.pop(MINI), validation, subsets, test)
 
 
 def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:

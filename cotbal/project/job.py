@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 from cotbal.estimate import processes
 from cotbal.estimate.processes import CommandError
-from cotbal.estimate.store import LOG_FILE
+from cotbal.estimate.store import LOG_FILE, write_json
 from cotbal.project.data import Part, write_mixture
 from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
@@ -51,7 +51,11 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
         stale.unlink()
     parts = [Part(part["task"], "", tuple(part["files"]), (), 0) for part in context["parts"]]
     write_mixture(Path(paths["data"]), parts, settings["format"])
-    TaskWeights(settings["weights"]).save(paths["weights"])
+    if "rule" in settings:
+        write_json(Path(paths["weights"]), settings["rule"])
+    else:
+        # Where they are from goes with them, and changes no result.
+        TaskWeights(**context.get("weights", {"weights": settings["weights"]})).save(paths["weights"])
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
     if not any(output.iterdir()):
         raise CommandError(f"the command ended well but left {{output}} empty: {output}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def outline(project: Project, data: Data, plan: Plan, known: Throughput) -> dict
         "mini_ratio": str(project.ratio),
         "tasks": {name: _task(project, data, name) for name in project.tasks},
         "runs": runs,
-        "totals": _totals(project, data, runs),
+        "totals": totals(project, data, runs),
     }
 
 
@@ -155,7 +155,8 @@ def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any
     }
 
 
-def _totals(project: Project, data: Data, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def totals(project: Project, data: Data, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What runs of `outline` come to together: their number, samples, items and GPU-hours."""
     trainings = [run for run in runs if run["kind"] == "train"]
     evaluations = [run for run in runs if run["kind"] == "evaluate"]
     whole = sum(data.full[task].records for task in project.weighted) * len(project.seeds)

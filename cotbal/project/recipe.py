@@ -7,16 +7,18 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.algorithm1 import FULL, MINI, MODES, QUARTER, Algorithm1, Recipe
+from cotbal.balancing import Weighting, rule_content
+from cotbal.estimate.algorithm1 import FULL, MINI, MODES, Algorithm1, Recipe
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.store import RunSpec
 from cotbal.project.config import Project
-from cotbal.project.data import Data, Part
+from cotbal.project.data import Data, DataFile, Part
 from cotbal.project.template import LATE, fill
+from cotbal.weights import TaskWeights
 
 TRAIN = "cotbal.project.job:train"
 EVALUATE = "cotbal.project.job:evaluate"
@@ -66,8 +68,23 @@ class ProjectRecipe(Recipe):
 
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The final run under a rule's weights."""
+        return self.mixture(rule, TaskWeights(dict(weights)))
+
+    def mixture(self, method: str, weights: TaskWeights | Weighting) -> RunSpec:
+        """The final run of a method: all data, under weights or under a rule that changes them."""
         parts = [self.data.full[task] for task in (*self.tasks, *self.fixed)]
-        return self._training(f"final {rule}", parts, weights)
+        return self._training(f"final {method}", parts, weights)
+
+    def tests(self, run: RunSpec) -> dict[tuple[str, str], RunSpec]:
+        """The evaluations of a final model by task and test set.
+
+        Those of the validation files where a task has no test files.
+        """
+        found = {}
+        for task in self._scored_tasks(run):
+            for of_set in self.project.tasks[task].tests or [""]:
+                found[task, of_set] = self._test(run, task, of_set)
+        return found
 
     def scored_by(self, run: RunSpec) -> tuple[str, ...]:
         """The evaluations of a training."""
@@ -86,12 +103,14 @@ class ProjectRecipe(Recipe):
 
     def evaluations(self, run: RunSpec) -> list[RunSpec]:
         """The evaluations of a training: on every weighted task, or on the only one that it has."""
+        return [self._evaluation(run, task) for task in self._scored_tasks(run)]
+
+    def _scored_tasks(self, run: RunSpec) -> Sequence[str]:
         trained = [part["task"] for part in run.settings["data"]]
-        tasks = trained if len(trained) == 1 else self.tasks
-        return [self._evaluation(run, task) for task in tasks]
+        return trained if len(trained) == 1 else self.tasks
 
     def _parts(self, data: Mapping[str, str]) -> list[Part]:
-        subsets, full = {MINI: self.data.mini, QUARTER: self.data.quarter}, self.data.full
+        subsets, full = {MINI: self.data.mini, **self.data.shares}, self.data.full
         return [
             subsets[share][self.seed, task] if share in subsets else full[task]
             for task, share in data.items()
@@ -109,7 +128,7 @@ class ProjectRecipe(Recipe):
         self,
         run: str,
         parts: Sequence[Part],
-        weights: Mapping[str, float] | None = None,
+        weights: TaskWeights | Weighting | None = None,
         matched_to: float | None = None,
     ) -> RunSpec:
         project, samples = self.project, _samples(parts)
@@ -120,7 +139,7 @@ class ProjectRecipe(Recipe):
             "command": fill(project.train.command, known, LATE),
             "format": project.train.format,
             "data": [{"task": p.task, "share": p.share, "sha256": list(p.sha256)} for p in parts],
-            "weights": dict(weights or {part.task: 1.0 for part in parts}),
+            **_weights_settings(weights, [part.task for part in parts]),
         }
         context = {
             **self._context(),
@@ -130,10 +149,23 @@ class ProjectRecipe(Recipe):
             "steps": steps,
             "work": work,
         }
+        if isinstance(weights, TaskWeights):
+            context["weights"] = asdict(weights)
         return RunSpec(self._named(run), TRAIN, settings, work, context=context)
 
+    def _test(self, run: RunSpec, task: str, of_set: str) -> RunSpec:
+        file = self.data.test.get((task, of_set))
+        if file is None:
+            return self._evaluation(run, task)
+        where = f"{task}, {of_set}" if of_set else task
+        return self._scoring(f"test {self._bare(run.name)} on {where}", run, task, file)
+
     def _evaluation(self, run: RunSpec, task: str) -> RunSpec:
-        project, file = self.project, self.data.validation.get(task)
+        name = f"evaluate {self._bare(run.name)} on {task}"
+        return self._scoring(name, run, task, self.data.validation.get(task))
+
+    def _scoring(self, name: str, run: RunSpec, task: str, file: DataFile | None) -> RunSpec:
+        project = self.project
         known = self._known(self._bare(run.name)) | {"task": task}
         settings = {
             "command": fill(project.evaluation(task), known, LATE),
@@ -144,11 +176,10 @@ class ProjectRecipe(Recipe):
         if given:
             settings["model"] = run.settings["model"]
         items = 1 if file is None or file.records is None else file.records
-        name = self._named(f"evaluate {self._bare(run.name)} on {task}")
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
         context |= run.context if given else {}
         needs = () if given else (run.name,)
-        return RunSpec(name, EVALUATE, settings, self._evaluation_work(items), needs, context)
+        return RunSpec(self._named(name), EVALUATE, settings, self._evaluation_work(items), needs, context)
 
     def _evaluation_work(self, items: int) -> int:
         """An evaluation in samples of training, so that the time left is told in one unit."""
@@ -179,6 +210,13 @@ class ProjectRecipe(Recipe):
     @property
     def _prefix(self) -> str:
         return f"seed {self.seed}/" if len(self.project.seeds) > 1 else ""
+
+
+def _weights_settings(weights: TaskWeights | Weighting | None, tasks: Sequence[str]) -> dict[str, Any]:
+    """What {weights} will hold, as the settings of a run; constant weights without where they are from."""
+    if isinstance(weights, Weighting):
+        return {"rule": rule_content(weights, tasks)}
+    return {"weights": dict(weights or dict.fromkeys(tasks, 1.0))}
 
 
 def _samples(parts: Sequence[Part]) -> int:

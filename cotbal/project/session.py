@@ -76,7 +76,7 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         write_json(project.out / "plan.json", content)
         check_budget(project, content["totals"])
         with listener() as progress:
-            execution = _work(project, plan, store, StateFile(project.out, progress))
+            execution = work(project, plan, store, progress)
         outcome = Outcome(plan, execution.failures, [name for name in plan if name not in execution.records])
         results = {name: record.result for name, record in execution.records.items()}
         for recipe in recipes(project, data).values():
@@ -84,13 +84,25 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         return outcome
 
 
-def _work(project: Project, plan: Plan, store: Store, listener: Listener) -> Execution:
-    resources = project.resources
+def work(project: Project, plan: Plan, store: Store, listener: Listener) -> Execution:
+    """Runs what a plan still needs, here or as jobs, and keeps its state on disk; hold the folder around it.
+
+    Args:
+        project: says what the runs may use.
+        plan: the runs.
+        store: where their results are.
+        listener: is told what happens.
+
+    Raises:
+        ValueError: there are fewer GPUs than the file says.
+        OSError: the disk cannot take a file, or Slurm cannot be reached.
+    """
+    resources, noted = project.resources, StateFile(project.out, listener)
     if resources.executor == "slurm":
-        return work_on_slurm(plan, store, listener, resources)
+        return work_on_slurm(plan, store, noted, resources)
     refuse_beside_jobs(project.out)
     environments = resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return work_on(plan, store, listener, Crew(environments, resources.retries, keep_going=True))
+    return work_on(plan, store, noted, Crew(environments, resources.retries, keep_going=True))
 
 
 def headline(record: Record) -> str:

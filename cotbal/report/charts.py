@@ -44,14 +44,14 @@ MARKS = {
 def difficulty_figure(results: seeds.Results) -> Figure:
     """Return D (Eq. 9) as one bar per task, with the standard error where there are several seeds."""
     values = seeds.vector(results, "difficulty")
-    figure, axes = panel(4.4, _height(len(values)))
+    figure, axes = panel(4.4, height_of(len(values)))
     means = [np.nan if value.mean is None else value.mean for value in values]
     places = np.arange(len(values))
     axes.barh(places, means, height=0.62, color=BLUE)
     for place, value in enumerate(values):
-        _whisker(axes, value, place, INK)
+        whisker(axes, value, place, INK)
         _value_at_end(axes, value, place)
-    _name_rows(axes, results["tasks"])
+    name_rows(axes, results["tasks"])
     axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.16)
@@ -63,13 +63,13 @@ def difficulty_figure(results: seeds.Results) -> Figure:
 
 def weights_figure(results: seeds.Results) -> Figure:
     """Return each task's weight under every rule (Eq. 5, 7, 8, 10, 11) as dots; equal weighting is a line."""
-    figure, axes = panel(4.4, _height(len(results["tasks"]), row=0.36))
+    figure, axes = panel(4.4, height_of(len(results["tasks"]), row=0.36))
     # CoTBal last, so that its dot lies on top.
     for rule in reversed([rule for rule in seeds.rules(results) if rule in MARKS]):
         values = list(seeds.weights(results, rule).values())
         draw_dots(axes, values, rule, seeds.RULES[rule], errors=rule == "cotbal")
     axes.axvline(1, color=INK, linewidth=1, zorder=1, label="equal (1)")
-    _name_rows(axes, results["tasks"])
+    name_rows(axes, results["tasks"])
     axes.set_xlabel("task weight $\\lambda_i$")
     _legend(axes)
     return figure
@@ -78,7 +78,7 @@ def weights_figure(results: seeds.Results) -> Figure:
 def rules_figure(results: seeds.Results) -> Figure:
     """Return the weights with their intervals, a panel per rule; where the dot is hollow there is none."""
     rules = [rule for rule in seeds.rules(results) if rule in MARKS]
-    height, width, gap = _height(len(results["tasks"])), 1.55, 0.18
+    height, width, gap = height_of(len(results["tasks"])), 1.55, 0.18
     figure = Figure(figsize=(len(rules) * (width + gap), height))
     FigureCanvasAgg(figure)
     share = 1 / len(rules)
@@ -87,7 +87,7 @@ def rules_figure(results: seeds.Results) -> Figure:
     for place, rule in enumerate(rules):
         axes = figure.add_axes((place * share, 0, share * width / (width + gap), 1))
         _rule_panel(axes, by_rule[rule], rule)
-        _name_rows(axes, results["tasks"])
+        name_rows(axes, results["tasks"])
         axes.set_xlim(*reach)
         axes.tick_params(labelleft=place == 0)
         axes.set_title(seeds.RULES[rule], fontsize=9, color=INK)
@@ -98,7 +98,7 @@ def rules_figure(results: seeds.Results) -> Figure:
 def _rule_panel(axes: Axes, values: Sequence[Estimate], rule: str) -> None:
     colour = VERMILION if rule == "cotbal" else BLUE
     for place, value in enumerate(values):
-        _whisker(axes, value, place, colour)
+        whisker(axes, value, place, colour)
         face = colour if value.interval else "none"
         mean = np.nan if value.mean is None else value.mean
         axes.plot([mean], [place], "o", color=colour, markerfacecolor=face, markersize=4.5, zorder=3)
@@ -130,11 +130,11 @@ def reach_line(results: seeds.Results, values: Sequence[Estimate]) -> Figure:
 
 
 def _line(tasks: Sequence[str], values: Mapping[str, Sequence[Estimate]], at_one: str, title: str) -> Figure:
-    figure, axes = panel(4.4, _height(len(tasks), row=0.5))
+    figure, axes = panel(4.4, height_of(len(tasks), row=0.5))
     for name, of_name in values.items():
         draw_dots(axes, of_name, name, name)
     axes.axvline(1, color=INK, linewidth=1, zorder=1, label=at_one)
-    _name_rows(axes, tasks)
+    name_rows(axes, tasks)
     axes.margins(y=0.4)
     axes.set_xlabel(title)
     _legend(axes)
@@ -144,7 +144,7 @@ def _line(tasks: Sequence[str], values: Mapping[str, Sequence[Estimate]], at_one
 def improvement_figure(results: seeds.Results) -> Figure:
     """Return dI% and dE% (Eq. 13, 14) by method: a small dot per seed, the mean with its standard error."""
     methods = [method for method in seeds.methods(results) if method != "STL"]
-    figure = Figure(figsize=(5.2, _height(len(methods))))
+    figure = Figure(figsize=(5.2, height_of(len(methods))))
     FigureCanvasAgg(figure)
     left, right = figure.add_axes((0, 0, 0.48, 1)), figure.add_axes((0.52, 0, 0.48, 1))
     _panel_of(left, results, methods, "delta_i", r"$\Delta I\%$   (higher is better)")
@@ -161,7 +161,7 @@ def draw_dots(axes: Axes, values: Sequence[Estimate], mark: str, label: str, err
     axes.plot(means, places, marker, color=colour, markersize=size, label=label, zorder=3)
     for place, value in enumerate(values):
         if errors:
-            _whisker(axes, value, place, colour)
+            whisker(axes, value, place, colour)
 
 
 def shifted(value: Estimate, by: float) -> Estimate:
@@ -178,18 +178,20 @@ def _panel_of(axes: Axes, results: seeds.Results, methods: Sequence[str], key: s
         colour = VERMILION if method == "CoTBal" else BLUE
         if value.mean is not None:
             axes.plot([value.mean], [place], "D", color=colour, markersize=6, zorder=4)
-        _whisker(axes, value, place, colour)
+        whisker(axes, value, place, colour)
     axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
-    _name_rows(axes, methods)
+    name_rows(axes, methods)
     axes.margins(x=0.1)
     axes.set_xlabel(label)
 
 
-def _height(rows: int, row: float = 0.32) -> float:
+def height_of(rows: int, row: float = 0.32) -> float:
+    """Return the height in inches of a panel with so many rows."""
     return max(1.0, (row if rows <= 16 else 0.2) * rows)
 
 
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of a panel, from the top."""
     axes.set_yticks(
         range(len(names)), [short(name) for name in names], fontsize=label_size(len(names)), color=INK
     )
@@ -198,7 +200,8 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _whisker(axes: Axes, value: Estimate, place: float, colour: str) -> None:
+def whisker(axes: Axes, value: Estimate, place: float, colour: str) -> None:
+    """Draw the interval or the standard error of a value in its row."""
     if value.interval is not None:
         low, high = value.interval
         # A line of its own: the value need not lie in the middle, nor inside.

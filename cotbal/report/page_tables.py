@@ -15,12 +15,13 @@ MOST_COLUMNS_OF_C = 16
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table: its id in the page, its headers (the first names the rows) and its rows of text."""
+    """A table: its id in the page, its headers (the first names the rows), rows of text, what to stress."""
 
     name: str
     head: list[str]
     rows: list[list[str]]
     strong: int | None = None  # the column to stress
+    best: frozenset[tuple[int, int]] = frozenset()  # likewise single cells, by row and column
 
 
 def all_tables(results: seeds.Results) -> dict[str, PageTable]:

@@ -30,7 +30,7 @@ def radar_figure(results: seeds.Results) -> Figure:
     if len(results["tasks"]) < FEWEST:
         return relative_figure(results, methods)
     curves = {method: relative_scores(results, method) for method in methods}
-    return _chart(results["tasks"], curves, ring="STL (ring at 1)")[0]
+    return radar_chart(results["tasks"], curves, ring="STL (ring at 1)")[0]
 
 
 def reach_figure(results: seeds.Results) -> Figure:
@@ -46,7 +46,9 @@ def reach_figure(results: seeds.Results) -> Figure:
         return reach_line(results, values)
     ends = [value.interval or (mean, mean) for value, mean in zip(values, means, strict=True)]
     band = ([low for low, _ in ends], [high for _, high in ends])
-    figure, axes = _chart(tasks, {MINI_RUN: means}, ring=f"{seeds.full_data(results)} (ring at 1)", room=band)
+    figure, axes = radar_chart(
+        tasks, {MINI_RUN: means}, ring=f"{seeds.full_data(results)} (ring at 1)", room=band
+    )
     angles = [*_angles(len(tasks)), 0.0]
     low, high = ([*side, side[0]] for side in band)
     axes.fill_between(angles, low, high, color=MARKS[MINI_RUN][1], alpha=0.2, linewidth=0, zorder=2)
@@ -61,7 +63,7 @@ def _reach(value: Estimate) -> Estimate:
     return InInterval(1 - value.mean, 1 - high, 1 - low)
 
 
-def _chart(
+def radar_chart(
     tasks: Sequence[str],
     curves: Mapping[str, Sequence[float]],
     ring: str,

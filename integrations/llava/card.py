@@ -1,6 +1,5 @@
 """What a run leaves beside its model: the weights with their provenance, and a section of the model card."""
 
-import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from cotbal.balancing import StaticWeights, Weighting
+from cotbal.balancing import StaticWeights, Weighting, save_rule
 from cotbal.files import write_text_atomically
 from cotbal.integrations.llava.card_section import (
     TaskRow,
@@ -23,7 +22,6 @@ from cotbal.step_balance import StepBalance
 from cotbal.weights import TaskWeights
 
 WEIGHTS_FILE = "cotbal_weights.json"
-SCHEMA_VERSION = 1
 _CARD = "README.md"
 
 
@@ -84,7 +82,7 @@ class RunCard(TrainerCallback):
 
 
 def save_weights(weighting: Weighting, tasks: Iterable[str], path: Path) -> Path:
-    """Returns `path` after writing static weights there by `TaskWeights.save`; of another rule its options.
+    """Returns `path` after writing static weights there by `TaskWeights.save`; another rule by `save_rule`.
 
     Args:
         weighting: the rule of the run.
@@ -96,14 +94,7 @@ def save_weights(weighting: Weighting, tasks: Iterable[str], path: Path) -> Path
         equal = TaskWeights(dict.fromkeys(names, 1.0), rule="equal")
         given = equal if weighting.given is None else weighting.given
         return given.save(path)
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "rule": type(weighting).__name__,
-        "options": weighting.options,
-        "fixed": weighting.fixed,
-        "tasks": names,
-    }
-    return write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+    return save_rule(weighting, path, names)
 
 
 def _weights_line(weighting: Weighting) -> str:

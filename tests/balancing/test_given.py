@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from cotbal.balancing import DWA, StaticWeights, as_weighting, stated_tasks
+from cotbal.balancing import (
+    DWA,
+    RLW,
+    TLA,
+    IGBv1,
+    StaticWeights,
+    Weighting,
+    as_weighting,
+    save_rule,
+    stated_tasks,
+)
 from cotbal.weights import TaskWeights
 
 STATED = {"b": 0.5, "a": 2.0}
@@ -62,3 +72,41 @@ def test_the_tasks_are_those_given_else_those_of_constant_weights() -> None:
     assert stated_tasks(None, StaticWeights()) is None
     assert stated_tasks(None, DWA(window=2)) is None
     assert stated_tasks(["a"], DWA(window=2)) == ("a",)
+
+
+@pytest.mark.parametrize(
+    "rule", [DWA(window=3, fixed={"a": 1.5}), RLW(seed=7), IGBv1(base_start=0, base_stop=1), TLA()]
+)
+def test_a_rule_goes_through_a_file(rule: Weighting, tmp_path: Path) -> None:
+    found = as_weighting(save_rule(rule, tmp_path / "rule.json", ["b", "a"]))
+    assert type(found) is type(rule)
+    assert (found.options, found.fixed) == (rule.options, rule.fixed)
+    counts = torch.tensor([3, 1])
+    for each in (found, rule):
+        each.bind(["b", "a"]).update(torch.tensor([2.0, 3.0]), counts)
+    assert found.weights(counts).tolist() == rule.weights(counts).tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"rule": "PCGrad"}, r"rule.json: weighting: expected one of static, tla, .* got 'pcgrad'"),
+        ({"rule": "DWA", "options": {"windw": 3}}, r"rule.json: .*windw"),
+        ({"rule": "DWA", "options": [3]}, r"rule.json: options: expected an object, got list"),
+        ({"rule": "DWA", "window": 3}, r"rule.json: unknown keys: window; expected"),
+        ({"rule": "DWA", "schema_version": 2}, r"rule.json: schema_version: expected 1, got 2"),
+    ],
+)
+def test_a_rule_that_cannot_be_made_is_told_with_its_file(
+    content: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rule.json"
+    path.write_text(json.dumps({"schema_version": 1, **content}))
+    with pytest.raises(ValueError, match=message):
+        as_weighting(path)
+
+
+def test_a_task_may_be_called_rule(tmp_path: Path) -> None:
+    path = tmp_path / "bare.json"
+    path.write_text('{"rule": 0.5, "b": 2.0}')
+    assert dict(as_weighting(path).bind(["rule", "b"]).fixed) == {"rule": 0.5, "b": 2.0}

@@ -1,0 +1,68 @@
+"""A rule that changes the weights in every step, as a JSON file: its name, its options, fixed tasks."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cotbal.balancing.base import Weighting
+from cotbal.balancing.registry import by_name
+from cotbal.files import write_text_atomically
+
+SCHEMA_VERSION = 1
+KEYS = ("schema_version", "rule", "options", "fixed", "tasks")
+
+
+def save_rule(weighting: Weighting, path: str | Path, tasks: Iterable[str] = ()) -> Path:
+    """Return `path` after writing `rule_content` there.
+
+    Args:
+        weighting: any but static weights, which are `TaskWeights`.
+        path: the file.
+        tasks: the names in the order of their ids, where they are known.
+    """
+    content = rule_content(weighting, tasks)
+    return write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def rule_content(weighting: Weighting, tasks: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the rule as JSON, `{"schema_version", "rule", "options", "fixed", "tasks"}`; as `save_rule`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "rule": type(weighting).__name__,
+        "options": dict(weighting.options),
+        "fixed": dict(weighting.fixed),
+        "tasks": list(tasks),
+    }
+
+
+def load_rule(path: str | Path) -> Weighting | None:
+    """Return the rule in a file that `save_rule` wrote; None where the file holds something else, as weights.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, of another schema version, or names a rule or an option that is not known.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        named = isinstance(content, dict) and {"schema_version", "rule"} <= content.keys()
+        if not named or "weights" in content:
+            return None
+        return _rule(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _rule(content: Mapping[str, Any]) -> Weighting:
+    if unknown := sorted(set(content) - set(KEYS)):
+        raise ValueError(f"unknown keys: {', '.join(unknown)}; expected {', '.join(KEYS)}")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version: expected {SCHEMA_VERSION}, got {content['schema_version']!r}; "
+            "write the file with this version of cotbal, or upgrade cotbal"
+        )
+    options = content.get("options") or {}
+    if not isinstance(options, dict):
+        raise ValueError(f"options: expected an object, got {type(options).__name__}")
+    fixed = {"fixed": content["fixed"]} if content.get("fixed") else {}
+    return by_name(str(content["rule"]).lower(), **options, **fixed)

@@ -1,0 +1,28 @@
+"""The view on a project's runs while a verb works on them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from cotbal.cli.stopping import stoppable
+
+if TYPE_CHECKING:
+    from cotbal.estimate.pool import Listener
+    from cotbal.project.config import Project
+
+
+@contextlib.contextmanager
+def watched(project: Project) -> Iterator[Callable[[], AbstractContextManager[Listener]]]:
+    """Gives what opens the view, and ends with one line where the work is stopped."""
+    from rich.console import Console
+
+    from cotbal.progress import progress_on
+    from cotbal.project.session import headline
+
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    crew = {"local": "worker process(es)", "slurm": "Slurm job(s)"}[project.resources.executor]
+    with stoppable(notes):
+        yield lambda: progress_on(notes, headline, "samples", crew)

@@ -1,0 +1,109 @@
+"""The test scores of final models, by method, seed and test set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Column(NamedTuple):
+    """A test set of a task.
+
+    Attributes:
+        task: the task.
+        test: the name of the set, "" where the task has one.
+        metric: the name of the score.
+        better: "higher" or "lower".
+        source: "test", or "validation" where the task has no test files.
+    """
+
+    task: str
+    test: str = ""
+    metric: str = "score"
+    better: str = "higher"
+    source: str = "test"
+
+    @property
+    def name(self) -> str:
+        """The task, and after a slash the set where it has a name."""
+        return f"{self.task}/{self.test}" if self.test else self.task
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a method scored under one seed; of STL the models of all tasks together.
+
+    Attributes:
+        scores: by the name of the column, those that are measured.
+        items: likewise, the scores by item where they are kept.
+        details: what else is known of it, as JSON values: weights, folders.
+    """
+
+    scores: Mapping[str, float]
+    items: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finals:
+    """The final models of several methods.
+
+    Attributes:
+        columns: the test sets, those of a task one after another.
+        models: by method and seed.
+        clusters: {column: a number per item}, equal for items that belong together.
+    """
+
+    columns: tuple[Column, ...]
+    models: Mapping[str, Mapping[int, Model]]
+    clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks, in the order of their columns."""
+        return list(dict.fromkeys(column.task for column in self.columns))
+
+    def missing(self, method: str) -> list[str]:
+        """The columns in which a method has no score under some seed; all of them where it has no model."""
+        models = self.models[method].values()
+        return [
+            column.name
+            for column in self.columns
+            if not models or any(column.name not in model.scores for model in models)
+        ]
+
+    def scores(self, method: str) -> dict[str, float]:
+        """The mean over the seeds in every column of a method that misses none."""
+        models = self.models[method].values()
+        names = [column.name for column in self.columns]
+        return {name: sum(model.scores[name] for model in models) / len(models) for name in names}
+
+
+def merged(named: Mapping[str, Finals]) -> Finals:
+    """All methods of several tables, a name that comes twice with that of its table in brackets.
+
+    Args:
+        named: the tables by name, the first one's columns lead.
+
+    Raises:
+        ValueError: tables of other test sets or metrics.
+    """
+    first, *others = named
+    columns = {column.name: column for column in named[first].columns}
+    for other in others:
+        theirs = {column.name: column for column in named[other].columns}
+        if theirs.keys() != columns.keys():
+            difference = ", ".join(sorted(theirs.keys() ^ columns.keys()))
+            raise ValueError(f"{other}: expected the test sets of {first}; not in both: {difference}")
+        for name, column in columns.items():
+            if theirs[name].better != column.better:
+                raise ValueError(f"{other}: {name}: {first} says that {column.better} is better, it does not")
+    counts = [method for table in named.values() for method in table.models]
+    models = {
+        f"{method} ({name})" if counts.count(method) > 1 else method: of_method
+        for name, table in named.items()
+        for method, of_method in table.models.items()
+    }
+    clusters = {name: numbers for table in named.values() for name, numbers in table.clusters.items()}
+    return Finals(named[first].columns, models, clusters)

@@ -1,0 +1,111 @@
+"""The noise of test scores: items and seeds drawn again, the same ones for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from cotbal.compare.finals import Finals
+from cotbal.estimate.resample import drawn_means
+
+# A score that is not the mean of its items is another quantity, and its interval would be of that.
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """K draws of the scores of M methods.
+
+    Attributes:
+        methods: their names.
+        columns: the names of the columns.
+        scores: (K, M, C) float64.
+        gains: (K, M, T) I of every task (Eq. 12), None without a baseline.
+    """
+
+    methods: Sequence[str]
+    columns: Sequence[str]
+    scores: Tensor
+    gains: Tensor | None
+
+    def score_intervals(self, method: str, level: float) -> dict[str, list[float]]:
+        """Low and high end of a method's score in every column."""
+        of_method = self.scores[:, self.methods.index(method)]
+        return dict(
+            zip(self.columns, (_interval(column, level) for column in of_method.unbind(1)), strict=True)
+        )
+
+    def interval(self, key: str, method: str, level: float, against: str | None = None) -> list[float] | None:
+        """Low and high end of "delta_i" or "delta_e" in percent, or of its difference from another method's.
+
+        None where a draw of the baseline is not above 0.
+        """
+        values = self._measure(key, method)
+        if against is not None:
+            values = values - self._measure(key, against)
+        return _interval(values, level) if bool(values.isfinite().all()) else None
+
+    def _measure(self, key: str, method: str) -> Tensor:
+        assert self.gains is not None
+        gains = self.gains[:, self.methods.index(method)]
+        return 100 * (gains.mean(1) if key == "delta_i" else gains.clamp(max=0).mean(1).abs())
+
+
+def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
+    """Why the scores of these methods allow no intervals; None where they do."""
+    if len({frozenset(finals.models[method]) for method in methods}) > 1:
+        return "the methods were trained under different seeds"
+    for column in (column.name for column in finals.columns):
+        lengths = set()
+        for method in methods:
+            for model in finals.models[method].values():
+                items = model.items.get(column)
+                if not items:
+                    return f"there are no scores by item of {method} on {column}"
+                score, mean = model.scores[column], sum(items) / len(items)
+                if abs(mean - score) > _TOLERANCE * max(1.0, abs(score)):
+                    return f"the score of {method} on {column} is not the mean of its items"
+                lengths.add(len(items))
+        if len(lengths) > 1:
+            return f"{column} was scored on different items: {', '.join(map(str, sorted(lengths)))} of them"
+    return None
+
+
+def draw(finals: Finals, methods: Sequence[str], baseline: str | None, draws: int) -> Drawn:
+    """The scores of methods in every draw, of items and, where there are several, of seeds.
+
+    Args:
+        finals: the models, with their items.
+        methods: which.
+        baseline: one of them, what the improvement is over; None: without one.
+        draws: how many.
+    """
+    seeds = sorted(finals.models[methods[0]])
+    columns = []
+    for column in finals.columns:
+        name = column.name
+        of_seeds = [[finals.models[method][seed].items[name] for method in methods] for seed in seeds]
+        items, numbers = torch.tensor(of_seeds, dtype=torch.float64), finals.clusters.get(name)
+        seed = crc32(f"0 {name}".encode())
+        columns.append(drawn_means(items, name, draws=draws, seed=seed, clusters=numbers))
+    scores = torch.stack(columns, dim=-1)
+    gains = None if baseline is None else _gains(finals, scores, methods.index(baseline))
+    return Drawn(methods, [column.name for column in finals.columns], scores, gains)
+
+
+def _gains(finals: Finals, scores: Tensor, baseline: int) -> Tensor:
+    base = scores[:, baseline : baseline + 1]
+    signs = torch.tensor([1.0 if column.better == "higher" else -1.0 for column in finals.columns])
+    changes = torch.where(base > 0, signs * (scores - base) / base, torch.nan)
+    of_task = [[c.task == task for c in finals.columns] for task in finals.tasks]
+    return torch.stack([changes[..., torch.tensor(chosen)].mean(-1) for chosen in of_task], dim=-1)
+
+
+def _interval(values: Tensor, level: float) -> list[float]:
+    tail = (1 - level) / 2
+    ends: list[float] = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return ends

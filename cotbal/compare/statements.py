@@ -1,0 +1,90 @@
+"""What a reader of a comparison should know, as plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SIGNS = {"delta_i": "ΔI", "delta_e": "ΔE"}
+
+
+def statements(comparison: Mapping[str, Any]) -> list[str]:
+    """The sentences, the most important first.
+
+    Args:
+        comparison: all of a comparison but its "statements".
+    """
+    return [
+        *_about_sources(comparison),
+        *_about_differences(comparison),
+        *_about_noise(comparison),
+        *_about_rows(comparison),
+    ]
+
+
+def _about_sources(comparison: Mapping[str, Any]) -> list[str]:
+    tasks = dict.fromkeys(c["task"] for c in comparison["columns"] if c["source"] == "validation")
+    if not tasks:
+        return []
+    return [
+        f"No test scores: {', '.join(tasks)} {'have' if len(tasks) > 1 else 'has'} no test file, so these "
+        "are scores on the validation files, which the weights were estimated from."
+    ]
+
+
+def _about_differences(comparison: Mapping[str, Any]) -> list[str]:
+    """Which methods differ from the one that they are compared with by more than the noise."""
+    against = comparison["reference"]
+    others = (against, comparison["baseline"])
+    rows = [row for row in comparison["methods"] if row["name"] not in others and not row["same_as"]]
+    if against is None or comparison["level"] is None or not rows:
+        return []
+    lines = [line for key in SIGNS for line in _difference(rows, key, against)]
+    count = len(SIGNS) * len(rows)
+    if count > 2:
+        lines[-1] += f" Of {count} such comparisons one in twenty is beyond the noise by chance."
+    return lines
+
+
+def _difference(rows: list[Mapping[str, Any]], key: str, against: str) -> list[str]:
+    named: dict[str, list[str]] = {"better": [], "worse": [], "inside": []}
+    above, below = ("better", "worse") if key == "delta_i" else ("worse", "better")
+    for row in rows:
+        ends = row[f"{key}_difference_interval"]
+        if ends is not None:
+            side = above if ends[0] > 0 else below if ends[1] < 0 else "inside"
+            named[side].append(row["name"])
+    parts = [f"{side} for {', '.join(named[side])}" for side in ("better", "worse") if named[side]]
+    if named["inside"]:
+        parts.append(f"not told apart for {', '.join(named['inside'])}")
+    return [f"{SIGNS[key]} against {against}: {'; '.join(parts)}."] if parts else []
+
+
+def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
+    if comparison["no_measures"]:
+        return [f"{comparison['no_measures']}."]
+    if comparison["no_intervals"]:
+        return [
+            f"There are no intervals, as {comparison['no_intervals']}: nothing here tells a difference from "
+            "noise."
+        ]
+    lines = [
+        "ΔI is better when higher, ΔE when lower; noise only ever adds to ΔE, so its intervals lean upward."
+    ]
+    if len(comparison["seeds"]) == 1:
+        lines.append(
+            "One seed: the intervals are of the test items alone; how much another training would differ is "
+            "not in them."
+        )
+    return lines
+
+
+def _about_rows(comparison: Mapping[str, Any]) -> list[str]:
+    same: dict[str, list[str]] = {}
+    for row in comparison["methods"]:
+        if row["same_as"]:
+            same.setdefault(row["same_as"], [row["same_as"]]).append(row["name"])
+    lines = [f"The same model: {', '.join(names)}." for names in same.values()]
+    if comparison["missing"]:
+        lines.append(f"Not finished, and so left out: {', '.join(comparison['missing'])}.")
+    return lines

@@ -1,0 +1,237 @@
+"""The comparison of final models: the paper's own tables, laws of the measures, and their intervals."""
+
+import csv
+from importlib import resources
+
+import pytest
+import torch
+
+from cotbal.compare import Column, Finals, Model, compare, merged, read_finals, write_finals
+from cotbal.metrics import delta_e, delta_i, improvement
+from cotbal.report.paper_tables import _TASKS
+
+COLUMNS = (Column("a"), Column("b", "one"), Column("b", "two"), Column("c", better="lower"))
+METHODS = ("STL", "EW", "CoTBal")
+
+
+def drawn(n=60, seeds=(0,), chance=0.5, generator=0):
+    """Models of random 0/1 items, the lower-is-better column among them."""
+    source = torch.Generator().manual_seed(generator)
+    models = {}
+    for method in METHODS:
+        models[method] = {}
+        for seed in seeds:
+            items = {c.name: (torch.rand(n, generator=source) < chance).double().tolist() for c in COLUMNS}
+            models[method][seed] = Model({name: sum(row) / n for name, row in items.items()}, items)
+    return Finals(COLUMNS, models)
+
+
+def row_of(content, name):
+    return next(row for row in content["methods"] if row["name"] == name)
+
+
+def paper_csv(folder):
+    """Tables 2 and 4 as a user would give them: a column per test set."""
+    rows = {}
+    for table in ("table2", "table4"):
+        text = (resources.files("cotbal.report") / "paper" / f"{table}.csv").read_text(encoding="utf-8")
+        rows |= {row["method"]: row for row in csv.DictReader(text.splitlines())}
+    names = [
+        f"{task}/{name}" if len(of_task) > 1 else task for task, of_task in _TASKS.items() for name in of_task
+    ]
+    lines = [",".join(["run", *names])]
+    for method, row in rows.items():
+        lines.append(",".join([method, *(row[name] for of_task in _TASKS.values() for name in of_task)]))
+    path = folder / "paper.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path, rows
+
+
+def test_the_papers_tables_come_out_as_printed(tmp_path):
+    path, rows = paper_csv(tmp_path)
+    content = compare(read_finals(path))
+    assert [len(content["methods"]), len(content["columns"])] == [17, 11]
+    for method, printed in rows.items():
+        row = row_of(content, method)
+        if method == "STL":
+            assert (row["delta_i"], row["delta_e"]) == (0, 0)
+            continue
+        assert round(row["delta_i"], 2) == float(printed["printed_delta_I_pct"])
+        assert round(row["delta_e"], 2) == float(printed["printed_delta_E_pct"])
+    assert row_of(content, "CoTBal")["delta_i_difference"] == pytest.approx(9.45 - 7.30, abs=0.01)
+    assert content["level"] is None
+    assert any(
+        "There are no intervals, as there are no scores by item of STL" in s for s in content["statements"]
+    )
+
+
+def test_measures_are_those_of_the_mean_scores_over_the_seeds():
+    finals = drawn(seeds=(0, 1, 2))
+    content = compare(finals)
+
+    def by_task(method):
+        mean = {
+            c: sum(m.scores[c] for m in finals.models[method].values()) / 3 for c in finals.scores(method)
+        }
+        return {"a": {"a": mean["a"]}, "b": {k: mean[k] for k in ("b/one", "b/two")}, "c": {"c": mean["c"]}}
+
+    gains = improvement(by_task("CoTBal"), by_task("STL"), lower_is_better=["c"])
+    row = row_of(content, "CoTBal")
+    assert row["improvement"] == pytest.approx(gains)
+    assert row["delta_i"] == pytest.approx(delta_i(gains))
+    assert row["delta_e"] == pytest.approx(delta_e(gains))
+
+
+def test_a_method_that_is_the_baseline_differs_from_it_by_nothing_in_every_draw():
+    finals = drawn(seeds=(0, 1))
+    twin = Finals(COLUMNS, {**finals.models, "twin": finals.models["STL"]})
+    row = row_of(compare(twin), "twin")
+    assert (row["delta_i"], row["delta_i_interval"], row["delta_e_interval"]) == (0, [0, 0], [0, 0])
+
+
+def test_intervals_are_paired():
+    """The items of two methods that agree move together: their difference is far surer than either."""
+    finals = drawn(n=200)
+    nearly = {}
+    for name, row in finals.models["EW"][0].items.items():
+        nearly[name] = [1 - row[0], *row[1:]]
+    scores = {name: sum(row) / len(row) for name, row in nearly.items()}
+    content = compare(Finals(COLUMNS, {**finals.models, "CoTBal": {0: Model(scores, nearly)}}))
+    row = row_of(content, "CoTBal")
+    low, high = row["delta_i_interval"]
+    near, far = row["delta_i_difference_interval"]
+    assert far - near < (high - low) / 5
+
+
+def test_the_interval_of_a_difference_covers_it():
+    """All methods equally good: in 95 of 100 samples the interval holds 0, give or take chance."""
+    inside = 0
+    for number in range(100):
+        row = row_of(compare(drawn(n=150, generator=number), draws=400), "CoTBal")
+        inside += row["delta_i_difference_interval"][0] <= 0 <= row["delta_i_difference_interval"][1]
+    # Binomial(100, .95): outside 88..100 once in two hundred times.
+    assert 88 <= inside <= 100
+
+
+def test_items_that_belong_together_widen_the_interval():
+    finals = drawn(n=40)
+    doubled = {
+        method: {0: Model(m[0].scores, {c: [v for v in row for _ in "12"] for c, row in m[0].items.items()})}
+        for method, m in finals.models.items()
+    }
+    pairs = {column.name: [place // 2 for place in range(80)] for column in COLUMNS}
+    plain, loose, tied = (
+        row_of(compare(each), "CoTBal")["delta_i_interval"]
+        for each in (finals, Finals(COLUMNS, doubled), Finals(COLUMNS, doubled, pairs))
+    )
+    assert tied == pytest.approx(plain)
+    assert loose[1] - loose[0] < 0.85 * (tied[1] - tied[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: Model(m.scores), "there are no scores by item of EW on a"),
+        (
+            lambda m: Model({**m.scores, "a": 0.9}, m.items),
+            "the score of EW on a is not the mean of its items",
+        ),
+        (
+            lambda m: Model({**m.scores, "a": 1.0}, {**m.items, "a": [1.0, 1.0]}),
+            "a was scored on different items: 2, 60 of them",
+        ),
+    ],
+)
+def test_without_the_same_items_there_are_no_intervals_and_it_says_why(change, reason):
+    finals = drawn()
+    content = compare(Finals(COLUMNS, {**finals.models, "EW": {0: change(finals.models["EW"][0])}}))
+    assert content["no_intervals"] == reason
+    assert row_of(content, "CoTBal")["delta_i_interval"] is None
+    assert row_of(content, "CoTBal")["delta_i"] is not None
+
+
+def test_without_its_baseline_there_are_scores_alone():
+    finals = drawn()
+    content = compare(finals, baseline="best")
+    assert content["baseline"] is None
+    assert (
+        "ΔI and ΔE need the baseline best, which is not among the finished models." in content["statements"]
+    )
+    zero = Model({**finals.models["STL"][0].scores, "a": 0.0}, {})
+    content = compare(Finals(COLUMNS, {**finals.models, "STL": {0: zero}}))
+    assert row_of(content, "EW")["delta_i"] is None
+    assert any("a, a: expected a value > 0" in line for line in content["statements"])
+
+
+def test_what_is_not_finished_is_named_and_left_out():
+    finals = drawn()
+    part = Model({"a": 0.5})
+    content = compare(Finals(COLUMNS, {**finals.models, "TLA": {0: part}, "DWA": {}}))
+    assert [row["name"] for row in content["methods"]] == list(METHODS)
+    assert content["missing"] == {"TLA": ["b/one", "b/two", "c"], "DWA": ["a", "b/one", "b/two", "c"]}
+    assert "Not finished, and so left out: TLA, DWA." in content["statements"]
+    with pytest.raises(ValueError, match="no method has all its scores; missing: TLA: b/one, b/two, c"):
+        compare(Finals(COLUMNS, {"TLA": {0: part}}))
+    with pytest.raises(ValueError, match="no model of GradNorm; there are STL, EW, CoTBal"):
+        compare(finals, ["GradNorm"])
+
+
+def test_statements_tell_what_is_beyond_the_noise_and_where_the_scores_are_from():
+    finals = drawn(n=400)
+    better = {c.name: [0.0] * 400 if c.better == "lower" else [1.0] * 400 for c in COLUMNS}
+    good = Model({name: row[0] for name, row in better.items()}, better)
+    columns = (Column("a", source="validation"), *COLUMNS[1:])
+    content = compare(Finals(columns, {**finals.models, "CoTBal": {0: good}}))
+    assert content["statements"][0].startswith("No test scores: a has no test file")
+    assert "ΔI against EW: better for CoTBal." in content["statements"]
+    swapped = compare(Finals(COLUMNS, {**finals.models, "CoTBal": {0: good}}), reference="CoTBal")
+    assert any(line.startswith("ΔI against CoTBal: worse for EW") for line in swapped["statements"])
+
+
+def test_finals_go_through_their_file(tmp_path):
+    finals = drawn(seeds=(0, 3))
+    details = {"weights": {"a": 1.0, "b": 0.5, "c": 1.5}, "models": {"final EW": "out/1"}}
+    model = finals.models["EW"][3]
+    models = {
+        **finals.models,
+        "EW": {0: finals.models["EW"][0], 3: Model(model.scores, model.items, details)},
+    }
+    written = Finals(COLUMNS, models, {"a": [0] * 60})
+    found = read_finals(write_finals(tmp_path / "finals.json", written))
+    assert found == written
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "[]", "a.json: expected what `cotbal train` wrote"),
+        ("a.json", '{"kind": "finals", "schema_version": 2}', "schema_version: expected 1, got 2"),
+        ("a.csv", "model,a\nx,1\n", "expected the header 'run,<task>"),
+        ("a.csv", "run,a\n", "a row per model"),
+        ("a.csv", "run,a\nx,1\nx,2\n", "row 'x': expected it once, with 1 scores"),
+        ("a.csv", "run,a\nx,one\n", "row 'x', task 'a': expected a number, got 'one'"),
+    ],
+)
+def test_a_file_of_something_else_is_told(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_finals(tmp_path / name)
+
+
+def test_a_transform_says_that_lower_is_better(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("run,a,b\ntransform,reciprocal,\nSTL,2,1\nours,1,1.5\n")
+    row = row_of(compare(read_finals(path)), "ours")
+    assert row["improvement"] == {"a": 0.5, "b": 0.5}
+
+
+def test_tables_are_merged_by_their_tests_and_names_that_come_twice_are_told_apart():
+    first, second = drawn(), drawn(generator=1)
+    both = merged({"x": first, "y": Finals(COLUMNS, {"EW": second.models["EW"]})})
+    assert list(both.models) == ["STL", "EW (x)", "CoTBal", "EW (y)"]
+    assert both.models["EW (y)"] == second.models["EW"]
+    with pytest.raises(ValueError, match="y: expected the test sets of x; not in both: b/one, b/two, c"):
+        merged({"x": first, "y": Finals(COLUMNS[:1], {})})
+    higher = (*COLUMNS[:3], Column("c"))
+    with pytest.raises(ValueError, match="y: c: x says that lower is better"):
+        merged({"x": first, "y": Finals(higher, {})})
