@@ -128,6 +128,7 @@ class Train(Strict):
 
     Attributes:
         command: the template; `cotbal.project.template.TRAIN` lists the placeholders.
+        probe_command: in its place in the runs of the estimate, such as one that trains LoRA adapters.
         epochs: passes over the data, for {epochs}, {steps} and the price.
         batch_size: samples of an optimizer step over all GPUs, for {steps} and the progress.
         format: of the file that {data} names.
@@ -136,6 +137,7 @@ class Train(Strict):
     """
 
     command: Annotated[str, AfterValidator(_train_command)]
+    probe_command: Annotated[str, AfterValidator(_train_command)] | None = None
     epochs: Positive = 1.0
     batch_size: Annotated[int, Field(ge=1)] | None = None
     format: Literal["json", "jsonl"] = "json"
@@ -144,9 +146,15 @@ class Train(Strict):
 
     @model_validator(mode="after")
     def _steps_are_known(self) -> Train:
-        if "steps" in placeholders(self.command) and self.batch_size is None:
+        used = {*placeholders(self.command), *placeholders(self.of_estimate)}
+        if "steps" in used and self.batch_size is None:
             raise ValueError("the command has {steps}: it needs batch_size, the samples of an optimizer step")
         return self
+
+    @property
+    def of_estimate(self) -> str:
+        """The command of the mini run and the probes."""
+        return self.probe_command or self.command
 
 
 class Evaluate(Strict):
@@ -154,10 +162,12 @@ class Evaluate(Strict):
 
     Attributes:
         command: the template; `cotbal.project.template.EVALUATE` lists the placeholders.
+        probe_command: in its place for the models of `train.probe_command`.
         items_per_gpu_hour: throughput, for the price.
     """
 
     command: Annotated[str, AfterValidator(_evaluate_command)]
+    probe_command: Annotated[str, AfterValidator(_evaluate_command)] | None = None
     items_per_gpu_hour: Positive | None = None
 
 
@@ -264,12 +274,16 @@ class Project(Strict):
     def _commands_fit(self) -> Project:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: expected each once, got {self.seeds}")
-        if len(self.seeds) > 1 and "seed" not in placeholders(self.train.command):
-            raise ValueError("seeds: several need {seed} in train.command; all would train the same model")
-        if self.step_matched and "steps" not in placeholders(self.train.command):
-            raise ValueError("step_matched: it needs {steps} in train.command")
+        for key, command in self._train_commands().items():
+            if len(self.seeds) > 1 and "seed" not in placeholders(command):
+                raise ValueError(f"seeds: several need {{seed}} in {key}; all would train the same model")
+        if self.step_matched and "steps" not in placeholders(self.train.of_estimate):
+            raise ValueError(f"step_matched: it needs {{steps}} in {list(self._train_commands())[-1]}")
+        if self.evaluate.probe_command is not None and self.train.probe_command is None:
+            raise ValueError("evaluate.probe_command: it scores the models of train.probe_command; give both")
         for name in self.weighted:
-            if self.tasks[name].validation is None and "data" in placeholders(self.evaluation(name)):
+            used = {*placeholders(self.evaluation(name)), *placeholders(self.evaluation(name, probe=True))}
+            if self.tasks[name].validation is None and "data" in used:
                 raise ValueError(f"tasks.{name}: the evaluation command has {{data}}; give its validation")
             if self.tasks[name].tests and "data" not in placeholders(self.evaluation(name)):
                 raise ValueError(f"tasks.{name}: its test files need {{data}} in the evaluation command")
@@ -279,6 +293,11 @@ class Project(Strict):
     def _mode_fits(self) -> Project:
         if self.mode == "full":
             return self
+        if self.train.probe_command is not None:
+            raise ValueError(
+                f"train.probe_command: mode {self.mode} compares its models with equal_model, which "
+                "train.command has trained; drop one"
+            )
         if self.equal_model is None:
             raise ValueError(f"mode: {self.mode} needs equal_model, a model of all data with equal weights")
         if self.precise:
@@ -296,9 +315,15 @@ class Project(Strict):
             raise ValueError(f"rule: expected cotbal, the only one of mode {self.mode}, got {self.rule!r}")
         return self
 
-    def evaluation(self, task: str) -> str:
-        """The evaluation command of a task."""
-        return self.tasks[task].evaluate or self.evaluate.command
+    def evaluation(self, task: str, *, probe: bool = False) -> str:
+        """The evaluation command of a task, for a final model or for one of the estimate."""
+        of_all = (probe and self.evaluate.probe_command) or self.evaluate.command
+        return self.tasks[task].evaluate or of_all
+
+    def _train_commands(self) -> dict[str, str]:
+        """By key."""
+        commands = {"train.command": self.train.command, "train.probe_command": self.train.probe_command}
+        return {key: command for key, command in commands.items() if command is not None}
 
 
 def load_project(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cotbal.compare import Column, Finals, Model, write_finals
-from cotbal.estimate.algorithm1 import FULL, MODES, Algorithm1
+from cotbal.estimate.algorithm1 import MODES, Algorithm1
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.pool import Listener
 from cotbal.estimate.store import RunSpec, Store, locked
@@ -234,7 +234,7 @@ def _trainings(
     """The trainings of a method under a seed, or the runs that its weights wait for."""
     project, name = recipe.project, method.run_name(recipe.project)
     if method.kind == STL:
-        return [recipe.alone(task, FULL) for task in recipe.tasks]
+        return [recipe.single(task) for task in recipe.tasks]
     if method.kind == EW:
         if MODES[project.mode].equal:
             return [recipe.equal()]

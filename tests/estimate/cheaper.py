@@ -1,8 +1,9 @@
 """What cheaper estimates come to on the digit world: `python -m tests.estimate.cheaper OUT [--seeds 0 1 2]`.
 
 Every seed has worlds, a base model and an order of its own. Its runs are the mini run, the probes on 1/4, 1/2
-and all of each task, and the equally weighted model, and the mini run and the probes on 1/4 and all with LoRA
-adapters; each way's estimate follows from them and is compared with the full one of its seed. Started again, it goes on from the finished runs.
+and all of each task, the mini run and the probes on 1/4 and all with LoRA adapters, and the equally weighted
+model; each way's estimate follows from them and is compared with the full one of its seed. Started again, it
+goes on from the finished runs.
 """
 
 import argparse
