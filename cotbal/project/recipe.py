@@ -62,7 +62,7 @@ class ProjectRecipe(Recipe):
         return self._training(name, self._parts(data), command, matched_to=self._matched_to(data))
 
     def single(self, task: str) -> RunSpec:
-        """The final model of a task's own data alone; that of the precise difficulty if the commands are one."""
+        """The final model of a task alone; the run of the precise difficulty if the command is the same."""
         alone, command = self.alone(task, FULL), self.project.train.command
         if command == self.project.train.of_estimate:
             return alone
