@@ -31,24 +31,15 @@ from pydantic import (
 
 from cotbal.estimate.rules import RULES
 from cotbal.estimate.score_csv import RESERVED
-from cotbal.estimate.transforms import checked_transforms
-from cotbal.project.functions import check_function
+from cotbal.project.parts import Evaluate, Task, Train
 from cotbal.project.resources import Resources
 from cotbal.project.strict import Positive, Strict, Text
-from cotbal.project.template import EVALUATE, TRAIN, check_template, placeholders
+from cotbal.project.template import placeholders
 from cotbal.project.yaml_file import load_yaml
 
 # A quarter is then four mini subsets. With two, C was noise where it was tried.
 LARGEST_MINI_OF_CHEAP = Fraction(1, 16)
 BUDGET_UNITS = ("GPU-hours", "samples")
-
-
-def _train_command(command: str) -> str:
-    return check_function(check_template(command, TRAIN, ("data", "output")))
-
-
-def _evaluate_command(command: str) -> str:
-    return check_function(check_template(command, EVALUATE, ("model", "scores")))
 
 
 def _budget(text: str) -> str:
@@ -62,105 +53,6 @@ def _budget(text: str) -> str:
             f"expected a number of {' or '.join(BUDGET_UNITS)} such as '80 GPU-hours', got {text!r}"
         )
     return text
-
-
-class Task(Strict):
-    """One task.
-
-    Attributes:
-        train: its training data, one file or several: JSON arrays or JSONL, one record each.
-        validation: what {data} is in the evaluation command; None where the command knows by itself.
-        test: what {data} is for a final model, one file or several test sets by name; None: `validation`.
-        metric: the name of the score, for people.
-        better: "higher" or "lower".
-        transform: where lower is better, "reciprocal" (1/m) or "complement: bound" (bound - m).
-        weight: the fixed weight of a task that takes no part in the estimate.
-        evaluate: an evaluation command of its own.
-    """
-
-    train: Text | list[Text]
-    validation: Text | None = None
-    test: Text | dict[Text, Text] | None = None
-    metric: Text = "score"
-    better: Literal["higher", "lower"] = "higher"
-    transform: Text | None = None
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    evaluate: Annotated[str, AfterValidator(_evaluate_command)] | None = None
-
-    @property
-    def files(self) -> list[str]:
-        """The training files as a list."""
-        return [self.train] if isinstance(self.train, str) else list(self.train)
-
-    @property
-    def tests(self) -> dict[str, str]:
-        """The test files by the names of their sets; the name of a single one is ""."""
-        return self.test if isinstance(self.test, dict) else {"": self.test} if self.test else {}
-
-    @field_validator("train")
-    @classmethod
-    def _some_file(cls, train: str | list[str]) -> str | list[str]:
-        if not train:
-            raise ValueError("expected a file or a list of files, got an empty list")
-        return train
-
-    @field_validator("test")
-    @classmethod
-    def _some_test(cls, test: str | dict[str, str] | None) -> str | dict[str, str] | None:
-        if isinstance(test, dict) and (not test or any("/" in name for name in test)):
-            raise ValueError(f"expected a file, or files by names without '/', got {test}")
-        return test
-
-    @model_validator(mode="after")
-    def _transform_fits(self) -> Task:
-        if self.better == "lower" and self.transform is None:
-            raise ValueError(
-                "better: lower needs a transform: 'reciprocal' (1/m) or 'complement: bound' (bound - m)"
-            )
-        if self.better == "higher" and self.transform is not None:
-            raise ValueError("a transform belongs to better: lower; drop it or say so")
-        checked_transforms({"task": self.transform} if self.transform else {}, ["task"])
-        return self
-
-
-class Train(Strict):
-    """How a model is trained.
-
-    Attributes:
-        command: the template; `cotbal.project.template.TRAIN` lists the placeholders.
-        epochs: passes over the data, for {epochs}, {steps} and the price.
-        batch_size: samples of an optimizer step over all GPUs, for {steps} and the progress.
-        format: of the file that {data} names.
-        resume: keep {output} when a run starts again, so that the command can go on from its checkpoint.
-        samples_per_gpu_hour: throughput, for the price.
-    """
-
-    command: Annotated[str, AfterValidator(_train_command)]
-    epochs: Positive = 1.0
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    format: Literal["json", "jsonl"] = "json"
-    resume: bool = False
-    samples_per_gpu_hour: Positive | None = None
-
-    @model_validator(mode="after")
-    def _steps_are_known(self) -> Train:
-        if "steps" in placeholders(self.command) and self.batch_size is None:
-            raise ValueError("the command has {steps}: it needs batch_size, the samples of an optimizer step")
-        return self
-
-
-class Evaluate(Strict):
-    """How a model is scored on one task.
-
-    Attributes:
-        command: the template; `cotbal.project.template.EVALUATE` lists the placeholders.
-        resume: keep {output} when an evaluation starts again, so that the command can go on from its answers.
-        items_per_gpu_hour: throughput, for the price.
-    """
-
-    command: Annotated[str, AfterValidator(_evaluate_command)]
-    resume: bool = False
-    items_per_gpu_hour: Positive | None = None
 
 
 class Project(Strict):
@@ -268,14 +160,18 @@ class Project(Strict):
     def _commands_fit(self) -> Project:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: expected each once, got {self.seeds}")
-        if len(self.seeds) > 1 and "seed" not in placeholders(self.train.command):
-            raise ValueError("seeds: several need {seed} in train.command; all would train the same model")
+        for key, command in self._train_commands().items():
+            if len(self.seeds) > 1 and "seed" not in placeholders(command):
+                raise ValueError(f"seeds: several need {{seed}} in {key}; all would train the same model")
         if self.shrink and self.precise:
             raise ValueError("shrink: it does without precise, whose runs have no items; drop one of the two")
-        if self.step_matched and "steps" not in placeholders(self.train.command):
-            raise ValueError("step_matched: it needs {steps} in train.command")
+        if self.step_matched and "steps" not in placeholders(self.train.of_estimate):
+            raise ValueError(f"step_matched: it needs {{steps}} in {list(self._train_commands())[-1]}")
+        if self.evaluate.probe_command is not None and self.train.probe_command is None:
+            raise ValueError("evaluate.probe_command: it scores the models of train.probe_command; give both")
         for name in self.weighted:
-            if self.tasks[name].validation is None and "data" in placeholders(self.evaluation(name)):
+            used = {*placeholders(self.evaluation(name)), *placeholders(self.evaluation(name, probe=True))}
+            if self.tasks[name].validation is None and "data" in used:
                 raise ValueError(f"tasks.{name}: the evaluation command has {{data}}; give its validation")
             if self.tasks[name].tests and "data" not in placeholders(self.evaluation(name)):
                 raise ValueError(f"tasks.{name}: its test files need {{data}} in the evaluation command")
@@ -285,6 +181,11 @@ class Project(Strict):
     def _mode_fits(self) -> Project:
         if self.mode == "full":
             return self
+        if self.train.probe_command is not None:
+            raise ValueError(
+                f"train.probe_command: mode {self.mode} compares its models with equal_model, which "
+                "train.command has trained; drop one"
+            )
         if self.equal_model is None:
             raise ValueError(f"mode: {self.mode} needs equal_model, a model of all data with equal weights")
         if self.precise:
@@ -304,9 +205,15 @@ class Project(Strict):
             raise ValueError(f"rule: expected cotbal, the only one of mode {self.mode}, got {self.rule!r}")
         return self
 
-    def evaluation(self, task: str) -> str:
-        """The evaluation command of a task."""
-        return self.tasks[task].evaluate or self.evaluate.command
+    def evaluation(self, task: str, *, probe: bool = False) -> str:
+        """The evaluation command of a task, for a final model or for one of the estimate."""
+        of_all = (probe and self.evaluate.probe_command) or self.evaluate.command
+        return self.tasks[task].evaluate or of_all
+
+    def _train_commands(self) -> dict[str, str]:
+        """By key."""
+        commands = {"train.command": self.train.command, "train.probe_command": self.train.probe_command}
+        return {key: command for key, command in commands.items() if command is not None}
 
 
 def load_project(

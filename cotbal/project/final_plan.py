@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from cotbal.estimate.algorithm1 import FULL, MODES, Algorithm1
+from cotbal.estimate.algorithm1 import MODES, Algorithm1
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.store import RunSpec, Store
 from cotbal.project.config import Project
@@ -111,7 +111,7 @@ def _trainings(recipe: ProjectRecipe, method: Method, weights: TaskWeights | Non
     """The trainings of a method under a seed, those of Algorithm 1 under the weights."""
     name = method.run_name(recipe.project)
     if method.kind == STL:
-        return [recipe.alone(task, FULL) for task in recipe.tasks]
+        return [recipe.single(task) for task in recipe.tasks]
     if method.kind == EW and MODES[recipe.project.mode].equal:
         return [recipe.equal()]
     if method.kind == EW:

@@ -58,7 +58,15 @@ class ProjectRecipe(Recipe):
 
     def training(self, name: str, data: Mapping[str, str]) -> RunSpec:
         """A run of the estimate."""
-        return self._training(name, self._parts(data), matched_to=self._matched_to(data))
+        command = self.project.train.of_estimate
+        return self._training(name, self._parts(data), command, matched_to=self._matched_to(data))
+
+    def single(self, task: str) -> RunSpec:
+        """The final model of a task alone; the run of the precise difficulty if the command is the same."""
+        alone, command = self.alone(task, FULL), self.project.train.command
+        if command == self.project.train.of_estimate:
+            return alone
+        return self._training(f"single {task}", self._parts({task: FULL}), command)
 
     def equal(self) -> RunSpec:
         """The model of equal weights that the file names."""
@@ -73,7 +81,7 @@ class ProjectRecipe(Recipe):
     def mixture(self, method: str, weights: TaskWeights | Weighting) -> RunSpec:
         """The final run of a method: all data, under weights or under a rule that changes them."""
         parts = [self.data.full[task] for task in (*self.tasks, *self.fixed)]
-        return self._training(f"final {method}", parts, weights)
+        return self._training(f"final {method}", parts, self.project.train.command, weights)
 
     def tests(self, run: RunSpec) -> dict[tuple[str, str], RunSpec]:
         """The evaluations of a final model by task and test set.
@@ -103,7 +111,8 @@ class ProjectRecipe(Recipe):
 
     def evaluations(self, run: RunSpec) -> list[RunSpec]:
         """The evaluations of a training: on every weighted task, or on the only one that it has."""
-        return [self._evaluation(run, task) for task in self._scored_tasks(run)]
+        tasks = self._scored_tasks(run)
+        return [self._evaluation(run, task, self.project.evaluation(task, probe=True)) for task in tasks]
 
     def _scored_tasks(self, run: RunSpec) -> Sequence[str]:
         trained = [part["task"] for part in run.settings["data"]]
@@ -128,6 +137,7 @@ class ProjectRecipe(Recipe):
         self,
         run: str,
         parts: Sequence[Part],
+        command: str,
         weights: TaskWeights | Weighting | None = None,
         matched_to: float | None = None,
     ) -> RunSpec:
@@ -136,7 +146,7 @@ class ProjectRecipe(Recipe):
         steps = None if project.train.batch_size is None else math.ceil(work / project.train.batch_size)
         known = self._known(run) | {"steps": steps, "samples": samples, "epochs": project.train.epochs}
         settings = {
-            "command": fill(project.train.command, known, LATE),
+            "command": fill(command, known, LATE),
             "format": project.train.format,
             "data": [{"task": p.task, "share": p.share, "sha256": list(p.sha256)} for p in parts],
             **_weights_settings(weights, [part.task for part in parts]),
@@ -154,21 +164,20 @@ class ProjectRecipe(Recipe):
         return RunSpec(self._named(run), TRAIN, settings, work, context=context)
 
     def _test(self, run: RunSpec, task: str, of_set: str) -> RunSpec:
-        file = self.data.test.get((task, of_set))
+        command, file = self.project.evaluation(task), self.data.test.get((task, of_set))
         if file is None:
-            return self._evaluation(run, task)
+            return self._evaluation(run, task, command)
         where = f"{task}, {of_set}" if of_set else task
-        return self._scoring(f"test {self._bare(run.name)} on {where}", run, task, file)
+        return self._scoring(f"test {self._bare(run.name)} on {where}", run, task, command, file)
 
-    def _evaluation(self, run: RunSpec, task: str) -> RunSpec:
+    def _evaluation(self, run: RunSpec, task: str, command: str) -> RunSpec:
         name = f"evaluate {self._bare(run.name)} on {task}"
-        return self._scoring(name, run, task, self.data.validation.get(task))
+        return self._scoring(name, run, task, command, self.data.validation.get(task))
 
-    def _scoring(self, name: str, run: RunSpec, task: str, file: DataFile | None) -> RunSpec:
-        project = self.project
+    def _scoring(self, name: str, run: RunSpec, task: str, command: str, file: DataFile | None) -> RunSpec:
         known = self._known(self._bare(run.name)) | {"task": task}
         settings = {
-            "command": fill(project.evaluation(task), known, LATE),
+            "command": fill(command, known, LATE),
             "task": task,
             "data": None if file is None else file.sha256,
         }
@@ -177,7 +186,7 @@ class ProjectRecipe(Recipe):
             settings["model"] = run.settings["model"]
         items = 1 if file is None or file.records is None else file.records
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
-        context["resume"] = project.evaluate.resume
+        context["resume"] = self.project.evaluate.resume
         context |= run.context if given else {}
         needs = () if given else (run.name,)
         return RunSpec(self._named(name), EVALUATE, settings, self._evaluation_work(items), needs, context)

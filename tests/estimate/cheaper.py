@@ -1,14 +1,15 @@
 """What cheaper estimates come to on the digit world: `python -m tests.estimate.cheaper OUT [--seeds 0 1 2]`.
 
 Every seed has worlds, a base model and an order of its own. Its runs are the mini run, the probes on 1/4, 1/2
-and all of each task, and the equally weighted model; each way's estimate follows from them and is compared
-with the full one of its seed. Started again, it goes on from the finished runs.
+and all of each task, the mini run and the probes on 1/4 and all with LoRA adapters, and the equally weighted
+model; each way's estimate follows from them and is compared with the full one of its seed. Started again, it
+goes on from the finished runs.
 """
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cotbal.demo.pipeline import DemoRecipe
@@ -19,11 +20,12 @@ from cotbal.estimate.pool import run_plan
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.store import RunSpec, Store, locked
 from cotbal.progress import PlainProgress
-from tests.estimate import double_world
+from tests.estimate import double_world, lora_world
 from tests.estimate.ways import Tables, costs, markdown
 
 # Above twice the mini ratio, 1/8, as the rungs of the adaptive mode.
 SHARES = ("1/4", "1/2")
+LORA_SHARES = ("1/4", "full")
 
 
 def plan_of(recipe: DemoRecipe) -> Plan:
@@ -34,7 +36,21 @@ def plan_of(recipe: DemoRecipe) -> Plan:
     specs = [*([] if base is None else [base]), recipe.equal(), *estimation, *probes]
     if recipe.profile == double_world.NAME:
         specs = [dataclasses.replace(spec, function=double_world.FUNCTION) for spec in specs]
-    return Plan(specs)
+    return Plan([*specs, *_with_lora(recipe)])
+
+
+def _with_lora(recipe: DemoRecipe) -> list[RunSpec]:
+    probes = [recipe.probe(task, share) for share in LORA_SHARES for task in recipe.tasks]
+    return [with_lora(spec) for spec in (recipe.mini(), *probes)]
+
+
+def with_lora(spec: RunSpec) -> RunSpec:
+    """The run with adapters."""
+    return dataclasses.replace(spec, name=f"{spec.name} (LoRA)", function=lora_world.FUNCTION)
+
+
+def _as_it_is(spec: RunSpec) -> RunSpec:
+    return spec
 
 
 def tables_of(recipe: DemoRecipe, results: Results) -> Tables:
@@ -42,11 +58,16 @@ def tables_of(recipe: DemoRecipe, results: Results) -> Tables:
     full = Algorithm1(recipe).scores(results)
     shares = {share: _table(recipe, share, results) for share in SHARES}
     equal = recipe.validation_scores(recipe.equal(), results)
-    return Tables({**shares, "1": full}, [equal[task] for task in recipe.tasks])
+    lora = {str(share): _table(recipe, share, results, with_lora) for share in LORA_SHARES}
+    lora["1"] = lora.pop("full")
+    return Tables({**shares, "1": full}, [equal[task] for task in recipe.tasks], lora)
 
 
-def _table(recipe: DemoRecipe, share: str, results: Results) -> Scores:
-    runs = {"mini": recipe.mini(), **{task: recipe.probe(task, share) for task in recipe.tasks}}
+def _table(
+    recipe: DemoRecipe, share: str, results: Results, change: Callable[[RunSpec], RunSpec] = _as_it_is
+) -> Scores:
+    named = {"mini": recipe.mini(), **{task: recipe.probe(task, share) for task in recipe.tasks}}
+    runs = {name: change(run) for name, run in named.items()}
     rows = {name: _row(recipe.validation_scores(run, results), recipe) for name, run in runs.items()}
     items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
     return Scores(recipe.tasks, rows.pop("mini"), list(rows.values()), items=items)

@@ -22,7 +22,8 @@ def table(shift=0.0, spread=0.01):
 
 
 def tables(*shifts):
-    return Tables(dict(zip(ways.RUNGS, map(table, shifts), strict=True)), [0.5, 0.6, 0.7])
+    lora = {share: table(shift) for share, shift in (("1/4", 0.2), (ways.FULL, 0.1))}
+    return Tables(dict(zip(ways.RUNGS, map(table, shifts), strict=True)), [0.5, 0.6, 0.7], lora)
 
 
 def test_ranks_agree_and_disagree():
@@ -55,11 +56,21 @@ def test_rungs_are_climbed_until_the_weights_stay(shifts, cost):
     assert torch.equal(found.weights, probes_on("1/2" if cost == "to 1/2" else "1")(tables(*shifts)).weights)
 
 
+def test_adapters_are_an_estimate_of_their_own():
+    given = tables(0, 0, 0)
+    assert torch.equal(WAYS["LoRA probes on all"](given).weights, probes_on("1")(tables(0, 0, 0.1)).weights)
+    cheap = WAYS["LoRA probes on 1/4 for C, D from the equal-weight model"](given)
+    assert torch.equal(cheap.D, WAYS["no probes: D from the equal-weight model"](given).D)
+    assert not torch.equal(cheap.weights, WAYS["LoRA probes on 1/4"](given).weights)
+
+
 def test_costs_add_up():
     found = costs(SIZES)
     assert found["1/4"] == pytest.approx(1.0)
     assert found["to 1"] == pytest.approx(0.1 + 0.9 + 1.2 + 1.6)
     assert found["no probes"] == 0.1
+    assert found["LoRA 1"] == pytest.approx((0.1 + 1.6) * 2 / 3)
+    assert found["LoRA 1/4, mini"] == pytest.approx(1.0 * 2 / 3 + 0.1)
 
 
 def test_table_has_a_line_for_every_way(monkeypatch):

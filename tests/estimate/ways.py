@@ -25,10 +25,12 @@ class Tables:
     Attributes:
         shares: the score table by the share of each task in its probe.
         equal: (N,) the scores of the equally weighted model.
+        lora: the score tables of runs that train LoRA adapters, by share.
     """
 
     shares: Mapping[str, Scores]
     equal: Sequence[float]
+    lora: Mapping[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def costs(sizes: Mapping[str, float]) -> dict[str, float]:
     found = {"no probes": sizes["mini"]}
     for share in RUNGS:
         found[share] = sizes["mini"] + sizes[share]
+    # An adapter's training forms no gradient of the frozen weights: two thirds of the products.
+    found |= {f"LoRA {share}": found[share] * 2 / 3 for share in ("1/4", FULL)}
+    found["LoRA 1/4, mini"] = found["LoRA 1/4"] + sizes["mini"]
     found["to 1/2"] = found["1/4"] + sizes["1/2"]
     found["to 1"] = found["to 1/2"] + sizes["1"]
     return found
@@ -70,6 +75,21 @@ def probes_on(share: str) -> Callable[[Tables], Estimate]:
         return _estimate(scores, difficulty(scores), share)
 
     return way
+
+
+def lora_probes_on(share: str) -> Callable[[Tables], Estimate]:
+    """C and D from a mini run and probes on a share of each task that train adapters."""
+
+    def way(tables: Tables) -> Estimate:
+        scores = tables.lora[share]
+        return _estimate(scores, difficulty(scores), f"LoRA {share}")
+
+    return way
+
+
+def cheap_with_lora(tables: Tables) -> Estimate:
+    """C from adapters on a quarter, D from the mini run and the equal-weight model that train all."""
+    return _estimate(tables.lora["1/4"], _from_equal(tables), "LoRA 1/4, mini")
 
 
 def cheap(tables: Tables) -> Estimate:
@@ -104,6 +124,9 @@ WAYS: dict[str, Callable[[Tables], Estimate]] = {
     "probes on 1/2": probes_on("1/2"),
     "probes on 1/4": probes_on("1/4"),
     "probes on 1/4 for C, D from the equal-weight model": cheap,
+    "LoRA probes on all": lora_probes_on(FULL),
+    "LoRA probes on 1/4": lora_probes_on("1/4"),
+    "LoRA probes on 1/4 for C, D from the equal-weight model": cheap_with_lora,
     "no probes: D from the equal-weight model": no_probes,
     "rungs 1/4, 1/2, 1 until the weights stay within their intervals": adaptive,
 }

@@ -105,7 +105,19 @@ def changed(place, new):
             "evaluate.command: expected the placeholder {scores}",
         ),
         (changed(["evaluate", "command"], "e {model} {scores} {weights}"), "unknown placeholder {weights}"),
-        (changed(["step_matched"], True), "step_matched: it needs {steps}"),
+        (changed(["step_matched"], True), "step_matched: it needs {steps} in train.command"),
+        (
+            changed(["train", "probe_command"], "t {data}"),
+            "train.probe_command: expected the placeholder {output}",
+        ),
+        (
+            changed(["train", "probe_command"], "t {data} {output} {steps}"),
+            "train: the command has {steps}: it needs",
+        ),
+        (
+            changed(["evaluate", "probe_command"], "e {model} {scores}"),
+            "evaluate.probe_command: it scores the models of train.probe_command; give both",
+        ),
         (changed(["resources"], {"gpus": 2, "gpus_per_run": 4}), "resources: gpus_per_run: expected at most"),
         (changed(["resources"], {"gpus": 2, "gpus_per_run": 0}), "resources: gpus_per_run: expected at most"),
         (changed(["resources"], {"executor": "slurm"}), "resources: executor: slurm needs slurm: {hours:"),

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cotbal.balancing import by_name
-from cotbal.project.config import Evaluate, Project, Task, Train, load_project
+from cotbal.project.config import Project, load_project
 from cotbal.project.methods import DYNAMIC, NAMES, SUITES
+from cotbal.project.parts import Evaluate, Task, Train
 from cotbal.project.resources import Resources, Slurm
 from cotbal.project.template import EVALUATE, TRAIN
 

@@ -102,6 +102,46 @@ def test_several_seeds_have_runs_of_their_own(made):
     assert "evaluate probe a on b" in [run["name"].rpartition("/")[2] for run in shown["runs"]]
 
 
+def test_probe_commands_are_for_the_estimate_and_leave_final_models_alone(made, tmp_path):
+    whole = content(tmp_path)
+    adapters = {"probe_command": "lora {data} {output} {weights}"}
+    tested = {"probe_command": "score-lora {model} {task} {scores}"}
+    changes = {"train": whole["train"] | adapters, "evaluate": whole["evaluate"] | tested}
+    _, _, plain, _ = made(precise=True)
+    project, data, plan, _ = made(precise=True, **changes)
+    for name in plan:
+        begins = "score-lora " if name.startswith("evaluate") else "lora "
+        assert plan[name].settings["command"].startswith(begins), name
+    recipe = recipes(project, data)[0]
+    final, single = recipe.final("cotbal", {"a": 2.0, "b": 0.5, "c": 0.5, "chat": 1.5}), recipe.single("a")
+    assert single.name == "single a"
+    of_estimate = plain["alone full a"].settings
+    assert single.settings["command"] == of_estimate["command"].replace("'alone full a'", "'single a'")
+    assert {**single.settings, "command": ""} == {**of_estimate, "command": ""}
+    for spec in (final, single, *recipe.tests(final).values(), *recipe.tests(single).values()):
+        assert "toy.py" in spec.settings["command"], spec.name
+
+
+def test_several_seeds_need_the_seed_in_the_probe_command_too(made, tmp_path):
+    train = content(tmp_path)["train"] | {"probe_command": "lora {data} {output}"}
+    with pytest.raises(ValueError, match=r"several need \{seed\} in train.probe_command"):
+        made(train=train, seeds=[0, 1])
+
+
+def test_steps_are_matched_by_the_probe_command(made, tmp_path):
+    train = content(tmp_path)["train"] | {"batch_size": 10}
+    assert made(step_matched=True, train=train | {"probe_command": STEPS})
+    with pytest.raises(ValueError, match=r"\{steps\} in train.probe_command"):
+        made(step_matched=True, train={**train, "command": STEPS, "probe_command": "l {data} {output}"})
+
+
+@pytest.mark.parametrize("mode", ["cheap", "no-probes"])
+def test_adapters_are_not_compared_with_a_model_without(made, tmp_path, mode):
+    train = content(tmp_path)["train"] | {"probe_command": "lora {data} {output}"}
+    with pytest.raises(ValueError, match=rf"train.probe_command: mode {mode} compares its models with"):
+        made(mode=mode, equal_model="equal", train=train)
+
+
 def keys(made, **changes):
     _, _, plan, _ = made(**changes)
     return run_keys(plan)
