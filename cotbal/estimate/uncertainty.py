@@ -43,6 +43,7 @@ class Uncertainty:
     Attributes:
         tasks: the N tasks.
         level: of the intervals.
+        n_seeds: how many training seeds the scores are of; the noise between them is not known from one.
         mini: (2, N), lower and upper ends for V_j(mini).
         probes: (2, N, N) for V_j(i+mini).
         contribution: Fieller's sets (N, N) for C_ij; [1, 1] on the diagonal.
@@ -56,6 +57,7 @@ class Uncertainty:
 
     tasks: tuple[str, ...]
     level: float
+    n_seeds: int
     mini: Tensor
     probes: Tensor
     contribution: RatioSets
@@ -71,6 +73,7 @@ class Uncertainty:
         bounded = self.contribution.bounded.tolist()
         return {
             "level": self.level,
+            "n_seeds": self.n_seeds,
             "tasks": list(self.tasks),
             "mini": self.mini.T.tolist(),
             "probes": self.probes.permute(1, 2, 0).tolist(),
@@ -161,6 +164,7 @@ def uncertainty(
     return Uncertainty(
         tasks=pooled.tasks,
         level=level,
+        n_seeds=len(tables),
         mini=_interval(drawn.mini, level),
         probes=_interval(drawn.probes, level),
         contribution=_ratio_sets(tables, clusters, level, over),
