@@ -257,6 +257,7 @@ def _print(summary: dict[str, Any]) -> None:
 def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     from rich.console import Console
 
+    from cotbal.report.noise import ONE_SEED
     from cotbal.report.tables import print_columns
 
     console, tasks = Console(), noise.tasks
@@ -274,7 +275,10 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     rules = {name: found for name, found in noise.rules.items() if found is not None}
     for name, found in rules.items():
         of_task[name] = [_span(*ends) for ends in zip(found.low.tolist(), found.high.tolist(), strict=True)]
-    print_columns(console, f"Difficulty and weights, {percent} (bootstrap over the items)", tasks, of_task)
+    drawn = "the items" if noise.n_seeds == 1 else "items and seeds"
+    print_columns(console, f"Difficulty and weights, {percent} (bootstrap over {drawn})", tasks, of_task)
+    if noise.n_seeds == 1:
+        typer.echo(ONE_SEED)
     for reason in noise.unidentified.values():
         typer.echo(f"No interval of a weight that needs C: {reason}.")
     weighed = rules.get(chosen.rule)

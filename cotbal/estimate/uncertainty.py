@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, cluster_sums
-from cotbal.estimate.fieller import RatioSets, fieller
+from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
 from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items
 from cotbal.estimate.rules import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
@@ -43,6 +43,7 @@ class Uncertainty:
     Attributes:
         tasks: the N tasks.
         level: of the intervals.
+        n_seeds: how many training seeds the scores are of; the noise between them is not known from one.
         mini: (2, N), lower and upper ends for V_j(mini).
         probes: (2, N, N) for V_j(i+mini).
         contribution: Fieller's sets (N, N) for C_ij; [1, 1] on the diagonal.
@@ -56,6 +57,7 @@ class Uncertainty:
 
     tasks: tuple[str, ...]
     level: float
+    n_seeds: int
     mini: Tensor
     probes: Tensor
     contribution: RatioSets
@@ -71,6 +73,7 @@ class Uncertainty:
         bounded = self.contribution.bounded.tolist()
         return {
             "level": self.level,
+            "n_seeds": self.n_seeds,
             "tasks": list(self.tasks),
             "mini": self.mini.T.tolist(),
             "probes": self.probes.permute(1, 2, 0).tolist(),
@@ -102,8 +105,9 @@ def uncertainty(
     """Confidence intervals for scores, contribution, difficulty and weights, from the scores' items.
 
     Scores, means of C, difficulty and weights by the bootstrap, with the same items drawn in every run; each
-    C_ij by Fieller's theorem, which holds where the denominator is inside its noise as well (the bootstrap
-    does not there, so that a column below 3 standard errors takes the weights' intervals with it).
+    C_ij by Fieller's theorem, from the noise of items and that between seeds, which holds where the
+    denominator is inside its noise as well (the bootstrap does not there, so that a column below 3 standard
+    errors takes the weights' intervals with it). One seed tells nothing of the noise between seeds.
 
     Args:
         scores: a table with items, or one per training seed.
@@ -160,9 +164,10 @@ def uncertainty(
     return Uncertainty(
         tasks=pooled.tasks,
         level=level,
+        n_seeds=len(tables),
         mini=_interval(drawn.mini, level),
         probes=_interval(drawn.probes, level),
-        contribution=_ratio_sets(pooled, clusters, level),
+        contribution=_ratio_sets(tables, clusters, level, over),
         one2all=None if reasons else _interval(one, level),
         all2one=None if reasons else _interval(all_, level),
         difficulty=None if precise else _interval(D, level),
@@ -191,19 +196,36 @@ def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
     return found
 
 
-def _ratio_sets(pooled: Scores, clusters: Clusters | None, level: float) -> RatioSets:
+def _ratio_sets(
+    tables: Sequence[Scores], clusters: Clusters | None, level: float, over: Sequence[str]
+) -> RatioSets:
+    """Fieller's sets of every cell of C, from the noise of the sources in `over` that the tables show."""
     lows, highs, bounded = [], [], []
-    for place, task in enumerate(pooled.tasks):
-        items = oriented_items(stacked_items([pooled], task)[0], task, pooled.transforms)
-        sums, sizes = cluster_sums(items, (clusters or {}).get(task), task)
-        gains = sums[1 : len(pooled.tasks) + 1] - sums[0]
-        sets = fieller(gains, gains[place].expand_as(gains), sizes, level=level)
-        own = torch.zeros(len(gains), dtype=torch.bool)
-        own[place] = True
-        lows.append(sets.low.masked_fill(own, 1.0))
-        highs.append(sets.high.masked_fill(own, 1.0))
-        bounded.append(sets.bounded | own)
+    tasks, transforms = tables[0].tasks, tables[0].transforms
+    for place, task in enumerate(tasks):
+        items = stacked_items(tables, task)
+        gains = _gains(oriented_items(items.mean(0), task, transforms), len(tasks))
+        a = gains.mean(-1)
+        nothing = torch.zeros_like(a)
+        noises = [Noise(nothing, nothing, nothing, 1)]
+        if "items" in over:
+            sums, sizes = cluster_sums(gains, (clusters or {}).get(task), task)
+            noises.append(Noise.of_items(sums, sums[place].expand_as(sums), sizes))
+        if "seeds" in over and len(tables) > 1:
+            of_seeds = _gains(oriented_items(items, task, transforms), len(tasks)).mean(-1).T
+            noises.append(Noise.of_seeds(of_seeds, of_seeds[place].expand_as(of_seeds)))
+        sets = fieller(a, a[place].expand_as(a), noises, level=level)
+        diagonal = torch.zeros(len(tasks), dtype=torch.bool)
+        diagonal[place] = True
+        lows.append(sets.low.masked_fill(diagonal, 1.0))
+        highs.append(sets.high.masked_fill(diagonal, 1.0))
+        bounded.append(sets.bounded | diagonal)
     return RatioSets(torch.stack(lows, 1), torch.stack(highs, 1), torch.stack(bounded, 1))
+
+
+def _gains(items: Tensor, n_tasks: int) -> Tensor:
+    """(..., N, n): the probes' items less those of the mini run, the first of the runs (..., R, n)."""
+    return items[..., 1 : n_tasks + 1, :] - items[..., :1, :]
 
 
 def _interval(values: Tensor, level: float) -> Tensor:

@@ -9,6 +9,10 @@ from typing import Any
 from cotbal.report import seeds
 
 MOST_NAMED = 12
+ONE_SEED = (
+    "The intervals are over the validation items: one seed tells nothing of what another training would have "
+    "scored."
+)
 
 
 def statements(results: Mapping[str, Any]) -> list[str]:
@@ -98,6 +102,8 @@ def _about_intervals(results: Mapping[str, Any]) -> list[str]:
             "weights from noise."
         ]
     lines = []
+    if seeds.intervals(results).get("n_seeds") == 1:
+        lines.append(ONE_SEED)
     without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]
     if lost_columns(results) and without:
         lines.append(f"Weights that need such a column have no intervals: {', '.join(without)}.")

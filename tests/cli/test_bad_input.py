@@ -42,10 +42,12 @@ def test_wrong_key_is_named_with_its_line_and_the_key_that_was_meant(tmp_path, p
     at[wrong] = 1
     path.write_text(json.dumps(value, indent=1))
     (number,) = [n for n, line in enumerate(path.read_text().splitlines(), 1) if f'"{wrong}"' in line]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "weights.json").write_text("before")
     message = one_line(call("run", path))
     assert message.startswith(f"cotbal: {path}, line {number}: {'.'.join((*place, wrong))}: unknown key")
     assert f"did you mean '{meant}'?" in message
-    assert not (tmp_path / "out").exists()
+    assert [file.read_text() for file in (tmp_path / "out").iterdir()] == ["before"]
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,13 @@ def test_items_give_intervals_and_say_what_is_noise(tmp_path, monkeypatch):
     assert done.exit_code == 0
     found = uncertainty(scores)
     low, high = (ends[0].item() for ends in (found.rules["cotbal"].low, found.rules["cotbal"].high))
-    for text in ("Fieller", "bootstrap over the items", f"{low:.2f} .. {high:.2f}", "P(weight of"):
+    for text in (
+        "Fieller",
+        "bootstrap over the items",
+        "one seed tells nothing",
+        f"{low:.2f} .. {high:.2f}",
+        "P(weight of",
+    ):
         assert text in done.stdout
     assert TaskWeights.load("weights.json").provenance["uncertainty"] == found.to_json()
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotbal.estimate.fieller import fieller, student
+from cotbal.estimate.fieller import Noise, fieller, student
 from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
@@ -35,23 +35,71 @@ def width(found):
     return noise.high - noise.low
 
 
+def column(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def of_items(a, d):
+    return fieller(a.mean(-1), d.mean(-1), [Noise.of_items(a, d, ONE_EACH)])
+
+
+def test_quantiles_of_student_are_those_of_the_tables():
+    freedom = column(1, 2, 3, 5, 10, 29, 30, 120)
+    tabulated = column(12.7062, 4.3027, 3.1824, 2.5706, 2.2281, 2.0452, 2.0423, 1.9799)
+    assert torch.allclose(student(0.975, freedom), tabulated, rtol=0, atol=6e-5)
+    # Between whole numbers it falls.
+    assert 3.1824 < student(0.975, column(2.5)).item() < 4.3027
+
+
 @given(st.integers(0, 10_000), st.floats(-3, 3))
 def test_a_ratio_is_in_the_set_where_its_defining_inequality_holds(seed, ratio):
     generator = torch.Generator().manual_seed(seed)
     a, d = torch.randn(2, 40, generator=generator, dtype=torch.float64)
     d = d + 2 * torch.rand((), generator=generator)
-    sets = fieller(a, d, ONE_EACH)
+    sets = of_items(a, d)
     residual = a - ratio * d
-    t = student(0.975, 39)
+    t = student(0.975, column(39.0)).item()
     inside = residual.mean().abs() <= t * residual.std() / math.sqrt(40)
     assert bool(sets.contains(torch.tensor(ratio, dtype=torch.float64))) == bool(inside)
 
 
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_seeds_alone_give_the_set_of_their_own_means(seed, n_seeds):
+    generator = torch.Generator().manual_seed(seed)
+    a, d = torch.randn(2, n_seeds, generator=generator, dtype=torch.float64)
+    d = d + 3
+    sets = fieller(a.mean(), d.mean(), [Noise.of_seeds(a, d)])
+    for ratio in (-1.0, 0.0, 0.3, 2.0):
+        residual = a - ratio * d
+        t = student(0.975, column(n_seeds - 1)).item()
+        inside = residual.mean().abs() <= t * residual.std() / math.sqrt(n_seeds)
+        assert bool(sets.contains(torch.tensor(ratio, dtype=torch.float64))) == bool(inside)
+
+
+def test_of_two_sources_the_noisier_one_has_its_degrees_of_freedom():
+    generator = torch.Generator().manual_seed(0)
+    a, d = torch.randn(2, 40, generator=generator, dtype=torch.float64) + column(1, 3)[:, None]
+    items, nothing = Noise.of_items(a, d, ONE_EACH), torch.zeros((), dtype=torch.float64)
+    alone, beside = of_items(a, d), fieller(a.mean(), d.mean(), [items, Noise(nothing, nothing, nothing, 2)])
+    assert torch.allclose(alone.low, beside.low)
+    assert torch.allclose(alone.high, beside.high)
+    # The same variances from 3 seeds: twice the variance, and t between those of 2 and 39 degrees.
+    seeds = Noise(items.aa, items.ad, items.dd, 2)
+    both = fieller(a.mean(), d.mean(), [items, seeds])
+    part = items.of_residual(a.mean(), d.mean())
+    freedom = (2 * part) ** 2 / (part**2 / 39 + part**2 / 2)
+    t = student(0.975, freedom).item()
+    theta = both.high
+    residual = (a.mean() - theta * d.mean()).abs()
+    variance = items.aa - 2 * theta * items.ad + theta**2 * items.dd
+    assert residual.item() == pytest.approx(t * (2 * variance).sqrt().item())
+
+
 def test_a_denominator_inside_its_noise_gives_an_unbounded_set():
     d = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(20)
-    clear = fieller(d + 5, d + 3, ONE_EACH)
-    ray = fieller(d.roll(1) + 5, d + 0.1, ONE_EACH)
-    everything = fieller(d.roll(1), d, ONE_EACH)
+    clear = of_items(d + 5, d + 3)
+    ray = of_items(d.roll(1) + 5, d + 0.1)
+    everything = of_items(d.roll(1), d)
     assert clear.bounded
     assert clear.low < 5 / 3 < clear.high
     assert not ray.bounded
@@ -125,6 +173,19 @@ def test_seeds_that_disagree_widen_the_intervals():
     assert (disagree.probes[1] - disagree.probes[0] > 1.5 * (agree.probes[1] - agree.probes[0])).all()
     items_alone = uncertainty([table(one, 1), table(better, 2), table(one, 3)], over=["items"])
     assert (items_alone.probes[1] - items_alone.probes[0] < disagree.probes[1] - disagree.probes[0]).all()
+    off_diagonal = ~torch.eye(3, dtype=torch.bool)
+    widths = [
+        (each.contribution.high - each.contribution.low)[off_diagonal] for each in (items_alone, disagree)
+    ]
+    assert (2 * widths[0] < widths[1]).all()
+
+
+def test_one_seed_tells_nothing_of_the_noise_between_seeds():
+    scores = table()
+    found = uncertainty(scores, over=["seeds"]).contribution
+    assert torch.allclose(found.low, found.high)
+    both, items = (uncertainty(scores, over=over).contribution for over in (["items", "seeds"], ["items"]))
+    assert torch.equal(both.low, items.low)
 
 
 def test_tables_of_several_seeds_pool_to_the_mean_of_scores_and_items():
@@ -188,6 +249,12 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert tallies["C"].share > 0.92 - 0.05
     assert 0.92 - 0.05 < tallies["D"].share <= 1
     assert 0.92 - 0.05 < tallies["weights"].share <= 1
+
+
+def test_sets_of_c_hold_the_truth_of_all_seeds():
+    # Of the items alone they hold it in .82 of the cells.
+    found = simulate(3, 8.0, n_tables=60, draws=100, n_seeds=3, seed_noise=0.1)
+    assert found["C"].share > 0.9
 
 
 @pytest.mark.full
