@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from triton.runtime import interpreter
 
 from benchmarks.inputs import Case, make_inputs
-from benchmarks.providers import Provider
+from benchmarks.provider import Provider
 from benchmarks.step import step
 
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "addmv", "mv", "dot"}

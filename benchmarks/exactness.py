@@ -17,7 +17,8 @@ import torch
 from benchmarks import linear_providers, logits_providers
 from benchmarks.inputs import KINDS, Case, make_inputs
 from benchmarks.interpreted import run_interpreted
-from benchmarks.providers import Provider, find_providers
+from benchmarks.provider import Provider
+from benchmarks.providers import find_providers
 from benchmarks.step import Error, Reference, step
 
 DTYPES = ("float32", "bfloat16", "float16")

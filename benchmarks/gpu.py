@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 from benchmarks.bounds import bounds_in_words, check_bounds
 from benchmarks.meters import Meter, ceilings, device_name, make_meter
 from benchmarks.plan import CPU, GPU, LIMIT, TINY, Grid, Item, make_plan
-from benchmarks.providers import Provider, find_providers
+from benchmarks.provider import Provider
+from benchmarks.providers import find_providers
 from benchmarks.results import RESULTS, environment, load, path_of
 from benchmarks.runner import DeviceLostError, Runner
 

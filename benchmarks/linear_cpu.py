@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.inputs import Case, LossInputs, make_inputs
 from benchmarks.meters import resident_kib
-from benchmarks.providers import Provider, find_providers
+from benchmarks.provider import Provider
+from benchmarks.providers import find_providers
 from benchmarks.step import step
 
 PAIRS = 5

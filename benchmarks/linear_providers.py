@@ -12,7 +12,7 @@ from torch import Tensor
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
 from benchmarks.logits_providers import RowLosses, quack_rows, torch_rows, upcast_rows
-from benchmarks.providers import Candidate, Loss, Provider, compiled, weighted_outside
+from benchmarks.provider import Candidate, Loss, Provider, compiled, weighted_outside
 
 # fn(hidden (R, D), head (V, D), labels (R,)) -> the loss of each row (R,), 0 where ignored.
 LinearRowLosses = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
-from benchmarks.providers import Candidate, Loss, Provider, compiled, weighted_outside
+from benchmarks.provider import Candidate, Loss, Provider, compiled, weighted_outside
 
 # fn(logits (R, V), labels (R,)) -> the loss of each row (R,), 0 where ignored.
 RowLosses = Callable[[Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 
 from benchmarks.inputs import Case
-from benchmarks.providers import Provider
+from benchmarks.provider import Provider
 
 LIMIT = 200
 ROWS = (2048, 4096, 8192, 16384, 32768)

@@ -15,7 +15,7 @@ import torch
 from benchmarks.inputs import Case, LossInputs, make_inputs
 from benchmarks.meters import Meter, bare_products
 from benchmarks.plan import BARE, Item
-from benchmarks.providers import Provider
+from benchmarks.provider import Provider
 from benchmarks.results import load, save
 from benchmarks.step import Error, Reference, step
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.inputs import IGNORE, Case, LossInputs, make_inputs, unweighted
-from benchmarks.providers import Provider
+from benchmarks.provider import Provider
 
 # Bytes of float64 logits alive at once in the reference.
 _REFERENCE_BYTES = 2**29

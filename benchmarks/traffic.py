@@ -12,7 +12,8 @@ from benchmarks import linear_providers, logits_providers
 from benchmarks.counting import count, per_logit
 from benchmarks.inputs import Case
 from benchmarks.interpreted import run_interpreted
-from benchmarks.providers import Provider, find_providers
+from benchmarks.provider import Provider
+from benchmarks.providers import find_providers
 
 # One program holds a row of 32768; 131072 takes two passes where there are no clusters. In float16, which is
 # as wide as bfloat16: the interpreter cannot multiply in that, as one of the rivals does.

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.inputs import IGNORE, TASKS, Case, LossInputs
 from benchmarks.meters import make_meter
-from benchmarks.providers import Provider, find_providers
+from benchmarks.provider import Provider
+from benchmarks.providers import find_providers
 
 # Losses of one model in one dtype agree to a few units in its last place.
 _TOLERANCE = 32.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +11,21 @@ from torch import Tensor
 from cotbal.estimate.scores import Scores
 from cotbal.weights import TaskWeights
 
-if TYPE_CHECKING:
-    from cotbal.estimate.no_probes import TwoModels
+
+class ScoreTable(Protocol):
+    """What is known of any table: `Scores`, or that of the two models of mode no-probes."""
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The N tasks."""
+
+    @property
+    def transforms(self) -> Mapping[str, str]:
+        """Where lower is better."""
+
+    @property
+    def equal(self) -> Any:
+        """The scores of the equally weighted model, None where there is none."""
 
 
 def pooled_scores(tables: Sequence[Scores]) -> Scores:
@@ -69,7 +82,7 @@ def mean_of(rows: Sequence[Sequence[float] | Tensor]) -> Tensor:
     return torch.stack(values).mean(0)
 
 
-def check_alike(tables: Sequence[Scores] | Sequence[TwoModels]) -> None:
+def check_alike(tables: Sequence[ScoreTable]) -> None:
     """Raise ValueError unless there is a table, and all are of the same tasks and transforms."""
     if not tables:
         raise ValueError("scores: expected at least one table, got none")

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from benchmarks.counting import count, per_logit
 from benchmarks.inputs import Case
-from benchmarks.providers import Provider
+from benchmarks.provider import Provider
 
 LOGITS = Case("logits", 16, 256, share=1.0, dtype="float16")
 LINEAR = Case("linear", 16, 256, 24, share=1.0, dtype="float16")

@@ -16,7 +16,8 @@ from benchmarks.bounds import check_bounds
 from benchmarks.inputs import Case
 from benchmarks.meters import make_meter
 from benchmarks.plan import GPU, LIMIT, TINY, Item, make_plan
-from benchmarks.providers import Provider, find_providers
+from benchmarks.provider import Provider
+from benchmarks.providers import find_providers
 from benchmarks.runner import Runner
 
 # Without compiling, which a CPU takes seconds for.

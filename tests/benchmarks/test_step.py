@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.inputs import KINDS, Case, make_inputs
-from benchmarks.providers import Provider, find_providers
+from benchmarks.provider import Provider
+from benchmarks.providers import find_providers
 from benchmarks.runner import is_right
 from benchmarks.step import check
 
