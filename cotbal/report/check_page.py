@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from cotbal.report.embed import inline_svg, thumbnail_data_uri
 from cotbal.report.lengths_figure import MOST_ROWS, lengths_figure
 from cotbal.report.page_tables import PageTable
+from cotbal.report.render import render
 from cotbal.report.style import svg_text
 
 
@@ -27,20 +26,14 @@ def render_check_page(
             "advice".
         samples: records to show, each with "task", "question", "answer" and "image", a file's path or None.
     """
-    environment = Environment(
-        loader=PackageLoader("cotbal.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     measured = [task for task in content["tasks"] if task["measured"]]
     most = content["most_tokens"] if content["unit"] == "tokens" else None
     figure = None
     if measured:
         svg = svg_text(lengths_figure(measured, content["bins"], content["unit"], most))
         figure = inline_svg(svg, "lengths", "Histograms of the lengths of conversations by task")
-    return environment.get_template("check.html").render(
+    return render(
+        "check.html",
         content=content,
         errors=sum(content["errors"].values()),
         warnings=sum(content["warnings"].values()),

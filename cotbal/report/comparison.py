@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from cotbal.files import write_bytes_atomically, write_text_atomically
 from cotbal.report import comparison_tables as tables
 from cotbal.report.comparison_charts import draw_comparison
 from cotbal.report.comparison_tables import Comparison, markdown, plain
 from cotbal.report.embed import inline_svg
 from cotbal.report.page_tables import PageTable
+from cotbal.report.render import render
 from cotbal.report.style import paper_style, png_bytes, svg_text
 
 READINGS = {
@@ -79,13 +78,6 @@ def render_comparison(content: Comparison) -> str:
 
 
 def _render(content: Comparison, svgs: Mapping[str, str]) -> str:
-    environment = Environment(
-        loader=PackageLoader("cotbal.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     figures = {
         name: {
             "name": name,
@@ -98,8 +90,12 @@ def _render(content: Comparison, svgs: Mapping[str, str]) -> str:
         {**vars(section), "figures": [figures[name] for name in section.figures if name in figures]}
         for section in _sections(content)
     ]
-    return environment.get_template("comparison.html").render(
-        heading=heading(content), lead=lead(content), statements=_statements(content), sections=sections
+    return render(
+        "comparison.html",
+        heading=heading(content),
+        lead=lead(content),
+        statements=_statements(content),
+        sections=sections,
     )
 
 

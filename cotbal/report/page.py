@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from cotbal.files import write_text_atomically
 from cotbal.report import page_tables, seeds
 from cotbal.report.comparison_tables import improvement_table, scores_table
 from cotbal.report.embed import inline_svg, png_data_uri
 from cotbal.report.figures import draw_figures
 from cotbal.report.noise import lost_columns
+from cotbal.report.render import render
 from cotbal.report.style import svg_text
 
 SIGNALS = ("one2all", "all2one", "difficulty")
@@ -57,15 +56,9 @@ def render_page(
     finals: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page as HTML; the same arguments give the same text."""
-    environment = Environment(
-        loader=PackageLoader("cotbal.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     known = {} if results is None else _of_results(results)
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         results=results,
         samples=[_sample(sample) for sample in samples or ()],
         runs=runs,
