@@ -268,6 +268,12 @@ def test_coverage_over_two_thousand_tables(n_tasks, z):
             assert 0.92 <= tallies[name].share <= 0.98, name
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_coverage_of_c_over_two_thousand_tables_of_several_seeds(n_seeds):
+    assert simulate(3, 8.0, n_tables=2000, draws=100, n_seeds=n_seeds, seed_noise=0.1)["C"].share >= 0.92
+
+
 def test_a_column_is_identified_or_not_by_its_clusters_and_not_by_its_items():
     # Four times the same items look like twice as many standard errors.
     scores, numbers = repeated(table(world(z=2.0)), 4)
