@@ -114,6 +114,9 @@ def test_interval_of_a_shrunk_weight_holds_it_and_is_narrower():
     assert bool((shrunk.low <= weights).all())
     assert bool((weights <= shrunk.high).all())
     assert bool(((shrunk.high - shrunk.low) < (raw.high - raw.low)).all())
+    noisy = table(z=2.0)
+    of_D, pulled = (uncertainty(noisy, shrink=shrink).difficulty for shrink in (False, True))
+    assert bool((pulled[1] - pulled[0] < 0.9 * (of_D[1] - of_D[0])).all())
 
 
 def with_equal(scores, equal, items):
@@ -131,6 +134,10 @@ def test_difficulty_of_the_equally_weighted_model_is_pulled_by_its_own_noise():
     sure = with_equal(scores, [1.0] * 3, {task: torch.ones_like(row) for task, row in own.items()})
     kept = [estimate_weights(s, rule="difficulty", shrink=True).provenance for s in (as_probes, sure)]
     assert kept[1]["difficulty"] != pytest.approx(kept[0]["difficulty"])
+    # Its D is 1 - V(mini), as noisy as V(mini).
+    noise = column(*(row.std().item() / len(row) ** 0.5 for row in scores.items["mini"].values()))
+    expected = Shrinkage.fitted(1 - scores.mini, noise).reliability
+    assert torch.allclose(column(*kept[1]["difficulty_reliability"]), expected, atol=0.03)
     errors = [uncertainty(s, shrink=True).difficulty for s in (as_probes, sure)]
     assert bool((errors[1][1] - errors[1][0] < errors[0][1] - errors[0][0]).all())
     mean = torch.tensor(kept[1]["difficulty"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotbal.estimate.fieller import Noise, fieller, student
-from cotbal.estimate.rules import estimate_weights
+from cotbal.estimate.rules import estimate_weights, weights_by_rule
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.uncertainty import uncertainty
@@ -266,3 +266,20 @@ def test_coverage_over_two_thousand_tables(n_tasks, z):
     if z >= 4:
         for name in ("V", "D", "weights"):
             assert 0.92 <= tallies[name].share <= 0.98, name
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_coverage_of_c_over_two_thousand_tables_of_several_seeds(n_seeds):
+    assert simulate(3, 8.0, n_tables=2000, draws=100, n_seeds=n_seeds, seed_noise=0.1)["C"].share >= 0.92
+
+
+def test_a_column_is_identified_or_not_by_its_clusters_and_not_by_its_items():
+    # Four times the same items look like twice as many standard errors.
+    scores, numbers = repeated(table(world(z=2.0)), 4)
+    assert estimate_weights(scores).provenance["unidentified"] == []
+    with pytest.raises(ValueError, match="of its standard errors"):
+        estimate_weights(scores, clusters=numbers)
+    found, refused = weights_by_rule(scores, clusters=numbers)
+    assert list(found) == ["difficulty", "equal"]
+    assert set(refused) == {"cotbal", "contribution", "one2all", "all2one"}
