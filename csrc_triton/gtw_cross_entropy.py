@@ -1,7 +1,7 @@
 """The Triton kernel: cross-entropy, weight, denominator and gradient in one launch, a row per program.
 
-A row that fits into the registers of a program, or of a cluster of them, is read once, a longer one twice;
-its gradient is written once.
+A row that fits into the registers of its program is read once, a longer one twice; its gradient is written
+once.
 """
 
 import torch
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import WARP_SIZE, WORD, has_clusters, on_gpu_of, row_launch, stream_launch
+from csrc_triton.launch import WARP_SIZE, WORD, on_gpu_of, row_launch, stream_launch
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -51,9 +51,7 @@ def _gtw_cross_entropy_fwd_kernel(
     HAS_CLASS_WEIGHTS: tl.constexpr,
     READS_UNWEIGHTED: tl.constexpr,
     HAS_EDGES: tl.constexpr,
-    IN_CLUSTER: tl.constexpr,
     BLOCK: tl.constexpr,
-    TAIL: tl.constexpr,
     STEP: tl.constexpr,
     WORD: tl.constexpr,
 ):
@@ -66,14 +64,13 @@ def _gtw_cross_entropy_fwd_kernel(
         denominator = tl.load(denominator_ptr)
     row_ptr = logits_ptr + row * logits_stride_row
     gradient_row_ptr = gradient_ptr + row * gradient_stride_row
-    HAS_REST: tl.constexpr = HAS_EDGES or TAIL > 0
     skew = 0
     if HAS_EDGES:
         skew = (row * logits_stride_row % WORD).to(tl.int32)
         row_ptr = logits_ptr + row * logits_stride_row // WORD * WORD
         gradient_row_ptr = gradient_ptr + row * gradient_stride_row // WORD * WORD
         class_weights_ptr -= skew
-    first, end, start, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, TAIL, STEP, WORD)
+    first, end, start, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, STEP, WORD)
     is_read = weight != 0.0
     if READS_UNWEIGHTED:
         is_read = label != ignore_index
@@ -82,7 +79,7 @@ def _gtw_cross_entropy_fwd_kernel(
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
         return
 
     # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
@@ -94,13 +91,13 @@ def _gtw_cross_entropy_fwd_kernel(
     if HAS_CLASS_WEIGHTS:
         label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
 
-    held, held_rest, largest_x, largest, others, smooth, mass = read_row(
+    held, held_edges, largest_x, largest, others, smooth, mass = read_row(
         row_ptr,
         first,
         end,
         start,
-        rest,
-        is_rest,
+        edges,
+        is_edge,
         label,
         label_z,
         class_weights_ptr,
@@ -108,7 +105,7 @@ def _gtw_cross_entropy_fwd_kernel(
         HAS_SMOOTHING,
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
-        HAS_REST,
+        HAS_EDGES,
         BLOCK,
         STEP,
     )
@@ -142,7 +139,7 @@ def _gtw_cross_entropy_fwd_kernel(
         if HAS_DENOMINATOR:
             scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
         if scale == 0.0:
-            write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
         else:
             per_exp = scale / total
             smoothing_factor = scale * (label_smoothing / n_cols)
@@ -150,12 +147,12 @@ def _gtw_cross_entropy_fwd_kernel(
                 gradient_row_ptr,
                 row_ptr,
                 held,
-                held_rest,
+                held_edges,
                 first,
                 end,
                 start,
-                rest,
-                is_rest,
+                edges,
+                is_edge,
                 label,
                 finite_or_zero(largest),
                 per_exp * (kept + shared),
@@ -165,7 +162,7 @@ def _gtw_cross_entropy_fwd_kernel(
                 HAS_SMOOTHING,
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
-                HAS_REST,
+                HAS_EDGES,
                 BLOCK,
                 STEP,
             )
@@ -173,7 +170,7 @@ def _gtw_cross_entropy_fwd_kernel(
             if HAS_SMOOTHING:
                 label_gradient -= smoothing_factor * label_class_weight
             label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
-            write_label(gradient_row_ptr, label_gradient, label, in_range, IN_CLUSTER)
+            write_label(gradient_row_ptr, label_gradient, label, in_range)
 
 
 @triton.jit
@@ -205,12 +202,12 @@ def _scale_rows_kernel(
             if HAS_EDGES:
                 skew = (row * gradient_stride_row % WORD).to(tl.int32)
                 row_ptr = gradient_ptr + row * gradient_stride_row // WORD * WORD
-            first, end, _, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, 0, 0, WORD)
+            first, end, _, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, 0, WORD)
             for block in range(0, tl.cdiv(end, BLOCK)):
                 cols = block * BLOCK + tl.arange(0, BLOCK)
                 _scale(row_ptr + cols, (cols >= first) & (cols < end), factor)
             if HAS_EDGES:
-                _scale(row_ptr + rest, is_rest, factor)
+                _scale(row_ptr + edges, is_edge, factor)
 
 
 @triton.jit
@@ -260,7 +257,6 @@ def gtw_cross_entropy_forward(
         n_cols,
         is_aligned=is_aligned,
         is_elementwise=options.softcap is not None or options.label_smoothing != 0,
-        has_clusters=has_clusters(logits.device, triton.__version__),
     )
     with on_gpu_of(logits):
         _gtw_cross_entropy_fwd_kernel[(n_rows,)](
@@ -288,13 +284,10 @@ def gtw_cross_entropy_forward(
             HAS_CLASS_WEIGHTS=options.class_weights is not None,
             READS_UNWEIGHTED=reads_unweighted,
             HAS_EDGES=has_edges,
-            IN_CLUSTER=launch.num_ctas > 1,
             BLOCK=launch.block,
-            TAIL=launch.tail,
             STEP=launch.step,
             WORD=WORD,
             num_warps=launch.warps(WARP_SIZE),
-            num_ctas=launch.num_ctas,
         )
     return losses, correct.view(torch.bool)
 

@@ -219,7 +219,7 @@ def _piece_losses_fwd_kernel(
             if HAS_SMOOTHING:
                 label_gradient -= smoothing_factor * label_class_weight
             label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
-            write_label(gradient_row_ptr, label_gradient, column, is_own, IN_CLUSTER=False)
+            write_label(gradient_row_ptr, label_gradient, column, is_own)
 
 
 def piece_statistics(

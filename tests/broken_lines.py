@@ -311,7 +311,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "ordinary sizes.\n    row = tl.program_id(0)",
         ),
         "the edges of an odd gradient are not scaled (Triton)": (
-            "_scale(row_ptr + rest, is_rest, factor)",
+            "_scale(row_ptr + edges, is_edge, factor)",
             "pass",
         ),
         "rows with a label are not scaled (Triton)": (
