@@ -21,6 +21,17 @@ from csrc_triton.row_math import (
 
 
 @triton.jit
+def row_start(pointer, row, stride_row, HAS_EDGES: tl.constexpr, WORD: tl.constexpr):
+    """(the pointer from which positions count, the position of the row's first column)."""
+    start = row * stride_row
+    skew = 0
+    if HAS_EDGES:
+        skew = (start % WORD).to(tl.int32)
+        start = start // WORD * WORD
+    return pointer + start, skew
+
+
+@triton.jit
 def row_parts(
     skew,
     n_cols,
@@ -52,11 +63,7 @@ def row_parts(
 @triton.jit
 def read_row(
     row_ptr,
-    first,
-    end,
-    start,
-    edges,
-    is_edge,
+    parts,
     label,
     label_z,
     class_weights_ptr,
@@ -68,11 +75,12 @@ def read_row(
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """(block, edges, largest x of the others, largest z, sums over the others).
+    """((block, edges), largest x of the others, largest z, sums over the others) of a row's `row_parts`.
 
     The sums are of exp(z - largest), of cw (z - z_y) and of cw; the last over all columns, 0 without class
     weights. Block and edges stay in registers as exp(z - largest), or as the logits x under a softcap.
     """
+    first, end, start, edges, is_edge = parts
     cols = start + tl.arange(0, BLOCK)
     is_col = (cols >= tl.maximum(first, start)) & (cols < end)
     pivot = finite_or_zero(label_z)
@@ -137,7 +145,7 @@ def read_row(
             )
             smooth += more_smooth
             mass += more_mass
-    return held, held_edges, largest_x, largest, others, smooth, mass
+    return (held, held_edges), largest_x, largest, others, smooth, mass
 
 
 @triton.jit
@@ -183,12 +191,7 @@ def write_row(
     gradient_row_ptr,
     row_ptr,
     held,
-    held_edges,
-    first,
-    end,
-    start,
-    edges,
-    is_edge,
+    parts,
     label,
     shift,
     factor,
@@ -205,10 +208,12 @@ def write_row(
     """Writes the gradient of all columns but the label, which gets a value to be replaced."""
     # Where logits are to stay in cache for their second pass, what is written must leave it first.
     CACHE: tl.constexpr = "evict_first" if STEP > 0 else ""
+    held_block, held_edges = held
+    first, end, start, edges, is_edge = parts
     cols = start + tl.arange(0, BLOCK)
     _write_held(
         gradient_row_ptr,
-        held,
+        held_block,
         cols,
         (cols >= tl.maximum(first, start)) & (cols < end),
         label,
@@ -258,8 +263,9 @@ def write_row(
 
 
 @triton.jit
-def write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr):
+def write_zeros(gradient_row_ptr, parts, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr):
     """Writes a gradient of exactly 0, whatever the logits: NaN times 0 is no 0."""
+    first, end, _, edges, is_edge = parts
     store_zeros(gradient_row_ptr, first, end, BLOCK)
     if HAS_EDGES:
         tl.store(gradient_row_ptr + edges, (edges * 0).to(gradient_row_ptr.dtype.element_ty), mask=is_edge)

@@ -299,8 +299,8 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "label_class_weight = 1.0",
         ),
         "hits are decided after the cap (Triton)": (
-            "is_beaten = (largest_x > label_x).to(tl.int32)",
-            "is_beaten = (largest > label_z).to(tl.int32)",
+            "is_beaten(row_ptr, skew, label, label_x, largest_x,",
+            "is_beaten(row_ptr, skew, label, label_z, largest,",
         ),
         "the loss is rounded to the logits' dtype (Triton)": (
             "tl.store(losses_ptr + row, loss)",
