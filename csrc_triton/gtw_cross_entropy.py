@@ -230,6 +230,7 @@ def gtw_cross_entropy_forward(
         n_cols,
         is_aligned=is_aligned,
         is_elementwise=options.softcap is not None or options.label_smoothing != 0,
+        has_gradient=gradient is not None,
     )
     with on_gpu_of(logits):
         _gtw_cross_entropy_fwd_kernel[(n_rows,)](

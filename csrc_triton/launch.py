@@ -43,24 +43,27 @@ RESIDENT = (
     Launch(32768, 32),
 )
 TWO_PASSES = Launch(32768, 32, step=16384)
+# Nothing is kept for a gradient, so one pass in small steps: the positions of a larger block would spill.
+LOSS_ALONE = Launch(4096, 16, step=4096)
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
 ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(8192, 8))
 ELEMENTWISE_TWO_PASSES = Launch(512, 4, step=1024)
 STREAMS = (Launch(1024, 4), Launch(4096, 8))
 
 
-def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool) -> Launch:
+def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_gradient: bool) -> Launch:
     """The launch for rows of `n_cols` columns: the smallest entry that holds one, else two passes.
 
     Args:
         n_cols: the vocabulary.
         is_aligned: whether `n_cols` and the row stride are multiples of `WORD`.
         is_elementwise: whether softcap or label smoothing is on.
+        has_gradient: whether a gradient is written.
     """
     width = n_cols if is_aligned else n_cols + WORD - 1
     if is_elementwise:
         return _smallest(width, ELEMENTWISE_RESIDENT, ELEMENTWISE_TWO_PASSES)
-    return _smallest(width, RESIDENT, TWO_PASSES)
+    return _smallest(width, RESIDENT, TWO_PASSES if has_gradient else LOSS_ALONE)
 
 
 def stream_launch(n_cols: int) -> Launch:

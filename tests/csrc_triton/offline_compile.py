@@ -64,7 +64,8 @@ OPTIONS = {
     "softcap": (*PLAIN, "HAS_CORRECT", "HAS_SOFTCAP"),
     "all": ALL,
 }
-ROW_OPTIONS = ("plain", "no gradient", "scalar options")
+GRADIENT_OPTIONS, LOSS_OPTIONS = ("plain", "scalar options"), ("no gradient",)
+ROW_OPTIONS = GRADIENT_OPTIONS + LOSS_OPTIONS
 ELEMENTWISE_OPTIONS = ("smoothing", "softcap", "all")
 
 
@@ -105,7 +106,9 @@ class Entry:
 def entries() -> Iterator[Entry]:
     """Every launch of the table with every set of options that it is chosen for."""
     kinds = (
-        ((*table.RESIDENT, table.TWO_PASSES), ROW_OPTIONS),
+        (table.RESIDENT, ROW_OPTIONS),
+        ((table.TWO_PASSES,), GRADIENT_OPTIONS),
+        ((table.LOSS_ALONE,), LOSS_OPTIONS),
         ((*table.ELEMENTWISE_RESIDENT, table.ELEMENTWISE_TWO_PASSES), ELEMENTWISE_OPTIONS),
     )
     for launches, options in kinds:

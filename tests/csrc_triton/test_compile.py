@@ -10,14 +10,14 @@ import torch
 pytest.importorskip("triton")
 
 from csrc_triton import gtw_cross_entropy
+from csrc_triton import launch as table
 from csrc_triton.options import LossOptions
 from tests.csrc_triton.compiled import compiled
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # fp16 moves as bf16 does, and few train in fp32: the long matrix has both.
 DTYPES = ("bf16", "fp32-bf16")
-# The most that an entry may be asked for; the others need fewer registers and are compiled by the long
-# matrix.
+# The most that an entry may be asked for; the long matrix compiles the others too.
 MOST = ("scalar options", "all")
 EVERY = ("plain", "no gradient", "scalar options", "smoothing", "softcap", "all")
 # Each with edges and without, for each dtype.
@@ -77,3 +77,22 @@ def test_programs_have_at_most_1024_threads(
         ignore_index=-100,
     )
     assert launched["num_warps"] == num_warps
+
+
+@pytest.mark.parametrize(
+    ("n_cols", "differs", "expected"),
+    [
+        (32768, {}, table.RESIDENT[-1]),
+        (32768, {"has_gradient": False}, table.RESIDENT[-1]),
+        (32768, {"is_aligned": False}, table.TWO_PASSES),
+        (32768 + 16, {}, table.TWO_PASSES),
+        (32768 + 16, {"has_gradient": False}, table.LOSS_ALONE),
+        (8192, {"is_elementwise": True}, table.ELEMENTWISE_RESIDENT[-1]),
+        (8192 + 16, {"is_elementwise": True, "has_gradient": False}, table.ELEMENTWISE_TWO_PASSES),
+    ],
+)
+def test_a_row_takes_the_smallest_launch_that_holds_it(
+    n_cols: int, differs: dict[str, bool], expected: table.Launch
+) -> None:
+    row = {"is_aligned": True, "is_elementwise": False, "has_gradient": True}
+    assert table.row_launch(n_cols, **(row | differs)) is expected
