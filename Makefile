@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-COMPILE := .venv-compile
 RIVALS := .venv-bench
 LLAVA := .venv-llava
 LLAVA_NEXT := .venv-llava-next
@@ -43,15 +42,6 @@ $(VENV)/.ready: pyproject.toml constraints.txt setup.py
 	@DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation deepspeed
 	@touch $@
 
-# A Triton newer than torch's, whose compiler alone is used. torch is $(VENV)'s: the kernels' files import it.
-$(COMPILE)/.ready: $(VENV)/.ready requirements-compile.txt
-	@echo "== making $(COMPILE) (a newer Triton: once, half a minute)"
-	@test -x $(COMPILE)/bin/python || $(BIN)/python -m venv $(COMPILE)
-	@$(COMPILE)/bin/python -m pip install --quiet --requirement requirements-compile.txt
-	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
-	  $(BIN)/python -c "$$purelib" > "$$($(COMPILE)/bin/python -c "$$purelib")/torch.pth"
-	@touch $@
-
 # LLaVA's own training code, whose pins are another world.
 $(LLAVA)/.ready: requirements-llava.txt pyproject.toml setup.py
 	@echo "== making $(LLAVA) (LLaVA's training code: once, a few minutes)"
@@ -77,12 +67,12 @@ demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
 
-test: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA_READY)
+test: $(VENV)/.ready $(LLAVA_READY)
 	@echo "== tests, $(JOBS) processes"
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full" --ignore $(LLAVA_TESTS)
 	@$(MAKE) --no-print-directory test-llava LLAVA_ARGS='-m "not full"'
 
-test-full: $(VENV)/.ready $(COMPILE)/.ready $(LLAVA_READY)
+test-full: $(VENV)/.ready $(LLAVA_READY)
 	@echo "== tests with the long matrices, $(JOBS) processes"
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore $(LLAVA_TESTS)
 	@$(MAKE) --no-print-directory test-llava test-llava-accelerate
@@ -144,4 +134,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(COMPILE) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,6 @@ from benchmarks.plan import BARE
 
 # From this many rows on the linear bounds hold; smaller ones are published.
 _LINEAR_ROWS = 8192
-_CLUSTER_TRITON, _CLUSTER_CAPABILITY = (3, 8), 9
 
 
 @dataclass(frozen=True)
@@ -58,24 +57,17 @@ def _logits_bounds(
     if case.share == 1.0 and case.kind == "random" and case.upstream == 1.0:
         copy = content["ceilings"]["copy_bytes_per_s"]
         share = None if ours is None else results["cotbal"]["bytes_per_s"] / copy
-        yield Bound("4 N V / time against the copy", str(case), share, _bandwidth_limit(case, content))
+        yield Bound("4 N V / time against the copy", str(case), share, _bandwidth_limit(case))
     yield Bound("Liger's time / ours", str(case), _ratio(_time(results.get("Liger")), ours), 1.5)
     rivals = [_time(result) for name, result in results.items() if not result.get("ours")]
     fastest = min((time for time in rivals if time is not None), default=None)
     yield Bound("the fastest rival's time / ours", str(case), _ratio(fastest, ours), 1.0)
 
 
-def _bandwidth_limit(case: Case, content: dict[str, Any]) -> float:
-    if case.vocabulary <= 32768 or _has_clusters(content):
+def _bandwidth_limit(case: Case) -> float:
+    if case.vocabulary <= 32768:
         return 0.85
     return 0.80 if case.vocabulary <= 152064 else 0.60
-
-
-def _has_clusters(content: dict[str, Any]) -> bool:
-    """Whether rows of any size stay in a cluster's registers: Triton >= 3.8, compute capability >= 9."""
-    found = content["environment"]
-    version = tuple(int(part) for part in found["packages"].get("triton", "0.0").split(".")[:2])
-    return version >= _CLUSTER_TRITON and float(found.get("capability", 0)) >= _CLUSTER_CAPABILITY
 
 
 def _linear_bounds(

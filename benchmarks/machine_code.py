@@ -9,33 +9,23 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 # Of every launch, as it runs in training; `make test` compiles the other options and dtypes.
 _COMPILER = ["-m", "tests.csrc_triton.offline_compile", "--dtype", "bf16", "--options", "plain"]
-# A newer Triton for the entries that need one, where `make test` has made its environment.
-_NEWER = Path(__file__).parents[1] / ".venv-compile" / "bin" / "python"
 
 
 def report() -> dict[str, Any]:
-    """The lines of the offline compiler, one for each launch and target; clusters where their Triton is.
+    """The lines of the offline compiler, one for each launch and target.
 
     Raises:
         RuntimeError: it failed; the end of its output is in the message.
     """
-    launches = _lines(sys.executable, [])
-    if _NEWER.exists():
-        launches += _lines(str(_NEWER), ["--clusters", "--target", "sm_90", "--target", "sm_100"])
-    return {"launches": launches, "clusters": _NEWER.exists()}
-
-
-def _lines(python: str, options: list[str]) -> list[dict[str, Any]]:
     # Interpreted kernels are no kernels to a compiler, and a cache could hold an older one.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
-            [python, *_COMPILER, *options],
+            [sys.executable, *_COMPILER],
             env=environment | {"TRITON_CACHE_DIR": cache},
             capture_output=True,
             text=True,
@@ -43,7 +33,7 @@ def _lines(python: str, options: list[str]) -> list[dict[str, Any]]:
         )
     if done.returncode:
         raise RuntimeError(f"the offline compiler failed: {done.stderr[-1000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {"launches": [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]}
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -52,11 +42,9 @@ def in_words(found: dict[str, Any]) -> str:
     columns = list(dict.fromkeys(name for launch in launches for name in launch))
     rows = [columns, *([_spell(launch.get(name)) for name in columns] for launch in launches)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
-    skipped = (
-        [] if found["clusters"] else ["clusters: skipped, there is no .venv-compile; make test makes it"]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows
     )
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*lines, *skipped])
 
 
 def _spell(value: Any) -> str:

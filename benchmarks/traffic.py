@@ -15,8 +15,8 @@ from benchmarks.interpreted import run_interpreted
 from benchmarks.provider import Provider
 from benchmarks.providers import find_providers
 
-# One program holds a row of 32768; 131072 takes two passes where there are no clusters. In float16, which is
-# as wide as bfloat16: the interpreter cannot multiply in that, as one of the rivals does.
+# A program holds a row of 32768; 131072 takes two passes. In float16, which is as wide as bfloat16: the
+# interpreter cannot multiply in that, as one of the rivals does.
 LOGITS_CASES = (
     Case("logits", 8, 32768, share=1.0, dtype="float16"),
     Case("logits", 8, 131072, share=1.0, dtype="float16"),

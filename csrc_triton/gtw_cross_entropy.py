@@ -1,7 +1,7 @@
 """The Triton kernel: cross-entropy, weight, denominator and gradient in one launch, a row per program.
 
-A row that fits into the registers of a program, or of a cluster of them, is read once, a longer one twice;
-its gradient is written once.
+A row that fits into the registers of its program is read once, a longer one twice; its gradient is written
+once.
 """
 
 import torch
@@ -9,17 +9,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import WARP_SIZE, WORD, has_clusters, on_gpu_of, row_launch, stream_launch
+from csrc_triton.launch import WARP_SIZE, WORD, on_gpu_of, row_launch, stream_launch
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
-    has_equal_before,
+    gradient_scale,
+    is_beaten,
     label_smoothing_term,
+    reads_row,
     row_loss,
     softcap_slope,
     softcapped,
 )
-from csrc_triton.row_parts import read_row, row_parts, write_label, write_row, write_zeros
+from csrc_triton.row_parts import read_row, row_parts, row_start, write_label, write_row, write_zeros
 
 # Programs that scale rows: a few for each multiprocessor, for most often there is nothing to do.
 _SCALE_PROGRAMS = 2048
@@ -51,9 +53,7 @@ def _gtw_cross_entropy_fwd_kernel(
     HAS_CLASS_WEIGHTS: tl.constexpr,
     READS_UNWEIGHTED: tl.constexpr,
     HAS_EDGES: tl.constexpr,
-    IN_CLUSTER: tl.constexpr,
     BLOCK: tl.constexpr,
-    TAIL: tl.constexpr,
     STEP: tl.constexpr,
     WORD: tl.constexpr,
 ):
@@ -61,28 +61,18 @@ def _gtw_cross_entropy_fwd_kernel(
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
     weight = tl.load(weights_ptr + row)
-    if HAS_DENOMINATOR:
-        # With the others, rather than when it is needed: a program waits once.
-        denominator = tl.load(denominator_ptr)
-    row_ptr = logits_ptr + row * logits_stride_row
-    gradient_row_ptr = gradient_ptr + row * gradient_stride_row
-    HAS_REST: tl.constexpr = HAS_EDGES or TAIL > 0
-    skew = 0
-    if HAS_EDGES:
-        skew = (row * logits_stride_row % WORD).to(tl.int32)
-        row_ptr = logits_ptr + row * logits_stride_row // WORD * WORD
-        gradient_row_ptr = gradient_ptr + row * gradient_stride_row // WORD * WORD
-        class_weights_ptr -= skew
-    first, end, start, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, TAIL, STEP, WORD)
-    is_read = weight != 0.0
-    if READS_UNWEIGHTED:
-        is_read = label != ignore_index
-    if not is_read:
+    # With the others, rather than when it is needed: a program waits once.
+    denominator = tl.load(denominator_ptr) if HAS_DENOMINATOR else 1.0
+    row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)
+    gradient_row_ptr, _ = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
+    class_weights_ptr -= skew
+    parts = row_parts(skew, n_cols, HAS_EDGES, BLOCK, STEP, WORD)
+    if not reads_row(weight, label, ignore_index, READS_UNWEIGHTED):
         tl.store(losses_ptr + row, 0.0)
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, parts, HAS_EDGES, BLOCK)
         return
 
     # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
@@ -94,13 +84,9 @@ def _gtw_cross_entropy_fwd_kernel(
     if HAS_CLASS_WEIGHTS:
         label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
 
-    held, held_rest, largest_x, largest, others, smooth, mass = read_row(
+    held, largest_x, largest, others, smooth, mass = read_row(
         row_ptr,
-        first,
-        end,
-        start,
-        rest,
-        is_rest,
+        parts,
         label,
         label_z,
         class_weights_ptr,
@@ -108,18 +94,15 @@ def _gtw_cross_entropy_fwd_kernel(
         HAS_SMOOTHING,
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
-        HAS_REST,
+        HAS_EDGES,
         BLOCK,
         STEP,
     )
-    if not HAS_CLASS_WEIGHTS:
-        mass = n_cols
-    smooth += label_smoothing_term(label_z, label_class_weight)
     loss, label_exp, kept, shared = row_loss(
         label_z,
         largest,
         others,
-        smooth,
+        smooth + label_smoothing_term(label_z, label_class_weight),
         mass,
         label_class_weight,
         n_cols,
@@ -132,17 +115,13 @@ def _gtw_cross_entropy_fwd_kernel(
     total = others + label_exp
     tl.store(losses_ptr + row, loss)
     if HAS_CORRECT:
-        is_beaten = (largest_x > label_x).to(tl.int32)
-        if largest_x == label_x:
-            is_beaten = has_equal_before(row_ptr, skew, label, label_x, min(BLOCK, 1024))
-        tl.store(correct_ptr + row, ((is_beaten == 0) & (total == total)).to(tl.int8))
+        beaten = is_beaten(row_ptr, skew, label, label_x, largest_x, min(BLOCK, 1024))
+        tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
 
     if HAS_GRADIENT:
-        scale = weight
-        if HAS_DENOMINATOR:
-            scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
+        scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
         if scale == 0.0:
-            write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, parts, HAS_EDGES, BLOCK)
         else:
             per_exp = scale / total
             smoothing_factor = scale * (label_smoothing / n_cols)
@@ -150,12 +129,7 @@ def _gtw_cross_entropy_fwd_kernel(
                 gradient_row_ptr,
                 row_ptr,
                 held,
-                held_rest,
-                first,
-                end,
-                start,
-                rest,
-                is_rest,
+                parts,
                 label,
                 finite_or_zero(largest),
                 per_exp * (kept + shared),
@@ -165,7 +139,7 @@ def _gtw_cross_entropy_fwd_kernel(
                 HAS_SMOOTHING,
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
-                HAS_REST,
+                HAS_EDGES,
                 BLOCK,
                 STEP,
             )
@@ -173,7 +147,7 @@ def _gtw_cross_entropy_fwd_kernel(
             if HAS_SMOOTHING:
                 label_gradient -= smoothing_factor * label_class_weight
             label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
-            write_label(gradient_row_ptr, label_gradient, label, in_range, IN_CLUSTER)
+            write_label(gradient_row_ptr, label_gradient, label, in_range)
 
 
 @triton.jit
@@ -200,17 +174,13 @@ def _scale_rows_kernel(
         if HAS_LABELS:
             is_scaled &= tl.load(labels_ptr + row, mask=is_row, other=ignore_index) != ignore_index
         if is_scaled:
-            row_ptr = gradient_ptr + row * gradient_stride_row
-            skew = 0
-            if HAS_EDGES:
-                skew = (row * gradient_stride_row % WORD).to(tl.int32)
-                row_ptr = gradient_ptr + row * gradient_stride_row // WORD * WORD
-            first, end, _, rest, is_rest = row_parts(skew, n_cols, HAS_EDGES, BLOCK, 0, 0, WORD)
+            row_ptr, skew = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
+            first, end, _, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, 0, WORD)
             for block in range(0, tl.cdiv(end, BLOCK)):
                 cols = block * BLOCK + tl.arange(0, BLOCK)
                 _scale(row_ptr + cols, (cols >= first) & (cols < end), factor)
             if HAS_EDGES:
-                _scale(row_ptr + rest, is_rest, factor)
+                _scale(row_ptr + edges, is_edge, factor)
 
 
 @triton.jit
@@ -260,7 +230,7 @@ def gtw_cross_entropy_forward(
         n_cols,
         is_aligned=is_aligned,
         is_elementwise=options.softcap is not None or options.label_smoothing != 0,
-        has_clusters=has_clusters(logits.device, triton.__version__),
+        has_gradient=gradient is not None,
     )
     with on_gpu_of(logits):
         _gtw_cross_entropy_fwd_kernel[(n_rows,)](
@@ -288,13 +258,10 @@ def gtw_cross_entropy_forward(
             HAS_CLASS_WEIGHTS=options.class_weights is not None,
             READS_UNWEIGHTED=reads_unweighted,
             HAS_EDGES=has_edges,
-            IN_CLUSTER=launch.num_ctas > 1,
             BLOCK=launch.block,
-            TAIL=launch.tail,
             STEP=launch.step,
             WORD=WORD,
             num_warps=launch.warps(WARP_SIZE),
-            num_ctas=launch.num_ctas,
         )
     return losses, correct.view(torch.bool)
 

@@ -174,15 +174,35 @@ def row_statistics(
 
 
 @triton.jit
-def has_equal_before(row_ptr, first, label, label_x, BLOCK: tl.constexpr):
-    """1 where a column of first..label-1 has the label's logit: of equal ones the lowest index counts."""
-    found = 0
-    for start in range(0, label, BLOCK):
-        cols = start + tl.arange(0, BLOCK)
-        is_before = (cols >= first) & (cols < label)
-        x = tl.load(row_ptr + cols, mask=is_before, other=float("nan")).to(tl.float32)
-        found = tl.maximum(found, tl.max((x == label_x).to(tl.int32), 0))
+def is_beaten(row_ptr, first, label, label_x, largest_x, BLOCK: tl.constexpr):
+    """1 where a column has a larger logit than the label, or one of first..label-1 an equal one."""
+    found = (largest_x > label_x).to(tl.int32)
+    if largest_x == label_x:
+        found = 0
+        for start in range(0, label, BLOCK):
+            cols = start + tl.arange(0, BLOCK)
+            is_before = (cols >= first) & (cols < label)
+            x = tl.load(row_ptr + cols, mask=is_before, other=float("nan")).to(tl.float32)
+            found = tl.maximum(found, tl.max((x == label_x).to(tl.int32), 0))
     return found
+
+
+@triton.jit
+def reads_row(weight, label, ignore_index, READS_UNWEIGHTED: tl.constexpr):
+    """Whether a row is read: it has a weight, or, where that is asked for, a label."""
+    is_read = weight != 0.0
+    if READS_UNWEIGHTED:
+        is_read = label != ignore_index
+    return is_read
+
+
+@triton.jit
+def gradient_scale(weight, denominator, HAS_DENOMINATOR: tl.constexpr):
+    """What a row's gradient is multiplied by: 0 under a denominator of 0."""
+    scale = weight
+    if HAS_DENOMINATOR:
+        scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
+    return scale
 
 
 @triton.jit
@@ -200,7 +220,12 @@ def row_loss(
     HAS_Z_LOSS: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
 ):
-    """(c, exp(z_y - largest), kept, shared): dc/dz = kept (p - [v = y]) + shared p - (eps / V) cw."""
+    """(c, exp(z_y - largest), kept, shared): dc/dz = kept (p - [v = y]) + shared p - (eps / V) cw.
+
+    `mass` is the sum of the class weights, and not used without them.
+    """
+    if not HAS_CLASS_WEIGHTS:
+        mass = n_classes
     label_exp = tl.exp(label_z - finite_or_zero(largest))
     log_total = tl.where(label_z == largest, log1p(others), tl.log(others + label_exp))
     minus_log_p = (largest - label_z) + log_total

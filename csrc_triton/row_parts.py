@@ -1,4 +1,4 @@
-"""The parts of a row: a block, what comes before it, and the rest, a tail in registers or two edges.
+"""The parts of a row: a block, what comes before it, and two edges.
 
 A row that starts or ends inside a word of `WORD` columns moves as whole words, 128 bits at a time, and two
 edges of less than a word each. Positions count from the start of the word in which the row starts.
@@ -21,46 +21,49 @@ from csrc_triton.row_math import (
 
 
 @triton.jit
+def row_start(pointer, row, stride_row, HAS_EDGES: tl.constexpr, WORD: tl.constexpr):
+    """(the pointer from which positions count, the position of the row's first column)."""
+    start = row * stride_row
+    skew = 0
+    if HAS_EDGES:
+        skew = (start % WORD).to(tl.int32)
+        start = start // WORD * WORD
+    return pointer + start, skew
+
+
+@triton.jit
 def row_parts(
     skew,
     n_cols,
     HAS_EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
-    TAIL: tl.constexpr,
     STEP: tl.constexpr,
     WORD: tl.constexpr,
 ):
-    """(first and end of the columns in whole words, start of the block, positions of the rest, which exist).
+    """(first and end of the columns in whole words, start of the block, positions of the edges, which exist).
 
     The columns before the block are those that no registers hold, in whole steps.
     """
     first = 0
     end = n_cols
     start = 0
-    rest = 0
-    is_rest = False
+    edges = 0
+    is_edge = False
     if HAS_EDGES:
         first = tl.cdiv(skew, WORD) * WORD
         end = (skew + n_cols) // WORD * WORD
         lanes = tl.arange(0, 2 * WORD)
-        rest = tl.where(lanes < WORD, lanes, tl.maximum(end, first) + lanes - WORD)
-        is_rest = (rest >= skew) & (rest < skew + n_cols) & ((lanes >= WORD) | (lanes < first))
-    elif TAIL > 0:
-        rest = BLOCK + tl.arange(0, TAIL)
-        is_rest = rest < end
+        edges = tl.where(lanes < WORD, lanes, tl.maximum(end, first) + lanes - WORD)
+        is_edge = (edges >= skew) & (edges < skew + n_cols) & ((lanes >= WORD) | (lanes < first))
     if STEP > 0:
         start = tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP
-    return first, end, start, rest, is_rest
+    return first, end, start, edges, is_edge
 
 
 @triton.jit
 def read_row(
     row_ptr,
-    first,
-    end,
-    start,
-    rest,
-    is_rest,
+    parts,
     label,
     label_z,
     class_weights_ptr,
@@ -68,19 +71,20 @@ def read_row(
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
-    HAS_REST: tl.constexpr,
+    HAS_EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """(block, rest, largest x of the others, largest z, sums over the others).
+    """((block, edges), largest x of the others, largest z, sums over the others) of a row's `row_parts`.
 
     The sums are of exp(z - largest), of cw (z - z_y) and of cw; the last over all columns, 0 without class
-    weights. Block and rest stay in registers as exp(z - largest), or as the logits x under a softcap.
+    weights. Block and edges stay in registers as exp(z - largest), or as the logits x under a softcap.
     """
+    first, end, start, edges, is_edge = parts
     cols = start + tl.arange(0, BLOCK)
     is_col = (cols >= tl.maximum(first, start)) & (cols < end)
     pivot = finite_or_zero(label_z)
-    rest_x = 0.0
+    edges_x = 0.0
     others = 0.0
     smooth = 0.0
     mass = 0.0
@@ -102,9 +106,9 @@ def read_row(
         )
     x = load_logits(row_ptr, cols, is_col, label, CACHE="evict_first" if STEP > 0 else "")
     largest_x = tl.maximum(largest_x, tl.max(x, 0))
-    if HAS_REST:
-        rest_x = load_logits(row_ptr, rest, is_rest, label, CACHE="")
-        largest_x = tl.maximum(largest_x, tl.max(rest_x, 0))
+    if HAS_EDGES:
+        edges_x = load_logits(row_ptr, edges, is_edge, label, CACHE="")
+        largest_x = tl.maximum(largest_x, tl.max(edges_x, 0))
     largest = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
     shift = finite_or_zero(largest)
     if STEP > 0:
@@ -120,18 +124,18 @@ def read_row(
     held = exps
     if HAS_SOFTCAP:
         held = x
-    held_rest = rest_x
-    if HAS_REST:
-        rest_exps = exponentials(rest_x, rest, is_rest, label, shift, softcap, HAS_SOFTCAP)
-        others += tl.sum(rest_exps, 0)
-        held_rest = rest_exps
+    held_edges = edges_x
+    if HAS_EDGES:
+        edges_exps = exponentials(edges_x, edges, is_edge, label, shift, softcap, HAS_SOFTCAP)
+        others += tl.sum(edges_exps, 0)
+        held_edges = edges_exps
         if HAS_SOFTCAP:
-            held_rest = rest_x
+            held_edges = edges_x
         if HAS_SMOOTHING:
             more_smooth, more_mass = smoothing_sums(
-                rest_x,
-                rest,
-                is_rest,
+                edges_x,
+                edges,
+                is_edge,
                 label,
                 pivot,
                 class_weights_ptr,
@@ -141,7 +145,7 @@ def read_row(
             )
             smooth += more_smooth
             mass += more_mass
-    return held, held_rest, largest_x, largest, others, smooth, mass
+    return (held, held_edges), largest_x, largest, others, smooth, mass
 
 
 @triton.jit
@@ -187,12 +191,7 @@ def write_row(
     gradient_row_ptr,
     row_ptr,
     held,
-    held_rest,
-    first,
-    end,
-    start,
-    rest,
-    is_rest,
+    parts,
     label,
     shift,
     factor,
@@ -202,17 +201,19 @@ def write_row(
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
-    HAS_REST: tl.constexpr,
+    HAS_EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
 ):
     """Writes the gradient of all columns but the label, which gets a value to be replaced."""
     # Where logits are to stay in cache for their second pass, what is written must leave it first.
     CACHE: tl.constexpr = "evict_first" if STEP > 0 else ""
+    held_block, held_edges = held
+    first, end, start, edges, is_edge = parts
     cols = start + tl.arange(0, BLOCK)
     _write_held(
         gradient_row_ptr,
-        held,
+        held_block,
         cols,
         (cols >= tl.maximum(first, start)) & (cols < end),
         label,
@@ -226,12 +227,12 @@ def write_row(
         HAS_CLASS_WEIGHTS,
         CACHE,
     )
-    if HAS_REST:
+    if HAS_EDGES:
         _write_held(
             gradient_row_ptr,
-            held_rest,
-            rest,
-            is_rest,
+            held_edges,
+            edges,
+            is_edge,
             label,
             shift,
             factor,
@@ -262,24 +263,19 @@ def write_row(
 
 
 @triton.jit
-def write_zeros(gradient_row_ptr, first, end, rest, is_rest, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr):
+def write_zeros(gradient_row_ptr, parts, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr):
     """Writes a gradient of exactly 0, whatever the logits: NaN times 0 is no 0."""
+    first, end, _, edges, is_edge = parts
     store_zeros(gradient_row_ptr, first, end, BLOCK)
     if HAS_EDGES:
-        tl.store(gradient_row_ptr + rest, (rest * 0).to(gradient_row_ptr.dtype.element_ty), mask=is_rest)
+        tl.store(gradient_row_ptr + edges, (edges * 0).to(gradient_row_ptr.dtype.element_ty), mask=is_edge)
 
 
 @triton.jit
-def write_label(gradient_row_ptr, value, label, in_range, IN_CLUSTER: tl.constexpr):
+def write_label(gradient_row_ptr, value, label, in_range):
     """Replaces the label's gradient once all columns are written.
 
     A select among the columns instead costs ten registers of each thread.
     """
-    if IN_CLUSTER:
-        barrier: tl.constexpr = (
-            "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; mov.b32 $0, $1;"
-        )
-        label = tl.inline_asm_elementwise(barrier, "=r,r", [label], dtype=tl.int32, is_pure=False, pack=1)
-    else:
-        tl.debug_barrier()
+    tl.debug_barrier()
     tl.store(gradient_row_ptr + label, value.to(gradient_row_ptr.dtype.element_ty), mask=in_range)

@@ -13,8 +13,10 @@ from csrc_triton.launch import Launch, on_gpu_of
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
-    has_equal_before,
+    gradient_scale,
+    is_beaten,
     label_smoothing_term,
+    reads_row,
     row_loss,
     row_statistics,
     softcap_slope,
@@ -61,10 +63,7 @@ def _piece_statistics_fwd_kernel(
     # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
-    is_read = tl.load(weights_ptr + row) != 0.0
-    if READS_UNWEIGHTED:
-        is_read = label != ignore_index
-    if not is_read:
+    if not reads_row(tl.load(weights_ptr + row), label, ignore_index, READS_UNWEIGHTED):
         # Numbers of no row, but numbers: nothing else is told to the other ranks.
         tl.store(statistics_ptr + row, 0.0)
         tl.store(statistics_ptr + n_rows + row, 0.0)
@@ -101,13 +100,11 @@ def _piece_statistics_fwd_kernel(
     tl.store(statistics_ptr + row, largest)
     tl.store(statistics_ptr + n_rows + row, others)
     tl.store(statistics_ptr + 2 * n_rows + row, smooth)
-    is_beaten = 0
+    beaten = 0
     if HAS_CORRECT:
-        is_beaten = (largest_x > label_x).to(tl.int32)
-        if largest_x == label_x:
-            before = tl.minimum(label - start, n_cols).to(tl.int32)
-            is_beaten = has_equal_before(row_ptr, 0, before, label_x, min(BLOCK, 1024))
-    tl.store(statistics_ptr + 3 * n_rows + row, is_beaten * 1.0)
+        before = tl.minimum(label - start, n_cols).to(tl.int32)
+        beaten = is_beaten(row_ptr, 0, before, label_x, largest_x, min(BLOCK, 1024))
+    tl.store(statistics_ptr + 3 * n_rows + row, beaten * 1.0)
 
 
 @triton.jit
@@ -147,10 +144,7 @@ def _piece_losses_fwd_kernel(
     weight = tl.load(weights_ptr + row)
     logits_row_ptr = logits_ptr + row * logits_stride_row
     gradient_row_ptr = gradient_ptr + row * gradient_stride_row
-    is_read = weight != 0.0
-    if READS_UNWEIGHTED:
-        is_read = label != ignore_index
-    if not is_read:
+    if not reads_row(weight, label, ignore_index, READS_UNWEIGHTED):
         tl.store(losses_ptr + row, 0.0)
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
@@ -163,7 +157,7 @@ def _piece_losses_fwd_kernel(
     smooth = tl.load(statistics_ptr + 2 * n_rows + row)
     beaten = tl.load(statistics_ptr + 3 * n_rows + row)
     label_x = tl.load(statistics_ptr + 4 * n_rows + row)
-    mass = n_classes * 1.0
+    mass = 0.0
     label_class_weight = 1.0
     if HAS_CLASS_WEIGHTS:
         mass = tl.load(mass_ptr)
@@ -190,10 +184,8 @@ def _piece_losses_fwd_kernel(
         tl.store(correct_ptr + row, is_correct.to(tl.int8))
 
     if HAS_GRADIENT:
-        scale = weight
-        if HAS_DENOMINATOR:
-            denominator = tl.load(denominator_ptr)
-            scale = tl.where(denominator > 0.0, weight / denominator, 0.0)
+        denominator = tl.load(denominator_ptr) if HAS_DENOMINATOR else 1.0
+        scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
         if scale == 0.0:
             store_zeros(gradient_row_ptr, 0, n_cols, BLOCK)
         else:
@@ -219,7 +211,7 @@ def _piece_losses_fwd_kernel(
             if HAS_SMOOTHING:
                 label_gradient -= smoothing_factor * label_class_weight
             label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
-            write_label(gradient_row_ptr, label_gradient, column, is_own, IN_CLUSTER=False)
+            write_label(gradient_row_ptr, label_gradient, column, is_own)
 
 
 def piece_statistics(

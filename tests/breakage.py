@@ -31,6 +31,11 @@ TESTS = (
     "tests/test_vocab_parallel.py",
 )
 
+# What the tests of the loss do not reach has its own.
+OWN_TESTS = {
+    "integrations/huggingface/model_loss.py": ("tests/integrations/huggingface/test_model_loss.py",),
+}
+
 
 @dataclass(frozen=True)
 class Breakage:
@@ -53,6 +58,8 @@ def failing_tests(breakage: Breakage, folder: Path, *, only_first: bool) -> set[
     """The tests (without their parameters) that fail in a copy of the tree with this breakage."""
     for name in ("cotbal", "csrc_triton", "integrations", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    # The copy's adapters, and not those that are installed.
+    (folder / "cotbal" / "integrations").symlink_to(folder / "integrations")
     shutil.copy(ROOT / "pyproject.toml", folder)
     path = folder / breakage.file
     code = path.read_text()
@@ -62,7 +69,8 @@ def failing_tests(breakage: Breakage, folder: Path, *, only_first: bool) -> set[
         )
     path.write_text(code.replace(breakage.right, breakage.wrong))
     how = ["-x", "-p", "no:xdist"] if only_first else ["-n", "2"]
-    command = [sys.executable, "-m", "pytest", *TESTS, *how, "-m", "not full", "--tb=no", "-rf"]
+    tests = OWN_TESTS.get(breakage.file, TESTS)
+    command = [sys.executable, "-m", "pytest", *tests, *how, "-m", "not full", "--tb=no", "-rf"]
     environment = os.environ | {"HYPOTHESIS_PROFILE": "breakage"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode < 0:

@@ -299,8 +299,8 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "label_class_weight = 1.0",
         ),
         "hits are decided after the cap (Triton)": (
-            "is_beaten = (largest_x > label_x).to(tl.int32)",
-            "is_beaten = (largest > label_z).to(tl.int32)",
+            "is_beaten(row_ptr, skew, label, label_x, largest_x,",
+            "is_beaten(row_ptr, skew, label, label_z, largest,",
         ),
         "the loss is rounded to the logits' dtype (Triton)": (
             "tl.store(losses_ptr + row, loss)",
@@ -311,7 +311,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "ordinary sizes.\n    row = tl.program_id(0)",
         ),
         "the edges of an odd gradient are not scaled (Triton)": (
-            "_scale(row_ptr + rest, is_rest, factor)",
+            "_scale(row_ptr + edges, is_edge, factor)",
             "pass",
         ),
         "rows with a label are not scaled (Triton)": (
@@ -321,6 +321,40 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "the upstream gradient is not applied (Triton)": (
             "is_scaled = factor != 1.0",
             "is_scaled = factor != factor",
+        ),
+    },
+    "integrations/huggingface/model_loss.py": {
+        "a model's micro-batch is counted without its shift": ("shift=targets.shift)", "shift=False)"),
+        "DDP's averaging is not undone": (
+            "ranks = dist.get_world_size() if is_world else 1",
+            "ranks = 1",
+        ),
+        "a device counts the tokens of all": ('per_device=denominator == "micro"', "per_device=False"),
+        "a model in evaluation mode trains on its own loss": (
+            "if not model.training and batch.get(TASK_IDS) is not None and torch.is_grad_enabled():",
+            "if False:",
+        ),
+        "an evaluation has our loss": ("return model.training", "return True"),
+        "a model in float16 is let through": (
+            "if is_cast or self.model.dtype is torch.float16:",
+            "if is_cast:",
+        ),
+        "autocast to float16 is let through": (
+            "if is_cast or self.model.dtype is torch.float16:",
+            "if self.model.dtype is torch.float16:",
+        ),
+        "the stock Trainer scales the loss once more": (
+            'if batch.get("num_items_in_batch") is not None:',
+            "if False:",
+        ),
+        "a copy of a model runs with the parameters of the first": (
+            "run = current if own is None else MethodType(own, model)",
+            "run = current",
+        ),
+        "what wraps a model's forward keeps our loss": ("self._is_on = False", "pass"),
+        "a model keeps our forward after unpatch": (
+            'if vars(self.model).get("forward") is self._ours:',
+            "if False:",
         ),
     },
 }

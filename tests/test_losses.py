@@ -1,6 +1,7 @@
 """Extremes, bad input and what this version does not carry."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,19 @@ def test_the_denominator_is_weighted(impl: str) -> None:
         logits, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]), weights, impl=impl
     )
     assert loss.item() == pytest.approx(2 * math.log(2) / 4, rel=1e-6)
+
+
+@every_impl
+@pytest.mark.parametrize(
+    "options", [{"reduction": "sum"}, {"denominator": torch.tensor(7.0)}], ids=["sum", "given"]
+)
+def test_the_weights_gradient_without_a_mean_is_the_tasks_sum(impl: str, options: dict[str, Any]) -> None:
+    """A given denominator is a constant, and the upstream gradient counts."""
+    logits, labels = rows()
+    ids, weights = torch.tensor([0, 1, 0, 1, 1, 0]), torch.tensor([0.5, 2.0], requires_grad=True)
+    (3 * cotbal.gtw_cross_entropy(logits, labels, ids, weights, impl=impl, **options)).backward()
+    sums = torch.zeros(2).index_add_(0, ids, F.cross_entropy(logits, labels, reduction="none"))
+    assert_close(weights.grad, 3 * sums / options.get("denominator", 1), LOSS[torch.float32])
 
 
 @fast_impl

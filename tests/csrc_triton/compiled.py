@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 
-def compiled(
-    script: str, cache: Path, *arguments: str, python: Path | str = sys.executable
-) -> list[dict[str, Any]]:
+def compiled(script: str, cache: Path, *arguments: str) -> list[dict[str, Any]]:
     """The JSON lines of a script, in a process of its own: to the interpreter a kernel is no kernel.
 
     Args:
         script: its name.
         cache: an empty folder, so that nothing compiled before is shown.
         arguments: of the script.
-        python: another Python, with another Triton.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [python, "-m", f"tests.csrc_triton.{script}", *arguments],
+        [sys.executable, "-m", f"tests.csrc_triton.{script}", *arguments],
         env=environment | {"TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,

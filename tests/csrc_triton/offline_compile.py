@@ -2,9 +2,8 @@
 
     python -m tests.csrc_triton.offline_compile --table
 
-Prints what the machine code of every entry of the launch table does, as JSON lines or as a table. Cluster
-entries need Triton 3.8: `.venv-compile/bin/python`. Under the interpreter a kernel is no kernel to the
-compiler, so this runs in a process of its own.
+Prints what the machine code of every entry of the launch table does, as JSON lines or as a table. Under the
+interpreter a kernel is no kernel to the compiler, so this runs in a process of its own.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import triton
@@ -64,7 +64,8 @@ OPTIONS = {
     "softcap": (*PLAIN, "HAS_CORRECT", "HAS_SOFTCAP"),
     "all": ALL,
 }
-ROW_OPTIONS = ("plain", "no gradient", "scalar options")
+GRADIENT_OPTIONS, LOSS_OPTIONS = ("plain", "scalar options"), ("no gradient",)
+ROW_OPTIONS = GRADIENT_OPTIONS + LOSS_OPTIONS
 ELEMENTWISE_OPTIONS = ("smoothing", "softcap", "all")
 
 
@@ -79,9 +80,8 @@ class Entry:
     @property
     def name(self) -> str:
         launch = self.launch
-        columns = f"{launch.block}+{launch.tail}" if launch.tail else str(launch.block)
         reads = f"2 reads by {launch.step}" if launch.step else "1 read"
-        return f"{columns} {launch.num_ctas}x{launch.num_warps} {reads}"
+        return f"{launch.block}, {reads}"
 
     def source(self, dtype: str) -> ASTSource:
         logits, gradient = DTYPES[dtype]
@@ -90,9 +90,7 @@ class Entry:
         constants: dict[str, bool | int] = {name: name in OPTIONS[self.options] for name in ALL}
         constants |= {
             "HAS_EDGES": self.has_edges,
-            "IN_CLUSTER": self.launch.num_ctas > 1,
             "BLOCK": self.launch.block,
-            "TAIL": self.launch.tail,
             "STEP": self.launch.step,
             "WORD": table.WORD,
         }
@@ -105,23 +103,21 @@ class Entry:
         return ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)
 
 
-def entries(*, clusters: bool) -> Iterator[Entry]:
+def entries() -> Iterator[Entry]:
     """Every launch of the table with every set of options that it is chosen for."""
-    launches = table.CLUSTERS if clusters else (*table.RESIDENT, table.TWO_PASSES)
-    for launch in launches:
-        for options in ROW_OPTIONS:
-            yield Entry(launch, options, has_edges=False)
-            if not launch.tail:
-                yield Entry(launch, options, has_edges=True)
-    if not clusters:
-        for launch in (*table.ELEMENTWISE_RESIDENT, table.ELEMENTWISE_TWO_PASSES):
-            for options in ELEMENTWISE_OPTIONS:
-                yield Entry(launch, options, has_edges=False)
-                yield Entry(launch, options, has_edges=True)
+    kinds = (
+        (table.RESIDENT, ROW_OPTIONS),
+        ((table.TWO_PASSES,), GRADIENT_OPTIONS),
+        ((table.LOSS_ALONE,), LOSS_OPTIONS),
+        ((*table.ELEMENTWISE_RESIDENT, table.ELEMENTWISE_TWO_PASSES), ELEMENTWISE_OPTIONS),
+    )
+    for launches, options in kinds:
+        for launch, name, has_edges in product(launches, options, (False, True)):
+            yield Entry(launch, name, has_edges)
 
 
 def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
-    """Registers, bytes spilled, widths in bits, cluster barriers."""
+    """Registers, bytes spilled, and whether 128 bits are loaded and stored at a time."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -132,7 +128,6 @@ def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
         "spill_bytes": int(re.findall(r"STACK:(\d+)", usage)[0]),
         "wide_loads": bool(re.search(r"LDG\.E\S*\.128", machine_code)),
         "wide_stores": bool(re.search(r"STG\.E\S*\.128", machine_code)),
-        "cluster_barriers": len(re.findall(r"UCGABAR_WAIT", machine_code)),
     }
 
 
@@ -143,8 +138,7 @@ def _output(tool: str, *arguments: str) -> str:
 def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     """What the machine code of an entry does; for AMD that it compiles."""
     gpu = TARGETS[target]
-    options = {"num_warps": entry.launch.warps(gpu.warp_size), "num_ctas": entry.launch.num_ctas}
-    compiled = triton.compile(entry.source(dtype), gpu, options)
+    compiled = triton.compile(entry.source(dtype), gpu, {"num_warps": entry.launch.warps(gpu.warp_size)})
     line: dict[str, object] = {
         "target": target,
         "dtype": dtype,
@@ -156,7 +150,6 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     }
     if "cubin" in compiled.asm:
         line |= inspect_cubin(compiled.asm["cubin"])
-        line["remote_loads"] = len(re.findall(r"ld\.shared::cluster", compiled.asm["ptx"]))
     return line
 
 
@@ -166,11 +159,10 @@ def main() -> None:
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: all")
     parser.add_argument("--options", choices=OPTIONS, action="append", help="default: all")
-    parser.add_argument("--clusters", action="store_true", help="the entries that need Triton 3.8")
     arguments = parser.parse_args()
     for target in arguments.target or TARGETS:
         for dtype in arguments.dtype or DTYPES:
-            for entry in entries(clusters=arguments.clusters):
+            for entry in entries():
                 if entry.options in (arguments.options or OPTIONS):
                     line = inspect(entry, target, dtype)
                     text = " ".join(f"{value!s:>{len(key)}}" for key, value in line.items())

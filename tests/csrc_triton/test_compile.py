@@ -10,20 +10,18 @@ import torch
 pytest.importorskip("triton")
 
 from csrc_triton import gtw_cross_entropy
+from csrc_triton import launch as table
 from csrc_triton.options import LossOptions
 from tests.csrc_triton.compiled import compiled
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # fp16 moves as bf16 does, and few train in fp32: the long matrix has both.
 DTYPES = ("bf16", "fp32-bf16")
-COMPILE_PYTHON = Path(__file__).parents[2] / ".venv-compile" / "bin" / "python"
-# The most that an entry may be asked for; the others need fewer registers and are compiled by the long
-# matrix.
+# The most that an entry may be asked for; the long matrix compiles the others too.
 MOST = ("scalar options", "all")
 EVERY = ("plain", "no gradient", "scalar options", "smoothing", "softcap", "all")
-# Each with edges and without, for each dtype; a cluster's tail has no edges.
-N_ROW_ENTRIES, N_ELEMENTWISE_ENTRIES, N_CLUSTER_ENTRIES = 7, 4, 5
-N_TAILS = 2
+# Each with edges and without, for each dtype.
+N_ROW_ENTRIES, N_ELEMENTWISE_ENTRIES = 7, 4
 
 
 def select(options: tuple[str, ...]) -> tuple[set[str], list[str]]:
@@ -81,17 +79,20 @@ def test_programs_have_at_most_1024_threads(
     assert launched["num_warps"] == num_warps
 
 
-@pytest.mark.skipif(not COMPILE_PYTHON.exists(), reason=".venv-compile is made by `make test`")
-@pytest.mark.parametrize("target", NVIDIA[1:])
-@pytest.mark.parametrize("options", [MOST, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
-def test_clusters_compile_without_spills(tmp_path: Path, target: str, options: tuple[str, ...]) -> None:
-    dtypes, arguments = select(options)
-    lines = compiled(
-        "offline_compile", tmp_path, "--clusters", "--target", target, *arguments, python=COMPILE_PYTHON
-    )
-    assert {line["dtype"] for line in lines} == dtypes
-    assert len(lines) == (2 * N_CLUSTER_ENTRIES - N_TAILS) * len(dtypes) * len(options) // 2
-    for line in lines:
-        assert_wide_without_spills(line)
-        assert line["cluster_barriers"] > 0, line
-        assert line["remote_loads"] > 0, line
+@pytest.mark.parametrize(
+    ("n_cols", "differs", "expected"),
+    [
+        (32768, {}, table.RESIDENT[-1]),
+        (32768, {"has_gradient": False}, table.RESIDENT[-1]),
+        (32768, {"is_aligned": False}, table.TWO_PASSES),
+        (32768 + 16, {}, table.TWO_PASSES),
+        (32768 + 16, {"has_gradient": False}, table.LOSS_ALONE),
+        (8192, {"is_elementwise": True}, table.ELEMENTWISE_RESIDENT[-1]),
+        (8192 + 16, {"is_elementwise": True, "has_gradient": False}, table.ELEMENTWISE_TWO_PASSES),
+    ],
+)
+def test_a_row_takes_the_smallest_launch_that_holds_it(
+    n_cols: int, differs: dict[str, bool], expected: table.Launch
+) -> None:
+    row = {"is_aligned": True, "is_elementwise": False, "has_gradient": True}
+    assert table.row_launch(n_cols, **(row | differs)) is expected

@@ -6,15 +6,9 @@ from csrc_triton.launch import WORD, Launch
 
 
 def small_row_launch(n_cols: int, *, is_aligned: bool, **_: bool) -> Launch:
-    """One block, a block and a tail or two passes, by the columns; with edges a block or two passes.
-
-    Two passes hold the last columns in a block of another size than their steps.
-    """
-    if n_cols + (0 if is_aligned else WORD - 1) <= 32:
-        return Launch(block=32, num_warps=1)
-    if is_aligned and n_cols <= 96:
-        return Launch(block=64, num_warps=1, tail=32)
-    return Launch(block=32, num_warps=1, step=16)
+    """One block or two passes, by the columns; these hold the last ones in a block, not of a step's size."""
+    width = n_cols if is_aligned else n_cols + WORD - 1
+    return Launch(block=32, num_warps=1, step=0 if width <= 32 else 16)
 
 
 @pytest.fixture(autouse=True)
