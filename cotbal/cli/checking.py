@@ -111,7 +111,12 @@ def _print_sizes(content: dict[str, Any], console: Console, print_columns: Any) 
     }
     if unit == "tokens":
         columns["cut"] = [f"{each['cut']:,}" if each["measured"] else "-" for each in tasks]
-    columns[f"{unit} of a record"] = _sparklines([each["lengths"] for each in tasks])
+    lengths = [each["lengths"] for each in tasks]
+    filled = [place for counts in lengths for place, count in enumerate(counts) if count]
+    if filled:
+        reach = range(min(filled), max(filled) + 1)
+        name = f"{unit} each, {content['bins'][reach[0]]:,} to {content['bins'][reach[-1]]:,}"
+        columns[name] = [_sparkline(counts, reach) for counts in lengths]
     print_columns(console, "What there is", [each["task"] for each in tasks], columns)
     console.print(explained(content), markup=False, highlight=False)
     console.print()
@@ -132,15 +137,10 @@ def explained(content: dict[str, Any]) -> str:
     )
 
 
-def _sparklines(rows: Sequence[Sequence[int]]) -> list[str]:
-    """Each row's counts as bars, all from the first bin to the last that any of them fills."""
-    filled = [place for counts in rows for place, count in enumerate(counts) if count]
-    shown = slice(min(filled, default=0), max(filled, default=0) + 1)
-    bars = []
-    for counts in rows:
-        most = max(counts)
-        bars.append("".join(_BLOCKS[-(-8 * count // most)] for count in counts[shown]) if most else "-")
-    return bars
+def _sparkline(counts: Sequence[int], reach: range) -> str:
+    """The counts of these bins as bars."""
+    most = max(counts)
+    return "".join(_BLOCKS[-(-8 * counts[place] // most)] for place in reach) if most else "-"
 
 
 def _print_findings(found: Check, level: str, console: Console) -> None:

@@ -42,6 +42,7 @@ def test_errors_are_shown_and_end_with_1(folder):
     assert "error leaked-question: 1" in lines
     assert "warning leaked-picture: 1" in lines
     assert lines[-1] == "702 records, 11 pictures: 2 errors, 1 warning"
+    assert any(line.endswith("words each, 1 to 3 ") for line in lines)
     assert "Without --tokenizer words were counted" in result.output
     accepted = run(folder / "train.json", *options, "--accept", "empty-answer", "--accept", "leaked-question")
     assert accepted.exit_code == 0
