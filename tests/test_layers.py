@@ -51,7 +51,7 @@ OWN = {
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),
     "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
-    "cotbal.collect": {"cotbal.estimate", "cotbal.metrics", "cotbal.tasks"},
+    "cotbal.collect": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.compare": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.project": {
         "cotbal.balancing",
@@ -151,10 +151,11 @@ ESTIMATION = {
 # What a component may need besides torch. Triton belongs to the kernels; the core needs nothing else.
 OTHERS = {
     "csrc_triton": {"triton"},
-    "cotbal.integrations": {"accelerate", "peft", "transformers"},
+    # Pillow and tqdm are LLaVA's own: its generation is asked with pictures and shows how far it is.
+    "cotbal.integrations": {"PIL", "accelerate", "peft", "tqdm", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.collect": {"openpyxl"},
-    "cotbal.data": {"pyarrow", "tokenizers", "transformers"},
+    "cotbal.data": {"PIL", "pyarrow", "tokenizers", "transformers"},
     "cotbal.progress": {"rich"},
     # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
     "cotbal.project": {"pydantic", "submitit", "yaml"},

@@ -8,12 +8,14 @@ from typer.core import TyperGroup
 from cotbal.cli.bench import bench
 from cotbal.cli.collect import collect
 from cotbal.cli.compare import compare
+from cotbal.cli.data import app as data
 from cotbal.cli.demo import demo
 from cotbal.cli.doctor import doctor
 from cotbal.cli.plan import plan
 from cotbal.cli.prepare import app as prepare
 from cotbal.cli.report import report
 from cotbal.cli.run import run
+from cotbal.cli.score import score
 from cotbal.cli.status import status
 from cotbal.cli.train import train
 from cotbal.cli.weights import weights
@@ -29,6 +31,7 @@ _EXTRAS = {
     "deepspeed": "deepspeed",
     "rich": "cli",
     "openpyxl": "collect",
+    "PIL": "report",
     "pyarrow": "data",
     "tokenizers": "data",
     "safetensors": "demo",
@@ -100,6 +103,8 @@ def root(
 
 app.command()(demo)
 app.add_typer(prepare, name="prepare")
+app.command()(score)
+app.add_typer(data, name="data")
 app.command()(collect)
 app.command()(plan)
 app.command()(run)

@@ -3,10 +3,11 @@
 A JSONL or JSON file of objects with an id (`id`, `question_id` or `questionId`) and an answer (`answer`,
 `text` or `prediction`), such as VQAv2's upload file or the one of LLaVA's scripts/convert_gqa_for_eval.py;
 other names by options. The right answers come from the file of the option `truth`: a list of objects,
-VQAv2's annotations (`truth-answer=multiple_choice_answer`), GQA's questions, or LLaVA records of one
-question each.
+the held-out questions of `cotbal prepare`, VQAv2's annotations (`truth-answer=multiple_choice_answer`), GQA's
+questions, or LLaVA records of one question each.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cotbal.collect.found import Found
@@ -28,11 +29,15 @@ def read(folder: Path, source: Source, run: str) -> Found:
     """Return the items of a run's predictions on one validation set."""
     rules = own_rules(source)
     files = find_files(folder, source.name, parts=parts(source))
+    return score_against_truth(source, read_answers(files, source.options), files, rules)
+
+
+def read_answers(files: Sequence[Path], options: Mapping[str, str]) -> dict[str, str]:
+    """Return the answers of prediction files by id; ValueError for an id that comes twice."""
     records = [record for file in files for record in read_records(file)]
-    id_field = the_field(records, source.options.get("id"), ID_FIELDS, "id")
-    answer_field = the_field(records, source.options.get("answer"), _ANSWER_FIELDS, "answer")
-    predictions = {key: record.text(answer_field) for key, record in by_id(records, id_field).items()}
-    return score_against_truth(source, predictions, files, rules)
+    id_field = the_field(records, options.get("id"), ID_FIELDS, "id")
+    answer_field = the_field(records, options.get("answer"), _ANSWER_FIELDS, "answer")
+    return {key: record.text(answer_field) for key, record in by_id(records, id_field).items()}
 
 
 def parts(source: Source) -> int:

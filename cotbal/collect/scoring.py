@@ -20,6 +20,18 @@ METRICS = {
     "Acc@IoU": _Metric(acc_at_iou, {"threshold": 0.5}),
     "mIoU": _Metric(box_iou, {}),
 }
+# The metric of each task of the paper; RefCOCO+ as RefCOCO.
+TASK_METRICS = {
+    "ShareGPT4V": "CIDEr",
+    "VQAv2": "EM",
+    "GQA": "EM",
+    "ChartQA": "EM",
+    "OCRVQA": "EM",
+    "RefCOCO-caption": "CIDEr",
+    "RefCOCO-bbox": "Acc@IoU",
+    "RefCOCO+-caption": "CIDEr",
+    "RefCOCO+-bbox": "Acc@IoU",
+}
 RULE_OPTIONS = {
     "rule": "EM: strict, relaxed (ChartQA's 5 %) or soft (VQAv2's over several people's answers)",
     "strip": "EM: yes or no",

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from cotbal.collect.scoring import TASK_METRICS
 from cotbal.estimate.transforms import checked_transforms
 
+# The formats whose answers are scored here, so that the task's name tells the metric.
+OWN_SCORES = ("predictions", "llava", "visatb")
 # Options that every format has, and what they mean.
 COMMON = {
     "format": "who wrote the files",
     "from": "what the results are found by in a run's folder: a file, a glob, or the tool's name of the data",
-    "metric": "the metric's name, as the format has it",
+    "metric": "the metric's name, as the format has it; the paper's by default where cotbal scores its task",
     "better": "higher, reciprocal (1/m) or complement:BOUND (BOUND - m)",
     "items": "no: take the tool's own score alone, where that is no mean over items",
 }
@@ -74,7 +77,8 @@ class Source:
 def parse_source(text: str) -> Source:
     """Return the source that `TASK: format=... from=... metric=... OPTION=...` declares.
 
-    Values with blanks stand in quotes, as in a shell.
+    Values with blanks stand in quotes, as in a shell. The metric of a task of the paper is known, where its
+    answers are scored here.
 
     Raises:
         ValueError: no task, a word that is no `option=value`, an option twice, a missing one.
@@ -99,6 +103,8 @@ def parse_source(text: str) -> Source:
         if name in options:
             raise ValueError(f"task {task!r}: option {name!r} stands twice; keep one")
         options[name] = value
+    if options.get("format") in OWN_SCORES and task in TASK_METRICS:
+        options.setdefault("metric", TASK_METRICS[task])
     if missing := [name for name in ("format", "from", "metric") if name not in options]:
         raise ValueError(f"task {task!r}: missing {', '.join(f'{name}=...' for name in missing)}")
     items = options.pop("items", None)

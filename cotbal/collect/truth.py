@@ -1,6 +1,6 @@
 """The right answers that predictions are scored against, from a JSON, JSONL or table of the user's."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,15 +65,7 @@ def score_against_truth(
     """
     path = Path(source.required("truth"))
     truth = _read(source, path)
-    if predictions.keys() != truth.answers.keys():
-        missing = [key for key in truth.answers if key not in predictions]
-        extra = [key for key in predictions if key not in truth.answers]
-        parts = [
-            f"{len(ids)} {what} ({some(ids)})"
-            for ids, what in ((missing, "missing"), (extra, "unknown"))
-            if ids
-        ]
-        raise ValueError(f"{', '.join(map(str, files))}: ids differ from those of {path}: {', '.join(parts)}")
+    check_ids(predictions, truth.answers, files, path)
     ids = list(truth.answers)
     scores = score_items(
         source.metric,
@@ -91,6 +83,19 @@ def score_against_truth(
     )
 
 
+def check_ids(
+    predictions: Collection[str], wanted: Collection[str], files: Sequence[Path], path: Path
+) -> None:
+    """Raise ValueError where the ids of predictions are not those of the questions in `path`."""
+    missing = [key for key in wanted if key not in predictions]
+    extra = [key for key in predictions if key not in wanted]
+    parts = [
+        f"{len(ids)} {what} ({some(ids)})" for ids, what in ((missing, "missing"), (extra, "unknown")) if ids
+    ]
+    if parts:
+        raise ValueError(f"{', '.join(map(str, files))}: ids differ from those of {path}: {', '.join(parts)}")
+
+
 def some(ids: Sequence[str]) -> str:
     """Return the first few of a list of ids as text."""
     return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
@@ -104,6 +109,8 @@ def own_rules(source: Source) -> dict[str, Any]:
 def _read(source: Source, path: Path) -> _Truth:
     records = read_records(path)
     id_field = the_field(records, source.options.get("truth-id"), ID_FIELDS, "truth-id")
+    if records[0].fields.keys() >= {"question_id", "text"} and "truth-answer" not in source.options:
+        _refuse_questions_alone(records)
     answer_field = the_field(records, source.options.get("truth-answer"), _ANSWER_FIELDS, "truth-answer")
     by_key = by_id(records, id_field)
     image_field = source.options.get("image")
@@ -116,6 +123,17 @@ def _read(source: Source, path: Path) -> _Truth:
         and ("image" in source.options or record.fields.get(image_field) is not None)
     }
     return _Truth({key: _answer(record, answer_field) for key, record in by_key.items()}, images)
+
+
+def _refuse_questions_alone(records: Sequence[Record]) -> None:
+    """A held-out question of `cotbal prepare` has its answer, where the publisher gives it."""
+    for record in records:
+        if "answer" not in record.fields:
+            raise record.error(
+                "answer",
+                "the right answer; those of VQAv2's test sets are not public: score mixture/validation, or "
+                "write the server's file by `cotbal score --upload`",
+            )
 
 
 def _answer(record: Record, name: str) -> Any:

@@ -51,6 +51,10 @@ class Inputs:
             f"{path.parent.name}/{path.name}": each.sha256.hexdigest() for path, each in self._files.items()
         }
 
+    def sha256(self, path: Path) -> str:
+        """The SHA-256 of what has been read of a file."""
+        return self._files[path].sha256.hexdigest()
+
     def parsed(self, found: Iterable[Record], parse: Callable[[Record], Iterable[T]]) -> Iterator[T]:
         """What `parse` makes of each record; a ValueError of it is raised, or the record left out."""
         for record in found:

@@ -58,7 +58,10 @@ def find_prepared(data: Path, tasks: Sequence[str] = ()) -> list[Prepared]:
         OSError: the folder cannot be read.
         ValueError: there is none, one that is asked for is missing, or one is unfinished.
     """
-    found = {each.task: each for each in map(_load, sorted(path for path in data.iterdir() if path.is_dir()))}
+    found = {
+        each.task: each
+        for each in map(load_prepared, sorted(path for path in data.iterdir() if path.is_dir()))
+    }
     if absent := [task for task in tasks if task not in found]:
         raise ValueError(f"--task: expected one of {', '.join(found) or 'none'} in {data}, got {absent[0]!r}")
     names = tasks or [task for task in found if not task.startswith(LEFT_OUT)]
@@ -137,7 +140,8 @@ def write_mix(
     return content
 
 
-def _load(folder: Path) -> Prepared:
+def load_prepared(folder: Path) -> Prepared:
+    """What was prepared in a task's folder; ValueError where it is unfinished or something else."""
     path = folder / PREPARED
     if not path.is_file():
         raise ValueError(

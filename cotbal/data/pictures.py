@@ -33,7 +33,7 @@ class Pictures(NamedTuple):
         Raises:
             ValueError: the name is absolute or climbs out, or the picture is missing.
         """
-        if not name or name != name.strip() or not _inside(name):
+        if not name or name != name.strip() or not inside(name):
             raise record.error(
                 field, "a picture inside the image folder, by a relative path with '/' and no '..'"
             )
@@ -47,7 +47,7 @@ def checked_within(text: str) -> str:
     """The folder `within`, checked to be relative and inside; ValueError otherwise."""
     if posixpath.normpath(text) == ".":
         return ""
-    if not _inside(text):
+    if not inside(text):
         raise ValueError(
             "--images: expected the pictures' folder relative to the image folder of the training, with '/' "
             f"and no '..', got {text!r}"
@@ -55,7 +55,8 @@ def checked_within(text: str) -> str:
     return posixpath.normpath(text)
 
 
-def _inside(path: str) -> bool:
+def inside(path: str) -> bool:
+    """Whether a relative path with '/' stays inside its folder and names something there."""
     if _OUTSIDE.search(path):
         return False
     try:

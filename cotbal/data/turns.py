@@ -31,10 +31,14 @@ class Turn(NamedTuple):
 to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-# A database without a name is a temporary file that is gone with the process, also with a killed one.
-def _database() -> sqlite3.Connection:
+def temporary_database(cache: int = 16384) -> sqlite3.Connection:
+    """A database in a temporary file; without a name, it is gone with the process, also a killed one.
+
+    Args:
+        cache: KiB of memory that it takes.
+    """
     database = sqlite3.connect("", isolation_level=None)
-    for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-16384"):
+    for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", f"cache_size=-{cache}"):
         database.execute(f"PRAGMA {setting}")
     database.execute("BEGIN")
     return database
@@ -60,7 +64,7 @@ class Turns:
     """
 
     def __init__(self, seed: int, task: str) -> None:
-        self._database = _database()
+        self._database = temporary_database()
         self._database.execute(
             "CREATE TABLE turn (split TEXT, image TEXT, drawn BLOB, number BLOB, id TEXT, content TEXT)"
         )
@@ -127,7 +131,7 @@ class Lookup:
     """Values by key, on disk: one file's answers for another file's questions."""
 
     def __init__(self) -> None:
-        self._database = _database()
+        self._database = temporary_database()
         self._database.execute("CREATE TABLE value (key INTEGER PRIMARY KEY, content TEXT)")
 
     def put(self, key: int, value: Any) -> bool:

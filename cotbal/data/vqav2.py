@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.collect.records import Record
-from cotbal.data.fields import filled, members, whole
+from cotbal.data.fields import checked, filled, members, whole
 from cotbal.data.files_of import there
 from cotbal.data.inputs import Inputs
 from cotbal.data.json_reader import read_lists
@@ -70,7 +70,8 @@ def _all(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple[str
 
 def _read_answers(path: Path, answers: Lookup, inputs: Inputs, *, people: bool) -> None:
     def parse(record: Record) -> list[None]:
-        said = [filled(each, "answer") for each in members(record, "answers")] if people else None
+        # Somebody may have said nothing; what is trained on and scored by default must not be empty.
+        said = [_said(each) for each in members(record, "answers")] if people else None
         value = [whole(record, "image_id"), filled(record, "multiple_choice_answer"), said]
         if not answers.put(whole(record, "question_id"), value):
             raise record.error("question_id", "an id that stands once")
@@ -78,6 +79,10 @@ def _read_answers(path: Path, answers: Lookup, inputs: Inputs, *, people: bool) 
 
     for _ in inputs.parsed((record for _, record in read_lists(path, inputs, ("annotations",))), parse):
         pass
+
+
+def _said(answer: Record) -> str:
+    return checked(answer, "answer", answer.text("answer").strip())
 
 
 def _turn(record: Record, split: str, subset: str, answers: Lookup, pictures: Pictures) -> Turn:

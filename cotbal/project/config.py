@@ -154,10 +154,12 @@ class Evaluate(Strict):
 
     Attributes:
         command: the template; `cotbal.project.template.EVALUATE` lists the placeholders.
+        resume: keep {output} when an evaluation starts again, so that the command can go on from its answers.
         items_per_gpu_hour: throughput, for the price.
     """
 
     command: Annotated[str, AfterValidator(_evaluate_command)]
+    resume: bool = False
     items_per_gpu_hour: Positive | None = None
 
 

@@ -84,8 +84,9 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         raise CommandError(
             f"the model of {trained[0] if trained else 'equal'!r} is gone: {paths['model']}{advice}"
         )
-    shutil.rmtree(paths["output"], ignore_errors=True)
-    Path(paths["output"]).mkdir(parents=True)
+    if not context.get("resume"):
+        shutil.rmtree(paths["output"], ignore_errors=True)
+    Path(paths["output"]).mkdir(parents=True, exist_ok=True)
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
     return read_score(Path(paths["scores"]))
 

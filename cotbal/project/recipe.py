@@ -177,6 +177,7 @@ class ProjectRecipe(Recipe):
             settings["model"] = run.settings["model"]
         items = 1 if file is None or file.records is None else file.records
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
+        context["resume"] = project.evaluate.resume
         context |= run.context if given else {}
         needs = () if given else (run.name,)
         return RunSpec(self._named(name), EVALUATE, settings, self._evaluation_work(items), needs, context)

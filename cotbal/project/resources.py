@@ -34,7 +34,8 @@ class Slurm(Strict):
         cpus: its processors.
         memory_gb: its memory in GiB.
         max_jobs: jobs in the queue at once, waiting and running ones.
-        extensions: how often a training with train.resume goes on in a new job when its time is over.
+        extensions: how often a run that resumes (train.resume, evaluate.resume) goes on in a new job when its
+            time is over.
         options: more options of sbatch by their long names.
     """
 

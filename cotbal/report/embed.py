@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from cotbal.report.style import GRID, INK, MUTED, PAPER
 
+_THUMBNAIL = (240, 240)
 # The page's own colours, so that the figures follow its light and dark modes.
 _PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--card)"}
 
@@ -31,3 +33,14 @@ def png_data_uri(image: Any) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def thumbnail_data_uri(path: Path) -> str:
+    """Return a picture's file, made at most 240 pixels wide and high, as a JPEG data URI."""
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.draft("RGB", _THUMBNAIL)
+        small = image.convert("RGB")
+        small.thumbnail(_THUMBNAIL)
+        small.save(buffer, format="jpeg", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

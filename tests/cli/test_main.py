@@ -10,7 +10,7 @@ from tests.cli.commands import run_cotbal
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "collect", "weights", "report", "plan", "run", "status", "train", "compare"]
+    "verb", ["demo", "score", "collect", "weights", "report", "plan", "run", "status", "train", "compare"]
 )
 def test_the_help_of_a_verb_shows_an_example(verb):
     shown = CliRunner().invoke(app, [verb, "--help"])

@@ -3,9 +3,11 @@
     pip install atheris
     python -m tests.data.fuzz gqa -max_total_time=120 corpus/
 
-What may happen is a ValueError that names the file. Anything else is a crash.
+What may happen is a ValueError that names the file; with `check`, a record file of `cotbal data check`, and
+`check-png` and the like, a picture of it, nothing but findings. Anything else is a crash.
 """
 
+import json
 import shutil
 import sys
 import tempfile
@@ -13,8 +15,16 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["cotbal.data", "cotbal.project.records", "cotbal.collect.records"]):
+with atheris.instrument_imports(
+    include=["cotbal.data", "cotbal.project.records", "cotbal.collect.records", "PIL"]
+):
+    from PIL import Image
+
     from cotbal.data.chartqa import prepare_chartqa
+    from cotbal.data.check.fix import write_fixed
+    from cotbal.data.check.pictures import look
+    from cotbal.data.check.run import Check, Source
+    from cotbal.data.check.schema import Settings
     from cotbal.data.generic import prepare_generic
     from cotbal.data.gqa import prepare_gqa
     from cotbal.data.ocrvqa import prepare_ocrvqa
@@ -24,6 +34,7 @@ with atheris.instrument_imports(include=["cotbal.data", "cotbal.project.records"
     from cotbal.data.vqav2 import prepare_vqav2
 
 from tests.data import publishers
+from tests.data.check.records import question, record, write
 from tests.data.reading import inputs, target
 
 FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -41,6 +52,15 @@ def files() -> dict[str, Path]:
     publishers.sharegpt4v(FOLDER / "c.json", [("a.jpg", "A."), ("b.jpg", "B.")])
     publishers.sharegpt(FOLDER / "s.json", [[("human", "a b"), ("gpt", "b c")]] * 2)
     publishers.word_tokenizer(FOLDER / "tokenizer.json")
+    pictures = {
+        name: FOLDER / "pictures" / f"a.{name}" for name in ("png", "jpg", "gif", "tiff", "webp", "bmp")
+    }
+    (FOLDER / "pictures").mkdir()
+    for path in pictures.values():
+        Image.effect_noise((20, 12), 60).convert("RGB").save(path)
+    records = [record("a?", "[0.1, 0.2, 0.3, 0.4]", "b?", "c", image=f"a.{name}") for name in pictures]
+    held_out = question(1, "a?", "a.png")
+    write(FOLDER / "check.json", [*records, records[0], held_out, held_out, record("d?", "e", task="T")])
     (FOLDER / "t.csv").write_text('q,a\n"x, y",z\nu,v\n')
     (FOLDER / "t.jsonl").write_text('{"q": "x", "a": "y"}\n{"q": "u", "a": "v"}\n')
     return {
@@ -55,13 +75,21 @@ def files() -> dict[str, Path]:
         "sharegpt": FOLDER / "s.json",
         "csv": FOLDER / "t.csv",
         "jsonl": FOLDER / "t.jsonl",
+        "check": FOLDER / "check.json",
+        **{f"check-{name}": path for name, path in pictures.items()},
     }
 
 
 def prepare(reader: str, path: Path) -> None:
     """Prepares the reader's source."""
     to, reading = target(FOLDER / "out"), inputs()
-    if reader.startswith("vqav2"):
+    if reader == "check":
+        check()
+    elif reader.startswith("check"):
+        found = look(path)
+        assert found.kind in (None, "broken-picture"), found
+        assert bool(found.kind) == bool(found.got), found
+    elif reader.startswith("vqav2"):
         prepare_vqav2(path.parent, to, reading)
     elif reader == "gqa":
         prepare_gqa(path.parent, to, reading)
@@ -77,6 +105,23 @@ def prepare(reader: str, path: Path) -> None:
         prepare_sharegpt(path, to, reading, tokenizer=str(FOLDER), most_tokens=30)
     else:
         prepare_generic(path, to, reading, task="T", columns=COLUMNS)
+
+
+def check() -> None:
+    """Checks the records, and mends them where they can be read to the end."""
+    settings = Settings(tokenizer=str(FOLDER / "tokenizer.json"), most_tokens=700)
+    found = Check([Source("train", FOLDER / "check.json")], inputs(), settings, images=FOLDER / "pictures")
+    try:
+        found.run()
+        json.dumps(found.content())
+        for line in found.findings.lines():
+            row = json.loads(line)
+            whole = row["kind"] in ("file", "repeated-record")
+            assert all((row["file"], row["record"], row["field"] or whole, row["expected"], row["got"])), row
+        if not found.findings.counts["file"]:
+            write_fixed(found, FOLDER / "fixed")
+    except ValueError as error:
+        raise RuntimeError(f"expected findings alone, got {error!r}") from error
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cotbal.data.gqa import prepare_gqa
 from tests.data import publishers
+from tests.data.check.records import record, write
 from tests.data.reading import everything, inputs, target
 
 SIZE = 30_000
@@ -48,3 +49,43 @@ def test_killed_run_leaves_whole_files_or_none(tmp_path):
     assert half, "no kill came in time"
     prepare_gqa(tmp_path / "gqa", target(tmp_path / "out"), inputs())
     assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+
+
+MEND = """
+import sys
+from cotbal.cli import main
+print("go", flush=True)
+options = ["--records-only", "--fix", "out", "--html", "out/check.html"]
+sys.argv = ["cotbal", "data", "check", "train.json", *options]
+main()
+"""
+
+
+@pytest.mark.full
+def test_killed_check_leaves_whole_files_or_none(tmp_path):
+    records = [record("a?", f"b {n}", id=n) | ({"image": "1.jpg"} if n % 2 else {}) for n in range(SIZE)]
+    for each in records[1::2]:
+        each["conversations"][0]["value"] = "no token?"
+    write(tmp_path / "train.json", records)
+    options = {"cwd": tmp_path, "env": ENV, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    start = time.perf_counter()
+    assert subprocess.run([sys.executable, "-c", MEND], **options).returncode == 1
+    seconds = time.perf_counter() - start
+    whole = everything(tmp_path / "out")
+    assert set(whole) == {"check.html", "changes.jsonl", "fixed.json", "train.json"}
+    unfinished = 0
+    for share in (0.5, 0.7, 0.8, 0.9):
+        (tmp_path / "out").rename(tmp_path / f"before {share}")
+        process = subprocess.Popen([sys.executable, "-c", MEND], **options)
+        time.sleep(share * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        (tmp_path / "out").mkdir(exist_ok=True)
+        left = {
+            name: data for name, data in everything(tmp_path / "out").items() if not name.endswith(".tmp")
+        }
+        assert left == {name: whole[name] for name in left}
+        unfinished += "fixed.json" not in left
+    assert unfinished, "no kill came in time"
+    assert subprocess.run([sys.executable, "-c", MEND], **options).returncode == 1
+    assert everything(tmp_path / "out") == whole

@@ -50,6 +50,24 @@ def test_questions_on_a_picture_are_one_shuffled_conversation_with_the_instructi
     assert written["splits"]["train"]["turns"] == 4
 
 
+def test_somebody_may_have_said_nothing_but_the_answer_is_never_empty(tmp_path, vqav2):
+    path = vqav2 / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["answers"][9]["answer"] = " "
+    path.write_text(json.dumps(content))
+    prepare_vqav2(vqav2, target(tmp_path / "out"), inputs())
+    assert all(
+        row["people_answers"][8:] == ["maybe", ""] for row in rows(tmp_path / "out" / "VQAv2" / "val.jsonl")
+    )
+    content["annotations"][3]["multiple_choice_answer"] = " "
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"field 'multiple_choice_answer': expected a text that is not empty"
+    ):
+        prepare_vqav2(vqav2, target(tmp_path / "out"), inputs())
+
+
 def test_held_out_questions_are_drawn_and_hold_what_scoring_needs(tmp_path, vqav2):
     prepare_vqav2(vqav2, target(tmp_path / "out", "coco"), inputs(), validation=10)
     found = rows(tmp_path / "out" / "VQAv2" / "val.jsonl")

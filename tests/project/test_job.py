@@ -59,3 +59,22 @@ def test_progress_is_that_of_the_last_bar_over_all_steps(tmp_path, log, work):
     path.write_text("x" * (job.LOG_BYTES + 5) + "\n" + log)
     assert job.work_done(path, {"steps": 120, "work": 1000}) == work
     assert job.work_done(path, {"steps": None, "work": 1000}) == 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_answers_of_an_evaluation_that_resumes_are_kept_and_otherwise_removed(tmp_path, resume):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    (tmp_path / "outputs" / "model").mkdir(parents=True)
+    # Each try notes itself among the answers; the score is how many there are.
+    command = 'echo try >> {output}/a; echo "{{\\"score\\": $(wc -l < {output}/a)}}" > {scores}'
+    context = {
+        "out": str(tmp_path),
+        "folder": str(tmp_path),
+        "file": None,
+        "model": "model",
+        "python_path": None,
+    }
+    settings = {"command": command, "needs": {}, "context": {**context, "resume": resume}}
+    scores = [job.evaluate(settings, folder, lambda done: None)["score"] for _ in range(2)]
+    assert scores == ([1, 2] if resume else [1, 1])

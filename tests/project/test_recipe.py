@@ -115,6 +115,7 @@ def test_key_changes_with_what_determines_the_result_and_with_nothing_else(made,
         {"resources": {"slots": 1}},
         {"temperature": 0.7, "rule": "difficulty"},
         {"train": {**whole["train"], "resume": True, "samples_per_gpu_hour": 9.0}},
+        {"evaluate": {**whole["evaluate"], "resume": True}},
     ]
     for changes in same:
         assert keys(made, **changes) == before, changes

@@ -1,0 +1,141 @@
+"""One model's answers to the held-out questions of one task: score and items, or a server's upload file."""
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from cotbal.collect import predictions as predictions_format
+from cotbal.collect.records import Record, by_id, read_records
+from cotbal.collect.scoring import METRICS, TASK_METRICS
+from cotbal.collect.source import Source
+from cotbal.collect.truth import check_ids, some
+from cotbal.files import write_text_atomically
+
+UPLOADED = "VQAv2"
+
+
+class Scored(NamedTuple):
+    """What a model's answers are worth.
+
+    Attributes:
+        task: the task.
+        metric: by which they were scored.
+        score: the items' mean.
+        items: the score of each question, in the order of the questions' file.
+        rules: the matching rules.
+    """
+
+    task: str
+    metric: str
+    score: float
+    items: list[float]
+    rules: Mapping[str, Any]
+
+
+def score_file(
+    questions: Path,
+    predictions: Path,
+    *,
+    task: str | None = None,
+    metric: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Scored:
+    """Return the score of a file of predictions on the held-out questions of a task.
+
+    Args:
+        questions: of `cotbal prepare` or `prepare mix`, or another file with right answers.
+        predictions: a JSONL or JSON file with an answer for each question's id.
+        task: whose questions they are; by default what they say.
+        metric: by default that of the task.
+        options: matching rules and fields' names, as of the format `predictions`.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: an answer is missing, stands twice or is to no question; no metric for the task; questions
+            without public answers.
+    """
+    name = task or task_of(questions)
+    if metric is None and name not in TASK_METRICS:
+        raise ValueError(
+            f"{questions}: task {name!r}: expected --metric with one of {', '.join(METRICS)}; known are "
+            f"those of {', '.join(TASK_METRICS)}"
+        )
+    chosen = metric or TASK_METRICS[name]
+    told = {**(options or {}), "truth": str(questions)}
+    source = Source(name, "predictions", glob.escape(predictions.name), chosen, options=told)
+    source.check_options(predictions_format.OPTIONS)
+    found = predictions_format.read(predictions.parent, source, "")
+    items = list((found.items or {}).values())
+    return Scored(name, chosen, fmean(items), items, found.rules)
+
+
+def task_of(questions: Path) -> str:
+    """Return the task that every question of a file names; ValueError where they do not."""
+    records = read_records(questions)
+    task = records[0].text("task") if "task" in records[0].fields else None
+    if task is None:
+        raise ValueError(f"{questions}: expected a task in each question, got none; name it by --task")
+    for record in records:
+        if record.fields.get("task") != task:
+            raise record.error("task", f"{task!r}, as in the first")
+    return task
+
+
+def write_scores(path: Path, scored: Scored) -> Path:
+    """Write what an evaluation command of `cotbal run` has to leave: the score and the items."""
+    content = {**scored._asdict(), "rules": dict(scored.rules)}
+    return write_text_atomically(path, json.dumps(content, allow_nan=False) + "\n")
+
+
+def write_upload(path: Path, questions: Path, predictions: Path, fill: Path | None = None) -> tuple[int, int]:
+    """Write the file that VQAv2's server takes, `[{"question_id": int, "answer": str}, ...]`.
+
+    An answer goes there without white space at its ends, in lower case and without one full stop, as it is
+    scored here.
+
+    Args:
+        path: the file.
+        questions: the held-out questions that were asked.
+        predictions: an answer to each of them.
+        fill: the publisher's `v2_OpenEnded_mscoco_test2015_questions.json`. The server wants an answer to
+            each of its questions, also where test-dev's alone count; those not asked get an empty one.
+
+    Returns:
+        How many answers, and how many empty ones beside them.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: an answer is missing, stands twice or is to no question; questions of another task.
+    """
+    if (task := task_of(questions)) != UPLOADED:
+        raise ValueError(f"{questions}: expected questions of {UPLOADED}, whose server it is, got {task!r}")
+    asked = by_id(read_records(questions), "question_id")
+    answers = predictions_format.read_answers([predictions], {})
+    check_ids(answers, asked, [predictions], questions)
+    numbers = {key: _number(record) for key, record in asked.items()}
+    empty: Sequence[int] = []
+    if fill is not None:
+        everything = by_id(read_records(fill), "question_id")
+        if unknown := [key for key in asked if key not in everything]:
+            raise ValueError(
+                f"{fill}: expected the questions of {questions} among its own, got none for {some(unknown)}"
+            )
+        empty = [_number(record) for key, record in everything.items() if key not in asked]
+    rows = [{"question_id": numbers[key], "answer": _plain(answers[key])} for key in asked]
+    rows += [{"question_id": number, "answer": ""} for number in empty]
+    write_text_atomically(path, json.dumps(rows, ensure_ascii=False) + "\n")
+    return len(asked), len(empty)
+
+
+def _number(record: Record) -> int:
+    text = record.id("question_id")
+    if not text.isdecimal():
+        raise record.error("question_id", "a whole number, as VQAv2's are")
+    return int(text)
+
+
+def _plain(answer: str) -> str:
+    return answer.strip().lower().removesuffix(".")

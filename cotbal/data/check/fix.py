@@ -1,0 +1,105 @@
+"""Mended copies of the files that were checked.
+
+OUT/NAME             every file, under its own name; a record that needs nothing keeps its text
+OUT/changes.jsonl    every change: file, record, field, what was done, before and after
+OUT/fixed.json       how many, and hashes; written last, so that without it the folder is unfinished
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cotbal.data.check.mend import Change, mended
+from cotbal.data.check.repeats import Place
+from cotbal.data.check.run import Check
+from cotbal.data.task_folder import RecordFile, record_file
+from cotbal.data.turns import to_json
+from cotbal.files import remove_leftovers, write_text_atomically, writing_atomically
+from cotbal.project.records import Record, read_records
+
+SCHEMA_VERSION = 1
+FIXED, CHANGES = "fixed.json", "changes.jsonl"
+
+
+def write_fixed(found: Check, out: Path) -> dict[str, Any]:
+    """Writes the mended copies of a finished check; the content of fixed.json.
+
+    Args:
+        found: the check, which has run.
+        out: a folder that none of the files is in.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: the folder is that of the files, or a file cannot be read to its end; nothing half-written
+            is left.
+    """
+    if found.findings.counts["file"]:
+        raise ValueError("--fix: expected files that can be read to their end; see the errors of kind 'file'")
+    names = _names([source.path for source in found.sources])
+    if any(
+        (out / name).resolve() == source.path.resolve()
+        for name, source in zip(names, found.sources, strict=True)
+    ):
+        raise ValueError(f"--fix: expected a folder of its own, got {out}, where the files are")
+    (out / FIXED).unlink(missing_ok=True)
+    for folder in {(out / name).parent for name in names} | {out}:
+        remove_leftovers(folder)
+    repeated = (repeat.place for repeat in found.repeats.records() if repeat.equal)
+    files = []
+    with writing_atomically(out / CHANGES) as changes:
+        skipped = next(repeated, None)
+        for number, (name, source) in enumerate(zip(names, found.sources, strict=True)):
+            sizes = {"changed": 0, "taken_out": 0}
+            with record_file(out / name, "jsonl" if source.path.suffix == ".jsonl" else "json") as file:
+                for place, record in _records(found, number):
+                    if place == skipped:
+                        skipped = next(repeated, None)
+                        sizes["taken_out"] += 1
+                        _tell(
+                            changes,
+                            name,
+                            place,
+                            [Change("", "taken out, equal to one before it", None, None)],
+                        )
+                    else:
+                        sizes["changed"] += _copy(file, record, changes, name, place)
+                digest = file.close()
+            files.append({"file": name, "records": file.records, **sizes, "sha256": digest})
+    content = {"schema_version": SCHEMA_VERSION, "files": files}
+    write_text_atomically(out / FIXED, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The files' paths below the folder that holds them all."""
+    whole = [path.resolve() for path in dict.fromkeys(paths)]
+    if len(whole) < len(paths):
+        raise ValueError("--fix: expected each file once, got one twice")
+    top = os.path.commonpath([path.parent for path in whole])
+    return [str(path.relative_to(top)) for path in whole]
+
+
+def _records(found: Check, number: int) -> Iterator[tuple[Place, Record]]:
+    splits = list(dict.fromkeys(source.split for source in found.sources))
+    source = found.sources[number]
+    for place, record in enumerate(read_records(source.path), start=1):
+        yield Place(splits.index(source.split), number, place), record
+
+
+def _copy(file: RecordFile, record: Record, changes: BinaryIO, name: str, place: Place) -> bool:
+    """Writes a record, mended where it has to be; whether it was."""
+    fields, changed = mended(record.content)
+    try:
+        file.add(to_json(fields) if changed else record.text.replace("\r", " ").replace("\n", " "))
+    except RecursionError as error:
+        raise ValueError(f"{name}: record {place.record}: nested too deeply to be written again") from error
+    _tell(changes, name, place, changed)
+    return bool(changed)
+
+
+def _tell(changes: BinaryIO, name: str, place: Place, changed: list[Change]) -> None:
+    for change in changed:
+        line = {"file": name, "record": place.record, **change._asdict()}
+        changes.write(json.dumps(line).encode() + b"\n")

@@ -1,0 +1,66 @@
+"""Which files are checked, and which split each belongs to."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cotbal.data.check.run import Source
+from cotbal.data.mix import load_prepared
+from cotbal.data.task_folder import PREPARED
+
+TRAIN = "train"
+_SUFFIXES = (".json", ".jsonl")
+
+
+def find_sources(files: Iterable[Path], splits: Iterable[str]) -> list[Source]:
+    """The files of each split, those of a split together.
+
+    Args:
+        files: to train on; or folders that `cotbal prepare` or `cotbal prepare mix` wrote, with their splits.
+        splits: files of named splits, "validation=val.jsonl".
+
+    Raises:
+        ValueError: no file, another text, a folder without records, or one that is unfinished.
+    """
+    found = [source for path in files for source in _of(path)]
+    for text in splits:
+        name, equals, path = text.partition("=")
+        if not name.strip() or not equals or not path:
+            raise ValueError(f"--split: expected SPLIT=FILE, as in validation=val.jsonl, got {text!r}")
+        found.append(Source(name.strip(), Path(path)))
+    if not found:
+        raise ValueError(
+            "FILE: expected a file of records, got none; `cotbal data check --help` has examples"
+        )
+    names = list(dict.fromkeys(source.split for source in found))
+    if len(names) > 255 or len(found) > 65535:
+        raise ValueError(
+            f"--split: expected at most 255 splits of 65,535 files, got {len(names)} of {len(found)}"
+        )
+    return sorted(found, key=lambda source: names.index(source.split))
+
+
+def _of(path: Path) -> Iterator[Source]:
+    if not path.is_dir():
+        yield Source(TRAIN, path)
+    elif (path / "mix.json").is_file():
+        yield Source(TRAIN, _one(path, "mixture"))
+        for split in ("validation", "test"):
+            yield from (Source(split, each) for each in sorted((path / split).glob("*.jsonl")))
+    elif (path / PREPARED).is_file():
+        for split, what in load_prepared(path).splits.items():
+            name = "validation" if split == "val" else split.partition("_")[0]
+            yield Source(name, path / what["file"])
+    else:
+        raise ValueError(
+            f"{path}: expected a file of records, or a folder that `cotbal prepare` finished, with "
+            f"mix.json or {PREPARED}"
+        )
+
+
+def _one(folder: Path, stem: str) -> Path:
+    for suffix in _SUFFIXES:
+        if (folder / f"{stem}{suffix}").is_file():
+            return folder / f"{stem}{suffix}"
+    raise ValueError(
+        f"{folder}: expected {stem}.json or {stem}.jsonl, got neither; run `cotbal prepare mix` again"
+    )

@@ -1,0 +1,121 @@
+"""`cotbal data check` as a user runs it."""
+
+import json
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cotbal.cli.main import app
+from tests.cli.commands import run_cotbal
+from tests.data import publishers
+from tests.data.check.records import question, record, write
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["data", "check", *map(str, arguments)])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    for n in range(12):
+        Image.effect_noise((40, 30), 50).save(tmp_path / "images" / f"{n}.png")
+    train = [record("what?", f"number {n}", image=f"{n % 10}.png", id=n) for n in range(700)]
+    train[3]["conversations"][1]["value"] = " "
+    write(tmp_path / "train.json", train)
+    write(tmp_path / "val.jsonl", [question(1, "What?", "11.png"), question(2, "WHAT?", "5.png")])
+    publishers.word_tokenizer(tmp_path / "tokenizer.json")
+    return tmp_path
+
+
+def test_errors_are_shown_and_end_with_1(folder):
+    options = ("--split", f"validation={folder / 'val.jsonl'}", "--images", folder / "images")
+    result = run(folder / "train.json", *options)
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert "error empty-answer: 1" in lines
+    assert any(
+        line.endswith("train.json: record 4, field 'conversations[1].value': expected an answer, got ' '")
+        for line in lines
+    )
+    assert "error leaked-question: 1" in lines
+    assert "warning leaked-picture: 1" in lines
+    assert lines[-1] == "702 records, 11 pictures: 2 errors, 1 warning"
+    assert "Without --tokenizer words were counted" in result.output
+    accepted = run(folder / "train.json", *options, "--accept", "empty-answer", "--accept", "leaked-question")
+    assert accepted.exit_code == 0
+
+
+# Each process imports torch: seconds.
+@pytest.mark.full
+def test_bytes_are_the_same_from_two_runs_and_from_4_processes(folder):
+    options = (
+        "--images",
+        "images",
+        "--tokenizer",
+        "tokenizer.json",
+        "--json",
+        "--split",
+        "validation=val.jsonl",
+    )
+    runs = [
+        run_cotbal("data", "check", "train.json", *options, "--workers", workers, cwd=folder)
+        for workers in ("1", "1", "4")
+    ]
+    assert [done.returncode for done in runs] == [1, 1, 1]
+    assert runs[0].stdout == runs[1].stdout == runs[2].stdout
+    content = json.loads(runs[0].stdout)
+    assert content["errors"] == {"empty-answer": 1, "leaked-question": 1}
+    assert [each["kind"] for each in content["findings"]] == [
+        "empty-answer",
+        "leaked-question",
+        "leaked-picture",
+    ]
+    assert content["unit"] == "tokens"
+
+
+def test_mistakes_of_the_user_end_with_2_and_one_line(folder):
+    for arguments, message in (
+        ([folder / "train.json"], "--images: expected the image folder of the training, or --records-only"),
+        ([folder / "train.json", "--images", folder / "no"], "which is no folder"),
+        ([folder / "none.json", "--records-only"], "none.json: no such file or directory"),
+        (
+            [folder / "train.json", "--records-only", "--accept", "x"],
+            "--accept: expected one of file, record",
+        ),
+        ([folder / "train.json", "--records-only", "--tokenizer", folder], ""),
+        (["--records-only"], "FILE: expected a file of records, got none"),
+    ):
+        result = run(*arguments)
+        assert message in result.output
+        assert result.exit_code == (2 if message else 1)
+
+
+def test_help_shows_examples():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert "Example: cotbal data check mixture" in result.output
+
+
+def test_page_is_written_whole_and_with_the_same_bytes(folder):
+    for name in ("a", "b"):
+        options = ("--images", folder / "images", "--tokenizer", folder / "tokenizer.json")
+        result = run(folder / "train.json", *options, "--html", folder / name / "check.html")
+        assert result.exit_code == 1
+        assert [path.name for path in (folder / name).iterdir()] == ["check.html"]
+    html = (folder / "a" / "check.html").read_text()
+    assert html == (folder / "b" / "check.html").read_text()
+    assert html.count('src="data:image/jpeg;base64,') == 3
+
+
+def test_mended_copies_are_written(folder):
+    result = run(folder / "train.json", "--records-only", "--fix", folder / "mended")
+    assert result.exit_code == 1
+    assert "Wrote 1 files under" in result.output
+    assert sorted(path.name for path in (folder / "mended").iterdir()) == [
+        "changes.jsonl",
+        "fixed.json",
+        "train.json",
+    ]
+    assert run(folder / "train.json", "--records-only", "--fix", folder).exit_code == 2

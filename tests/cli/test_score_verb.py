@@ -1,0 +1,88 @@
+import json
+import re
+import shlex
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from cotbal.cli.main import app
+from cotbal.project import recipe_files
+from cotbal.project.job import read_score
+
+QUESTIONS = [
+    {"question_id": str(n), "image": "a.jpg", "text": "?", "answer": right, "task": "VQAv2"}
+    for n, right in ((3, "red"), (1, "two"), (2, "no"))
+]
+ANSWERS = [{"question_id": n, "text": text} for n, text in ((1, "three"), (2, "No."), (3, "Red"))]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, lines in (
+        ("q.jsonl", QUESTIONS),
+        ("a.jsonl", ANSWERS),
+        ("dev.jsonl", [{key: row[key] for key in row if key != "answer"} for row in QUESTIONS]),
+    ):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def call(*words):
+    return CliRunner().invoke(app, ["score", "--predictions", "a.jsonl", *words])
+
+
+def test_a_score_is_printed_and_written(files):
+    done = call("--questions", "q.jsonl", "--scores", "s.json")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("VQAv2: EM 0.6667 (3 items, rule=strict, strip=True")
+    assert read_score(files / "s.json") == {"score": 2 / 3, "items": [1.0, 0.0, 1.0]}
+    shown = json.loads(call("--questions", "q.jsonl", "--option", "lower=no", "--json").stdout)
+    assert (shown["metric"], shown["items"], shown["rules"]["lower"]) == ("EM", [0.0, 0.0, 0.0], False)
+
+
+def test_the_servers_file_is_written(files):
+    done = call("--questions", "dev.jsonl", "--upload", "u.json")
+    assert (done.exit_code, done.stdout) == (0, "Wrote u.json: 3 answers.\n")
+    expected = [(3, "red"), (1, "three"), (2, "no")]
+    assert json.loads((files / "u.json").read_text()) == [
+        {"question_id": id, "answer": answer} for id, answer in expected
+    ]
+    (files / "all.json").write_text(json.dumps({"questions": [{"question_id": n} for n in range(5)]}))
+    done = call("--questions", "dev.jsonl", "--upload", "u.json", "--fill", "all.json", "--json")
+    assert json.loads(done.stdout) == {"upload": "u.json", "answers": 3, "empty": 2}
+    assert len(json.loads((files / "u.json").read_text())) == 5
+
+
+def test_the_recipes_evaluation_is_understood():
+    recipe = next(path for path in recipe_files() if path.name == "llava.yaml").read_text()
+    words = shlex.split(
+        re.search(r"cotbal score (--questions.*)", recipe)[1].replace("{", "").replace("}", "")
+    )
+    parsed = typer.main.get_command(app).commands["score"].make_context("score", words).params
+    assert {str(parsed[name]) for name in ("questions", "predictions", "scores")} == {
+        "data",
+        "output/answers.jsonl",
+        "scores",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--questions", "dev.jsonl"], "not public: score mixture/validation, or write the server's file"),
+        (["--questions", "none.jsonl"], "none.jsonl: no such file"),
+        (["--questions", "q.jsonl", "--metric", "IoU"], "the paper's IoU is Acc@IoU"),
+        (["--questions", "q.jsonl", "--fill", "x"], "--fill: expected --upload beside it"),
+        (["--questions", "q.jsonl", "--upload", "u", "--scores", "s"], "--scores: expected no score beside"),
+        (["--questions", "q.jsonl", "--option", "lower"], "--option: expected NAME=VALUE"),
+        (["--questions", "q.jsonl", "--option", "truth=x"], "--option: expected NAME=VALUE"),
+        (["--questions", "q.jsonl", "--option", "low=no"], "has no option 'low' (did you mean 'lower'?)"),
+    ],
+)
+def test_a_mistake_is_one_line(files, words, said):
+    done = call(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,145 @@
+import hashlib
+import json
+
+import pytest
+
+from cotbal.data.check.fix import write_fixed
+from cotbal.data.check.mend import mended
+from cotbal.data.check.run import Check
+from cotbal.data.check.schema import Settings
+from cotbal.data.inputs import Inputs
+from tests.data.check.records import check, findings, question, record
+
+
+def said(*turns, **fields):
+    """A record of (role, text)."""
+    return (
+        record("a", "b") | {"conversations": [{"from": who, "value": text} for who, text in turns]} | fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes"),
+    [
+        (
+            said(("user", "q"), ("Assistant", "a")),
+            said(("human", "q"), ("gpt", "a")),
+            ["role renamed", "role renamed"],
+        ),
+        (
+            said(("gpt", "hello"), ("human", "q"), ("gpt", "a"), ("human", "bye")),
+            said(("human", "q"), ("gpt", "a")),
+            ["taken out, before the first question", "taken out, a question without an answer"],
+        ),
+        (
+            said(("human", "q"), ("gpt", "a"), image="1.jpg"),
+            said(("human", "<image>\nq"), ("gpt", "a"), image="1.jpg"),
+            ["<image> put in, for the picture"],
+        ),
+        (
+            said(
+                ("human", "<image>\n<image>\nq"),
+                ("gpt", "a"),
+                ("human", "<image>\nr"),
+                ("gpt", "b"),
+                image="1.jpg",
+            ),
+            said(("human", "<image>\nq"), ("gpt", "a"), ("human", "r"), ("gpt", "b"), image="1.jpg"),
+            ["<image> taken out, there is one picture"] * 2,
+        ),
+        (
+            said(("gpt", "hello"), ("human", "q"), ("gpt", "a"), image="1.jpg"),
+            said(("human", "<image>\nq"), ("gpt", "a"), image="1.jpg"),
+            ["taken out, before the first question", "<image> put in, for the picture"],
+        ),
+    ],
+)
+def test_what_can_be_meant_in_one_way_is_mended(before, after, changes):
+    copy = json.loads(json.dumps(before))
+    made, told = mended(before)
+    assert made == after
+    assert [each.change for each in told] == changes
+    assert before == copy
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        record("q", "a", "r", "b", image="1.jpg"),
+        said(("human", "<image>\nq"), ("gpt", "a")),
+        said(("human", "q"), ("gpt", "")),
+        said(("human", "q"), ("human", "r"), ("gpt", "a")),
+        said(("user", "q"), ("user", "r"), ("gpt", "a")),
+        said(("user", "q")),
+        said(("human", "q"), ("gpt", "an <image>"), image="1.jpg"),
+        said(("human", "q"), ("system", "a")),
+        said(("human", "q"), ("gpt", "a"), image=None),
+        said(("human", "q"), ("gpt", 3)),
+        {"conversations": "x"},
+        {"id": 1},
+        question(1, "q", "1.jpg"),
+    ],
+)
+def test_what_is_right_or_cannot_be_told_stays(fields):
+    assert mended(fields) == (fields, [])
+
+
+def test_files_are_copied_and_changes_listed(tmp_path):
+    train = [
+        record("q", "a", image="1.jpg", id=1),
+        record("q", "a", image="1.jpg", id=1),
+        record("q", "a", image="1.jpg", id=2),
+        said(("user", "q"), ("assistant", "ä"), id=3),
+        record("q", "", id=4),
+    ]
+    (tmp_path / "in").mkdir()
+    found = check(tmp_path / "in", {"train": train, "validation": [question(1, "z")]})
+    content = write_fixed(found, tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))
+    assert made == [train[0], train[2], said(("human", "q"), ("gpt", "ä"), id=3), train[4]]
+    # What needs nothing keeps its text.
+    assert json.dumps(train[2]) in (tmp_path / "out" / "train.json").read_text()
+    changes = [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["record"], row["field"], row["after"]) for row in changes] == [
+        ("train.json", 2, "", None),
+        ("train.json", 4, "conversations[0].from", "human"),
+        ("train.json", 4, "conversations[1].from", "gpt"),
+    ]
+    first, second = content["files"]
+    assert (first["file"], first["records"], first["changed"], first["taken_out"]) == ("train.json", 4, 1, 1)
+    assert (second["records"], second["changed"], second["taken_out"]) == (1, 0, 0)
+    digest = hashlib.sha256((tmp_path / "out" / "train.json").read_bytes()).hexdigest()
+    assert first["sha256"] == digest
+    again = check(tmp_path / "out", {"train": made, "validation": [question(1, "z")]})
+    assert findings(again) == [
+        ("empty-answer", "train", 4, "conversations[1].value"),
+        ("repeated-record", "train", 2, ""),
+    ]
+    write_fixed(again, tmp_path / "twice")
+    assert (tmp_path / "twice" / "changes.jsonl").read_bytes() == b""
+
+
+def test_originals_are_never_written_over(tmp_path):
+    found = check(tmp_path, {"train": [record("q", "a")]})
+    before = (tmp_path / "train.json").read_bytes()
+    with pytest.raises(ValueError, match="--fix: expected a folder of its own"):
+        write_fixed(found, tmp_path)
+    assert (tmp_path / "train.json").read_bytes() == before
+    (tmp_path / "train.json").write_text('[{"id": ')
+    broken = Check(found.sources, Inputs(), Settings())
+    broken.run()
+    with pytest.raises(ValueError, match="can be read to their end"):
+        write_fixed(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_that_is_cut_off_after_its_check_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "in").mkdir()
+    found = check(tmp_path / "in", {"train": [record("q", "a", id=n) for n in range(9)]})
+    path = tmp_path / "in" / "train.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fixed.json").write_text("of an earlier run")
+    with pytest.raises(ValueError, match="the file ends inside"):
+        write_fixed(found, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,108 @@
+import os
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from cotbal.data.check.pictures import MOST_PIXELS, look
+from tests.data.check.records import check, findings, question, record
+
+
+def png(path, size=(40, 30), colour=0):
+    path.parent.mkdir(exist_ok=True)
+    Image.effect_noise(size, 50 + colour).save(path)
+    return path
+
+
+def bomb(path, width, height):
+    """A PNG of a few hundred bytes that says it has thousands of millions of pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(bytes(50_000))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff", "ppm"])
+def test_whole_picture_and_what_of_it_is_cut_off(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.effect_noise((201, 150), 60).convert("RGB").save(path)
+    found = look(path)
+    assert (found.kind, found.width, found.height, len(found.digest)) == (None, 201, 150, 16)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert look(path).kind == "broken-picture"
+
+
+def test_what_is_no_picture(tmp_path):
+    assert look(tmp_path / "none.jpg").kind == "missing-picture"
+    assert look(tmp_path).kind == "missing-picture"
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert look(tmp_path / "pipe.jpg").kind == "missing-picture"
+    (tmp_path / "empty.jpg").touch()
+    assert look(tmp_path / "empty.jpg")[:3] == ("broken-picture", "a picture", "a file of 0 bytes")
+    (tmp_path / "page.jpg").write_text("<html>404</html>")
+    assert look(tmp_path / "page.jpg").got == "no picture of these"
+    # Pillow would start another program for it.
+    (tmp_path / "a.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert look(tmp_path / "a.eps").got == "no picture of these"
+
+
+# Pillow itself refuses twice its limit only.
+@pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (9_500, 9_500)])
+def test_bomb_is_told_by_its_head_and_not_decoded(tmp_path, width, height):
+    path = bomb(tmp_path / "a.png", width, height)
+    assert path.stat().st_size < 500
+    found = look(path)
+    assert found.kind == "broken-picture"
+    assert found.expected == f"at most {MOST_PIXELS:,} pixels"
+
+
+def test_pictures_of_records(tmp_path):
+    images = tmp_path / "images"
+    png(images / "1.png")
+    png(images / "2.png", colour=1)
+    (images / "copy.png").write_bytes((images / "1.png").read_bytes())
+    (tmp_path / "outside.png").write_bytes((images / "1.png").read_bytes())
+    train = [
+        record("a?", "b", image="1.png"),
+        record("c?", "d", image="none.png"),
+        record("a?", "b", image="../outside.png"),
+        record("a?", "x", "a?", "b", image="copy.png"),
+        record("e?", "f", image="none.png"),
+    ]
+    held_out = [question(1, "z?", "copy.png"), question(2, "z?", "2.png")]
+    found = check(tmp_path, {"train": train, "validation": held_out}, images=images)
+    assert findings(found) == [
+        ("missing-picture", "train", 2, "image"),
+        ("path", "train", 3, "image"),
+        ("missing-picture", "train", 5, "image"),
+        ("repeated-question", "train", 4, "conversations[2].value"),
+        ("leaked-picture", "validation", 1, "image"),
+        ("copied-picture", "train", 4, "image"),
+    ]
+    assert found.pictures == 4
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "padded"),
+    [
+        ((200, 100), "[0.00, 0.25, 1.00, 0.75]", False),
+        ((200, 100), "[0.10, 0.20, 0.30, 0.40]", True),
+        ((200, 100), "[0.10, 0.30, 0.30, 0.80]", True),
+        ((100, 200), "[0.25, 0.00, 0.75, 1.00]", False),
+        ((100, 200), "[0.10, 0.30, 0.30, 0.80]", True),
+        ((64, 64), "[0.00, 0.00, 1.00, 1.00]", False),
+    ],
+)
+def test_box_in_the_padding_is_told(tmp_path, size, box, padded):
+    png(tmp_path / "1.png", size)
+    found = check(tmp_path, {"train": [record("where?", box, image="1.png")]}, images=tmp_path)
+    expected = [("box-in-padding", "train", 1, "conversations[1].value")] if padded else []
+    assert findings(found) == expected

@@ -1,0 +1,156 @@
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cotbal.data.check import crew as crew_module
+from cotbal.data.check.findings import KINDS
+from cotbal.data.check.run import Check, Source
+from cotbal.data.check.schema import Settings
+from cotbal.data.check.sources import find_sources
+from cotbal.data.check.tally import EDGES
+from cotbal.data.inputs import Inputs
+from tests.data.check.records import check, findings, question, record, write
+
+
+@pytest.mark.parametrize(
+    ("data", "record_number", "got"),
+    [
+        (b'[{"id": 1}, {"id": 2', 2, "the file ends inside it"),
+        (b'[{"id": 1}', 2, "the file ends inside the array"),
+        (b'{"id": 1}\n{"id": ', 2, "the file ends inside it"),
+        (b'[{"id": 1}, 3]', 2, "expected an object"),
+        (b"", 1, "got none"),
+        (b"[]", 1, "got none"),
+        ('[{"id": "ä"}]'.encode("latin-1"), 1, "invalid"),
+        ('[{"id": 1}]'.encode("utf-16"), 1, "invalid start byte"),
+        (b"[" * 100_000, 1, "expected an object"),
+        (b'[{"id":' * 100_000, 1, "nested too deeply"),
+    ],
+)
+def test_file_that_cannot_be_read_on_is_an_error_and_the_next_is_read(tmp_path, data, record_number, got):
+    (tmp_path / "a.json").write_bytes(data)
+    write(tmp_path / "b.json", [record("a?", "b")])
+    found = Check([Source("train", tmp_path / name) for name in ("a.json", "b.json")], Inputs(), Settings())
+    found.run()
+    assert ("file", "a", record_number, "") in findings(found)
+    assert got in found.findings.first["file"][0].got
+    assert found.records[1] == 1
+    first, second = found.content()["files"]
+    assert first["sha256"] is None
+    assert second["sha256"] == hashlib.sha256((tmp_path / "b.json").read_bytes()).hexdigest()
+    assert not any(name == "b" for _, name, _, _ in findings(found))
+
+
+def test_deep_nesting_is_no_crash(tmp_path):
+    kinds = set()
+    for depth in (50, *range(880, 1010)):
+        deep = "[" * depth + "]" * depth
+        text = f'[{{"id": {deep}, "task": {deep}, "image": {deep}, "conversations": {deep}}}]'
+        (tmp_path / "a.json").write_text(text)
+        found = Check([Source("train", tmp_path / "a.json")], Inputs(), Settings())
+        found.run()
+        kinds |= set(found.findings.counts)
+    assert kinds == {"file", "id", "task", "record"}
+
+
+def test_several_give_the_same_findings_and_sizes_in_the_same_order(tmp_path, monkeypatch):
+    (tmp_path / "cut.json").write_text('[{"id": 1}, {"id":')
+    records = [
+        record("a?", "" if n % 7 == 0 else f"b {n}", task=f"t{n % 5}", image=f"{n}.jpg") for n in range(2000)
+    ]
+    sources = [Source("train", tmp_path / "cut.json"), Source("train", write(tmp_path / "a.jsonl", records))]
+
+    def told(workers):
+        found = Check(sources, Inputs(), Settings(), images=tmp_path, workers=workers)
+        found.run()
+        return found.content(), list(found.findings.lines())
+
+    alone = told(1)
+    # Threads in the place of processes, each of which would import torch.
+    monkeypatch.setattr(crew_module, "ProcessPoolExecutor", threads)
+    assert told(3) == alone
+    assert len(alone[1]) == 2 + 286 + 2000 + 1
+
+
+def threads(workers, context, start, arguments):
+    return ThreadPoolExecutor(workers, initializer=start, initargs=arguments)
+
+
+def test_missing_file_is_no_finding(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Check([Source("train", tmp_path / "a.json")], Inputs(), Settings()).run()
+
+
+def test_accepted_kind_is_a_warning(tmp_path):
+    found = check(tmp_path, {"train": [record("a?", "")]}, accepted=["empty-answer"])
+    assert found.content()["errors"] == {}
+    assert found.content()["warnings"] == {"empty-answer": 1}
+
+
+def test_first_findings_are_kept_and_all_are_told(tmp_path):
+    found = check(tmp_path, {"train": [record("a?", "", id=n) for n in range(50)]})
+    assert found.findings.counts["empty-answer"] == len(findings(found)) - 49 == 50
+    assert [each.record for each in found.findings.first["empty-answer"]] == list(range(1, 21))
+    row = json.loads(next(found.findings.lines()))
+    assert row == {
+        **{"level": "error", "kind": "empty-answer", "file": str(tmp_path / "train.json"), "record": 1},
+        **{"field": "conversations[1].value", "expected": "an answer", "got": "''"},
+        "advice": KINDS["empty-answer"].advice,
+    }
+
+
+def test_sizes_are_by_split_and_task(tmp_path):
+    train = [record("a b?", "c", "d?", "e f", image=f"{n}.jpg") for n in range(3)] + [
+        record("x", "y", task="T")
+    ]
+    found = check(tmp_path, {"train": train, "validation": [question(1, "q?")]})
+    first, second, third = found.content()["tasks"]
+    assert (first["split"], first["task"], first["records"], first["with_picture"]) == ("train", "GQA", 3, 3)
+    assert (first["turns"], first["positions"], first["valid"], first["ignored"]) == (6, 18, 9, 0.5)
+    # Six words, three of them in answers, each in the bin that it begins.
+    assert [place for place, count in enumerate(first["lengths"]) if count] == [EDGES.index(6)]
+    assert [place for place, count in enumerate(first["answers"]) if count] == [EDGES.index(3)]
+    assert (second["task"], second["records"], second["positions"]) == ("T", 1, 2)
+    assert (third["split"], third["records"], third["measured"], third["ignored"]) == (
+        "validation",
+        1,
+        0,
+        None,
+    )
+
+
+def test_many_tasks_are_counted_together(tmp_path):
+    found = check(tmp_path, {"train": [record(f"a {n}?", "b", task=f"t{n}") for n in range(1100)]})
+    tasks = found.content()["tasks"]
+    assert len(tasks) == 1001
+    assert tasks[-1]["task"] == "(other tasks)"
+    assert tasks[-1]["records"] == 100
+
+
+def test_sources_of_folders_and_splits(tmp_path):
+    (tmp_path / "mix" / "validation").mkdir(parents=True)
+    for name in ("mix.json", "mixture.jsonl", "validation/B.jsonl", "validation/A.jsonl"):
+        (tmp_path / "mix" / name).write_text("")
+    (tmp_path / "GQA").mkdir()
+    splits = {
+        "train": {"file": "train.json", "records": 1},
+        "val": {"file": "val.jsonl"},
+        "test_x": {"file": "test_x.jsonl"},
+    }
+    prepared = {"schema_version": 1, "task": "GQA", "splits": splits}
+    (tmp_path / "GQA" / "prepared.json").write_text(json.dumps(prepared))
+    found = find_sources([tmp_path / "mix", tmp_path / "GQA"], ["test=t.jsonl"])
+    assert [(source.split, source.path.name) for source in found] == [
+        *[("train", "mixture.jsonl"), ("train", "train.json")],
+        *[("validation", "A.jsonl"), ("validation", "B.jsonl"), ("validation", "val.jsonl")],
+        *[("test", "test_x.jsonl"), ("test", "t.jsonl")],
+    ]
+    for files, splits, message in (
+        ([], [], "expected a file of records, got none"),
+        ([], ["validation"], "expected SPLIT=FILE"),
+        ([tmp_path], [], r"mix\.json or prepared\.json"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_sources(files, splits)
