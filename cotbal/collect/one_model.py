@@ -26,6 +26,7 @@ class Scored(NamedTuple):
         score: the items' mean.
         items: the score of each question, in the order of the questions' file.
         rules: the matching rules.
+        clusters: a number per item, equal for questions on one image; None where none tells its image.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Scored(NamedTuple):
     score: float
     items: list[float]
     rules: Mapping[str, Any]
+    clusters: list[int] | None = None
 
 
 def score_file(
@@ -68,8 +70,18 @@ def score_file(
     source = Source(name, "predictions", glob.escape(predictions.name), chosen, options=told)
     source.check_options(predictions_format.OPTIONS)
     found = predictions_format.read(predictions.parent, source, "")
-    items = list((found.items or {}).values())
-    return Scored(name, chosen, fmean(items), items, found.rules)
+    scored = found.items or {}
+    items = list(scored.values())
+    return Scored(name, chosen, fmean(items), items, found.rules, _clusters(list(scored), found.images))
+
+
+def _clusters(ids: Sequence[str], images: Mapping[str, str]) -> list[int] | None:
+    """Numbers of the images in the order of the items; an item without one is by itself."""
+    if not images:
+        return None
+    keys = [("image", images[each]) if each in images else ("item", each) for each in ids]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
 
 
 def task_of(questions: Path) -> str:
@@ -85,7 +97,7 @@ def task_of(questions: Path) -> str:
 
 
 def write_scores(path: Path, scored: Scored) -> Path:
-    """Write what an evaluation command of `cotbal run` has to leave: the score and the items."""
+    """Write what an evaluation command of `cotbal run` has to leave: the score, the items, their clusters."""
     content = {**scored._asdict(), "rules": dict(scored.rules)}
     return write_text_atomically(path, json.dumps(content, allow_nan=False) + "\n")
 

@@ -70,6 +70,8 @@ def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
                 if abs(mean - score) > _TOLERANCE * max(1.0, abs(score)):
                     return f"the score of {method} on {column} is not the mean of its items"
                 lengths.add(len(items))
+        if column in finals.clusters and len(set(finals.clusters[column])) < 2:
+            return f"all items of {column} belong together"
         if len(lengths) > 1:
             return f"{column} was scored on different items: {', '.join(map(str, sorted(lengths)))} of them"
     return None

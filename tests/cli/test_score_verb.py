@@ -37,7 +37,8 @@ def test_a_score_is_printed_and_written(files):
     done = call("--questions", "q.jsonl", "--scores", "s.json")
     assert done.exit_code == 0
     assert done.stdout.startswith("VQAv2: EM 0.6667 (3 items, rule=strict, strip=True")
-    assert read_score(files / "s.json") == {"score": 2 / 3, "items": [1.0, 0.0, 1.0]}
+    on_one_picture = {"clusters": [0, 0, 0]}
+    assert read_score(files / "s.json") == {"score": 2 / 3, "items": [1.0, 0.0, 1.0], **on_one_picture}
     shown = json.loads(call("--questions", "q.jsonl", "--option", "lower=no", "--json").stdout)
     assert (shown["metric"], shown["items"], shown["rules"]["lower"]) == ("EM", [0.0, 0.0, 0.0], False)
 

@@ -101,7 +101,10 @@ def test_the_scores_file_is_what_an_evaluation_has_to_leave(mixture, tmp_path):
     predictions = answer(tmp_path / "p.jsonl", rows(mixture / "validation" / "GQA.jsonl"))
     scored = score_file(mixture / "validation" / "GQA.jsonl", predictions)
     write_scores(tmp_path / "scores.json", scored)
-    assert read_score(tmp_path / "scores.json") == {"score": scored.score, "items": scored.items}
+    pictures = [row["image"] for row in rows(mixture / "validation" / "GQA.jsonl")]
+    assert scored.clusters == [pictures.index(picture) for picture in pictures]
+    expected = {"score": scored.score, "items": scored.items, "clusters": scored.clusters}
+    assert read_score(tmp_path / "scores.json") == expected
     content = json.loads((tmp_path / "scores.json").read_text())
     assert (content["task"], content["metric"], content["rules"]["rule"]) == ("GQA", "EM", "strict")
 

@@ -165,6 +165,12 @@ def test_without_the_same_items_there_are_no_intervals_and_it_says_why(change, r
     assert row_of(content, "CoTBal")["delta_i"] is not None
 
 
+def test_items_that_all_belong_together_are_one_and_give_no_interval():
+    finals = drawn()
+    content = compare(Finals(COLUMNS, finals.models, {"a": [3] * 60}))
+    assert content["no_intervals"] == "all items of a belong together"
+
+
 def test_without_its_baseline_there_are_scores_alone():
     finals = drawn()
     content = compare(finals, baseline="best")
