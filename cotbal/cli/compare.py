@@ -69,7 +69,12 @@ def compare(
         if items is not None:
             raise ValueError("--items: only with a CSV; the models of a YAML have theirs")
         project = load(files[0], precise, step_matched, mode, budget)
-        _project(project, suite, method or [], baseline, no_run, dry_run, out, as_json)
+        if suite != FIGURE_1B:
+            _project(project, suite, method or [], baseline, no_run, dry_run, out, as_json)
+            return
+        if method:
+            raise ValueError(f"--method: not with --suite {FIGURE_1B}, which compares no methods")
+        _figure_1b(project, no_run, dry_run, out or project.out / "compare", as_json)
         return
     options = {"--suite": suite, "--method": method, "--precise": precise, "--step-matched": step_matched}
     options |= {"--mode": mode, "--budget": budget, "--dry-run": dry_run, "--no-run": no_run}
@@ -111,12 +116,6 @@ def _project(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    folder = out or project.out / "compare"
-    if suite == FIGURE_1B:
-        if method:
-            raise ValueError(f"--method: not with --suite {FIGURE_1B}, which compares no methods")
-        _figure_1b(project, no_run, dry_run, folder, as_json)
-        return
     from cotbal.compare import compare as side_by_side
     from cotbal.project.data import prepare
     from cotbal.project.finals import collected, known_methods, run_finals, same_models
@@ -144,7 +143,7 @@ def _project(
     base = parse_method(baseline, project).name
     names = list(dict.fromkeys(method.name for method in methods))
     content = side_by_side(finals, names, baseline=base, same=same_models(methods), title=suite or "")
-    _write(content, folder, suite or "compare", as_json)
+    _write(content, out or project.out / "compare", suite or "compare", as_json)
     if lost:
         raise typer.Exit(1)
 

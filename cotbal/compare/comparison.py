@@ -42,15 +42,7 @@ def compare(
     Raises:
         ValueError: a method that is not there, or none that has all its scores.
     """
-    order = list(
-        dict.fromkeys([*([baseline] if baseline in finals.models else []), *(methods or finals.models)])
-    )
-    if unknown := [name for name in order if name not in finals.models]:
-        raise ValueError(f"no model of {', '.join(unknown)}; there are {', '.join(finals.models) or 'none'}")
-    missing = {name: lost for name in order if (lost := finals.missing(name))}
-    whole = [name for name in order if name not in missing]
-    if not whole:
-        raise ValueError(f"no method has all its scores; missing: {_told(missing)}")
+    whole, missing = _finished(finals, methods or list(finals.models), baseline)
     scores = {name: finals.scores(name) for name in whole}
     gains, refused = _gains(finals, scores, baseline)
     reason = why_no_intervals(finals, whole)
@@ -75,6 +67,20 @@ def compare(
         "missing": missing,
     }
     return {**content, "statements": statements(content)}
+
+
+def _finished(
+    finals: Finals, methods: Sequence[str], baseline: str
+) -> tuple[list[str], dict[str, list[str]]]:
+    """The methods that have all their scores, the baseline first; and what the others miss."""
+    order = list(dict.fromkeys([*([baseline] if baseline in finals.models else []), *methods]))
+    if unknown := [name for name in order if name not in finals.models]:
+        raise ValueError(f"no model of {', '.join(unknown)}; there are {', '.join(finals.models) or 'none'}")
+    missing = {name: lost for name in order if (lost := finals.missing(name))}
+    whole = [name for name in order if name not in missing]
+    if not whole:
+        raise ValueError(f"no method has all its scores; missing: {_told(missing)}")
+    return whole, missing
 
 
 def _gains(
