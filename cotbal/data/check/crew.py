@@ -1,14 +1,17 @@
 """Who examines: this process, or several at once; the results come in the same order."""
 
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
 
 from cotbal.data.check.pictures import Look, look
@@ -99,9 +102,17 @@ _own: Examiner
 
 def _start(settings: Settings) -> None:
     global _own
+    if (parent := parent_process()) is not None:
+        # A killed parent would leave its processes waiting for work for ever.
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
     # What could be read before it was handed over must not be nested too deeply here.
     sys.setrecursionlimit(max(_DEEP, sys.getrecursionlimit()))
     _own = _examiner(settings)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _examiner(settings: Settings) -> Examiner:
