@@ -20,13 +20,26 @@ def save_rule(weighting: Weighting, path: str | Path, tasks: Iterable[str] = ())
         weighting: any but static weights, which are `TaskWeights`.
         path: the file.
         tasks: the names in the order of their ids, where they are known.
+
+    Example:
+        >>> import tempfile
+        >>> from cotbal.balancing import DWA
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_rule(save_rule(DWA(window=10), Path(folder) / "rule.json")).options
+        {'window': 10, 'temperature': 2.0}
     """
     content = rule_content(weighting, tasks)
     return write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def rule_content(weighting: Weighting, tasks: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the rule as JSON, `{"schema_version", "rule", "options", "fixed", "tasks"}`; as `save_rule`."""
+    """Return the rule as JSON, `{"schema_version", "rule", "options", "fixed", "tasks"}`; as `save_rule`.
+
+    Example:
+        >>> from cotbal.balancing import TLA
+        >>> rule_content(TLA(), ["a", "b"])
+        {'schema_version': 1, 'rule': 'TLA', 'options': {}, 'fixed': {}, 'tasks': ['a', 'b']}
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "rule": type(weighting).__name__,
@@ -42,6 +55,14 @@ def load_rule(path: str | Path) -> Weighting | None:
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not JSON, of another schema version, or names a rule or an option that is not known.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "weights.json"
+        ...     _ = file.write_text('{"schema_version": 1, "rule": "cotbal", "weights": {"a": 1.0}}')
+        ...     print(load_rule(file))
+        None
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
