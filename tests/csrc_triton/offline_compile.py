@@ -105,14 +105,16 @@ class Entry:
 
 def entries() -> Iterator[Entry]:
     """Every launch of the table with every set of options that it is chosen for."""
+    both = (False, True)
     kinds = (
-        (table.RESIDENT, ROW_OPTIONS),
-        ((table.TWO_PASSES,), GRADIENT_OPTIONS),
-        ((table.LOSS_ALONE,), LOSS_OPTIONS),
-        ((*table.ELEMENTWISE_RESIDENT, table.ELEMENTWISE_TWO_PASSES), ELEMENTWISE_OPTIONS),
+        (table.RESIDENT, ROW_OPTIONS, both),
+        ((table.TWO_PASSES,), GRADIENT_OPTIONS, (False,)),
+        ((table.EDGES_TWO_PASSES,), GRADIENT_OPTIONS, (True,)),
+        ((table.LOSS_ALONE,), LOSS_OPTIONS, both),
+        ((*table.ELEMENTWISE_RESIDENT, table.ELEMENTWISE_TWO_PASSES), ELEMENTWISE_OPTIONS, both),
     )
-    for launches, options in kinds:
-        for launch, name, has_edges in product(launches, options, (False, True)):
+    for launches, options, edges in kinds:
+        for launch, name, has_edges in product(launches, options, edges):
             yield Entry(launch, name, has_edges)
 
 
