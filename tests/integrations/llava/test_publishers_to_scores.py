@@ -150,7 +150,10 @@ def everything(model: Path, mixture: Path, images: Path, folder: Path) -> None:
             continue
         scored = score_file(path, answers)
         write_scores(folder / "scores.json", scored)
-        assert read_score(folder / "scores.json") == {"score": scored.score, "items": scored.items}
+        read = read_score(folder / "scores.json")
+        assert (read["score"], read["items"]) == (scored.score, scored.items)
+        pictures = [row["image"] for row in asked]
+        assert len(set(zip(read.get("clusters", pictures), pictures, strict=True))) == len(set(pictures))
         assert (len(scored.items), scored.metric) == (len(asked), TASK_METRICS[asked[0]["task"]])
         seen.add((scored.task, path.parent.name))
     assert seen == {(task, kind) for task in VISUAL for kind in ("validation", "test")} - {("VQAv2", "test")}
