@@ -43,8 +43,8 @@ RESIDENT = (
     Launch(32768, 32),
 )
 TWO_PASSES = Launch(32768, 32, step=16384)
-# Edges take a register more; with the larger step two would be put aside on sm_80.
-EDGES_TWO_PASSES = Launch(32768, 32, step=8192)
+# Edges take a register more; with as many warps one would be put aside on sm_80.
+EDGES_TWO_PASSES = Launch(16384, 16, step=16384)
 # Nothing is kept for a gradient, so one pass in small steps: the positions of a larger block would spill.
 LOSS_ALONE = Launch(4096, 16, step=4096)
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
