@@ -118,9 +118,9 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "a label's term of the hidden gradient is dropped": ("out.addcmul_(", "out.clone().addcmul_("),
         "a label's term stays in the products too": ("found - label_values)", "found)"),
-        "another piece's label is taken for the last column": (
-            "is_own = (columns >= 0) & (columns < n_cols)",
-            "is_own = columns == columns",
+        "another piece's label takes the entry at the edge away": (
+            "values.scatter_(1, column, found - label_values)",
+            "values.scatter_(1, column, 0.0)",
         ),
         "a chunk's pieces write over each other's gradient": (
             "self._gradient.narrow(0, start, n_rows)",
