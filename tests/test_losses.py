@@ -57,6 +57,18 @@ def test_the_weights_gradient_without_a_mean_is_the_tasks_sum(impl: str, options
     assert_close(weights.grad, 3 * sums / options.get("denominator", 1), LOSS[torch.float32])
 
 
+@every_impl
+def test_the_weights_gradient_of_a_mean_counts_the_class_weights(impl: str) -> None:
+    logits, labels = rows()
+    ids, class_weights = torch.tensor([0, 1, 0, 1, 1, 0]), torch.linspace(0.5, 2, logits.shape[1])
+    found, expected = (torch.tensor([0.5, 2.0], requires_grad=True) for _ in range(2))
+    cotbal.gtw_cross_entropy(logits, labels, ids, found, class_weights=class_weights, impl=impl).backward()
+    losses = F.cross_entropy(logits, labels, class_weights, reduction="none").detach()
+    of_rows = expected[ids]
+    ((of_rows * losses).sum() / (of_rows * class_weights[labels]).sum()).backward()
+    assert_close(found.grad, expected.grad, LOSS[torch.float32])
+
+
 @fast_impl
 @pytest.mark.parametrize("dtype", LOW_PRECISION)
 def test_a_confident_token_keeps_its_gradient_and_loss(impl: str, dtype: torch.dtype) -> None:
