@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -144,11 +144,24 @@ def _line(tasks: Sequence[str], values: Mapping[str, Sequence[Estimate]], at_one
 def improvement_figure(results: seeds.Results) -> Figure:
     """Return dI% and dE% (Eq. 13, 14) by method: a small dot per seed, the mean with its standard error."""
     methods = [method for method in seeds.methods(results) if method != "STL"]
-    figure = Figure(figsize=(5.2, height_of(len(methods))))
+    return improvement_panels(
+        5.2, len(methods), lambda axes, key, label: _panel_of(axes, results, methods, key, label)
+    )
+
+
+def improvement_panels(width: float, n_rows: int, draw: Callable[[Axes, str, str], None]) -> Figure:
+    """Return a figure with dI% beside dE%, the rows named once.
+
+    Args:
+        width: of the figure, in inches.
+        n_rows: how many rows each panel has.
+        draw: draws a panel, given its axes, "delta_i" or "delta_e", and its label.
+    """
+    figure = Figure(figsize=(width, height_of(n_rows)))
     FigureCanvasAgg(figure)
     left, right = figure.add_axes((0, 0, 0.48, 1)), figure.add_axes((0.52, 0, 0.48, 1))
-    _panel_of(left, results, methods, "delta_i", r"$\Delta I\%$   (higher is better)")
-    _panel_of(right, results, methods, "delta_e", r"$\Delta E\%$   (lower is better)")
+    draw(left, "delta_i", r"$\Delta I\%$   (higher is better)")
+    draw(right, "delta_e", r"$\Delta E\%$   (lower is better)")
     right.tick_params(labelleft=False)
     return figure
 

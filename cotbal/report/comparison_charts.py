@@ -7,10 +7,9 @@ from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cotbal.report.charts import height_of, name_rows, whisker
+from cotbal.report.charts import improvement_panels, name_rows, whisker
 from cotbal.report.comparison_tables import Comparison, share_name, value_in
 from cotbal.report.radar import COMPARED, FEWEST, radar_chart
 from cotbal.report.style import BLUE, GREEN, INK, MUTED, ORANGE, PINK, SKY, VERMILION, panel, short
@@ -37,13 +36,9 @@ def draw_comparison(content: Comparison) -> dict[str, Figure]:
 def improvement_figure(comparison: Comparison) -> Figure:
     """Return dI% and dE% by method as dots with their intervals."""
     rows = [row for row in comparison["methods"] if row["name"] != comparison["baseline"]]
-    figure = Figure(figsize=(5.6, height_of(len(rows))))
-    FigureCanvasAgg(figure)
-    left, right = figure.add_axes((0, 0, 0.48, 1)), figure.add_axes((0.52, 0, 0.48, 1))
-    _measure_panel(left, comparison, rows, "delta_i", r"$\Delta I\%$   (higher is better)")
-    _measure_panel(right, comparison, rows, "delta_e", r"$\Delta E\%$   (lower is better)")
-    right.tick_params(labelleft=False)
-    return figure
+    return improvement_panels(
+        5.6, len(rows), lambda axes, key, label: _measure_panel(axes, comparison, rows, key, label)
+    )
 
 
 def _measure_panel(axes: Axes, comparison: Comparison, rows: list[Any], key: str, label: str) -> None:
