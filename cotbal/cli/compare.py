@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 YAML = (".yaml", ".yml")
 FIGURE_1B = "figure1b"
 TABLES = ("table2", "table3")
+BASELINE = "STL"
 
 
 def compare(
@@ -37,7 +38,7 @@ def compare(
         ),
     ] = None,
     method: Methods = None,
-    baseline: Annotated[str, typer.Option(help="What dI and dE are relative to.")] = "STL",
+    baseline: Annotated[str, typer.Option(help="What dI and dE are relative to.")] = BASELINE,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Train nothing: compare what is finished of the suite.")
     ] = False,
@@ -72,8 +73,9 @@ def compare(
         if suite != FIGURE_1B:
             _project(project, suite, method or [], baseline, no_run, dry_run, out, as_json)
             return
-        if method:
-            raise ValueError(f"--method: not with --suite {FIGURE_1B}, which compares no methods")
+        if method or baseline != BASELINE:
+            which = "--method" if method else "--baseline"
+            raise ValueError(f"{which}: not with --suite {FIGURE_1B}, which compares no methods")
         _figure_1b(project, no_run, dry_run, out or project.out / "compare", as_json)
         return
     options = {"--suite": suite, "--method": method, "--precise": precise, "--step-matched": step_matched}

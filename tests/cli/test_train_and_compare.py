@@ -251,6 +251,13 @@ def test_a_command_that_takes_no_weights_is_refused_for_what_needs_them(tmp_path
     assert "train.command: method TLA needs {weights} in it" in result.output
 
 
+@pytest.mark.parametrize("option", ["--baseline", "--method"])
+def test_the_scores_by_share_take_no_option_of_methods(tmp_path, option):
+    result = call("compare", with_tests(tmp_path), "--suite", "figure1b", option, "EW")
+    assert result.exit_code == 2
+    assert f"{option}: not with --suite figure1b" in result.output
+
+
 def test_a_budget_holds_for_what_is_still_to_be_done(tmp_path):
     path = with_tests(tmp_path)
     shown = call("train", path, "--method", "EW", "--method", "STL", "--dry-run")
