@@ -90,7 +90,7 @@ def _write(collected: "Collected", out: Path, items: Path) -> list[Path]:
         collected.scores.to_csv(staged[out])
         write_text_atomically(staged[provenance], json.dumps(collected.provenance, indent=2) + "\n")
         if has_items:
-            write_items(staged[items], collected.scores.items, collected.clusters)
+            write_items(staged[items], collected.scores.items, collected.scores.clusters)
         for target, new in staged.items():
             os.replace(new, target)
     finally:

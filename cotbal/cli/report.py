@@ -107,11 +107,10 @@ def _of_csv(file: Path, options: dict[str, Any]) -> dict[str, Any]:
     from cotbal.estimate.scores import Scores
     from cotbal.report.findings import Settings, estimate_results
 
-    found = read_items(options.pop("items")) if "items" in options else None
-    table = Scores.from_csv(file, items=None if found is None else found.items)
+    found = read_items(options.pop("items"))._asdict() if "items" in options else {}
+    table = Scores.from_csv(file, **found)
     settings = Settings(**{**options, "fixed": _fixed(options.get("fixed", []))})
-    clusters = None if found is None else found.clusters
-    return estimate_results([table], settings, source=f"scores in {file.name}", clusters=clusters)
+    return estimate_results([table], settings, source=f"scores in {file.name}")
 
 
 def _project(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cotbal.estimate.clusters import Clusters
     from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.scores import Scores
     from cotbal.estimate.uncertainty import Uncertainty
@@ -68,7 +67,7 @@ def weights(
     from cotbal.estimate.no_probes import TwoModels
 
     stated = _fixed(fixed or [])
-    tables, clusters = _read(scores, items or [])
+    tables = _read(scores, items or [])
     models = [table for table in tables if isinstance(table, TwoModels)]
     if models:
         if shrink:
@@ -82,13 +81,12 @@ def weights(
         "precise": precise,
         "on_unidentified": on_unidentified,
         "shrink": shrink,
-        "clusters": clusters,
     }
     _with_probes(tables, rule, options, out, as_json)
 
 
-def _read(paths: list[Path], items: list[Path]) -> "tuple[list[Any], Clusters | None]":
-    """The tables, all of one mode, and which of their items belong together."""
+def _read(paths: list[Path], items: list[Path]) -> list[Any]:
+    """The tables, all of one mode, with their items."""
     from cotbal.estimate.items_json import read_items
     from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.scores import Scores
@@ -98,11 +96,11 @@ def _read(paths: list[Path], items: list[Path]) -> "tuple[list[Any], Clusters | 
         raise ValueError(f"--items: expected one for each of {len(paths)} score tables, got {len(files)}")
     tables = []
     for place, path in enumerate(paths):
-        of_table = files[place].items if files else {}
-        tables.append(TwoModels.from_csv(path, of_table) or Scores.from_csv(path, items=of_table))
+        of_table = files[place]._asdict() if files else {}
+        tables.append(TwoModels.from_csv(path, **of_table) or Scores.from_csv(path, **of_table))
     if len({type(table) for table in tables}) > 1:
         raise ValueError("SCORES: expected tables of one mode, got some with probes and some without")
-    return tables, files[0].clusters if files else None
+    return tables
 
 
 def _with_probes(
@@ -116,7 +114,7 @@ def _with_probes(
         # Asked for by name it raises: no such rule, or why the scores allow none.
         estimate_weights(tables, rule=rule, **options)
     chosen = by_rule[rule]
-    summary = _summary(tables, chosen, by_rule, missing, options["clusters"])
+    summary = _summary(tables, chosen, by_rule, missing)
     found: dict[str, Any] = {}
     noise = None
     if len(tables) > 1:
@@ -194,11 +192,10 @@ def _summary(
     chosen: "TaskWeights",
     by_rule: dict[str, "TaskWeights"],
     missing: dict[str, str],
-    clusters: "Clusters | None",
 ) -> dict[str, Any]:
     from cotbal.estimate.table_signals import TableSignals
 
-    C = TableSignals(tables, clusters=clusters).contribution("drop")
+    C = TableSignals(tables).contribution("drop")
     signals = {
         name: by_rule[name].provenance[name] if name in by_rule else None
         for name in ("one2all", "all2one", "difficulty")

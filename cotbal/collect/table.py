@@ -22,13 +22,12 @@ class Collected:
     """A score table and where it came from.
 
     Attributes:
-        scores: the table; with the items of those tasks that have them in every run.
-        clusters: {task: a number per item, equal for items on one image}.
+        scores: the table; with the items of those tasks that have them in every run, those on one image in
+            one cluster.
         provenance: runs, files with their SHA-256, metrics and matching rules, as JSON values.
     """
 
     scores: Scores
-    clusters: dict[str, list[int]]
     provenance: dict[str, Any]
 
 
@@ -70,8 +69,7 @@ def collect(runs: Mapping[str, str | Path], sources: Sequence[Source]) -> Collec
         "tasks": told,
         "files": files,
     }
-    clusters = {task: _numbers(column.images) for task, column in columns.items() if column.images}
-    return Collected(_scores(tasks, columns, folders), clusters, provenance)
+    return Collected(_scores(tasks, columns, folders), provenance)
 
 
 def _check_runs(folders: Mapping[str, Path], tasks: tuple[str, ...]) -> None:
@@ -145,6 +143,11 @@ def _scores(
         single_mini=singles[SINGLE_MINI],
         single_full=singles[SINGLE_FULL],
         items=items,
+        clusters={
+            task: _numbers(column.images)
+            for task, column in columns.items()
+            if column.items and column.images
+        },
         transforms={task: column.transform for task, column in columns.items() if column.transform},
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotbal.estimate.clusters import Clusters
 from cotbal.estimate.items_json import write_items
 from cotbal.estimate.no_probes import TwoModels
 from cotbal.estimate.plan import LateSpec, Results
@@ -103,6 +104,10 @@ class Recipe(ABC):
             results: those of `scored_by(run)` are among them.
         """
 
+    def validation_clusters(self, run: RunSpec, results: Results) -> Clusters:
+        """Which items of each task belong together, such as the questions on one image."""
+        return {}
+
     @abstractmethod
     def validation_items(self, run: RunSpec, results: Results) -> Mapping[str, Sequence[float]] | None:
         """The per-item scores behind V_j, None where they are not kept."""
@@ -162,6 +167,7 @@ class Algorithm1:
         rows = {name: [values[name][task] for task in tasks] for name in runs}
         items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
         kept = {name: {task: of_run[task] for task in tasks} for name, of_run in items.items() if of_run}
+        has_items = len(kept) == len(runs)
         return Scores(
             tasks,
             rows["mini"],
@@ -169,7 +175,8 @@ class Algorithm1:
             equal=rows.get("equal"),
             single_mini=self._single_scores(MINI, results) if self.precise else None,
             single_full=self._single_scores(FULL, results) if self.precise else None,
-            items=kept if len(kept) == len(runs) else None,
+            items=kept if has_items else None,
+            clusters=self._clusters(runs, results) if has_items else None,
             transforms=recipe.transforms,
         )
 
@@ -180,7 +187,10 @@ class Algorithm1:
         mini, equal = ([values[name][task] for task in recipe.tasks] for name in runs)
         items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
         kept = {name: of_run for name, of_run in items.items() if of_run}
-        return TwoModels(recipe.tasks, mini, equal, kept if len(kept) == 2 else {}, recipe.transforms)
+        if len(kept) < len(runs):
+            return TwoModels(recipe.tasks, mini, equal, transforms=recipe.transforms)
+        clusters = self._clusters(runs, results)
+        return TwoModels(recipe.tasks, mini, equal, kept, clusters, recipe.transforms)
 
     def weights(self, results: Results, rule: str = "cotbal") -> TaskWeights:
         """The task weights by a rule, the fixed tasks included, from the results of the scored runs.
@@ -232,8 +242,20 @@ class Algorithm1:
         """
         written = {"scores": scores.to_csv(folder / "scores.csv")}
         if scores.items:
-            written["items"] = write_items(folder / "items.json", scores.items)
+            written["items"] = write_items(folder / "items.json", scores.items, scores.clusters)
         return written
+
+    def _clusters(self, runs: Mapping[str, RunSpec], results: Results) -> Clusters:
+        """Those of all models; other ones mean other items, or another order of them."""
+        by_run = {name: self.recipe.validation_clusters(run, results) for name, run in runs.items()}
+        first = by_run[MINI]
+        for name, clusters in by_run.items():
+            if others := [task for task in self.recipe.tasks if clusters.get(task) != first.get(task)]:
+                raise ValueError(
+                    f"clusters: task {others[0]!r}: expected those of run {MINI!r} in every run, got others "
+                    f"in run {name!r}; every model must be scored on the same items in the same order"
+                )
+        return first
 
     def _probes(self) -> dict[str, RunSpec]:
         share = MODES[self.mode].share

@@ -9,6 +9,29 @@ Numbers = Sequence[int] | Tensor
 Clusters = Mapping[str, Numbers]
 
 
+def checked_clusters(
+    clusters: Clusters, items: Mapping[str, Mapping[str, Sequence[float] | Tensor]]
+) -> dict[str, Tensor]:
+    """{task: (n,) int64} after checking them against the items {run: {task: scores}}.
+
+    Raises:
+        ValueError: a task without items, or not one whole number per item.
+    """
+    sizes = {task: len(scores) for of_run in items.values() for task, scores in of_run.items()}
+    checked = {}
+    for task, values in clusters.items():
+        numbers = torch.as_tensor(values)
+        if task not in sizes:
+            raise ValueError(f"clusters[{task!r}]: expected one of the tasks with items: {', '.join(sizes)}")
+        if numbers.shape != (sizes[task],) or numbers.is_floating_point():
+            raise ValueError(
+                f"clusters[{task!r}]: expected {sizes[task]} whole numbers, one per item, got shape "
+                f"{tuple(numbers.shape)} of {numbers.dtype}"
+            )
+        checked[task] = numbers.long()
+    return checked
+
+
 def cluster_sums(items: Tensor, clusters: Numbers | None, task: str) -> tuple[Tensor, Tensor]:
     """The sums (..., G) of the items (..., n) by cluster, and the sizes (G,) of the clusters.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from cotbal.estimate.clusters import Clusters
 from cotbal.files import write_text_atomically
 
 SCHEMA_VERSION = 1
@@ -40,8 +41,7 @@ def read_items(path: str | Path) -> ItemFile:
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"expected an object with schema_version {SCHEMA_VERSION} and items")
         items = {run: _lists(of_run, f"items[{run!r}]") for run, of_run in _object(content, "items").items()}
-        clusters = _lists(content.get("clusters") or {}, "clusters")
-        return ItemFile(items, {task: [int(number) for number in row] for task, row in clusters.items()})
+        return ItemFile(items, _lists(content.get("clusters") or {}, "clusters", (int,)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -49,7 +49,7 @@ def read_items(path: str | Path) -> ItemFile:
 def write_items(
     path: str | Path,
     items: Mapping[str, Mapping[str, Tensor | Sequence[float]]],
-    clusters: Mapping[str, list[int]] | None = None,
+    clusters: Clusters | None = None,
 ) -> Path:
     """Return `path` after writing the items there; `read_items` reads the same numbers back."""
     content: dict[str, Any] = {
@@ -57,11 +57,12 @@ def write_items(
         "items": {run: {task: _plain(row) for task, row in of_run.items()} for run, of_run in items.items()},
     }
     if clusters:
-        content["clusters"] = dict(clusters)
+        content["clusters"] = {task: _plain(numbers) for task, numbers in clusters.items()}
     return write_text_atomically(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 def _plain(row: Tensor | Sequence[float]) -> list[float]:
+    """Whole numbers stay whole."""
     numbers: list[float] = row.tolist() if isinstance(row, Tensor) else list(row)
     return numbers
 
@@ -72,10 +73,11 @@ def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     return content[key]
 
 
-def _lists(value: Any, where: str) -> dict[str, list[float]]:
+def _lists(value: Any, where: str, kinds: tuple[type, ...] = (int, float)) -> dict[str, list[Any]]:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object of lists, got {type(value).__name__}")
     for task, row in value.items():
-        if not isinstance(row, list) or not all(type(each) in (int, float) for each in row):
-            raise ValueError(f"{where}[{task!r}]: expected a list of numbers")
+        if not isinstance(row, list) or not all(type(each) in kinds for each in row):
+            expected = "numbers" if float in kinds else "whole numbers"
+            raise ValueError(f"{where}[{task!r}]: expected a list of {expected}")
     return value

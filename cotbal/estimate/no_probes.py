@@ -15,15 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cotbal.estimate.clusters import Clusters, checked_clusters
 from cotbal.estimate.formulas import difficulty_of, weights_of
+from cotbal.estimate.resample import drawn_means, seed_of
 from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
-from cotbal.estimate.seeds import check_alike, mean_of
+from cotbal.estimate.seeds import check_alike, common_clusters, mean_of
 from cotbal.estimate.transforms import oriented
 from cotbal.weights import TaskWeights
-
-# Draws times items that are held at a time, 8 bytes each.
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class TwoModels:
         mini: V_i(mini).
         equal: V_i of the equally weighted model.
         items: {"mini" | "equal": {task: per-item scores}}, the items in the same order; may be empty.
+        clusters: which of them belong together, as of `Scores`.
         transforms: where lower is better, as of `Scores`.
     """
 
@@ -42,14 +42,18 @@ class TwoModels:
     mini: Sequence[float]
     equal: Sequence[float]
     items: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    clusters: Clusters = field(default_factory=dict)
     transforms: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_clusters(self.clusters, self.items)
 
     @classmethod
     def pooled(cls, tables: Sequence[TwoModels]) -> TwoModels:
         """The means over seeds, of scores and of each item.
 
         Raises:
-            ValueError: other tasks, transforms or numbers of items under another seed.
+            ValueError: other tasks, transforms, items or clusters of them under another seed.
         """
         first = tables[0]
         if len(tables) == 1:
@@ -64,7 +68,8 @@ class TwoModels:
             if all(names <= set(table.items.get(run, {})) for table in tables)
         }
         mini, equal = (mean_of([getattr(table, run) for table in tables]).tolist() for run in (MINI, EQUAL))
-        return cls(first.tasks, mini, equal, items, first.transforms)
+        clusters = common_clusters(tables, {task for of_run in items.values() for task in of_run})
+        return cls(first.tasks, mini, equal, items, clusters, first.transforms)
 
     def difficulty(self) -> Tensor:
         """D (N,) float64.
@@ -119,9 +124,8 @@ class TwoModels:
         Raises:
             ValueError: there are no items, or a score that is not their mean.
         """
-        generator = torch.Generator().manual_seed(seed)
-        columns = [self._drawn(place, draws, generator) for place in range(len(self.tasks))]
-        part, whole = self._oriented(torch.stack(columns, -1))
+        columns = [self._drawn(place, draws, seed) for place in range(len(self.tasks))]
+        part, whole = self._oriented(torch.stack(columns, -1).transpose(0, 1))
         nothing = torch.zeros_like(part)
         drawn = weights_of(
             "cotbal", nothing, nothing, difficulty_of(part, whole), temperature=temperature, alpha=alpha
@@ -138,7 +142,10 @@ class TwoModels:
 
     @classmethod
     def from_csv(
-        cls, path: str | Path, items: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+        cls,
+        path: str | Path,
+        items: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+        clusters: Clusters | None = None,
     ) -> TwoModels | None:
         """The scores in a file that `to_csv` wrote; None where the file is one with probes.
 
@@ -154,13 +161,14 @@ class TwoModels:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
-        return cls(tasks, mini, equal, items or {}, {task: name for task, name in named if name})
+        transforms = {task: name for task, name in named if name}
+        return cls(tasks, mini, equal, items or {}, clusters or {}, transforms)
 
     def _oriented(self, rows: Sequence[Sequence[float]] | Tensor) -> Tensor:
         return oriented(torch.as_tensor(rows, dtype=torch.float64), tuple(self.tasks), dict(self.transforms))
 
-    def _drawn(self, place: int, draws: int, generator: torch.Generator) -> Tensor:
-        """(2, draws): the scores of a task in both models, in every draw of its items."""
+    def _drawn(self, place: int, draws: int, seed: int) -> Tensor:
+        """(draws, 2): the scores of a task in both models, in every draw of its items."""
         task = self.tasks[place]
         mini, equal = (self.items.get(run, {}).get(task) for run in (MINI, EQUAL))
         if mini is None or equal is None or len(mini) != len(equal):
@@ -172,8 +180,5 @@ class TwoModels:
         scores = torch.tensor([self.mini[place], self.equal[place]], dtype=torch.float64)
         if not torch.allclose(pair.mean(1), scores, rtol=1e-6, atol=1e-6):
             raise ValueError(f"items: expected the score of task {task!r} to be the mean of its items")
-        count, parts = pair.shape[1], []
-        for start in range(0, draws, max(1, _CHUNK // count)):
-            size = min(draws - start, max(1, _CHUNK // count))
-            parts.append(pair[:, torch.randint(count, (size, count), generator=generator)].mean(-1))
-        return torch.cat(parts, -1)
+        clusters = self.clusters.get(task)
+        return drawn_means(pair[None], task, draws=draws, seed=seed_of(seed, task), clusters=clusters)

@@ -7,9 +7,10 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from cotbal.estimate.clusters import Clusters, Numbers, cluster_sums
+from cotbal.estimate.clusters import Numbers, cluster_sums
 from cotbal.estimate.score_csv import EQUAL, MINI
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import common_clusters
 from cotbal.estimate.transforms import oriented
 
 SOURCES = ("items", "seeds")
@@ -40,16 +41,16 @@ def resample(
     draws: int = 2000,
     seed: int = 0,
     over: Sequence[str] = SOURCES,
-    clusters: Clusters | None = None,
 ) -> Draws:
     """Draw the table again and again: items with replacement, the same ones in every run; seeds likewise.
+
+    Items of one cluster (questions on an image) are drawn together.
 
     Args:
         tables: one score table per training seed, with the items of every run, the same items in each.
         draws: K.
         seed: of the random numbers.
         over: "items", "seeds" or both: which noise is in the draws. One seed has none of its own.
-        clusters: {task: a number per item}; items of one number (questions on an image) are drawn together.
 
     Raises:
         ValueError: no items, other items in another table, or a score that is not the mean of its items.
@@ -57,9 +58,16 @@ def resample(
     if unknown := set(over) - set(SOURCES):
         raise ValueError(f"over: expected of {', '.join(SOURCES)}, got {', '.join(sorted(unknown))}")
     tasks = tables[0].tasks
+    clusters = common_clusters(tables, tasks)
     columns = [
-        # By its name: what a task draws does not hang on the order of the tasks.
-        _column(tables, task, draws, crc32(f"{seed} {task}".encode()), over, (clusters or {}).get(task))
+        drawn_means(
+            stacked_items(tables, task),
+            task,
+            draws=draws,
+            seed=seed_of(seed, task),
+            over=over,
+            clusters=clusters.get(task),
+        )
         for task in tasks
     ]
     # One draw of the seeds is the same for every task: a model is good or bad at all of them.
@@ -68,6 +76,11 @@ def resample(
     n_tasks = len(tasks)
     equal = None if tables[0].equal is None else table[:, n_tasks + 1]
     return Draws(table[:, 0], table[:, 1 : n_tasks + 1], equal)
+
+
+def seed_of(seed: int, task: str) -> int:
+    """The seed of a task by its name: what it draws does not hang on the order of the tasks."""
+    return crc32(f"{seed} {task}".encode())
 
 
 def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Tensor:
@@ -112,19 +125,6 @@ def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
     if len({each.shape for each in rows}) > 1:
         raise ValueError(f"items: expected the same items of task {task!r} under every seed")
     return torch.stack(rows)
-
-
-def _column(
-    tables: Sequence[Scores],
-    task: str,
-    draws: int,
-    seed: int,
-    over: Sequence[str],
-    clusters: Numbers | None,
-) -> Tensor:
-    """(K, N+1): one task's score in every run, in every draw."""
-    items = stacked_items(tables, task)
-    return drawn_means(items, task, draws=draws, seed=seed, over=over, clusters=clusters)
 
 
 def drawn_means(

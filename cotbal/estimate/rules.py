@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotbal.estimate.clusters import Clusters
 from cotbal.estimate.formulas import weights_of
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import spread
@@ -35,7 +34,6 @@ def estimate_weights(
     precise: bool = False,
     on_unidentified: str = "raise",
     shrink: bool = False,
-    clusters: Clusters | None = None,
 ) -> TaskWeights:
     """Return the task weights that follow from validation scores, with their provenance.
 
@@ -52,7 +50,6 @@ def estimate_weights(
             s^2), s its standard error over items and seeds, tau^2 the scatter that is not noise
             (`cotbal.estimate.shrinkage`). Needs items. A column that is not identified is then pulled
             rather than refused, whatever `on_unidentified` says.
-        clusters: {task: a number per item}, equal for items that belong together; for `shrink`.
 
     Raises:
         TypeError: a fixed weight is not a number.
@@ -66,7 +63,7 @@ def estimate_weights(
     """
     _check_rule(rule)
     options: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "fixed": fixed}
-    signals = _table_signals(scores, precise, shrink, clusters)
+    signals = _table_signals(scores, precise, shrink)
     return _weights(signals, rule, options, precise, on_unidentified)
 
 
@@ -79,7 +76,6 @@ def weights_by_rule(
     precise: bool = False,
     on_unidentified: str = "raise",
     shrink: bool = False,
-    clusters: Clusters | None = None,
 ) -> tuple[dict[str, TaskWeights], dict[str, str]]:
     """Return the weights by every rule that the scores allow, and for the other rules why they do not.
 
@@ -90,7 +86,7 @@ def weights_by_rule(
         ValueError: what no rule allows, such as a T out of range.
     """
     options: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "fixed": fixed}
-    signals = _table_signals(scores, precise, shrink, clusters)
+    signals = _table_signals(scores, precise, shrink)
     found, refused = {"equal": _weights(signals, "equal", options, precise, on_unidentified)}, {}
     for rule in RULES[:-1]:
         try:
@@ -118,12 +114,10 @@ def seed_spread(tables: Sequence[Scores], rule: str, **options: Any) -> dict[str
     return spread(found)
 
 
-def _table_signals(
-    scores: Scores | Sequence[Scores], precise: bool, shrink: bool, clusters: Clusters | None
-) -> TableSignals:
+def _table_signals(scores: Scores | Sequence[Scores], precise: bool, shrink: bool) -> TableSignals:
     if shrink and precise:
         raise ValueError("shrink: expected the difficulty of the probes; the single-task runs have no items")
-    return TableSignals([scores] if isinstance(scores, Scores) else list(scores), shrink, clusters)
+    return TableSignals([scores] if isinstance(scores, Scores) else list(scores), shrink)
 
 
 def _weights(
@@ -148,7 +142,7 @@ def _weights(
         "transforms": table.transforms,
         "precise": precise,
         "on_unidentified": on_unidentified,
-        "unidentified": list(unidentified(table, signals.clusters)),
+        "unidentified": list(unidentified(table)),
         "shrink": signals.shrink,
         **kept,
     }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotbal.estimate.clusters import Clusters, checked_clusters
 from cotbal.estimate.score_csv import (
     EQUAL,
     MINI,
@@ -43,13 +44,16 @@ class Scores:
             V_i(i+mini) in the difficulty; for probes that have a share of their task only.
         items: {run: {task: 1-d scores}}, a run being "mini", the task of a probe or "equal", the items in the
             same order in every run. They give the standard error that tells whether a column is identified.
+        clusters: {task: a whole number per item}, equal for items that belong together, such as the
+            questions on one image; what they have in common counts once in errors and intervals.
         transforms: {task: "reciprocal" or "complement: bound"} where lower is better. Scores are given and
             kept as measured; the signals use 1/m or bound - m.
 
     Raises:
         TypeError: a task name is not a string.
         ValueError: a wrong shape, a score that is not a finite number, a repeated or reserved task name, one
-            of single_mini and single_full without the other, items of an unknown run or of unequal lengths.
+            of single_mini and single_full without the other, items of an unknown run or of unequal lengths,
+            clusters of a task without items or not one number per item.
 
     Example:
         >>> scores = Scores(["a", "b"], mini=[0.2, 0.3], probes=[[0.6, 0.4], [0.3, 0.5]])
@@ -64,6 +68,7 @@ class Scores:
     single_full: Tensor | None
     equal: Tensor | None
     items: dict[str, dict[str, Tensor]]
+    clusters: dict[str, Tensor]
     transforms: dict[str, str]
 
     def __init__(
@@ -76,6 +81,7 @@ class Scores:
         single_full: Values | None = None,
         equal: Values | None = None,
         items: Items | None = None,
+        clusters: Clusters | None = None,
         transforms: Mapping[str, str] | None = None,
     ) -> None:
         names = task_names(tasks)
@@ -86,6 +92,7 @@ class Scores:
                 "single_mini, single_full: expected both or neither; the precise difficulty needs both"
             )
         size = len(names)
+        checked = _checked_items(items or {}, names)
         values = {
             "tasks": names,
             "mini": _scores(mini, (size,), MINI, names),
@@ -93,7 +100,8 @@ class Scores:
             "single_mini": None if single_mini is None else _scores(single_mini, (size,), SINGLE_MINI, names),
             "single_full": None if single_full is None else _scores(single_full, (size,), SINGLE_FULL, names),
             "equal": None if equal is None else _scores(equal, (size,), EQUAL, names),
-            "items": _checked_items(items or {}, names),
+            "items": checked,
+            "clusters": checked_clusters(clusters or {}, checked),
             "transforms": checked_transforms(transforms, names),
         }
         for name, value in values.items():
@@ -113,7 +121,9 @@ class Scores:
         return oriented(values, self.tasks, self.transforms)
 
     @classmethod
-    def from_csv(cls, path: str | Path, *, items: Items | None = None) -> "Scores":
+    def from_csv(
+        cls, path: str | Path, *, items: Items | None = None, clusters: Clusters | None = None
+    ) -> "Scores":
         """Return the scores in a CSV file: header `run,<task>,...`, rows `mini` and one per task.
 
         Rows `single_mini`, `single_full` and `transform` are optional.
@@ -121,6 +131,7 @@ class Scores:
         Args:
             path: the file.
             items: the per-item scores, which are no part of the file.
+            clusters: which of them belong together, likewise.
 
         Raises:
             OSError: the file cannot be read.
@@ -139,6 +150,7 @@ class Scores:
                 single_mini=rows.get(SINGLE_MINI),
                 single_full=rows.get(SINGLE_FULL),
                 items=items,
+                clusters=clusters,
                 equal=rows.get(EQUAL),
                 transforms={task: transform for task, transform in named if transform},
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +24,10 @@ class ScoreTable(Protocol):
         """Where lower is better."""
 
     @property
+    def clusters(self) -> Mapping[str, Any]:
+        """Which items belong together."""
+
+    @property
     def equal(self) -> Any:
         """The scores of the equally weighted model, None where there is none."""
 
@@ -32,7 +36,7 @@ def pooled_scores(tables: Sequence[Scores]) -> Scores:
     """One table of the means over seeds, of scores and of each item.
 
     Raises:
-        ValueError: no table, or other tasks, transforms or numbers of items under another seed.
+        ValueError: no table, or other tasks, transforms, items or clusters of them under another seed.
     """
     check_alike(tables)
     first = tables[0]
@@ -56,9 +60,27 @@ def pooled_scores(tables: Sequence[Scores]) -> Scores:
         mean_of([table.mini for table in tables]),
         mean_of([table.probes for table in tables]),
         items=items,
+        clusters=common_clusters(tables, {task for of_run in items.values() for task in of_run}),
         transforms=first.transforms,
         **{name: mean_of(found) for name, found in alone.items() if len(found) == len(tables)},
     )
+
+
+def common_clusters(tables: Sequence[ScoreTable], tasks: Iterable[str]) -> dict[str, Any]:
+    """Which items of these tasks belong together, the same under every seed.
+
+    Raises:
+        ValueError: other ones under another seed, so that the items are others too.
+    """
+    common = {}
+    for task in tasks:
+        found = [table.clusters.get(task) for table in tables]
+        lists = [None if numbers is None else list(map(int, numbers)) for numbers in found]
+        if any(each != lists[0] for each in lists):
+            raise ValueError(f"clusters[{task!r}]: expected the same under every seed, got others")
+        if found[0] is not None:
+            common[task] = found[0]
+    return common
 
 
 def spread(by_seed: Sequence[TaskWeights]) -> dict[str, float]:

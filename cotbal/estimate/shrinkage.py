@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cotbal.estimate.clusters import Clusters
 from cotbal.estimate.formulas import contribution_of, difficulty_of
 from cotbal.estimate.resample import SOURCES, Draws, resample
 from cotbal.estimate.scores import Scores
@@ -113,7 +112,6 @@ def shrunk_signals(
     draws: int = 2000,
     seed: int = 0,
     over: Sequence[str] = SOURCES,
-    clusters: Clusters | None = None,
 ) -> ShrunkSignals:
     """The shrinkage of the signals of one table, or of the mean of one per seed; it needs their items.
 
@@ -124,7 +122,7 @@ def shrunk_signals(
     gains = pooled.oriented("probes").diagonal() - pooled.oriented("mini")
     if not bool((gains > 0).any()):
         raise ValueError("shrink: no task gains from its own data, so that C says nothing; use rule 'equal'")
-    drawn = resample(tables, draws=draws, seed=seed, over=over, clusters=clusters)
+    drawn = resample(tables, draws=draws, seed=seed, over=over)
     return ShrunkSignals.of(pooled, drawn)
 
 

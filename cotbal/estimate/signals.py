@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cotbal.estimate.clusters import Clusters, cluster_sums, covariance_of_means
+from cotbal.estimate.clusters import cluster_sums, covariance_of_means
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.transforms import oriented_items
@@ -16,9 +16,7 @@ ON_UNIDENTIFIED = ("raise", "drop")
 _ROUNDING = 16 * torch.finfo(torch.float64).eps
 
 
-def contribution(
-    scores: Scores, *, on_unidentified: str = "raise", clusters: Clusters | None = None
-) -> Tensor:
+def contribution(scores: Scores, *, on_unidentified: str = "raise") -> Tensor:
     """Return C, (N, N) float64 with diagonal 1: C_ij is what task i gives to task j (Eq. 3). Not clipped.
 
         C_ij = (V_j(i+mini) - V_j(mini)) / (V_j(j+mini) - V_j(mini))
@@ -27,7 +25,6 @@ def contribution(
         scores: the score table.
         on_unidentified: what becomes of a column j whose denominator is <= 0, or below 3 of its standard
             errors where the items are known: "raise", or "drop", which makes its C_ij NaN for i != j.
-        clusters: as of `unidentified`.
 
     Raises:
         ValueError: a column is not identified and `on_unidentified` is "raise".
@@ -38,7 +35,7 @@ def contribution(
     """
     if on_unidentified not in ON_UNIDENTIFIED:
         raise ValueError(f"on_unidentified: expected 'raise' or 'drop', got {on_unidentified!r}")
-    reasons = unidentified(scores, clusters)
+    reasons = unidentified(scores)
     if reasons and on_unidentified == "raise":
         raise ValueError(
             f"scores: {'; '.join(reasons.values())}. The contribution to "
@@ -53,18 +50,13 @@ def contribution(
     return table.fill_diagonal_(1.0)
 
 
-def unidentified(scores: Scores, clusters: Clusters | None = None) -> dict[str, str]:
-    """Return the tasks whose column of C is not identified, each with the reason in words.
-
-    Args:
-        scores: the score table.
-        clusters: {task: a number per item}, equal for items that belong together.
-    """
+def unidentified(scores: Scores) -> dict[str, str]:
+    """Return the tasks whose column of C is not identified, each with the reason in words."""
     reasons = {}
     for task, denominator in zip(scores.tasks, _denominators(scores).tolist(), strict=True):
         if denominator <= 0:
             reasons[task] = f"V({task} + mini) - V(mini) of task {task!r} is {denominator:.4g}, expected > 0"
-        elif (z := _standard_errors(scores, task, clusters)) is not None and z < MIN_STANDARD_ERRORS:
+        elif (z := _standard_errors(scores, task)) is not None and z < MIN_STANDARD_ERRORS:
             reasons[task] = (
                 f"V({task} + mini) - V(mini) of task {task!r} is {denominator:.4g}, only {z:.2f} of its "
                 f"standard errors, expected at least {MIN_STANDARD_ERRORS:g}"
@@ -128,13 +120,13 @@ def _denominators(scores: Scores) -> Tensor:
     return gap.where(gap.abs() > _ROUNDING * torch.maximum(full.abs(), mini.abs()), torch.zeros_like(gap))
 
 
-def _standard_errors(scores: Scores, task: str, clusters: Clusters | None) -> float | None:
+def _standard_errors(scores: Scores, task: str) -> float | None:
     """Return the gain of a task's own probe over the mini run in standard errors of the paired items."""
     full, mini = scores.items.get(task, {}).get(task), scores.items.get("mini", {}).get(task)
     if full is None or mini is None or len(full) < 2:
         return None
     gain = oriented_items(full, task, scores.transforms) - oriented_items(mini, task, scores.transforms)
-    sums, sizes = cluster_sums(gain, (clusters or {}).get(task), task)
+    sums, sizes = cluster_sums(gain, scores.clusters.get(task), task)
     if len(sizes) < 2:
         return None
     mean, error = gain.mean().item(), covariance_of_means(sums, sums, sizes).sqrt().item()

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from torch import Tensor
 
-from cotbal.estimate.clusters import Clusters
 from cotbal.estimate.formulas import contribution_of
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
@@ -23,12 +22,10 @@ class TableSignals:
     Attributes:
         tables: one per training seed; their mean counts.
         shrink: pull both to their means by their reliability, for which the tables need items.
-        clusters: {task: a number per item}, equal for items that belong together.
     """
 
     tables: Sequence[Scores]
     shrink: bool = False
-    clusters: Clusters | None = None
 
     @cached_property
     def table(self) -> Scores:
@@ -42,12 +39,12 @@ class TableSignals:
         Raises:
             ValueError: no items, or no task that gains from its own data.
         """
-        return shrunk_signals(self.tables, clusters=self.clusters) if self.shrink else None
+        return shrunk_signals(self.tables) if self.shrink else None
 
     def contribution(self, on_unidentified: str = "raise") -> Tensor:
         """C (N, N) with diagonal 1; a column that is not identified is pulled where there is shrinkage."""
         if self.shrunk is None:
-            return contribution(self.table, on_unidentified=on_unidentified, clusters=self.clusters)
+            return contribution(self.table, on_unidentified=on_unidentified)
         return self.shrunk.contributions(
             contribution_of(self.table.oriented("mini"), self.table.oriented("probes"))
         )

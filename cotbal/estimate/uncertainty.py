@@ -98,7 +98,6 @@ def uncertainty(
     draws: int = 2000,
     seed: int = 0,
     over: Sequence[str] = SOURCES,
-    clusters: Clusters | None = None,
     shrink: bool = False,
     precise: bool = False,
 ) -> Uncertainty:
@@ -117,7 +116,6 @@ def uncertainty(
         draws: of the bootstrap.
         seed: of its random numbers.
         over: the noise that is looked at: "items", "seeds" or both.
-        clusters: {task: a number per item}, as in `resample`.
         shrink: of the signals and weights of `estimate_weights(shrink=True)`; the reliabilities are held
             fixed. The sets of the cells of C stay those of the values as measured.
         precise: the difficulty is that of the single-task runs, whose items are not known: what needs it has
@@ -139,8 +137,8 @@ def uncertainty(
     tables = [scores] if isinstance(scores, Scores) else list(scores)
     _check(level, draws)
     pooled = pooled_scores(tables)
-    drawn = resample(tables, draws=draws, seed=seed, over=over, clusters=clusters)
-    reasons = unidentified(pooled, clusters) | _lost_in_noise(pooled.tasks, drawn)
+    drawn = resample(tables, draws=draws, seed=seed, over=over)
+    reasons = unidentified(pooled) | _lost_in_noise(pooled.tasks, drawn)
     whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
     D = difficulty_of(drawn.mini, whole)
     C = contribution_of(drawn.mini, drawn.probes)
@@ -167,7 +165,7 @@ def uncertainty(
         n_seeds=len(tables),
         mini=_interval(drawn.mini, level),
         probes=_interval(drawn.probes, level),
-        contribution=_ratio_sets(tables, clusters, level, over),
+        contribution=_ratio_sets(tables, pooled.clusters, level, over),
         one2all=None if reasons else _interval(one, level),
         all2one=None if reasons else _interval(all_, level),
         difficulty=None if precise else _interval(D, level),
@@ -196,9 +194,7 @@ def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
     return found
 
 
-def _ratio_sets(
-    tables: Sequence[Scores], clusters: Clusters | None, level: float, over: Sequence[str]
-) -> RatioSets:
+def _ratio_sets(tables: Sequence[Scores], clusters: Clusters, level: float, over: Sequence[str]) -> RatioSets:
     """Fieller's sets of every cell of C, from the noise of the sources in `over` that the tables show."""
     lows, highs, bounded = [], [], []
     tasks, transforms = tables[0].tasks, tables[0].transforms
@@ -209,7 +205,7 @@ def _ratio_sets(
         nothing = torch.zeros_like(a)
         noises = [Noise(nothing, nothing, nothing, 1)]
         if "items" in over:
-            sums, sizes = cluster_sums(gains, (clusters or {}).get(task), task)
+            sums, sizes = cluster_sums(gains, clusters.get(task), task)
             noises.append(Noise.of_items(sums, sums[place].expand_as(sums), sizes))
         if "seeds" in over and len(tables) > 1:
             of_seeds = _gains(oriented_items(items, task, transforms), len(tasks)).mean(-1).T

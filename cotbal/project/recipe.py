@@ -109,6 +109,11 @@ class ProjectRecipe(Recipe):
         items = {spec.settings["task"]: results[spec.name]["items"] for spec in specs}
         return None if any(values is None for values in items.values()) else items
 
+    def validation_clusters(self, run: RunSpec, results: Results) -> dict[str, list[int]]:
+        """Which of them belong together, of the tasks whose evaluation told it."""
+        found = {spec.settings["task"]: results[spec.name].get("clusters") for spec in self.evaluations(run)}
+        return {task: numbers for task, numbers in found.items() if numbers is not None}
+
     def evaluations(self, run: RunSpec) -> list[RunSpec]:
         """The evaluations of a training: on every weighted task, or on the only one that it has."""
         tasks = self._scored_tasks(run)

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from cotbal.estimate.clusters import Clusters
 from cotbal.estimate.rules import RULES, seed_spread, weights_by_rule
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import ON_UNIDENTIFIED, all2one, contribution, one2all, unidentified
@@ -46,25 +45,22 @@ class Settings:
     metrics: Mapping[str, str] = field(default_factory=dict)
 
 
-def estimate_results(
-    tables: Sequence[Scores], settings: Settings, *, source: str, clusters: Clusters | None = None
-) -> dict[str, Any]:
+def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: str) -> dict[str, Any]:
     """Return the results dictionary of an estimate: as that of the demo, without tests, with intervals.
 
     Args:
         tables: one score table per training seed; they are pooled.
         settings: how the weights follow.
         source: what the numbers are of, in a few words.
-        clusters: {task: a number per item}, equal for items that belong together.
 
     Raises:
         ValueError: an unknown rule, T or alpha out of range, other tasks in another table, wrong items.
     """
-    signals = TableSignals(tables, settings.shrink, clusters)
+    signals = TableSignals(tables, settings.shrink)
     scores = signals.table
-    weights, refused = _weights(tables, settings, clusters)
+    weights, refused = _weights(tables, settings)
     has_items = all(table.items for table in tables)
-    intervals = _intervals(tables, settings, clusters) if has_items else None
+    intervals = _intervals(tables, settings) if has_items else None
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "estimate",
@@ -80,7 +76,7 @@ def estimate_results(
         "transforms": dict(scores.transforms),
         "seeds": [0],
         "by_seed": {"0": {**_signals(signals, settings.precise), "weights": weights}},
-        "seed_sd": _spread(tables, settings, clusters),
+        "seed_sd": _spread(tables, settings),
         "shrink": settings.shrink,
         "intervals": intervals,
         "no_intervals": None if intervals else NO_ITEMS,
@@ -90,7 +86,7 @@ def estimate_results(
 
 
 def _weights(
-    tables: Sequence[Scores], settings: Settings, clusters: Clusters | None
+    tables: Sequence[Scores], settings: Settings
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """The weights of every rule that the scores allow; for the others why not."""
     if settings.rule not in RULES:
@@ -99,7 +95,7 @@ def _weights(
         raise ValueError(f"on_unidentified: expected 'raise' or 'drop', got {settings.on_unidentified!r}")
     if settings.precise:
         tables[0].oriented("single_mini")
-    found, refused = weights_by_rule(tables, **_options(settings), clusters=clusters)
+    found, refused = weights_by_rule(tables, **_options(settings))
     return {rule: dict(weights) for rule, weights in found.items()}, refused
 
 
@@ -114,20 +110,18 @@ def _options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _spread(
-    tables: Sequence[Scores], settings: Settings, clusters: Clusters | None
-) -> dict[str, float] | None:
+def _spread(tables: Sequence[Scores], settings: Settings) -> dict[str, float] | None:
     """From seed to seed, of the weights in use; None where fewer than two seeds allow them."""
     if len(tables) == 1:
         return None
-    return seed_spread(tables, settings.rule, **_options(settings), clusters=clusters) or None
+    return seed_spread(tables, settings.rule, **_options(settings)) or None
 
 
 def _signals(signals: TableSignals, precise: bool) -> dict[str, Any]:
     """C as measured, and the signals that the weights are made from."""
-    scores, clusters = signals.table, signals.clusters
+    scores = signals.table
     tasks = scores.tasks
-    C = contribution(scores, on_unidentified="drop", clusters=clusters)
+    C = contribution(scores, on_unidentified="drop")
     entry: dict[str, Any] = {
         "scores": {
             "mini": dict(zip(tasks, scores.mini.tolist(), strict=True)),
@@ -137,7 +131,7 @@ def _signals(signals: TableSignals, precise: bool) -> dict[str, Any]:
             },
         },
         "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
-        "unidentified": unidentified(scores, clusters),
+        "unidentified": unidentified(scores),
     }
     makers = {
         "one2all": lambda: one2all(signals.contribution("drop")),
@@ -156,12 +150,11 @@ def _values(make: Any, size: int) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in signal.tolist()]
 
 
-def _intervals(tables: Sequence[Scores], settings: Settings, clusters: Clusters | None) -> dict[str, Any]:
+def _intervals(tables: Sequence[Scores], settings: Settings) -> dict[str, Any]:
     return uncertainty(
         tables,
         temperature=settings.temperature,
         alpha=settings.alpha,
-        clusters=clusters,
         shrink=settings.shrink,
         precise=settings.precise,
     ).to_json()

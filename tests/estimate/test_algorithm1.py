@@ -4,6 +4,7 @@ import pytest
 
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.algorithm1 import Algorithm1, Recipe
+from cotbal.estimate.items_json import read_items
 from cotbal.estimate.store import RunSpec
 
 TASKS = ("a", "b", "c")
@@ -36,6 +37,9 @@ class ToyRecipe(Recipe):
 
     def validation_items(self, run, results):
         return results[f"{run.name}/scores"]["items"] if self.with_items else None
+
+    def validation_clusters(self, run, results):
+        return results[f"{run.name}/scores"].get("clusters", {})
 
 
 def result(row, spread=0.001):
@@ -116,6 +120,21 @@ def test_scores_keep_the_items_for_the_noise_guard(with_items):
     assert scores.mini.tolist() == MINI
     assert scores.probes.tolist() == PROBES
     assert set(scores.items) == ({"mini", *TASKS} if with_items else set())
+
+
+def test_clusters_of_the_items_go_with_them_and_must_be_the_same_for_every_model(tmp_path):
+    clusters = {"b": [0, 0, 1]}
+    results = {name: {**found, "clusters": clusters} for name, found in RESULTS.items()}
+    algorithm = Algorithm1(ToyRecipe())
+    scores = algorithm.scores(results)
+    assert {task: numbers.tolist() for task, numbers in scores.clusters.items()} == clusters
+    assert read_items(algorithm.write_scores(scores, tmp_path)["items"]).clusters == clusters
+    results["probe c/scores"] = {**RESULTS["probe c/scores"], "clusters": {"b": [0, 1, 1]}}
+    with pytest.raises(ValueError, match=r"task 'b': expected those of run 'mini' .* got others in run 'c'"):
+        algorithm.scores(results)
+    results["probe c/scores"] = RESULTS["probe c/scores"]
+    with pytest.raises(ValueError, match="got others in run 'c'"):
+        algorithm.scores(results)
 
 
 def test_noisy_gain_is_dropped_or_raises_as_asked():

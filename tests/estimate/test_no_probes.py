@@ -93,6 +93,11 @@ def test_pairing_narrows_the_intervals_and_missing_or_other_items_are_told():
     shuffled = {"mini": items["mini"], "equal": {t: v[::-1] for t, v in items["equal"].items()}}
     apart = TwoModels(TASKS, *means, items=shuffled).intervals()
     assert (together.diff(dim=1) < apart.diff(dim=1)).all()
+    # The same items four times over know no more than once.
+    fourfold = {run: {t: v * 4 for t, v in of_run.items()} for run, of_run in items.items()}
+    numbers = {t: list(range(400)) * 4 for t in TASKS}
+    clustered = TwoModels(TASKS, *means, items=fourfold, clusters=numbers).intervals()
+    assert torch.allclose(clustered.diff(dim=1), together.diff(dim=1), rtol=0.1)
     with pytest.raises(ValueError, match="expected those of task 'a' in mini and equal"):
         TwoModels(TASKS, *means, items={"mini": items["mini"]}).intervals()
     with pytest.raises(ValueError, match="expected the score of task 'a' to be the mean of its items"):

@@ -77,6 +77,19 @@ def test_bad_items_raise(items, message):
         scores(items=items)
 
 
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        ({"b": [0, 1]}, r"clusters\['b'\]: expected one of the tasks with items: a"),
+        ({"a": [0]}, r"clusters\['a'\]: expected 2 whole numbers, one per item, got shape \(1,\)"),
+        ({"a": [0, 0.5]}, "expected 2 whole numbers"),
+    ],
+)
+def test_clusters_that_are_not_of_the_items_raise(clusters, message):
+    with pytest.raises(ValueError, match=message):
+        scores(items={"mini": {"a": [1, 0]}}, clusters=clusters)
+
+
 def test_transforms_turn_lower_is_better_around():
     table = scores(
         transforms={"b": "complement: 2", "a": "reciprocal"}, single_mini=[1, 1], single_full=[4, 0.5]

@@ -92,7 +92,8 @@ def test_items_that_belong_together_are_less_reliable():
     again = Scores(scores.tasks, scores.mini, scores.probes, items=fourfold)
     numbers = {task: torch.arange(len(row)).repeat(4) for task, row in scores.items["mini"].items()}
     once, blind = shrunk_signals([scores]), shrunk_signals([again])
-    seen = shrunk_signals([again], clusters=numbers)
+    clustered = Scores(scores.tasks, scores.mini, scores.probes, items=fourfold, clusters=numbers)
+    seen = shrunk_signals([clustered])
     assert bool((blind.contribution.reliability >= once.contribution.reliability).all())
     assert torch.allclose(seen.contribution.reliability, once.contribution.reliability, atol=0.02)
 

@@ -24,10 +24,11 @@ def table(of=None, seed=1):
 
 
 def repeated(scores, times):
-    """The table whose every item stands there several times, and the numbers that say so."""
+    """The table whose every item stands there several times, without and with the numbers that say so."""
     items = {run: {task: row.repeat(times) for task, row in of.items()} for run, of in scores.items.items()}
     numbers = {task: torch.arange(len(row)).repeat(times) for task, row in scores.items["mini"].items()}
-    return Scores(scores.tasks, scores.mini, scores.probes, items=items), numbers
+    without = Scores(scores.tasks, scores.mini, scores.probes, items=items)
+    return without, Scores(scores.tasks, scores.mini, scores.probes, items=items, clusters=numbers)
 
 
 def width(found):
@@ -111,12 +112,8 @@ def test_a_denominator_inside_its_noise_gives_an_unbounded_set():
 
 def test_items_that_belong_together_count_once():
     scores = table()
-    fourfold, numbers = repeated(scores, 4)
-    once, blind, seen = (
-        uncertainty(scores),
-        uncertainty(fourfold),
-        uncertainty(fourfold, clusters=numbers),
-    )
+    fourfold = repeated(scores, 4)
+    once, blind, seen = uncertainty(scores), uncertainty(fourfold[0]), uncertainty(fourfold[1])
     assert torch.allclose(width(seen), width(once), rtol=0.1)
     assert torch.allclose(width(blind), width(once) / 2, rtol=0.15)
     C, of_once = seen.contribution, once.contribution
@@ -276,10 +273,10 @@ def test_coverage_of_c_over_two_thousand_tables_of_several_seeds(n_seeds):
 
 def test_a_column_is_identified_or_not_by_its_clusters_and_not_by_its_items():
     # Four times the same items look like twice as many standard errors.
-    scores, numbers = repeated(table(world(z=2.0)), 4)
+    scores, clustered = repeated(table(world(z=2.0)), 4)
     assert estimate_weights(scores).provenance["unidentified"] == []
     with pytest.raises(ValueError, match="of its standard errors"):
-        estimate_weights(scores, clusters=numbers)
-    found, refused = weights_by_rule(scores, clusters=numbers)
+        estimate_weights(clustered)
+    found, refused = weights_by_rule(clustered)
     assert list(found) == ["difficulty", "equal"]
     assert set(refused) == {"cotbal", "contribution", "one2all", "all2one"}

@@ -27,7 +27,7 @@ def bent(folder, **changes):
         "path, more = sys.argv[1], 0.1 * int(sys.argv[2]) * (sys.argv[3] == 'a')\n"
         "found = json.load(open(path))\n"
         "items = [item + more for item in found['items']]\n"
-        "json.dump({'score': found['score'] + more, 'items': items}, open(path, 'w'))\n"
+        "json.dump({**found, 'score': found['score'] + more, 'items': items}, open(path, 'w'))\n"
     )
     command = content(folder)["evaluate"]["command"]
     command += f" && {sys.executable} -S bend.py {{scores}} {{seed}} {{task}}"
@@ -35,7 +35,7 @@ def bent(folder, **changes):
 
 
 def read(folder):
-    return Scores.from_csv(folder / "scores.csv", items=read_items(folder / "items.json").items)
+    return Scores.from_csv(folder / "scores.csv", **read_items(folder / "items.json")._asdict())
 
 
 @pytest.mark.parametrize("shrink", [pytest.param(False, marks=pytest.mark.full), True])
@@ -46,6 +46,7 @@ def test_several_seeds_write_one_set_of_weights_with_their_spread(tmp_path, shri
     by_seed = [TaskWeights.load(folder / "weights.json") for folder in folders]
     written = TaskWeights.load(out / "weights.json")
     tables = [read(folder) for folder in folders]
+    assert [tables[1].clusters[task].tolist() for task in "abc"] == [[0, 0, 1]] * 3
     assert dict(written) == dict(estimate_weights(tables, fixed={"chat": 1.5}, shrink=shrink))
     # Seeds that disagree are noise, so that shrinkage has something to do.
     assert (dict(written) != dict(estimate_weights(tables, fixed={"chat": 1.5}))) == shrink

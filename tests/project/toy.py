@@ -119,8 +119,8 @@ def _score(run, model, task, scores, data=None):
     # Another file has other questions.
     score += 0.0 if data is None else len(Path(data).read_text().splitlines()) / 1000
     items = [score - 0.01, score, score + 0.01]
-    content = {"score": score, "items": None if "bare" in how else items}
-    Path(scores).write_text(json.dumps(content if data is None else {**content, "clusters": [0, 0, 1]}))
+    content = {"score": score} if "bare" in how else {"score": score, "items": items, "clusters": [0, 0, 1]}
+    Path(scores).write_text(json.dumps(content))
 
 
 if __name__ == "__main__":

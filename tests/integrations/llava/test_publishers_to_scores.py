@@ -127,7 +127,7 @@ def test_from_the_publishers_files_to_scores_items_and_the_table(world: World, t
     ]
     folders = {name: tmp_path / "answers" / name for name in models}
     table = collect(folders, [parse_source(text) for text in texts])
-    write_items(tmp_path / "items.json", table.scores.items, table.clusters)
+    write_items(tmp_path / "items.json", table.scores.items, table.scores.clusters)
     assert set(read_items(tmp_path / "items.json").items["GQA"]) == {"GQA", "VQAv2"}
     assert table.scores.probes[0, 0] > max(0.3, table.scores.mini[0])
     everything(models["VQAv2"], mixture, images, tmp_path)
