@@ -82,7 +82,7 @@ def kill_at(out, profile, moment, number):
     wait_until(lambda: len(finished_runs(out)) >= moment, process)
     process.send_signal(number)
     _, notes = process.communicate()
-    wait_until(lambda: not any(map(alive, workers)), seconds=5)
+    wait_until(lambda: not any(map(alive, workers)), seconds=60)
     if before:
         assert notes.startswith(f"continuing: {before} of {runs} runs are finished")
     if number != signal.SIGKILL:
