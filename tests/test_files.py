@@ -21,3 +21,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypat
         write_bytes_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_the_place_of_the_file_is_told_by_its_name(tmp_path):
+    with pytest.raises(IsADirectoryError) as error:
+        write_text_atomically(tmp_path, "new")
+    assert error.value.filename == str(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -152,6 +152,11 @@ def drawn_means(
     sums, sizes = cluster_sums(items, clusters, name)
     generator = torch.Generator().manual_seed(seed)
     n_groups = len(sizes)
+    if n_groups < 2:
+        raise ValueError(
+            f"items: expected at least 2 items of {name!r}, and 2 clusters where they are given, got 1; one "
+            "shows nothing of its noise, so leave it out"
+        )
     columns = []
     for first in range(0, draws, max(1, _CHUNK // n_groups)):
         part = shares[first : first + max(1, _CHUNK // n_groups)]
