@@ -64,7 +64,7 @@ def _members(path: Path, inputs: Inputs, lists: Collection[str]) -> Iterator[tup
         window = Window(stream, inputs.reading(path))
         try:
             if window.next_character() != "{":
-                raise ValueError(f"expected a JSON object, got {window.text[window.place :][:20]!r}")
+                raise ValueError(f"expected a JSON object, got {window.shown()}")
             while _follows(window, "}", number):
                 number += 1
                 key = _key(window)
