@@ -32,11 +32,14 @@ def write_fixed(found: Check, out: Path) -> dict[str, Any]:
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: the folder is that of the files, or a file cannot be read to its end; nothing half-written
-            is left.
+        ValueError: the folder is that of the files, or a record cannot be read; nothing half-written is left.
     """
-    if found.findings.counts["file"]:
-        raise ValueError("--fix: expected files that can be read to their end; see the errors of kind 'file'")
+    for kind in ("file", "line"):
+        if count := found.findings.counts[kind]:
+            raise ValueError(
+                f"--fix: expected files of which every record can be read, got {count:,} findings of kind "
+                f"{kind!r}; mend those first, a copy would lack the records"
+            )
     names = _names([source.path for source in found.sources])
     if any(
         (out / name).resolve() == source.path.resolve()

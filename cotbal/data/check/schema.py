@@ -1,7 +1,8 @@
 """One record, a conversation to train on or a held-out question: what is wrong with it and what it holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -11,10 +12,8 @@ from cotbal.data.check.lengths import IMAGE, IMAGE_TOKENS, MARKS, Length, in_tok
 from cotbal.data.pictures import inside
 from cotbal.data.table1 import TABLE
 from cotbal.data.tokens import MOST_TOKENS, Counter
-from cotbal.tasks import unknown_task
+from cotbal.tasks import DECLARED, find_task, unknown_task
 
-# Where a record tells its task, in this order.
-TASK_FIELDS = ("task", "channel", "source")
 ROLES = ("human", "gpt")
 # The turn of a held-out question.
 HELD_OUT = (1 << 32) - 1
@@ -32,6 +31,7 @@ class Settings(NamedTuple):
         image_tokens: positions that a picture becomes.
         tokenizer: as of `load_counter`; None: words are counted.
         instructions: response format instructions, which do not make two questions different.
+        file_tasks: task by file, for records that name none.
     """
 
     tasks: tuple[str, ...] = ()
@@ -39,6 +39,7 @@ class Settings(NamedTuple):
     image_tokens: int = IMAGE_TOKENS
     tokenizer: str | None = None
     instructions: tuple[str, ...] = INSTRUCTIONS
+    file_tasks: Mapping[str, str] = {}
 
 
 class Question(NamedTuple):
@@ -95,10 +96,15 @@ class Examiner:
         self._settings, self._counter = settings, counter
         self._instructions = tuple(" " + _plain(each) for each in settings.instructions)
 
-    def __call__(self, fields: dict[str, Any]) -> Examined:
-        """What the record is; never raises."""
+    def __call__(self, fields: dict[str, Any], file: str | Path | None = None) -> Examined:
+        """What the record is; never raises.
+
+        Args:
+            fields: the record.
+            file: that it came from, which may tell its task.
+        """
         faults: list[Fault] = []
-        task = self._task(fields, faults)
+        task = self._task(fields, file, faults)
         pictured = "image" in fields
         image = _image(fields["image"], faults) if pictured else None
         if "conversations" not in fields and ("question_id" in fields or "text" in fields):
@@ -120,11 +126,11 @@ class Examiner:
         turns = len(values) // 2
         return Examined(faults, task, image, False, None, questions, digest, turns, length, found)
 
-    def _task(self, fields: dict[str, Any], faults: list[Fault]) -> str | None:
-        name = next((each for each in TASK_FIELDS if fields.get(each) is not None), "task")
-        task = fields.get(name)
+    def _task(self, fields: dict[str, Any], file: str | Path | None, faults: list[Fault]) -> str | None:
+        name, task = find_task(fields, fields=DECLARED, file=file, file_tasks=self._settings.file_tasks)
         if not isinstance(task, str) or not task.strip() or not _is_utf8(task):
-            faults.append(("task", name, "the name of a task", _got(fields, name)))
+            got = "nothing" if task is None else shortened(task)
+            faults.append(("task", name, "the name of a task", got))
             return None
         if self._settings.tasks and task not in self._settings.tasks:
             faults.append(("task", name, "a known task", unknown_task(task, self._settings.tasks)))

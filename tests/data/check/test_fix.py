@@ -5,7 +5,7 @@ import pytest
 
 from cotbal.data.check.fix import write_fixed
 from cotbal.data.check.mend import mended
-from cotbal.data.check.run import Check
+from cotbal.data.check.run import Check, Source
 from cotbal.data.check.schema import Settings
 from cotbal.data.inputs import Inputs
 from tests.data.check.records import check, findings, question, record
@@ -128,8 +128,20 @@ def test_originals_are_never_written_over(tmp_path):
     (tmp_path / "train.json").write_text('[{"id": ')
     broken = Check(found.sources, Inputs(), Settings())
     broken.run()
-    with pytest.raises(ValueError, match="can be read to their end"):
+    with pytest.raises(ValueError, match="1 findings of kind 'file'"):
         write_fixed(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_with_a_broken_line_is_refused_as_its_copy_would_lack_it(tmp_path):
+    path = tmp_path / "in" / "train.jsonl"
+    path.parent.mkdir()
+    path.write_text(f'{json.dumps(said(("user", "q"), ("assistant", "a")))}\n{{"id"\n')
+    found = Check([Source("train", path)], Inputs(), Settings(), accepted=["line"])
+    found.run()
+    assert found.content()["warnings"]["line"] == 1
+    with pytest.raises(ValueError, match="1 findings of kind 'line'"):
+        write_fixed(found, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
