@@ -1,6 +1,9 @@
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
@@ -123,6 +126,16 @@ def test_several_give_the_same_findings_and_sizes_in_the_same_order(tmp_path, mo
 
 def threads(workers, context, start, arguments):
     return ThreadPoolExecutor(workers, initializer=start, initargs=arguments)
+
+
+def test_process_of_a_crew_ends_when_its_parent_has(monkeypatch):
+    ended, codes = Event(), Queue()
+    monkeypatch.setattr(crew_module, "parent_process", lambda: SimpleNamespace(join=ended.wait))
+    monkeypatch.setattr(crew_module.os, "_exit", codes.put)
+    crew_module._start(Settings())
+    assert codes.empty()
+    ended.set()
+    assert codes.get(timeout=10) == 1
 
 
 def test_missing_file_is_no_finding(tmp_path):
