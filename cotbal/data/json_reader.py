@@ -7,7 +7,7 @@ from typing import Any
 from cotbal.collect.records import Record
 from cotbal.data.inputs import Inputs
 from cotbal.project import records
-from cotbal.project.records import Window
+from cotbal.project.json_window import Window
 
 
 def read_array(path: Path, inputs: Inputs) -> Iterator[Record]:

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from cotbal.project import records
-from cotbal.project.records import Broken, Record, read_each, read_records, with_task
+from cotbal.project import json_window
+from cotbal.project.json_window import Record
+from cotbal.project.records import Broken, read_each, read_records, with_task
 
 LONG = [{"id": i, "text": 'é\n"\\u00e9 ]},{' * (i % 7), "n": [1.5e-7, True, None, -12]} for i in range(60)]
 
@@ -12,7 +13,7 @@ LONG = [{"id": i, "text": 'é\n"\\u00e9 ]},{' * (i % 7), "n": [1.5e-7, True, Non
 @pytest.fixture(params=[1, 7, 64, 1 << 20])
 def chunk(request, monkeypatch):
     """Chunks so small that every kind of token is cut."""
-    monkeypatch.setattr(records, "CHUNK", request.param)
+    monkeypatch.setattr(json_window, "CHUNK", request.param)
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -74,7 +75,7 @@ def test_bytes_that_are_no_utf_8(tmp_path):
 
 @pytest.mark.parametrize("broken", [b'{"a": [1, {', b'{"b": "\xff"}', b"nothing", b'{"a": "' + b"x" * 3000])
 def test_broken_line_is_passed_over_whatever_the_chunks(tmp_path, chunk, monkeypatch, broken):
-    monkeypatch.setattr(records, "MAX_RECORD", 2000)
+    monkeypatch.setattr(json_window, "MAX_RECORD", 2000)
     texts = [json.dumps(record).encode() for record in LONG]
     texts[0] = texts[7] = texts[8] = texts[-1] = broken
     path = tmp_path / "a.jsonl"
@@ -100,8 +101,8 @@ def test_nothing_is_read_behind_a_mistake_where_a_line_is_no_record(tmp_path, te
 
 
 def test_broken_file_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "CHUNK", 100)
-    monkeypatch.setattr(records, "MAX_RECORD", 1000)
+    monkeypatch.setattr(json_window, "CHUNK", 100)
+    monkeypatch.setattr(json_window, "MAX_RECORD", 1000)
     path = tmp_path / "bad"
     path.write_text('[{"a": "' + "x" * 100_000)
     with pytest.raises(ValueError, match="record 1: expected records of at most 0 MiB"):

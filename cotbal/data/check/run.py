@@ -12,7 +12,8 @@ from cotbal.data.check.repeats import NO_PICTURE, Place, Repeat, Repeats
 from cotbal.data.check.schema import HELD_OUT, Examined, Settings
 from cotbal.data.check.tally import EDGES, Tally
 from cotbal.data.inputs import Inputs
-from cotbal.project.records import Broken, Record, read_each
+from cotbal.project.json_window import Record
+from cotbal.project.records import Broken, read_each
 
 SCHEMA_VERSION = 1
 # Records that are examined together: so many, or so many characters.
