@@ -125,7 +125,7 @@ def test_broken_line_ends_with_1_and_is_not_lost_in_a_copy(folder):
     assert run(path, "--records-only", "--accept", "line").exit_code == 0
     refused = run(path, "--records-only", "--accept", "line", "--fix", folder / "out")
     assert refused.exit_code == 2
-    assert "--fix: expected files of which every record can be read, got 2 findings of kind 'line'" in (
+    assert "--fix: expected files of which every record can be read, got errors of kind 'line' (2)" in (
         refused.output
     )
     assert not (folder / "out").exists()
