@@ -72,10 +72,45 @@ class TaskIndex:
         return self.names[task_id]
 
 
+# Where records of several sources say what they are, after `task` and in this order.
+DECLARED = ("channel", "source")
+
+
+def find_task(
+    record: Mapping[str, Any],
+    *,
+    fields: Iterable[str] = (),
+    file: str | Path | None = None,
+    file_tasks: Mapping[str, str] | None = None,
+) -> tuple[str, Any]:
+    """Return where the task of a record stands and what stands there, not checked.
+
+    Args:
+        record: one LLaVA record.
+        fields: the declared keys that hold the task where `task` is absent, in their order.
+        file: the file that the record came from.
+        file_tasks: task name by file, the key being the path as given in `file` or the file's bare name.
+
+    Example:
+        >>> find_task({"id": 1}, fields=DECLARED, file="data/gqa.json", file_tasks={"gqa.json": "GQA"})
+        ("file_tasks['gqa.json']", 'GQA')
+        >>> find_task({"id": 1})
+        ('task', None)
+    """
+    for key in ("task", *fields):
+        if record.get(key) is not None:
+            return key, record[key]
+    if file is not None and file_tasks:
+        for key in (str(file), Path(file).name):
+            if key in file_tasks:
+                return f"file_tasks[{key!r}]", file_tasks[key]
+    return "task", None
+
+
 def record_task(
     record: Mapping[str, Any],
     *,
-    field: str | None = None,
+    field: str | Iterable[str] | None = None,
     file: str | Path | None = None,
     file_tasks: Mapping[str, str] | None = None,
 ) -> str:
@@ -83,7 +118,7 @@ def record_task(
 
     Args:
         record: one LLaVA record.
-        field: the key that holds the task where `task` is absent, for example "channel" or "source".
+        field: the key that holds the task where `task` is absent, for example "channel", or several.
         file: the file that the record came from.
         file_tasks: task name by file, the key being the path as given in `file` or the file's bare name.
 
@@ -95,15 +130,40 @@ def record_task(
         >>> record_task({"id": 1, "channel": "GQA"}, field="channel")
         'GQA'
     """
-    for key in ("task", field):
-        if key is not None and record.get(key) is not None:
-            return task_names([record[key]], f"record {record.get('id')!r}, field {key!r}")[0]
-    if file is not None:
-        for key in (str(file), Path(file).name):
-            if file_tasks is not None and key in file_tasks:
-                return task_names([file_tasks[key]], f"file_tasks[{key!r}]")[0]
+    fields = declared_fields(field)
+    place, name = find_task(record, fields=fields, file=file, file_tasks=file_tasks)
+    if name is not None:
+        return task_names([name], f"record {record.get('id')!r}, field {place!r}")[0]
     raise ValueError(
-        f"record {record.get('id')!r}: expected its task in 'task'"
-        + (f" or {field!r}" if field else "")
-        + f", or its file in file_tasks, got neither (file: {file}); add the field or map the file to a task"
+        f"record {record.get('id')!r}: expected its task in {' or '.join(map(repr, ('task', *fields)))}"
+        f", or its file in file_tasks, got neither (file: {file}); add the field or map the file to a task"
     )
+
+
+def declared_fields(field: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the declared keys as a tuple: none, one, or several."""
+    return () if field is None else (field,) if isinstance(field, str) else tuple(field)
+
+
+def read_file_tasks(words: Iterable[str], parameter: str = "tasks") -> dict[str, str]:
+    """Return the task of each file, from words FILE=TASK.
+
+    Args:
+        words: what a user wrote.
+        parameter: what the caller calls them, for the error message.
+
+    Raises:
+        ValueError: a word of another form, or a file that comes twice.
+
+    Example:
+        >>> read_file_tasks(["vqa.json=VQAv2", "data/cap.json=caption"])
+        {'vqa.json': 'VQAv2', 'data/cap.json': 'caption'}
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        file, _, task = word.rpartition("=")
+        if not file or not task.strip():
+            raise ValueError(f"{parameter}: expected FILE=TASK, as in vqa.json=VQAv2, got {word!r}")
+        if found.setdefault(file, task) != task:
+            raise ValueError(f"{parameter}: expected one task for {file}, got {found[file]!r} and {task!r}")
+    return found

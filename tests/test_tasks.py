@@ -1,6 +1,6 @@
 import pytest
 
-from cotbal.tasks import TaskIndex, record_task, task_names
+from cotbal.tasks import DECLARED, TaskIndex, read_file_tasks, record_task, task_names
 
 
 def test_ids_are_places_and_back():
@@ -41,6 +41,27 @@ def test_a_record_tells_its_task_in_this_order():
     assert record_task({"channel": "field"}, **options) == "field"
     assert record_task({}, **options) == "from file"
     assert record_task({"channel": "field"}, file="x", file_tasks={"x": "file"}) == "file"
+
+
+def test_several_declared_fields_are_looked_up_in_their_order():
+    assert record_task({"channel": "a", "source": "b"}, field=DECLARED) == "a"
+    assert record_task({"channel": None, "source": "b"}, field=DECLARED) == "b"
+    with pytest.raises(ValueError, match="expected its task in 'task' or 'channel' or 'source', or its file"):
+        record_task({}, field=DECLARED)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["GQA"], "-t: expected FILE=TASK, as in vqa.json=VQAv2, got 'GQA'"),
+        (["=GQA"], "got '=GQA'"),
+        (["a.json= "], "got 'a.json= '"),
+        (["a.json=A", "b.json=B", "a.json=C"], "-t: expected one task for a.json, got 'A' and 'C'"),
+    ],
+)
+def test_words_that_do_not_tell_the_task_of_a_file_raise(words, message):
+    with pytest.raises(ValueError, match=message):
+        read_file_tasks(words, "-t")
 
 
 def test_the_whole_path_goes_before_the_bare_file_name():

@@ -50,6 +50,13 @@ def check(
     task: Annotated[
         list[str] | None, typer.Option(help="A task that there is; any other is an error. Repeatable.")
     ] = None,
+    file_task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE=TASK",
+            help="The task of a file's records that name none, as --tasks of the training; repeatable.",
+        ),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="weights.json: a task without a weight in it is an error.")
     ] = None,
@@ -85,6 +92,12 @@ def check(
     two splits, copies of a picture. Sizes by task: records, tokens, those
     trained on, the ignored share, histograms of the lengths.
 
+    A record's task is its "task", else its "channel" or "source", else that of
+    its file (--file-task).
+
+    A broken line of JSONL is an error and the next one is read; in a JSON array
+    reading stops there, and goes on with the next file.
+
     FILE is trained on; a folder that `cotbal prepare mix` wrote brings its own
     splits. Files are streamed, in memory that does not grow with them. The
     terminal shows the first findings of each kind, --json all.
@@ -92,7 +105,8 @@ def check(
     --fix changes only what can be meant in one way: other names of roles (user,
     assistant), an answer before the first question, a question after the last
     answer, a missing <image> or one too many, records that are equal byte by
-    byte. The originals stay; changes.jsonl lists every change.
+    byte. The originals stay; changes.jsonl lists every change. Files of which
+    a record cannot be read are refused.
 
     Example: cotbal data check mixture --images pictures --workers 8 --html check.html
 
@@ -100,11 +114,13 @@ def check(
 
     Example: cotbal data check train.json --split validation=val.jsonl --records-only
 
+    Example: cotbal data check vqa.json --file-task vqa.json=VQAv2 --records-only
+
     Example: cotbal data check train.json --images pictures --fix mended
     """
     from cotbal.cli.checking import finish, run_check
-    from cotbal.data.check.schema import Settings
-    from cotbal.data.check.sources import find_sources
+    from cotbal.data.check.schema import INSTRUCTIONS, Settings
+    from cotbal.data.check.sources import find_file_tasks, find_sources
 
     if images is None and not records_only:
         raise ValueError("--images: expected the image folder of the training, or --records-only")
@@ -116,8 +132,14 @@ def check(
         from cotbal.weights import TaskWeights
 
         known += TaskWeights.load(weights).weights
-    settings = Settings(tuple(known), max_length, image_tokens, tokenizer)
-    settings = settings._replace(instructions=settings.instructions + tuple(instruction or ()))
     sources = find_sources(file or (), split or ())
+    settings = Settings(
+        tuple(known),
+        max_length,
+        image_tokens,
+        tokenizer,
+        INSTRUCTIONS + tuple(instruction or ()),
+        find_file_tasks(sources, file_task or ()),
+    )
     found = run_check(sources, settings, images, workers, accept or ())
     finish(found, html, fix, as_json)

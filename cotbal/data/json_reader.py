@@ -7,7 +7,7 @@ from typing import Any
 from cotbal.collect.records import Record
 from cotbal.data.inputs import Inputs
 from cotbal.project import records
-from cotbal.project.records import Window
+from cotbal.project.json_window import Window
 
 
 def read_array(path: Path, inputs: Inputs) -> Iterator[Record]:
@@ -64,7 +64,7 @@ def _members(path: Path, inputs: Inputs, lists: Collection[str]) -> Iterator[tup
         window = Window(stream, inputs.reading(path))
         try:
             if window.next_character() != "{":
-                raise ValueError(f"expected a JSON object, got {window.text[window.place :][:20]!r}")
+                raise ValueError(f"expected a JSON object, got {window.shown()}")
             while _follows(window, "}", number):
                 number += 1
                 key = _key(window)

@@ -119,25 +119,27 @@ def write_mix(
             _spread(each, staged, weighted, inputs, ratio, seed)
         for name, file in staged.items():
             files[f"{name}.{form}"] = {"records": file.records, "sha256": file.close()}
-    held_out = {each.task: _held_out(each, out, inputs) for each in found}
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "seed": seed,
-        "mini_ratio": str(ratio),
-        "tasks": {
-            each.task: {
-                "records": each.records,
-                "turns": each.splits["train"]["turns"],
-                "paper_thousands": TABLE[each.task].thousands if each.task in TABLE else None,
-                "mini": subset_size(each.records, ratio) if each.task in weighted else None,
-                "held_out": held_out[each.task],
-            }
-            for each in found
-        },
-        "files": files,
+    tasks = {
+        each.task: {
+            **_sizes(each, ratio if each.task in weighted else None),
+            "held_out": _held_out(each, out, inputs),
+        }
+        for each in found
     }
+    content = {"schema_version": SCHEMA_VERSION, "seed": seed, "mini_ratio": str(ratio)}
+    content |= {"tasks": tasks, "files": files}
     write_text_atomically(out / "mix.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return content
+
+
+def _sizes(each: Prepared, ratio: Fraction | None) -> dict[str, int | None]:
+    """The sizes of a task; `ratio` is None where it has no mini subset."""
+    return {
+        "records": each.records,
+        "turns": each.splits["train"]["turns"],
+        "paper_thousands": TABLE[each.task].thousands if each.task in TABLE else None,
+        "mini": None if ratio is None else subset_size(each.records, ratio),
+    }
 
 
 def load_prepared(folder: Path) -> Prepared:

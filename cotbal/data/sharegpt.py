@@ -1,7 +1,8 @@
 """ShareGPT: `ShareGPT_V3_unfiltered_cleaned_split.json`, or any array of such conversations.
 
-A conversation is `{"id", "conversations": [{"from": "human" | "gpt", "value"}, ...]}`. Invalid ones are left
-out by the rules of Vicuna's preparation, records with a picture as well, so that LLaVA's own mixture is read.
+A conversation is `{"id", "conversations": [{"from": "human" | "gpt", "value"}, ...]}`; other keys, as
+`model` in later files, are passed over. Invalid ones are left out by the rules of Vicuna's preparation,
+records with a picture as well, so that LLaVA's own mixture is read.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,8 @@
-"""ShareGPT4V: `sharegpt4v_instruct_gpt4-vision_cap100k.json`, LLaVA records of one question each."""
+"""ShareGPT4V: `sharegpt4v_instruct_gpt4-vision_cap100k.json`, LLaVA records of one question each.
+
+`{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}`; `<image>` stands before the
+question or behind it. `share-captioner_coco_lcs_sam_1246k_1107.json` has the same form.
+"""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MOST_TOKENS = 2048
-# For the role and the separator of each message, as Vicuna's preparation counts them.
+# For the role and the separator of each message, as in Vicuna's preparation; its tokenizer also begins each.
 MESSAGE = 6
 
 Counter = Callable[[str], int]

@@ -15,7 +15,8 @@ from cotbal.estimate.algorithm1 import MINI, QUARTER
 from cotbal.estimate.store import write_json
 from cotbal.files import slug, writing_atomically
 from cotbal.project.config import Project
-from cotbal.project.records import Record, read_records, with_task
+from cotbal.project.json_window import Record
+from cotbal.project.records import read_records, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
 SCHEMA_VERSION = 1

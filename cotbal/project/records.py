@@ -2,91 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple
 
-CHUNK = 1 << 20
-# Records are text and names of images; this bounds the memory that a broken file takes.
-MAX_RECORD = 64 << 20
-# The longest piece of JSON, beside strings, that a chunk's end may cut: "-Infinity", or an escape.
-CUT = 12
-
-_SPACE = re.compile(r"[ \t\r\n]*")
-_decode = json.JSONDecoder().raw_decode
+from cotbal.project.json_window import Digest, Record, Window
 
 
-class Record(NamedTuple):
-    """A record.
+class Broken(NamedTuple):
+    """What could not be read in a record's place.
 
     Attributes:
-        text: as it stands in the file.
-        content: what it says.
+        message: what was wrong.
+        last: whether nothing after it was read.
     """
 
-    text: str
-    content: dict[str, Any]
-
-
-class Digest(Protocol):
-    """What is told the bytes of the file as they are read."""
-
-    def update(self, data: bytes, /) -> None:
-        """Takes the next bytes."""
-
-
-class Window:
-    """The part of a file that is being looked at, decoded."""
-
-    def __init__(self, stream: BinaryIO, digest: Digest | None) -> None:
-        self._stream, self._digest = stream, digest
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self.text, self.place = "", 0
-
-    def more(self) -> bool:
-        """Reads on, as much again as there is; False at the end of the file."""
-        left = len(self.text) - self.place
-        if left > MAX_RECORD:
-            raise ValueError(f"expected records of at most {MAX_RECORD >> 20} MiB")
-        data = self._stream.read(max(CHUNK, left))
-        if self._digest is not None:
-            self._digest.update(data)
-        self.text = self.text[self.place :] + self._decoder.decode(data, final=not data)
-        self.place = 0
-        return bool(data)
-
-    def next_character(self) -> str:
-        """The next character that is no space, "" at the end of the file; the place is then at it."""
-        while True:
-            space = _SPACE.match(self.text, self.place)
-            assert space is not None
-            self.place = space.end()
-            if self.place < len(self.text):
-                return self.text[self.place]
-            if not self.more():
-                return ""
-
-    def record(self) -> Record:
-        """The value that starts at the place, which is then behind it."""
-        while True:
-            try:
-                content, end = _decode(self.text, self.place)
-                # A number goes on in the next chunk, where an object, a list or a text would have ended.
-                if end == len(self.text) and self.text[end - 1] not in '}]"' and self.more():
-                    continue
-            except RecursionError as error:
-                raise ValueError("nested too deeply") from error
-            except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - CUT
-                if cut and self.more():
-                    continue
-                raise ValueError("the file ends inside it" if cut else error.msg.lower()) from error
-            text = self.text[self.place : end]
-            self.place = end
-            return Record(text, content)
+    message: str
+    last: bool
 
 
 def read_records(path: str | Path, digest: Digest | None = None) -> Iterator[Record]:
@@ -102,28 +35,49 @@ def read_records(path: str | Path, digest: Digest | None = None) -> Iterator[Rec
         OSError: the file cannot be read.
         ValueError: it is something else, is cut off, or a record is no object; its number is told.
     """
-    number = 0
+    for number, each in enumerate(read_each(path, digest), start=1):
+        if isinstance(each, Broken):
+            raise ValueError(f"{path}, record {number}: {each.message}")
+        yield each
+
+
+def read_each(path: str | Path, digest: Digest | None = None) -> Iterator[Record | Broken]:
+    """The same, with what is broken in the place of an error.
+
+    A broken line of JSONL is passed over, as the next one is a record of its own; what comes after a mistake
+    in an array, or in objects of several lines, cannot be told apart and is not read.
+
+    Args:
+        path: the file, UTF-8; JSONL by its ending .jsonl, or by a record that stands on one line.
+        digest: is told every byte of the file once all has been taken.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    number, lines = 0, Path(path).suffix == ".jsonl"
     with open(path, "rb") as stream:
         window = Window(stream, digest)
-        try:
-            array = window.next_character() == "["
-            if array:
-                window.place += 1
-            while _another(window, array, number):
+        array = window.next_character() == "["
+        window.place += array
+        while True:
+            try:
+                if not _another(window, array, number):
+                    break
+                record = window.object()
+            except ValueError as error:
                 number += 1
-                character = window.next_character()
-                if not character:
-                    raise ValueError("the file ends inside the array")
-                if character != "{":
-                    raise ValueError(f"expected an object, got {window.text[window.place :][:20]!r}")
-                yield window.record()
-            if array and window.next_character():
-                raise ValueError("expected nothing after the array")
-        except ValueError as error:
-            where = f", record {number}" if number else ""
-            raise ValueError(f"{path}{where}: {error}") from error
+                goes_on = lines and not array
+                own = window.mistake_of_line() if goes_on else None
+                yield Broken(own or str(error), not goes_on)
+                if not goes_on:
+                    return
+                window.skip_line()
+            else:
+                number += 1
+                lines = lines or "\n" not in record.text
+                yield record
     if not number:
-        raise ValueError(f"{path}: expected a JSON array of records, or one record per line, got none")
+        yield Broken("expected a JSON array of records, or one record per line, got none", last=True)
 
 
 def _another(window: Window, array: bool, number: int) -> bool:
@@ -135,10 +89,12 @@ def _another(window: Window, array: bool, number: int) -> bool:
         raise ValueError("the file ends inside the array")
     if character == "]":
         window.place += 1
+        if window.next_character():
+            raise ValueError("expected nothing after the array")
         return False
     if number:
         if character != ",":
-            raise ValueError(f"expected ',' or ']' after it, got {character!r}")
+            raise ValueError(f"expected ',' or ']' before it, got {character!r}")
         window.place += 1
     return True
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotbal.tasks import TaskIndex, record_task
+from cotbal.tasks import TaskIndex, declared_fields, record_task
 
 # PEFT's forward has a parameter `task_ids` of its own, which it drops without a word.
 TASK_IDS = "cotbal_task_ids"
@@ -23,7 +23,7 @@ class TaskCollator:
     Args:
         collator: makes the batch, from records without the keys that tell their task.
         tasks: task names in the order of their ids.
-        field: the key that holds the task where `task` is absent.
+        field: the key that holds the task where `task` is absent; several are looked up in their order.
         file_field: the key that holds the record's file.
         file_tasks: task by file, for records whose own keys tell none.
         count_valid: put the number of valid labels into the batch, which saves a GPU a synchronisation.
@@ -41,7 +41,7 @@ class TaskCollator:
         collator: Callable[[list[Any]], Mapping[str, Any]],
         tasks: Iterable[str],
         *,
-        field: str | None = None,
+        field: str | Iterable[str] | None = None,
         file_field: str | None = None,
         file_tasks: Mapping[str, str] | None = None,
         count_valid: bool = True,
@@ -51,9 +51,9 @@ class TaskCollator:
                 f"collator: expected a callable that makes a batch, got {type(collator).__name__}"
             )
         self.collator, self.index = collator, TaskIndex(tuple(tasks))
-        self.field, self.file_field, self.file_tasks = field, file_field, file_tasks
+        self.fields, self.file_field, self.file_tasks = declared_fields(field), file_field, file_tasks
         self.count_valid = count_valid
-        self._keys = {key for key in ("task", field, file_field) if key is not None}
+        self._keys = {"task", *self.fields, *([] if file_field is None else [file_field])}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,4 +78,4 @@ class TaskCollator:
 
     def _task(self, record: Mapping[str, Any]) -> str:
         file = record.get(self.file_field) if self.file_field else None
-        return record_task(record, field=self.field, file=file, file_tasks=self.file_tasks)
+        return record_task(record, field=self.fields, file=file, file_tasks=self.file_tasks)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.balancing.registry import RULES
+from cotbal.tasks import read_file_tasks
 
 _DESCRIPTION = """\
 LLaVA's own train(), unchanged, with one weight per task in its loss. Use it in place of
@@ -67,12 +68,7 @@ def read_tasks(words: Sequence[str] | None) -> list[str] | dict[str, str] | None
         return None
     if len(words) == 1 and words[0].endswith(".json"):
         return _tasks_of(words[0])
-    pairs = [word.rpartition("=") for word in words]
-    if not any(equals for _, equals, _ in pairs):
-        return list(words)
-    if bare := [task for file, _, task in pairs if not file]:
-        raise ValueError(f"--tasks: expected FILE=TASK everywhere or nowhere, got {', '.join(bare)}")
-    return {file: task for file, _, task in pairs}
+    return read_file_tasks(words, "--tasks") if any("=" in word for word in words) else list(words)
 
 
 def _tasks_of(path: str) -> list[str] | dict[str, str]:

@@ -11,12 +11,10 @@ from torch import Tensor
 from cotbal.integrations.huggingface.collator import TASK_IDS
 from cotbal.integrations.llava.files import loading_with_files
 from cotbal.replacements import Replacements
-from cotbal.tasks import TaskIndex, record_task, task_names, unknown_task
+from cotbal.tasks import DECLARED, TaskIndex, record_task, task_names, unknown_task
 
 # An item's task, from the dataset to the collator.
 _ITEM = "cotbal_task_id"
-# Where records of several sources say what they are, in this order.
-FIELDS = ("task", "channel", "source")
 # Where the file that a record came from is noted while the data is read.
 FILE = "cotbal_file"
 
@@ -77,8 +75,7 @@ class TaskRecords:
         Raises:
             ValueError: neither tells it.
         """
-        field = next((name for name in FIELDS if record.get(name) is not None), None)
-        return record_task(record, field=field, file=record.get(FILE), file_tasks=self.file_tasks)
+        return record_task(record, field=DECLARED, file=record.get(FILE), file_tasks=self.file_tasks)
 
     def id(self, record: Mapping[str, Any]) -> int:
         """The id of one record's task."""

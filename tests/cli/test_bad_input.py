@@ -92,13 +92,13 @@ def test_command_that_does_not_do_its_work_is_told_and_the_rest_is_kept(tmp_path
     assert sum((starts(tmp_path) - before).values()) == missing
 
 
-@pytest.mark.parametrize("cut", [1, 2, 30])
-def test_truncated_json_of_data_names_file_and_record(tmp_path, cut):
+@pytest.mark.parametrize(("cut", "number"), [(1, 41), (2, 41), (30, 40)])
+def test_truncated_json_of_data_names_file_and_record(tmp_path, cut, number):
     path = write(tmp_path)
     file = tmp_path / "c.json"
     file.write_text(file.read_text()[:-cut])
     message = one_line(call("run", path))
-    assert f"{file}, record 40: the file ends inside" in message
+    assert f"{file}, record {number}: the file ends inside" in message
     assert not starts(tmp_path)
 
 

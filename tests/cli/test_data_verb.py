@@ -83,14 +83,52 @@ def test_mistakes_of_the_user_end_with_2_and_one_line(folder):
         ([folder / "none.json", "--records-only"], "none.json: no such file or directory"),
         (
             [folder / "train.json", "--records-only", "--accept", "x"],
-            "--accept: expected one of file, record",
+            "--accept: expected one of file, line",
         ),
         ([folder / "train.json", "--records-only", "--tokenizer", folder], ""),
         (["--records-only"], "FILE: expected a file of records, got none"),
+        (
+            [folder / "train.json", "--records-only", "--file-task", "trian.json=GQA"],
+            "--file-task: expected one of the files that are checked",
+        ),
     ):
         result = run(*arguments)
         assert message in result.output
         assert result.exit_code == (2 if message else 1)
+
+
+def test_task_of_a_file_is_that_of_its_records_which_name_none(folder):
+    bare = {key: value for key, value in record("what?", "this").items() if key != "task"}
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        write(folder / name / "train.jsonl", [bare, bare | {"channel": "C"}])
+    files = [folder / name / "train.jsonl" for name in ("a", "b")]
+    options = ("--records-only", "--json", "--task", "A", "--task", "C")
+    words = ("--file-task", f"{files[0]}=A", "--file-task", "train.jsonl=B")
+    content = json.loads(run(*files, *options, *words).output)
+    assert [(each["task"], each["records"]) for each in content["tasks"]] == [
+        *[("A", 1), ("C", 2)],
+        ("(no task)", 1),
+    ]
+    (finding,) = (each for each in content["findings"] if each["kind"] == "task")
+    assert (finding["file"], finding["record"]) == (str(files[1]), 1)
+    assert finding["got"].startswith("'B'")
+
+
+def test_broken_line_ends_with_1_and_is_not_lost_in_a_copy(folder):
+    path = folder / "train.jsonl"
+    path.write_text("\n".join(json.dumps(record(f"{n}?", "a", id=n)) if n % 4 else "{" for n in range(1, 9)))
+    result = run(path, "--records-only")
+    assert result.exit_code == 1
+    assert "error line: 2" in result.output.splitlines()
+    assert result.output.splitlines()[-1] == "6 records, no picture opened: 2 errors, 0 warnings"
+    assert run(path, "--records-only", "--accept", "line").exit_code == 0
+    refused = run(path, "--records-only", "--accept", "line", "--fix", folder / "out")
+    assert refused.exit_code == 2
+    assert "--fix: expected files of which every record can be read, got errors of kind 'line' (2)" in (
+        refused.output
+    )
+    assert not (folder / "out").exists()
 
 
 def test_help_shows_examples():

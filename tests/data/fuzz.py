@@ -3,8 +3,8 @@
     pip install atheris
     python -m tests.data.fuzz gqa -max_total_time=120 corpus/
 
-What may happen is a ValueError that names the file; with `check`, a record file of `cotbal data check`, and
-`check-png` and the like, a picture of it, nothing but findings. Anything else is a crash.
+What may happen is a ValueError that names the file; with `check` and `lines`, record files of `cotbal data
+check`, and `check-png` and the like, a picture of it, nothing but findings. Anything else is a crash.
 """
 
 import json
@@ -15,9 +15,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(
-    include=["cotbal.data", "cotbal.project.records", "cotbal.collect.records", "PIL"]
-):
+with atheris.instrument_imports(include=["cotbal.data", "cotbal.project", "cotbal.collect.records", "PIL"]):
     from PIL import Image
 
     from cotbal.data.chartqa import prepare_chartqa
@@ -60,7 +58,8 @@ def files() -> dict[str, Path]:
         Image.effect_noise((20, 12), 60).convert("RGB").save(path)
     records = [record("a?", "[0.1, 0.2, 0.3, 0.4]", "b?", "c", image=f"a.{name}") for name in pictures]
     held_out = question(1, "a?", "a.png")
-    write(FOLDER / "check.json", [*records, records[0], held_out, held_out, record("d?", "e", task="T")])
+    for name in ("check.json", "check.jsonl"):
+        write(FOLDER / name, [*records, records[0], held_out, held_out, record("d?", "e", task="T")])
     (FOLDER / "t.csv").write_text('q,a\n"x, y",z\nu,v\n')
     (FOLDER / "t.jsonl").write_text('{"q": "x", "a": "y"}\n{"q": "u", "a": "v"}\n')
     return {
@@ -76,6 +75,7 @@ def files() -> dict[str, Path]:
         "csv": FOLDER / "t.csv",
         "jsonl": FOLDER / "t.jsonl",
         "check": FOLDER / "check.json",
+        "lines": FOLDER / "check.jsonl",
         **{f"check-{name}": path for name, path in pictures.items()},
     }
 
@@ -83,8 +83,8 @@ def files() -> dict[str, Path]:
 def prepare(reader: str, path: Path) -> None:
     """Prepares the reader's source."""
     to, reading = target(FOLDER / "out"), inputs()
-    if reader == "check":
-        check()
+    if reader in ("check", "lines"):
+        check(path)
     elif reader.startswith("check"):
         found = look(path)
         assert found.kind in (None, "broken-picture"), found
@@ -107,18 +107,18 @@ def prepare(reader: str, path: Path) -> None:
         prepare_generic(path, to, reading, task="T", columns=COLUMNS)
 
 
-def check() -> None:
+def check(path: Path) -> None:
     """Checks the records, and mends them where they can be read to the end."""
     settings = Settings(tokenizer=str(FOLDER / "tokenizer.json"), most_tokens=700)
-    found = Check([Source("train", FOLDER / "check.json")], inputs(), settings, images=FOLDER / "pictures")
+    found = Check([Source("train", path)], inputs(), settings, images=FOLDER / "pictures")
     try:
         found.run()
         json.dumps(found.content())
         for line in found.findings.lines():
             row = json.loads(line)
-            whole = row["kind"] in ("file", "repeated-record")
+            whole = row["kind"] in ("file", "line", "repeated-record")
             assert all((row["file"], row["record"], row["field"] or whole, row["expected"], row["got"])), row
-        if not found.findings.counts["file"]:
+        if not (found.findings.counts["file"] or found.findings.counts["line"]):
             write_fixed(found, FOLDER / "fixed")
     except ValueError as error:
         raise RuntimeError(f"expected findings alone, got {error!r}") from error

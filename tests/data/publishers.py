@@ -142,25 +142,26 @@ def refcoco(
 
 
 def sharegpt4v(path: Path, captions: list[tuple[str, str]]) -> Path:
-    """(image, caption)."""
+    """(image, caption); `<image>` stands before every other question, else behind it."""
+    asked = ("<image>\nWhat do you see in this image?", "What do you see happening in this image?\n<image>")
     content = [
         {
             "id": Path(image).stem,
             "image": image,
             "conversations": [
-                {"from": "human", "value": "<image>\nWhat do you see in this image?"},
+                {"from": "human", "value": asked[place % 2]},
                 {"from": "gpt", "value": caption},
             ],
         }
-        for image, caption in captions
+        for place, (image, caption) in enumerate(captions)
     ]
     return write_json(path, content)
 
 
 def sharegpt(path: Path, conversations: list[list[tuple[str, str]]]) -> Path:
-    """Turns of (from, value)."""
+    """Turns of (from, value); an id ends with the place that its part begins at in a conversation."""
     content = [
-        {"id": f"QWJhYvA_{n}", "conversations": [{"from": who, "value": value} for who, value in turns]}
+        {"id": f"QWJhYvA_{2 * n}", "conversations": [{"from": who, "value": value} for who, value in turns]}
         for n, turns in enumerate(conversations)
     ]
     return write_json(path, content)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cotbal.data.gqa import prepare_gqa
+from tests.cli.watching import children, wait_until
 from tests.data import publishers
 from tests.data.check.records import record, write
 from tests.data.reading import everything, inputs, target
@@ -89,3 +90,40 @@ def test_killed_check_leaves_whole_files_or_none(tmp_path):
     assert unfinished, "no kill came in time"
     assert subprocess.run([sys.executable, "-c", MEND], **options).returncode == 1
     assert everything(tmp_path / "out") == whole
+
+
+def works(pid):
+    """Whether the process has read the modules that it works with."""
+    return "_sqlite3" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# The check and its processes import torch: seconds.
+@pytest.mark.full
+def test_processes_of_a_killed_check_end_with_it(tmp_path):
+    # A pipe: the check waits for records until it is killed.
+    os.mkfifo(tmp_path / "train.jsonl")
+    options = ["--records-only", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cotbal.cli", "data", "check", "train.jsonl", *options], cwd=tmp_path, env=ENV
+    )
+    found = []
+    try:
+        with (tmp_path / "train.jsonl").open("w") as records:
+            records.writelines(json.dumps(record("a?", f"b {n}", id=n)) + "\n" for n in range(9000))
+            records.flush()
+            wait_until(lambda: sum(map(works, children(process.pid))) == 2, process, seconds=60)
+            found = children(process.pid)
+            process.kill()
+            process.wait()
+            wait_until(lambda: not any(map(runs, found)), seconds=5)
+    finally:
+        for pid in filter(runs, found):
+            os.kill(pid, signal.SIGKILL)
+        process.kill()

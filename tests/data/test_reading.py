@@ -12,7 +12,7 @@ from cotbal.data.ocrvqa import prepare_ocrvqa
 from cotbal.data.pictures import Pictures, checked_within
 from cotbal.data.sharegpt4v import prepare_sharegpt4v
 from cotbal.data.vqav2 import prepare_vqav2
-from cotbal.project import records
+from cotbal.project import json_window
 from tests.data import publishers
 from tests.data.reading import inputs, pairs, target, train
 
@@ -28,7 +28,7 @@ LISTS |= {"t": True, "other": [[1], "x", None, {"y": 2}], "r": [{"id": "é"}], "
 @pytest.fixture(params=[1, 7, 64, 1 << 20])
 def chunk(request, monkeypatch):
     """Chunks so small that every kind of token is cut."""
-    monkeypatch.setattr(records, "CHUNK", request.param)
+    monkeypatch.setattr(json_window, "CHUNK", request.param)
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -50,7 +50,7 @@ def test_members_of_an_object_are_read_with_their_keys(tmp_path, chunk):
 
 
 def test_file_cut_anywhere_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "CHUNK", 16)
+    monkeypatch.setattr(json_window, "CHUNK", 16)
     path = tmp_path / "cut.json"
     whole = json.dumps(LISTS)
     for end in range(len(whole)):

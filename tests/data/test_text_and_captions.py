@@ -24,15 +24,18 @@ def test_sharegpt4v_is_parted_into_train_validation_and_test(tmp_path):
         row["answer"] for row in val + test
     ]
     assert sorted(answers) == sorted(caption for _, caption in captions)
+    asked = ("What do you see in this image?", "What do you see happening in this image?")
     number = int(val[0]["image"].removeprefix("sam/images/sa_").removesuffix(".jpg"))
     assert val[0] == {
         "question_id": f"ShareGPT4V-{number}",
         "image": f"sam/images/sa_{number}.jpg",
-        "text": "What do you see in this image?",
+        "text": asked[number % 2],
         "answer": f"A picture of {number} things.",
         "task": "ShareGPT4V",
     }
-    assert records[0]["conversations"][0]["value"] == "<image>\nWhat do you see in this image?"
+    # The picture's place stays as published.
+    questions = {record["conversations"][0]["value"] for record in records}
+    assert questions == {f"<image>\n{asked[0]}", f"{asked[1]}\n<image>"}
     assert records[0]["id"].startswith("sa_")
     with pytest.raises(ValueError, match="expected records to train on, got none"):
         prepare_sharegpt4v(path, target(tmp_path / "none"), inputs(), validation=25, test=25)

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from cotbal.project import records
-from cotbal.project.records import Record, read_records, with_task
+from cotbal.project import json_window
+from cotbal.project.json_window import Record
+from cotbal.project.records import Broken, read_each, read_records, with_task
 
 LONG = [{"id": i, "text": 'é\n"\\u00e9 ]},{' * (i % 7), "n": [1.5e-7, True, None, -12]} for i in range(60)]
 
@@ -12,7 +13,7 @@ LONG = [{"id": i, "text": 'é\n"\\u00e9 ]},{' * (i % 7), "n": [1.5e-7, True, Non
 @pytest.fixture(params=[1, 7, 64, 1 << 20])
 def chunk(request, monkeypatch):
     """Chunks so small that every kind of token is cut."""
-    monkeypatch.setattr(records, "CHUNK", request.param)
+    monkeypatch.setattr(json_window, "CHUNK", request.param)
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -49,9 +50,9 @@ def test_file_cut_anywhere_is_noticed(tmp_path, chunk, form):
         ("[]", "got none"),
         ("[1]", "record 1: expected an object, got '1]'"),
         ('[{"a": 1}, []]', "record 2: expected an object"),
-        ('[{"a": 1} {"a": 2}]', "record 1: expected ',' or ']' after it, got '{'"),
+        ('[{"a": 1} {"a": 2}]', "record 2: expected ',' or ']' before it, got '{'"),
         ('[{"a": 1},]', "record 2: expected an object, got ']'"),
-        ('[{"a": 1}] {"a": 2}', "record 1: expected nothing after the array"),
+        ('[{"a": 1}] {"a": 2}', "record 2: expected nothing after the array"),
         ('[{"a": 1}, {"a": x, "b": "and something more"}]', "record 2: expecting value"),
         ('{"a": 1}\nhello', "record 2: expected an object, got 'hello'"),
         ('{"a": "line\nbreak, and more of it"}', "record 1: invalid control character at"),
@@ -67,14 +68,41 @@ def test_what_holds_no_records_is_told_with_the_number(tmp_path, text, message):
 
 def test_bytes_that_are_no_utf_8(tmp_path):
     path = tmp_path / "bad"
-    path.write_bytes(b'[{"a": "\xff"}]')
-    with pytest.raises(ValueError, match="bad: 'utf-8' codec"):
+    path.write_bytes(b'[{"a": "\xc3\xa9"}, {"a": "\xff"}]')
+    with pytest.raises(ValueError, match="bad, record 2: 'utf-8' codec can't decode byte 0xff"):
         list(read_records(path))
 
 
+@pytest.mark.parametrize("broken", [b'{"a": [1, {', b'{"b": "\xff"}', b"nothing", b'{"a": "' + b"x" * 3000])
+def test_broken_line_is_passed_over_whatever_the_chunks(tmp_path, chunk, monkeypatch, broken):
+    monkeypatch.setattr(json_window, "MAX_RECORD", 2000)
+    texts = [json.dumps(record).encode() for record in LONG]
+    texts[0] = texts[7] = texts[8] = texts[-1] = broken
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(texts))
+    digest = hashlib.sha256()
+    found = list(read_each(path, digest))
+    assert [place for place, each in enumerate(found) if isinstance(each, Broken)] == [0, 7, 8, 59]
+    assert [each.content for each in found if isinstance(each, Record)] == [*LONG[1:7], *LONG[9:-1]]
+    assert not any(each.last for each in found if isinstance(each, Broken))
+    assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="jsonl, record 1: "):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize("text", ['{\n"a": {\n"b": x}}\n{"c": 1}', '[{"a": 1},\n{"b": },\n{"c": 1}]'])
+def test_nothing_is_read_behind_a_mistake_where_a_line_is_no_record(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    *before, broken = read_each(path)
+    assert isinstance(broken, Broken)
+    assert broken.last
+    assert [each.content for each in before] == ([{"a": 1}] if text[0] == "[" else [])
+
+
 def test_broken_file_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "CHUNK", 100)
-    monkeypatch.setattr(records, "MAX_RECORD", 1000)
+    monkeypatch.setattr(json_window, "CHUNK", 100)
+    monkeypatch.setattr(json_window, "MAX_RECORD", 1000)
     path = tmp_path / "bad"
     path.write_text('[{"a": "' + "x" * 100_000)
     with pytest.raises(ValueError, match="record 1: expected records of at most 0 MiB"):

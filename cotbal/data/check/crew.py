@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -12,14 +12,27 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from cotbal.data.check.pictures import Look, look
 from cotbal.data.check.schema import Examined, Examiner, Settings
 from cotbal.data.tokens import load_counter
-from cotbal.project.records import Record
+from cotbal.project.json_window import Record
 
-T = TypeVar("T")
+
+class Batch(Protocol):
+    """Records of one file."""
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+
+    @property
+    def records(self) -> list[Record]:
+        """Those records."""
+
+
+T = TypeVar("T", bound=Batch)
 # Twice the depth that Python itself allows.
 _DEEP = 2000
 
@@ -30,17 +43,14 @@ class Crew:
     def __init__(self, examiner: Examiner) -> None:
         self._examiner = examiner
 
-    def examined(
-        self, batches: Iterable[T], records: Callable[[T], list[Record]]
-    ) -> Iterator[tuple[T, list[Examined]]]:
+    def examined(self, batches: Iterable[T]) -> Iterator[tuple[T, list[Examined]]]:
         """Each batch with what its records are.
 
         Args:
             batches: are taken one after another, a few ahead where several processes work.
-            records: those of a batch.
         """
         for batch in batches:
-            yield batch, [self._examiner(record.content) for record in records(batch)]
+            yield batch, [self._examiner(record.content, batch.file) for record in batch.records]
 
     def looks(self, paths: Sequence[Path]) -> Iterable[Look]:
         """What each picture is."""
@@ -53,14 +63,12 @@ class _Processes(Crew):
     def __init__(self, pool: ProcessPoolExecutor, workers: int) -> None:
         self._pool, self._workers = pool, workers
 
-    def examined(
-        self, batches: Iterable[T], records: Callable[[T], list[Record]]
-    ) -> Iterator[tuple[T, list[Examined]]]:
+    def examined(self, batches: Iterable[T]) -> Iterator[tuple[T, list[Examined]]]:
         waiting: deque[tuple[T, Future[list[Examined]]]] = deque()
         for batch in batches:
             # As text: objects would be slower to hand over than to read again.
-            texts = [record.text for record in records(batch)]
-            waiting.append((batch, self._pool.submit(_examine, texts)))
+            texts = [record.text for record in batch.records]
+            waiting.append((batch, self._pool.submit(_examine, batch.file, texts)))
             if len(waiting) > 2 * self._workers:
                 done, result = waiting.popleft()
                 yield done, result.result()
@@ -119,5 +127,5 @@ def _examiner(settings: Settings) -> Examiner:
     return Examiner(settings, None if settings.tokenizer is None else load_counter(settings.tokenizer))
 
 
-def _examine(texts: list[str]) -> list[Examined]:
-    return [_own(json.loads(text)) for text in texts]
+def _examine(file: Path, texts: list[str]) -> list[Examined]:
+    return [_own(json.loads(text), file) for text in texts]

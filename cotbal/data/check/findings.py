@@ -29,6 +29,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "file": Kind(ERROR, "write the file again; what follows in it was not read"),
+    "line": Kind(ERROR, "write the line again or take it out; the lines after it were read"),
     "record": Kind(
         ERROR, 'give it LLaVA\'s form: {"id", "image", "conversations": [{"from", "value"}], "task"}'
     ),
@@ -40,7 +41,9 @@ KINDS = {
         ERROR, "one <image> for a picture, none without; --fix mends all but a missing picture"
     ),
     "text": Kind(ERROR, "write the file in UTF-8 from texts that were decoded rightly"),
-    "task": Kind(ERROR, 'name the task in "task" (or "channel", "source"), as the weights do'),
+    "task": Kind(
+        ERROR, 'name the task in "task" (or "channel", "source"), as the weights do, or by --file-task'
+    ),
     "path": Kind(ERROR, "give the picture's path from the image folder, with / and no ..; it was not opened"),
     "missing-picture": Kind(ERROR, "put the picture there, or correct the path or --images"),
     "broken-picture": Kind(ERROR, "download or write the picture again"),

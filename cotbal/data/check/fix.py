@@ -17,7 +17,8 @@ from cotbal.data.check.run import Check
 from cotbal.data.task_folder import RecordFile, record_file
 from cotbal.data.turns import to_json
 from cotbal.files import remove_leftovers, write_text_atomically, writing_atomically
-from cotbal.project.records import Record, read_records
+from cotbal.project.json_window import Record
+from cotbal.project.records import read_records
 
 SCHEMA_VERSION = 1
 FIXED, CHANGES = "fixed.json", "changes.jsonl"
@@ -32,44 +33,68 @@ def write_fixed(found: Check, out: Path) -> dict[str, Any]:
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: the folder is that of the files, or a file cannot be read to its end; nothing half-written
-            is left.
+        ValueError: the folder is that of the files, or a record cannot be read; nothing half-written is left.
     """
-    if found.findings.counts["file"]:
-        raise ValueError("--fix: expected files that can be read to their end; see the errors of kind 'file'")
     names = _names([source.path for source in found.sources])
+    _refuse(found, out, names)
+    (out / FIXED).unlink(missing_ok=True)
+    for folder in {(out / name).parent for name in names} | {out}:
+        remove_leftovers(folder)
+    repeated = _Repeated(repeat.place for repeat in found.repeats.records() if repeat.equal)
+    with writing_atomically(out / CHANGES) as changes:
+        files = [
+            {"file": name, **_write(found, number, out / name, name, repeated, changes)}
+            for number, name in enumerate(names)
+        ]
+    content = {"schema_version": SCHEMA_VERSION, "files": files}
+    write_text_atomically(out / FIXED, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+class _Repeated:
+    """Tells of one place after another whether its record goes."""
+
+    def __init__(self, places: Iterator[Place]) -> None:
+        self._places = places
+        self._next = next(places, None)
+
+    def goes(self, place: Place) -> bool:
+        if place != self._next:
+            return False
+        self._next = next(self._places, None)
+        return True
+
+
+def _refuse(found: Check, out: Path, names: list[str]) -> None:
+    for kind in ("file", "line"):
+        if count := found.findings.counts[kind]:
+            raise ValueError(
+                f"--fix: expected files of which every record can be read, got errors of kind {kind!r} "
+                f"({count:,}); mend those first, a copy would lack the records"
+            )
     if any(
         (out / name).resolve() == source.path.resolve()
         for name, source in zip(names, found.sources, strict=True)
     ):
         raise ValueError(f"--fix: expected a folder of its own, got {out}, where the files are")
-    (out / FIXED).unlink(missing_ok=True)
-    for folder in {(out / name).parent for name in names} | {out}:
-        remove_leftovers(folder)
-    repeated = (repeat.place for repeat in found.repeats.records() if repeat.equal)
-    files = []
-    with writing_atomically(out / CHANGES) as changes:
-        skipped = next(repeated, None)
-        for number, (name, source) in enumerate(zip(names, found.sources, strict=True)):
-            sizes = {"changed": 0, "taken_out": 0}
-            with record_file(out / name, "jsonl" if source.path.suffix == ".jsonl" else "json") as file:
-                for place, record in _records(found, number):
-                    if place == skipped:
-                        skipped = next(repeated, None)
-                        sizes["taken_out"] += 1
-                        _tell(
-                            changes,
-                            name,
-                            place,
-                            [Change("", "taken out, equal to one before it", None, None)],
-                        )
-                    else:
-                        sizes["changed"] += _copy(file, record, changes, name, place)
-                digest = file.close()
-            files.append({"file": name, "records": file.records, **sizes, "sha256": digest})
-    content = {"schema_version": SCHEMA_VERSION, "files": files}
-    write_text_atomically(out / FIXED, json.dumps(content, indent=1) + "\n")
-    return content
+
+
+def _write(
+    found: Check, number: int, path: Path, name: str, repeated: _Repeated, changes: BinaryIO
+) -> dict[str, Any]:
+    """Writes the copy of a file; its sizes and hash."""
+    source = found.sources[number].path
+    changed = taken_out = 0
+    with record_file(path, "jsonl" if source.suffix == ".jsonl" else "json") as file:
+        for place, record in _records(found, number):
+            if repeated.goes(place):
+                taken_out += 1
+                gone = Change("", "taken out, equal to one before it", None, None)
+                _tell(changes, name, place, [gone])
+            else:
+                changed += _copy(file, record, changes, name, place)
+        digest = file.close()
+    return {"records": file.records, "changed": changed, "taken_out": taken_out, "sha256": digest}
 
 
 def _names(paths: list[Path]) -> list[str]:

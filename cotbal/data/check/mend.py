@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from cotbal.data.check.fields import ROLES
 from cotbal.data.check.lengths import IMAGE
-from cotbal.data.check.schema import ROLES
 
 _NAMES = {"user": "human", "assistant": "gpt", "human": "human", "gpt": "gpt"}
 

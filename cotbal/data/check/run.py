@@ -12,7 +12,8 @@ from cotbal.data.check.repeats import NO_PICTURE, Place, Repeat, Repeats
 from cotbal.data.check.schema import HELD_OUT, Examined, Settings
 from cotbal.data.check.tally import EDGES, Tally
 from cotbal.data.inputs import Inputs
-from cotbal.project.records import Record, read_records
+from cotbal.project.json_window import Record
+from cotbal.project.records import Broken, read_each
 
 SCHEMA_VERSION = 1
 # Records that are examined together: so many, or so many characters.
@@ -37,11 +38,22 @@ class _Item(NamedTuple):
     record: Record
 
 
-class _Batch(NamedTuple):
-    """Records that follow one another; `broken` is what stopped the reading after them."""
+class _Mistake(NamedTuple):
+    place: Place
+    kind: str
+    message: str
 
+
+class _Batch(NamedTuple):
+    """Records of a file that follow one another, and what could not be read among and after them."""
+
+    file: Path
     items: list[_Item]
-    broken: tuple[Place, str] | None = None
+    broken: list[_Mistake]
+
+    @property
+    def records(self) -> list[Record]:
+        return [item.record for item in self.items]
 
 
 class Check:
@@ -59,6 +71,7 @@ class Check:
         findings: what is wrong.
         tally: sizes by split and task.
         records: how many there are in each file.
+        broken: how many of each file could not be read.
         repeats: what stands twice.
         pictures: how many were opened.
     """
@@ -78,7 +91,7 @@ class Check:
         self._splits = list(dict.fromkeys(source.split for source in sources))
         self._names = [_name(source.path) for source in sources]
         self.findings, self.tally, self.repeats = Findings(accepted), Tally(), Repeats()
-        self.records = [0] * len(sources)
+        self.records, self.broken = [0] * len(sources), [0] * len(sources)
         self.pictures = 0
         # None of a file that could not be read to its end.
         self._hashes: list[str | None] = [None] * len(sources)
@@ -92,7 +105,7 @@ class Check:
             ValueError: no such tokenizer, or a process was killed.
         """
         with crew(self.settings, self._workers) as examining:
-            for batch, examined in examining.examined(self._batches(), _records):
+            for batch, examined in examining.examined(self._batches()):
                 self._take(batch, examined, examining)
         for repeat in self.repeats.found():
             self.findings.add(self._repeat(repeat))
@@ -108,9 +121,9 @@ class Check:
             "errors": self.findings.of("error"),
             "warnings": self.findings.of("warning"),
             "files": [
-                {"file": name, "split": source.split, "records": count, "sha256": digest}
-                for name, source, count, digest in zip(
-                    self._names, self.sources, self.records, self._hashes, strict=True
+                {"file": name, "split": source.split, "records": count, "broken": broken, "sha256": digest}
+                for name, source, count, broken, digest in zip(
+                    self._names, self.sources, self.records, self.broken, self._hashes, strict=True
                 )
             ],
             "pictures": None if self.images is None else self.pictures,
@@ -141,25 +154,25 @@ class Check:
         return self.images / sample["image"] if found is not None and found.kind is None else None
 
     def _batches(self) -> Iterator[_Batch]:
-        """Every record, a few together; a file's mistake is a finding, and the next file follows."""
+        """Every record, a few together; what cannot be read is a finding, and the next file follows."""
         for number, source in enumerate(self.sources):
-            split = self._splits.index(source.split)
-            items: list[_Item] = []
-            size = 0
-            broken = None
-            try:
-                for record in read_records(source.path, self._inputs.reading(source.path)):
+            split, last = self._splits.index(source.split), False
+            batch, size = _Batch(source.path, [], []), 0
+            for record, each in enumerate(read_each(source.path, self._inputs.reading(source.path)), start=1):
+                place = Place(split, number, record)
+                if isinstance(each, Broken):
+                    last = each.last
+                    self.broken[number] += 1
+                    batch.broken.append(_Mistake(place, "file" if last else "line", each.message))
+                else:
                     self.records[number] += 1
-                    items.append(_Item(Place(split, number, self.records[number]), record))
-                    size += len(record.text)
-                    if len(items) == _BATCH or size > _CHARACTERS:
-                        yield _Batch(items)
-                        items, size = [], 0
-                self._hashes[number] = self._inputs.sha256(source.path)
-            except ValueError as error:
-                message = str(error).removeprefix(str(source.path)).lstrip(",: ")
-                broken = (Place(split, number, self.records[number] + 1), message)
-            yield _Batch(items, broken)
+                    batch.items.append(_Item(place, each))
+                    size += len(each.text)
+                if len(batch.items) + len(batch.broken) == _BATCH or size > _CHARACTERS:
+                    yield batch
+                    batch, size = _Batch(source.path, [], []), 0
+            yield batch
+            self._hashes[number] = None if last else self._inputs.sha256(source.path)
 
     def _take(self, batch: _Batch, examined: list[Examined], examining: Crew) -> None:
         self._look(batch, examined, examining)
@@ -172,9 +185,8 @@ class Check:
             image = NO_PICTURE if each.image is None else self._picture(item.place, each)
             rows.append((item.place, each, image, self.tally.number(each.task), item.record.text))
         self.repeats.extend(rows)
-        if batch.broken is not None:
-            place, message = batch.broken
-            self._add(place, "file", "", "JSON records in UTF-8", message)
+        for place, kind, message in batch.broken:
+            self._add(place, kind, "", "a JSON object in UTF-8", message)
 
     def _look(self, batch: _Batch, examined: list[Examined], examining: Crew) -> None:
         """Opens the pictures of a batch that have not been opened yet."""
@@ -228,10 +240,6 @@ class Check:
 
     def _add(self, place: Place, kind: str, field: str, expected: str, got: str) -> None:
         self.findings.add(Finding(kind, self._names[place.file], place.record, field, expected, got))
-
-
-def _records(batch: _Batch) -> list[Record]:
-    return [item.record for item in batch.items]
 
 
 def _name(path: Path) -> str:

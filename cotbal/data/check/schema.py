@@ -1,26 +1,32 @@
 """One record, a conversation to train on or a held-out question: what is wrong with it and what it holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from cotbal.data.check.boxes import TextBox, boxes
+from cotbal.data.check.boxes import TextBox
+from cotbal.data.check.fields import (
+    Fault,
+    check_answers,
+    check_image,
+    check_roles,
+    check_text,
+    check_turns,
+    check_values,
+    got_in,
+    is_utf8,
+)
 from cotbal.data.check.findings import shortened
-from cotbal.data.check.lengths import IMAGE, IMAGE_TOKENS, MARKS, Length, in_tokens, in_words
-from cotbal.data.pictures import inside
+from cotbal.data.check.lengths import IMAGE, IMAGE_TOKENS, Length, in_tokens, in_words
 from cotbal.data.table1 import TABLE
 from cotbal.data.tokens import MOST_TOKENS, Counter
-from cotbal.tasks import unknown_task
+from cotbal.tasks import DECLARED, find_task, unknown_task
 
-# Where a record tells its task, in this order.
-TASK_FIELDS = ("task", "channel", "source")
-ROLES = ("human", "gpt")
 # The turn of a held-out question.
 HELD_OUT = (1 << 32) - 1
 INSTRUCTIONS = tuple(sorted({row.instruction for row in TABLE.values() if row.instruction}))
-
-Fault = tuple[str, str, str, str]  # kind, field, expected, got
 
 
 class Settings(NamedTuple):
@@ -32,6 +38,7 @@ class Settings(NamedTuple):
         image_tokens: positions that a picture becomes.
         tokenizer: as of `load_counter`; None: words are counted.
         instructions: response format instructions, which do not make two questions different.
+        file_tasks: task by file, for records that name none.
     """
 
     tasks: tuple[str, ...] = ()
@@ -39,6 +46,7 @@ class Settings(NamedTuple):
     image_tokens: int = IMAGE_TOKENS
     tokenizer: str | None = None
     instructions: tuple[str, ...] = INSTRUCTIONS
+    file_tasks: Mapping[str, str] = {}
 
 
 class Question(NamedTuple):
@@ -95,19 +103,24 @@ class Examiner:
         self._settings, self._counter = settings, counter
         self._instructions = tuple(" " + _plain(each) for each in settings.instructions)
 
-    def __call__(self, fields: dict[str, Any]) -> Examined:
-        """What the record is; never raises."""
+    def __call__(self, fields: dict[str, Any], file: str | Path | None = None) -> Examined:
+        """What the record is; never raises.
+
+        Args:
+            fields: the record.
+            file: that it came from, which may tell its task.
+        """
         faults: list[Fault] = []
-        task = self._task(fields, faults)
+        task = self._task(fields, file, faults)
         pictured = "image" in fields
-        image = _image(fields["image"], faults) if pictured else None
+        image = check_image(fields["image"], faults) if pictured else None
         if "conversations" not in fields and ("question_id" in fields or "text" in fields):
             return self._held_out(fields, faults, task, image)
         if type(fields.get("id")) not in (str, int) or fields["id"] == "":
-            faults.append(("id", "id", "a text or a whole number", _got(fields, "id")))
-        roles, values = _turns(fields, faults)
-        whole = bool(roles) and _alternate(roles, faults)
-        found = _values(values, pictured, faults)
+            faults.append(("id", "id", "a text or a whole number", got_in(fields, "id")))
+        roles, values = check_turns(fields, faults)
+        whole = bool(roles) and check_roles(roles, faults)
+        found = check_values(values, pictured, faults)
         pairs = list(zip(values[::2], values[1::2], strict=True)) if whole else []
         length = self._length(pairs, pictured, faults) if whole else None
         questions, digest = [], b""
@@ -120,11 +133,11 @@ class Examiner:
         turns = len(values) // 2
         return Examined(faults, task, image, False, None, questions, digest, turns, length, found)
 
-    def _task(self, fields: dict[str, Any], faults: list[Fault]) -> str | None:
-        name = next((each for each in TASK_FIELDS if fields.get(each) is not None), "task")
-        task = fields.get(name)
-        if not isinstance(task, str) or not task.strip() or not _is_utf8(task):
-            faults.append(("task", name, "the name of a task", _got(fields, name)))
+    def _task(self, fields: dict[str, Any], file: str | Path | None, faults: list[Fault]) -> str | None:
+        name, task = find_task(fields, fields=DECLARED, file=file, file_tasks=self._settings.file_tasks)
+        if not isinstance(task, str) or not task.strip() or not is_utf8(task):
+            got = "nothing" if task is None else shortened(task)
+            faults.append(("task", name, "the name of a task", got))
             return None
         if self._settings.tasks and task not in self._settings.tasks:
             faults.append(("task", name, "a known task", unknown_task(task, self._settings.tasks)))
@@ -136,15 +149,17 @@ class Examiner:
     ) -> Examined:
         id = fields.get("question_id")
         if type(id) not in (str, int) or id == "":
-            faults.append(("record", "question_id", "a text or a whole number", _got(fields, "question_id")))
+            faults.append(
+                ("record", "question_id", "a text or a whole number", got_in(fields, "question_id"))
+            )
         text = fields.get("text")
         if not isinstance(text, str) or not text.strip():
-            faults.append(("record", "text", "a question", _got(fields, "text")))
+            faults.append(("record", "text", "a question", got_in(fields, "text")))
             text = ""
-        _checked(text, "text", faults)
+        check_text(text, "text", faults)
         if IMAGE in text:
             faults.append(("image-token", "text", "no <image>, which the evaluation adds", shortened(text)))
-        answers = _answers(fields, faults)
+        answers = check_answers(fields, faults)
         comparable = text and (image is not None or "image" not in fields)
         questions = [self._question(HELD_OUT, text, "\0".join(answers))] if comparable else []
         known = id if isinstance(id, str) else str(id) if type(id) is int else None
@@ -167,123 +182,6 @@ class Examiner:
         return length
 
 
-def _turns(fields: dict[str, Any], faults: list[Fault]) -> tuple[list[str], list[str]]:
-    """The roles and what they say; nothing where it is not in form."""
-    value = fields.get("conversations")
-    if not isinstance(value, list) or not value:
-        expected = "a list of questions and answers"
-        faults.append(("record", "conversations", expected, _got(fields, "conversations")))
-        return [], []
-    try:
-        roles, values = [turn["from"] for turn in value], [turn["value"] for turn in value]
-        if {*map(type, roles), *map(type, values)} == {str}:
-            return roles, values
-    except (TypeError, KeyError, IndexError):
-        pass
-    for number, turn in enumerate(value):
-        place = f"conversations[{number}]"
-        if not isinstance(turn, dict):
-            faults.append(("record", place, 'an object of "from" and "value"', shortened(turn)))
-            break
-        if wrong := [name for name in ("from", "value") if not isinstance(turn.get(name), str)]:
-            faults.append(("record", f"{place}.{wrong[0]}", "a text", _got(turn, wrong[0])))
-            break
-    return [], []
-
-
-def _alternate(roles: Sequence[str], faults: list[Fault]) -> bool:
-    count = len(roles)
-    if roles == [*ROLES] * (count // 2):
-        return True
-    for number, role in enumerate(roles):
-        if role != ROLES[number % 2]:
-            expected = f"{ROLES[number % 2]!r}"
-            faults.append(("roles", f"conversations[{number}].from", expected, shortened(role)))
-            return False
-    faults.append(("roles", f"conversations[{count - 1}]", "an answer after the last question", "none"))
-    return False
-
-
-def _values(values: Sequence[str], pictured: bool, faults: list[Fault]) -> list[tuple[str, TextBox]]:
-    """Checks what is said; the boxes in it."""
-    together = "\0".join(values)
-    # Most records have nothing of the kind: they are asked once, not turn by turn.
-    if (values and together.count(IMAGE) != pictured) or any(IMAGE in value for value in values[1::2]):
-        _images(values, pictured, faults)
-    for number, value in enumerate(values):
-        if not value.replace(IMAGE, "").strip():
-            kind, expected = ("empty-answer", "an answer") if number % 2 else ("empty-question", "a question")
-            faults.append((kind, f"conversations[{number}].value", expected, shortened(value)))
-    unusual = not _is_utf8(together) or any(mark in together for mark in MARKS)
-    found = []
-    for number, value in enumerate(values) if unusual or (pictured and "[" in together) else ():
-        place = f"conversations[{number}].value"
-        _checked(value, place, faults)
-        for mark in (mark for mark in MARKS if mark in value):
-            expected = f"a text without {mark!r}, the template's own"
-            faults.append(("template", place, expected, shortened(value)))
-        found += [(place, box) for box in _boxes(value, place, faults)] if pictured else []
-    return found
-
-
-def _images(values: Sequence[str], pictured: bool, faults: list[Fault]) -> None:
-    places = [number for number, value in enumerate(values) for _ in range(value.count(IMAGE))]
-    answered = [number for number in places if number % 2]
-    one = "one <image> in the questions, as there is a picture"
-    expected = one if pictured else "no <image>, as it has no picture"
-    where = [*answered, *places[::-1], 0][0]
-    got = f"{len(places)}{', in an answer too' if answered else ''}"
-    faults.append(("image-token", f"conversations[{where}].value", expected, got))
-
-
-def _boxes(value: str, place: str, faults: list[Fault]) -> list[TextBox]:
-    fit = []
-    for box in boxes(value):
-        if box.fits:
-            fit.append(box)
-        else:
-            kind = "box" if box.last else "box-in-text"
-            faults.append((kind, place, "corners x1 < x2 and y1 < y2 in 0..1", shortened(box.text)))
-    return fit
-
-
-def _answers(fields: dict[str, Any], faults: list[Fault]) -> list[str]:
-    """The answers that are right; none where they are not public."""
-    value = fields.get("answer", [])
-    answers = [value] if isinstance(value, str) else value
-    if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
-        faults.append(("record", "answer", "a text or a list of texts", shortened(value)))
-        return []
-    if "answer" in fields and not (answers and all(each.strip() for each in answers)):
-        faults.append(("empty-answer", "answer", "an answer", shortened(value)))
-    for each in answers:
-        _checked(each, "answer", faults)
-    return answers
-
-
-def _image(value: Any, faults: list[Fault]) -> str | None:
-    if not isinstance(value, str):
-        faults.append(("record", "image", "the path of one picture, or no such key", shortened(value)))
-        return None
-    if not value or value != value.strip() or not inside(value):
-        faults.append(("path", "image", "a path inside the image folder", shortened(value)))
-        return None
-    return value
-
-
-def _checked(text: str, place: str, faults: list[Fault]) -> None:
-    if not _is_utf8(text):
-        faults.append(("text", place, "text that UTF-8 can hold", shortened(text)))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _plain(text: str) -> str:
     """Case and spaces aside."""
     return " ".join(text.split()).casefold()
@@ -291,7 +189,3 @@ def _plain(text: str) -> str:
 
 def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
-
-
-def _got(fields: dict[str, Any], name: str) -> str:
-    return shortened(fields[name]) if name in fields else "nothing"

@@ -1,11 +1,12 @@
 """Which files are checked, and which split each belongs to."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cotbal.data.check.run import Source
 from cotbal.data.mix import load_prepared
 from cotbal.data.task_folder import PREPARED
+from cotbal.tasks import read_file_tasks
 
 TRAIN = "train"
 _SUFFIXES = (".json", ".jsonl")
@@ -37,6 +38,26 @@ def find_sources(files: Iterable[Path], splits: Iterable[str]) -> list[Source]:
             f"--split: expected at most 255 splits of 65,535 files, got {len(names)} of {len(found)}"
         )
     return sorted(found, key=lambda source: names.index(source.split))
+
+
+def find_file_tasks(sources: Sequence[Source], words: Iterable[str]) -> dict[str, str]:
+    """The task of each file whose records may name none.
+
+    Args:
+        sources: the files that are checked.
+        words: FILE=TASK, where FILE is a path as it was given or a bare name.
+
+    Raises:
+        ValueError: another text, or a file that is not checked.
+    """
+    found = read_file_tasks(words, "--file-task")
+    files = {name for source in sources for name in (str(source.path), source.path.name)}
+    if absent := [file for file in found if file not in files]:
+        raise ValueError(
+            f"--file-task: expected one of the files that are checked ({', '.join(sorted(files)[:8])}), "
+            f"got {absent[0]}"
+        )
+    return found
 
 
 def _of(path: Path) -> Iterator[Source]:

@@ -5,10 +5,10 @@ import pytest
 
 from cotbal.data.check.fix import write_fixed
 from cotbal.data.check.mend import mended
-from cotbal.data.check.run import Check
+from cotbal.data.check.run import Check, Source
 from cotbal.data.check.schema import Settings
 from cotbal.data.inputs import Inputs
-from tests.data.check.records import check, findings, question, record
+from tests.data.check.records import check, findings, question, record, write
 
 
 def said(*turns, **fields):
@@ -119,6 +119,18 @@ def test_files_are_copied_and_changes_listed(tmp_path):
     assert (tmp_path / "twice" / "changes.jsonl").read_bytes() == b""
 
 
+def test_repeats_are_taken_out_of_every_file(tmp_path):
+    paths = [tmp_path / "in" / name for name in ("a.json", "b.jsonl", "c.json")]
+    paths[0].parent.mkdir()
+    for path, numbers in zip(paths, ([1, 2, 1], [3, 4], [2, 5, 3, 5]), strict=True):
+        write(path, [record(f"{n}?", "a", id=n) for n in numbers])
+    found = Check([Source("train", path) for path in paths], Inputs(), Settings())
+    found.run()
+    content = write_fixed(found, tmp_path / "out")
+    assert [(each["records"], each["taken_out"]) for each in content["files"]] == [(2, 1), (2, 0), (1, 3)]
+    assert [each["id"] for each in json.loads((tmp_path / "out" / "c.json").read_text())] == [5]
+
+
 def test_originals_are_never_written_over(tmp_path):
     found = check(tmp_path, {"train": [record("q", "a")]})
     before = (tmp_path / "train.json").read_bytes()
@@ -128,8 +140,20 @@ def test_originals_are_never_written_over(tmp_path):
     (tmp_path / "train.json").write_text('[{"id": ')
     broken = Check(found.sources, Inputs(), Settings())
     broken.run()
-    with pytest.raises(ValueError, match="can be read to their end"):
+    with pytest.raises(ValueError, match=r"errors of kind 'file' \(1\)"):
         write_fixed(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_with_a_broken_line_is_refused_as_its_copy_would_lack_it(tmp_path):
+    path = tmp_path / "in" / "train.jsonl"
+    path.parent.mkdir()
+    path.write_text(f'{json.dumps(said(("user", "q"), ("assistant", "a")))}\n{{"id"\n')
+    found = Check([Source("train", path)], Inputs(), Settings(), accepted=["line"])
+    found.run()
+    assert found.content()["warnings"]["line"] == 1
+    with pytest.raises(ValueError, match=r"errors of kind 'line' \(1\)"):
+        write_fixed(found, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,9 @@
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +22,7 @@ from tests.data.check.records import check, findings, question, record, write
     [
         (b'[{"id": 1}, {"id": 2', 2, "the file ends inside it"),
         (b'[{"id": 1}', 2, "the file ends inside the array"),
-        (b'{"id": 1}\n{"id": ', 2, "the file ends inside it"),
+        (b'{"id": 1,\n "a": 2}\n{"id": ', 2, "the file ends inside it"),
         (b'[{"id": 1}, 3]', 2, "expected an object"),
         (b"", 1, "got none"),
         (b"[]", 1, "got none"),
@@ -38,9 +41,52 @@ def test_file_that_cannot_be_read_on_is_an_error_and_the_next_is_read(tmp_path, 
     assert got in found.findings.first["file"][0].got
     assert found.records[1] == 1
     first, second = found.content()["files"]
-    assert first["sha256"] is None
+    assert (first["broken"], first["sha256"], second["broken"]) == (1, None, 0)
     assert second["sha256"] == hashlib.sha256((tmp_path / "b.json").read_bytes()).hexdigest()
     assert not any(name == "b" for _, name, _, _ in findings(found))
+
+
+BROKEN = [
+    (b'{"id": 4, "conv', "the line ends inside it"),
+    (b'{"id": 4, "a": [1,', "the line ends inside it"),
+    (b'{"id": 4, a: 1}', "expecting property name enclosed in double quotes (its character 11)"),
+    (b"hello", "expected an object, got 'hello"),
+    (b"[1, 2]", "expected an object, got '[1, 2]"),
+    (b'{"id": "\xe4"}', "invalid continuation byte"),
+    (b"\xff", "invalid start byte"),
+]
+
+
+@pytest.mark.parametrize(("line", "got"), BROKEN)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_lines_after_a_broken_one_are_read(tmp_path, line, got, name):
+    texts = [json.dumps(record("a?", f"b {n}", id=n)).encode() for n in range(600)]
+    texts[3] = texts[400] = line
+    texts[9] = json.dumps(record("a?", "", id=9)).encode()
+    (tmp_path / name).write_bytes(b"\n".join(texts))
+    found = Check([Source("train", tmp_path / name)], Inputs(), Settings())
+    found.run()
+    assert sorted(findings(found)) == [
+        ("empty-answer", "a", 10, "conversations[1].value"),
+        ("line", "a", 4, ""),
+        ("line", "a", 401, ""),
+    ]
+    assert all(got in each.got for each in found.findings.first["line"])
+    (file,) = found.content()["files"]
+    assert (file["records"], file["broken"]) == (598, 2)
+    assert file["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert sum(each["records"] for each in found.content()["tasks"]) == 598
+
+
+def test_reading_of_an_array_stops_at_a_broken_record(tmp_path):
+    texts = [json.dumps(record("a?", f"b {n}", id=n)) for n in range(9)]
+    texts[3] = '{"id": 4, "conv'
+    (tmp_path / "a.jsonl").write_text("[" + ",\n".join(texts) + "]")
+    found = Check([Source("train", tmp_path / "a.jsonl")], Inputs(), Settings())
+    found.run()
+    assert findings(found) == [("file", "a", 4, "")]
+    (file,) = found.content()["files"]
+    assert (file["records"], file["broken"], file["sha256"]) == (3, 1, None)
 
 
 def test_deep_nesting_is_no_crash(tmp_path):
@@ -60,10 +106,14 @@ def test_several_give_the_same_findings_and_sizes_in_the_same_order(tmp_path, mo
     records = [
         record("a?", "" if n % 7 == 0 else f"b {n}", task=f"t{n % 5}", image=f"{n}.jpg") for n in range(2000)
     ]
-    sources = [Source("train", tmp_path / "cut.json"), Source("train", write(tmp_path / "a.jsonl", records))]
+    lines = [json.dumps(record(f"c {n}?", "d", task=None)) if n % 30 else "{" for n in range(600)]
+    (tmp_path / "b.jsonl").write_text("\n".join(lines))
+    paths = [tmp_path / "cut.json", write(tmp_path / "a.jsonl", records), tmp_path / "b.jsonl"]
+    settings = Settings(file_tasks={"b.jsonl": "t0"})
 
     def told(workers):
-        found = Check(sources, Inputs(), Settings(), images=tmp_path, workers=workers)
+        sources = [Source("train", path) for path in paths]
+        found = Check(sources, Inputs(), settings, images=tmp_path, workers=workers)
         found.run()
         return found.content(), list(found.findings.lines())
 
@@ -71,11 +121,21 @@ def test_several_give_the_same_findings_and_sizes_in_the_same_order(tmp_path, mo
     # Threads in the place of processes, each of which would import torch.
     monkeypatch.setattr(crew_module, "ProcessPoolExecutor", threads)
     assert told(3) == alone
-    assert len(alone[1]) == 2 + 286 + 2000 + 1
+    assert len(alone[1]) == 2 + 286 + 2000 + 1 + 20
 
 
 def threads(workers, context, start, arguments):
     return ThreadPoolExecutor(workers, initializer=start, initargs=arguments)
+
+
+def test_process_of_a_crew_ends_when_its_parent_has(monkeypatch):
+    ended, codes = Event(), Queue()
+    monkeypatch.setattr(crew_module, "parent_process", lambda: SimpleNamespace(join=ended.wait))
+    monkeypatch.setattr(crew_module.os, "_exit", codes.put)
+    crew_module._start(Settings())
+    assert codes.empty()
+    ended.set()
+    assert codes.get(timeout=10) == 1
 
 
 def test_missing_file_is_no_finding(tmp_path):

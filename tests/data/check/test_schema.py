@@ -99,6 +99,13 @@ def test_task_is_read_from_the_other_fields_and_held_against_those_that_there_ar
     fields = {k: v for k, v in GOOD.items() if k != "task"}
     assert Examiner(Settings())(fields | {"channel": "A", "source": "B"}).task == "A"
     assert Examiner(Settings())(fields | {"source": "B"}).task == "B"
+    examiner = Examiner(Settings(file_tasks={"a.json": "C", "x/b.json": "D", "c.json": " "}))
+    assert examiner(fields, "x/a.json").task == "C"
+    assert examiner(fields, "x/b.json").task == "D"
+    assert examiner(fields | {"source": "B"}, "x/a.json").task == "B"
+    assert examiner(GOOD, "x/a.json").task == "GQA"
+    for file, place in (("c.json", "file_tasks['c.json']"), ("b.json", "task"), (None, "task")):
+        assert [fault[:2] for fault in examiner(fields, file).faults] == [("task", place)]
     assert faults(GOOD, tasks=("GQA", "VQAv2")) == []
     (fault,) = Examiner(Settings(tasks=("VQAv2", "GQA-2")))(GOOD).faults
     assert fault == (

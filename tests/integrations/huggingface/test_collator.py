@@ -44,12 +44,17 @@ def test_the_task_is_read_from_another_field_or_from_the_file() -> None:
         {"input_ids": [2], "file": "data/b.json"},
         {"input_ids": [3], "file": "data/b.json", "source": "a", "task": "c"},
     ]
-    collator = TaskCollator(
-        default_data_collator, ["a", "b", "c"], field="source", file_field="file", file_tasks={"b.json": "b"}
-    )
-    batch = collator(records)
-    assert batch["cotbal_task_ids"].tolist() == [0, 1, 2]
-    assert set(batch) == {"input_ids", "cotbal_task_ids"}
+    for field in ("source", ("channel", "source")):
+        collator = TaskCollator(
+            default_data_collator,
+            ["a", "b", "c"],
+            field=field,
+            file_field="file",
+            file_tasks={"b.json": "b"},
+        )
+        batch = collator(records)
+        assert batch["cotbal_task_ids"].tolist() == [0, 1, 2]
+        assert set(batch) == {"input_ids", "cotbal_task_ids"}
 
 
 def test_records_without_tasks_make_a_batch_without_ids() -> None:
