@@ -48,6 +48,9 @@ class _OneLineErrors(TyperGroup):
         """Run the verb; with --debug its errors keep their traceback."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            # As in `cotbal plan estimate.yaml | head`; click ends it quietly.
+            raise
         except (ValueError, TypeError, OSError) as error:
             if ctx.params.get("debug"):
                 raise

@@ -76,3 +76,11 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.parametrize("arguments", [["nonsense"], ["weights"], ["weights", "--nonsense"]])
 def test_a_wrong_command_exits_with_2(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cotbal.cli", "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
