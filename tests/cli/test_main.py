@@ -79,8 +79,7 @@ def test_a_wrong_command_exits_with_2(arguments):
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cotbal.cli", "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b""
+    command = [sys.executable, "-m", "cotbal.cli", "plan", "--recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
