@@ -41,6 +41,9 @@ def read_items(path: str | Path) -> ItemFile:
             raise ValueError(f"expected an object with schema_version {SCHEMA_VERSION} and items")
         items = {run: _lists(of_run, f"items[{run!r}]") for run, of_run in _object(content, "items").items()}
         clusters = _lists(content.get("clusters") or {}, "clusters")
+        for task, row in clusters.items():
+            if wrong := [number for number in row if type(number) is not int]:
+                raise ValueError(f"clusters[{task!r}]: expected whole numbers, got {wrong[0]}")
         return ItemFile(items, {task: [int(number) for number in row] for task, row in clusters.items()})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

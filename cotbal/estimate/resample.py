@@ -11,6 +11,7 @@ from cotbal.estimate.clusters import Clusters, Numbers, cluster_sums
 from cotbal.estimate.score_csv import EQUAL, MINI
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.transforms import oriented
+from cotbal.tasks import unknown_task
 
 SOURCES = ("items", "seeds")
 # Drawn at a time: (draws, items) counts of 8 bytes each.
@@ -57,6 +58,9 @@ def resample(
     if unknown := set(over) - set(SOURCES):
         raise ValueError(f"over: expected of {', '.join(SOURCES)}, got {', '.join(sorted(unknown))}")
     tasks = tables[0].tasks
+    for task in clusters or {}:
+        if task not in tasks:
+            raise ValueError(f"clusters: no such task {unknown_task(task, tasks)}")
     columns = [
         # By its name: what a task draws does not hang on the order of the tasks.
         _column(tables, task, draws, crc32(f"{seed} {task}".encode()), over, (clusters or {}).get(task))
@@ -152,6 +156,11 @@ def drawn_means(
     sums, sizes = cluster_sums(items, clusters, name)
     generator = torch.Generator().manual_seed(seed)
     n_groups = len(sizes)
+    if n_groups < 2:
+        raise ValueError(
+            f"items: expected at least 2 items of {name!r}, and 2 clusters where they are given, got 1; one "
+            "shows nothing of its noise, so leave it out"
+        )
     columns = []
     for first in range(0, draws, max(1, _CHUNK // n_groups)):
         part = shares[first : first + max(1, _CHUNK // n_groups)]

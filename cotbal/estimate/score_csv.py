@@ -8,6 +8,7 @@ beside it the tasks' rows may be missing, where there were no probes.
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,13 +28,12 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         OSError: the file cannot be read.
         ValueError: a bad header, an unknown, repeated or missing row, a row of another length.
     """
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(stream)]
-    lines = [line for line in lines if any(line)]
+    lines = [line for line in _lines(path) if any(line)]
     if not lines or lines[0][0] != "run":
-        raise ValueError(
-            f"expected the header 'run,<task>,<task>,...', got {','.join(lines[0]) if lines else 'nothing'!r}"
-        )
+        got = repr(",".join(lines[0])) if lines else "nothing"
+        if lines and re.match("run[;\t]", lines[0][0]):
+            got += "; separate the cells by commas, and write numbers with a point"
+        raise ValueError(f"expected the header 'run,<task>,<task>,...', got {got}")
     tasks = task_names(lines[0][1:], "header")
     rows: dict[str, list[str]] = {}
     for name, *cells in lines[1:]:
@@ -48,6 +48,15 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
     if missing := [name for name in (MINI, *(tasks if probes else ())) if name not in rows]:
         raise ValueError(f"missing rows: {', '.join(missing)}; one row 'mini' and one per task are needed")
     return tasks, rows
+
+
+def _lines(path: str | Path) -> list[list[str]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            return [[cell.strip() for cell in line] for line in csv.reader(stream)]
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"expected text in UTF-8, got the byte 0x{byte:02x}; save it as UTF-8") from None
 
 
 def numbers(cells: Sequence[str], tasks: Sequence[str], row: str) -> list[float]:

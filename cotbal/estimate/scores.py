@@ -191,10 +191,10 @@ def _checked_items(items: Items, tasks: tuple[str, ...]) -> dict[str, dict[str, 
             if task not in tasks:
                 raise ValueError(f"{where}: no such task {unknown_task(task, tasks)}")
             scores = _float64(values, where)
-            if scores.dim() != 1 or not len(scores) or not bool(scores.isfinite().all()):
-                raise ValueError(
-                    f"{where}: expected a 1-d list of finite scores, got shape {tuple(scores.shape)}"
-                )
+            if scores.dim() != 1 or not len(scores):
+                raise ValueError(f"{where}: expected a 1-d list of scores, got shape {tuple(scores.shape)}")
+            if wrong := scores[~scores.isfinite()].tolist():
+                raise ValueError(f"{where}: expected finite scores, got {wrong[0]}")
             if lengths.setdefault(task, len(scores)) != len(scores):
                 raise ValueError(
                     f"{where}: expected {lengths[task]} items as in the other runs, got {len(scores)}; "

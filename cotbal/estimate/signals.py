@@ -43,8 +43,8 @@ def contribution(
         raise ValueError(
             f"scores: {'; '.join(reasons.values())}. The contribution to "
             f"{'this task' if len(reasons) == 1 else 'these tasks'} is not identified (Eq. 3): "
-            "validate on more items, use larger sets, or leave it out with on_unidentified='drop' "
-            "(--on-unidentified drop)"
+            "name a transform where lower is better, validate on more items, use larger sets, or leave it "
+            "out with on_unidentified='drop' (--on-unidentified drop)"
         )
     table = contribution_of(scores.oriented("mini"), scores.oriented("probes"))
     for place, task in enumerate(scores.tasks):

@@ -66,9 +66,9 @@ def test_single_task_runs_come_in_pairs(given_one):
         ({"c": {"a": [1]}}, "no such run 'c'"),
         ({"mini": {"c": [1]}}, "no such task 'c'"),
         ({"mini": {"a": [1, 0]}, "a": {"a": [1]}}, "expected 2 items as in the other runs, got 1"),
-        ({"mini": {"a": []}}, "expected a 1-d list of finite scores"),
-        ({"mini": {"a": [[1]]}}, "expected a 1-d list of finite scores"),
-        ({"mini": {"a": [math.nan]}}, "expected a 1-d list of finite scores"),
+        ({"mini": {"a": []}}, "expected a 1-d list of scores"),
+        ({"mini": {"a": [[1]]}}, "expected a 1-d list of scores"),
+        ({"mini": {"a": [1, math.nan]}}, "expected finite scores, got nan"),
         ({"mini": {"a": ["x"]}}, r"items\['mini'\]\['a'\]"),
     ],
 )
@@ -156,6 +156,8 @@ def test_writing_and_reading_keeps_every_bit(tmp_path, data):
     [
         ("", "expected the header"),
         ("task,a,b\n", "expected the header"),
+        (TABLE.replace(",", ";"), "got 'run;a;b'; separate the cells by commas"),
+        (TABLE.replace(",", "\t"), "separate the cells by commas"),
         ("run\nmini\n", "at least one task"),
         ("run,a,a\n", "repeated: a"),
         (TABLE.replace("0.4", ""), "row 'a', task 'b': expected a number, got an empty cell"),
@@ -177,3 +179,10 @@ def test_a_bad_file_raises_with_its_name(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         Scores.from_csv(path)
     assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_not_utf8_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_bytes(TABLE.replace("b", "\xe5").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"scores.csv: expected text in UTF-8, got the byte 0xe5; save it"):
+        Scores.from_csv(path)

@@ -283,3 +283,16 @@ def test_a_column_is_identified_or_not_by_its_clusters_and_not_by_its_items():
     found, refused = weights_by_rule(scores, clusters=numbers)
     assert list(found) == ["difficulty", "equal"]
     assert set(refused) == {"cotbal", "contribution", "one2all", "all2one"}
+
+
+def test_one_item_or_one_cluster_shows_no_noise_and_raises():
+    scores = table()
+    runs = {"mini": scores.mini, **dict(zip(scores.tasks, scores.probes, strict=True))}
+    one = {run: {task: [row[i]] for i, task in enumerate(scores.tasks)} for run, row in runs.items()}
+    with pytest.raises(ValueError, match="expected at least 2 items of 't0'"):
+        uncertainty(Scores(scores.tasks, scores.mini, scores.probes, items=one))
+    together = {"t1": [0] * len(scores.items["mini"]["t1"])}
+    with pytest.raises(ValueError, match="expected at least 2 items of 't1', and 2 clusters"):
+        uncertainty(scores, clusters=together)
+    with pytest.raises(ValueError, match="clusters: no such task 'x'"):
+        uncertainty(scores, clusters={"x": [0]})
