@@ -1,6 +1,7 @@
 """Writing files so that a reader, or a kill, never meets half of one."""
 
 import contextlib
+import errno
 import os
 import re
 import uuid
@@ -50,6 +51,8 @@ def writing_atomically(path: str | Path) -> Iterator[BinaryIO]:
         OSError: the folder cannot be written to.
     """
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
