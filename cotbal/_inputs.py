@@ -90,6 +90,13 @@ def needs_gradients(*tensors: Tensor | None) -> tuple[bool, ...]:
     return tuple(_needs_gradient(tensor) for tensor in tensors)
 
 
+def check_tensors(**arguments: Any) -> None:
+    """Checks that each argument is a tensor, or None where it is absent."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
 def check_logits(logits: Tensor, *, inplace: bool, impl: str) -> None:
     """Checks what only the loss on logits has."""
     if logits.ndim < 1 or logits.shape[-1] == 0:

@@ -6,7 +6,14 @@ from cotbal import _reference
 from cotbal._arguments import LossOutputs
 from cotbal._calls import TaskStats, autocast, finish
 from cotbal._implementation import choose_implementation
-from cotbal._inputs import check_accumulation, check_linear, check_logits, needs_gradients, row_arguments
+from cotbal._inputs import (
+    check_accumulation,
+    check_linear,
+    check_logits,
+    check_tensors,
+    needs_gradients,
+    row_arguments,
+)
 from cotbal.linear_ops import AccumulatingLinearGTWCrossEntropy, linear_gtw_cross_entropy_op
 from cotbal.ops import InplaceGTWCrossEntropy, gtw_cross_entropy_op
 from cotbal.vocab_losses import vocab_parallel_gtw_cross_entropy, vocab_parallel_linear_gtw_cross_entropy
@@ -82,6 +89,8 @@ def gtw_cross_entropy(
         >>> loss = cotbal.gtw_cross_entropy(logits, labels, task_ids, torch.tensor([0.8, 1.2]))
         >>> loss.backward()
     """
+    check_tensors(logits=logits, labels=labels, task_ids=task_ids, task_weights=task_weights)
+    check_tensors(token_weights=token_weights, class_weights=class_weights)
     impl = choose_implementation(impl, logits)
     check_logits(logits, inplace=inplace, impl=impl)
     arguments = row_arguments(
@@ -186,6 +195,8 @@ def linear_gtw_cross_entropy(
         >>> loss = cotbal.linear_gtw_cross_entropy(hidden, head.weight, labels, shift=True)
         >>> loss.backward()
     """
+    check_tensors(hidden=hidden, weight=weight, labels=labels, task_ids=task_ids, task_weights=task_weights)
+    check_tensors(bias=bias, token_weights=token_weights, class_weights=class_weights)
     parameter, hidden, weight = weight, autocast(hidden), autocast(weight)
     bias = None if bias is None else autocast(bias)
     impl = choose_implementation(impl, hidden)

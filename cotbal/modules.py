@@ -1,6 +1,6 @@
 """The losses as modules that hold their task weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,7 @@ class _WeightedLoss(nn.Module):
 
     def __init__(self, task_weights: Tensor | Sequence[float] | None = None, **options: Any) -> None:
         super().__init__()
-        weights = None if task_weights is None else torch.as_tensor(task_weights, dtype=torch.float32)
-        self._weights = weights if weights is None else weights.detach().clone()
+        self._weights = None if task_weights is None else _checked(task_weights)
         self.options = options
 
     def weights_on(self, device: torch.device) -> Tensor | None:
@@ -30,6 +29,21 @@ class _WeightedLoss(nn.Module):
         return ", ".join(
             f"{name}={value!r}" for name, value in ({"task_weights": weights} | self.options).items()
         )
+
+
+def _checked(task_weights: Tensor | Sequence[float]) -> Tensor:
+    """A copy of the weights (N,) in float32."""
+    if isinstance(task_weights, Mapping | str):
+        raise TypeError(
+            f"task_weights: expected numbers in the order of the ids, got {type(task_weights).__name__}; "
+            "pass TaskWeights(...).to_tensor(tasks)"
+        )
+    weights = torch.as_tensor(task_weights, dtype=torch.float32).detach().clone()
+    if weights.ndim != 1 or not len(weights):
+        raise ValueError(f"task_weights: expected shape (N,), got {tuple(weights.shape)}")
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError(f"task_weights: expected finite values >= 0, got {weights.tolist()}")
+    return weights
 
 
 class GTWLoss(_WeightedLoss):

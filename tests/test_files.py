@@ -10,6 +10,12 @@ def test_text_is_written_as_utf8_without_touching_line_ends(tmp_path):
     assert path.read_bytes() == "é\r\n".encode()
 
 
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError) as caught:
+        write_text_atomically(tmp_path, "text")
+    assert caught.value.filename == str(tmp_path)
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):
     path = write_bytes_atomically(tmp_path / "file.bin", b"old")
 

@@ -76,8 +76,10 @@ def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _lists(value: Any, where: str, kinds: tuple[type, ...] = (int, float)) -> dict[str, list[Any]]:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object of lists, got {type(value).__name__}")
+    named = "numbers" if float in kinds else "whole numbers"
     for task, row in value.items():
-        if not isinstance(row, list) or not all(type(each) in kinds for each in row):
-            expected = "numbers" if float in kinds else "whole numbers"
-            raise ValueError(f"{where}[{task!r}]: expected a list of {expected}")
+        if not isinstance(row, list):
+            raise ValueError(f"{where}[{task!r}]: expected a list of {named}")
+        if wrong := [each for each in row if type(each) not in kinds]:
+            raise ValueError(f"{where}[{task!r}]: expected a list of {named}, got {wrong[0]!r}")
     return value

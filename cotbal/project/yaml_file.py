@@ -28,7 +28,13 @@ def load_yaml(path: str | Path, model: type[Model], changes: Mapping[str, Any]) 
         ValueError: it is not YAML, a key stands twice or is not known, or a value does not fit. The message
             has the line, the place and, for a key, the one that was probably meant.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(
+            f"{path}: expected text in UTF-8, got the byte 0x{byte:02x}; save it as UTF-8"
+        ) from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: Lines = {(): 1}

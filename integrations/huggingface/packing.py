@@ -58,7 +58,9 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
         last = starts if shift else torch.nn.functional.pad(starts[:, 1:], (0, 1))
         labels = labels.masked_fill(last, IGNORE_INDEX)
         batch["labels" if shift else "shift_labels"] = labels
-    if task_ids.shape not in (labels.shape, labels.shape[:1]):
+    # One id for one packed row may be what is left of an id per segment.
+    cut = starts is not None and labels.shape[0] == 1 and task_ids.shape == (1,)
+    if cut or task_ids.shape not in (labels.shape, labels.shape[:1]):
         task_ids = batch[TASK_IDS] = _ids_of_segments(task_ids, labels, starts)
     return Targets(labels, task_ids, shift)
 
@@ -87,5 +89,9 @@ def _ids_of_segments(task_ids: Tensor, labels: Tensor, starts: Tensor | None) ->
         )
     segment = starts.cumsum(-1) - 1
     fits = ((segment < n_ids) | (labels == IGNORE_INDEX)).all() & (segment[0, -1] >= n_ids - 1)
-    require(fits, f"{TASK_IDS}: expected one id per segment, {n_ids} ids came; segments", segment[0, -1] + 1)
+    expected = f"expected one id per segment, {n_ids} ids came; "
+    if n_ids == 1:
+        # Its loader takes the first of them for those of the one row.
+        expected += "a streaming dataset needs accelerator_config={'dispatch_batches': False}; "
+    require(fits, f"{TASK_IDS}: {expected}segments", segment[0, -1] + 1)
     return task_ids[segment.clamp(max=n_ids - 1)]

@@ -170,6 +170,7 @@ def test_writing_and_reading_keeps_every_bit(tmp_path, data):
         ("", "expected the header"),
         ("task,a,b\n", "expected the header"),
         (TABLE.replace(",", ";"), "got 'run;a;b'; separate the cells by commas"),
+        (TABLE.replace(",", "\t"), "separate the cells by commas"),
         ("run\nmini\n", "at least one task"),
         ("run,a,a\n", "repeated: a"),
         (TABLE.replace("0.4", ""), "row 'a', task 'b': expected a number, got an empty cell"),
@@ -193,8 +194,8 @@ def test_a_bad_file_raises_with_its_name(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
-def test_a_file_in_another_encoding_is_told(tmp_path):
+def test_a_file_that_is_not_utf8_is_named_with_what_to_do(tmp_path):
     path = tmp_path / "scores.csv"
-    path.write_bytes(TABLE.replace("a", "\u00e9").encode("latin-1"))
-    with pytest.raises(ValueError, match="expected text in UTF-8, got the byte 0xe9; save it as UTF-8"):
+    path.write_bytes(TABLE.replace("b", "\xe5").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"scores.csv: expected text in UTF-8, got the byte 0xe5; save it"):
         Scores.from_csv(path)

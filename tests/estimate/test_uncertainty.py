@@ -282,9 +282,12 @@ def test_a_column_is_identified_or_not_by_its_clusters_and_not_by_its_items():
     assert set(refused) == {"cotbal", "contribution", "one2all", "all2one"}
 
 
-def test_one_item_shows_nothing_of_its_noise():
-    rows = {"mini": {"a": 0.2, "b": 0.3}, "a": {"a": 0.8, "b": 0.4}, "b": {"a": 0.25, "b": 0.75}}
-    one = {run: {task: [score] for task, score in of.items()} for run, of in rows.items()}
-    scores = Scores(["a", "b"], [0.2, 0.3], [[0.8, 0.4], [0.25, 0.75]], items=one)
-    with pytest.raises(ValueError, match=r"expected at least 2 items of 'a', .* got 1"):
-        uncertainty(scores)
+def test_one_item_or_one_cluster_shows_no_noise_and_raises():
+    scores = table()
+    runs = {"mini": scores.mini, **dict(zip(scores.tasks, scores.probes, strict=True))}
+    one = {run: {task: [row[i]] for i, task in enumerate(scores.tasks)} for run, row in runs.items()}
+    with pytest.raises(ValueError, match="expected at least 2 items of 't0'"):
+        uncertainty(Scores(scores.tasks, scores.mini, scores.probes, items=one))
+    together = {"t1": [0] * len(scores.items["mini"]["t1"])}
+    with pytest.raises(ValueError, match="expected at least 2 items of 't1', and 2 clusters"):
+        uncertainty(Scores(scores.tasks, scores.mini, scores.probes, items=scores.items, clusters=together))

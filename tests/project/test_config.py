@@ -226,3 +226,10 @@ def test_project_is_not_changed_by_reading_it_back(tmp_path):
     project = load(tmp_path, content(tmp_path))
     again = Project.model_validate(json.loads(json.dumps(copy.deepcopy(project.model_dump()))))
     assert again.model_dump() == project.model_dump()
+
+
+def test_a_file_that_is_not_utf8_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_bytes(b"output: \xe5\n")
+    with pytest.raises(ValueError, match=r"toy.yaml: expected text in UTF-8, got the byte 0xe5; save it"):
+        load_project(path)

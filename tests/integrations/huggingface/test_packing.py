@@ -68,6 +68,15 @@ def test_other_than_one_id_per_segment_is_refused(ids: list[int]) -> None:
         batch_targets(batch)
 
 
+@pytest.mark.parametrize("mark", [{"position_ids": POSITIONS}, {"cu_seq_lens_q": BOUNDARIES}])
+def test_one_id_of_a_row_of_several_segments_is_refused(mark: dict[str, Any]) -> None:
+    batch = {"labels": LABELS, "cotbal_task_ids": IDS[:1], **mark}
+    with pytest.raises(ValueError, match=r"1 ids came; a streaming dataset needs .*dispatch_batches"):
+        batch_targets(batch)
+    whole = {"labels": LABELS, "position_ids": torch.arange(8)[None], "cotbal_task_ids": IDS[:1]}
+    assert batch_targets(whole).task_ids.unique().tolist() == IDS[:1].tolist()
+
+
 def test_batches_that_cannot_be_trained_on_are_refused() -> None:
     with pytest.raises(ValueError, match=r"task ids in every training batch, got none; wrap the collator"):
         batch_targets({"labels": LABELS})
