@@ -42,7 +42,8 @@ def row_parts(
 ):
     """(first and end of the columns in whole words, start of the block, positions of the edges, which exist).
 
-    The columns before the block are those that no registers hold, in whole steps.
+    The columns before the block are those that no registers hold, in whole steps; where a step is longer than
+    the block they may be all.
     """
     first = 0
     end = n_cols
@@ -56,7 +57,8 @@ def row_parts(
         edges = tl.where(lanes < WORD, lanes, tl.maximum(end, first) + lanes - WORD)
         is_edge = (edges >= skew) & (edges < skew + n_cols) & ((lanes >= WORD) | (lanes < first))
     if STEP > 0:
-        start = tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP
+        # A step may reach past the row, where others begin.
+        start = tl.minimum(tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP, end)
     return first, end, start, edges, is_edge
 
 

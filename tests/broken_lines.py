@@ -285,6 +285,12 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "largest_x = largest",
         ),
     },
+    "csrc_triton/row_parts.py": {
+        "a step reaches into the next row (Triton)": (
+            "tl.minimum(tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP, end)",
+            "tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP",
+        ),
+    },
     "csrc_triton/gtw_cross_entropy.py": {
         "an infinite logit reaches the gradient of a row of weight 0 (Triton)": (
             "if scale == 0.0:",
@@ -313,6 +319,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "the loss of an ignored row is not written (Triton)": (
             "        tl.store(losses_ptr + row, 0.0)\n",
             "        pass\n",
+        ),
+        "a label of -inf is not smoothed onto (Triton)": (
+            "smooth + label_smoothing_term(label_z, label_class_weight),",
+            "smooth,",
         ),
         "a row with a NaN is correct (Triton)": ("((beaten == 0) & (total == total))", "(beaten == 0)"),
         "the loss is rounded to the logits' dtype (Triton)": (

@@ -1,5 +1,6 @@
 """The launcher of the logits kernel: what it writes, and what beside a row it must not look at."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -10,13 +11,15 @@ pytest.importorskip("triton")
 
 from csrc_triton import gtw_cross_entropy as kernel
 from csrc_triton import reference
+from csrc_triton.launch import WORD
 from csrc_triton.options import LossOptions
 from tests.laws.conftest import small_row_launch
 from tests.tolerances import LOSS, assert_close, assert_gradients_close
 
 IGNORE, UNTOUCHED = -100, 7.0
-# Rows within one word and over several; in one block and in two passes; whole words, and not.
-WIDTHS = [5, 20, 32, 33, 96, 101]
+# Rows within a word and over several; in a block, which some just fill, and in two passes, whose steps may
+# be longer than what is left for them.
+WIDTHS = [5, 20, 31, 32, 33, 101, 112]
 
 
 @pytest.fixture(autouse=True)
@@ -48,23 +51,32 @@ def run(
 
 
 @pytest.mark.parametrize("n_cols", WIDTHS)
+@pytest.mark.parametrize("skew", [0, WORD - 1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_every_row_is_written_and_nothing_beside_it(n_cols: int, dtype: torch.dtype) -> None:
-    """Rows that are not read are zeros, not what was there; the columns between rows stay as they are."""
+def test_every_row_is_written_and_nothing_beside_it(
+    n_cols: int, skew: int, smoothing: float, dtype: torch.dtype
+) -> None:
+    """Rows that are not read are zeros, not what was there; the columns between rows stay as they are.
+
+    The second row starts `skew` columns into a word, later ones each a column earlier.
+    """
     generator = torch.Generator().manual_seed(n_cols)
     logits = torch.randn(6, n_cols, generator=generator).to(dtype)
-    labels = torch.tensor([0, IGNORE, n_cols - 1, 1, 2, IGNORE])
-    weights = torch.tensor([0.5, 0.0, 2.0, 0.0, 1.5, 0.0])
+    labels = torch.tensor([IGNORE, 0, n_cols - 1, 1, 2, IGNORE])
+    weights = torch.tensor([0.0, 0.5, 2.0, 0.0, 1.5, 0.0])
     read = weights != 0
     # As far apart as each other, so that the kernel may take rows by words.
-    between, columns = torch.full((6, n_cols + 16), float("nan"), dtype=dtype), slice(3, n_cols + 3)
+    stride, columns = (n_cols // WORD + 2) * WORD + skew, slice(3, n_cols + 3)
+    between = torch.full((6, stride), math.nan, dtype=dtype)
     between[:, columns] = logits
     written = torch.full_like(between, UNTOUCHED)
     gradient = written[:, columns]
-    losses, correct = run(between[:, columns], labels, weights, gradient)
+    options = LossOptions(label_smoothing=smoothing)
+    losses, correct = run(between[:, columns], labels, weights, gradient, options)
 
     exact = logits.double().requires_grad_()
-    expected = reference.row_losses(exact, labels, read, LossOptions())
+    expected = reference.row_losses(exact, labels, read, options)
     (weights * expected).sum().backward()
     assert_close(losses, expected, LOSS[dtype])
     assert correct.tolist() == ((logits.argmax(1) == labels) & read).tolist()
@@ -90,7 +102,7 @@ def test_a_row_with_a_nan_is_not_correct(n_cols: int) -> None:
     """A maximum passes NaN over; torch's argmax takes it for the largest."""
     logits = torch.zeros(3, n_cols)
     logits[:, 1] = 5.0
-    logits[1, n_cols - 1] = logits[2, 0] = float("nan")
+    logits[1, n_cols - 1] = logits[2, 0] = math.nan
     _, correct = run(logits, torch.ones(3, dtype=torch.int64), torch.ones(3))
     assert correct.tolist() == [True, False, False]
 
@@ -104,3 +116,14 @@ def test_a_hit_is_decided_before_the_cap_in_every_part_of_a_row(n_cols: int) -> 
     labels = torch.tensor([1, 3, n_cols - 1, n_cols - 2])
     _, correct = run(logits, labels, torch.ones(4), options=LossOptions(softcap=1.0))
     assert correct.tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize("n_cols", WIDTHS)
+def test_a_label_of_minus_infinity_counts_in_the_smoothing_alone(n_cols: int) -> None:
+    """All is smoothing: what the label keeps for itself is 0, and its share of the smoothing infinite."""
+    logits = torch.zeros(2, n_cols)
+    logits[0, 1] = -math.inf
+    options = LossOptions(label_smoothing=1.0, class_weights=torch.ones(n_cols))
+    losses, _ = run(logits, torch.ones(2, dtype=torch.int64), torch.ones(2), options=options)
+    assert losses[0] == math.inf
+    assert losses[1].item() == pytest.approx(math.log(n_cols))
