@@ -57,8 +57,10 @@ def row_parts(
         edges = tl.where(lanes < WORD, lanes, tl.maximum(end, first) + lanes - WORD)
         is_edge = (edges >= skew) & (edges < skew + n_cols) & ((lanes >= WORD) | (lanes < first))
     if STEP > 0:
-        # A step may reach past the row, where others begin.
-        start = tl.minimum(tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP, end)
+        start = tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP
+    if STEP > BLOCK:
+        # Such a step may reach past the row, where the next one begins.
+        start = tl.minimum(start, end)
     return first, end, start, edges, is_edge
 
 
