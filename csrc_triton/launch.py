@@ -62,11 +62,11 @@ def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_gradi
         is_elementwise: whether softcap or label smoothing is on.
         has_gradient: whether a gradient is written.
     """
-    width = n_cols if is_aligned else n_cols + WORD - 1
+    # Wherever a row starts, the positions of its whole words end below `n_cols` rounded up to one.
     if is_elementwise:
-        return _smallest(width, ELEMENTWISE_RESIDENT, ELEMENTWISE_TWO_PASSES)
+        return _smallest(n_cols, ELEMENTWISE_RESIDENT, ELEMENTWISE_TWO_PASSES)
     two_passes = TWO_PASSES if is_aligned else EDGES_TWO_PASSES
-    return _smallest(width, RESIDENT, two_passes if has_gradient else LOSS_ALONE)
+    return _smallest(n_cols, RESIDENT, two_passes if has_gradient else LOSS_ALONE)
 
 
 def stream_launch(n_cols: int) -> Launch:
@@ -74,9 +74,9 @@ def stream_launch(n_cols: int) -> Launch:
     return _smallest(n_cols, STREAMS, STREAMS[-1])
 
 
-def _smallest(width: int, entries: tuple[Launch, ...], otherwise: Launch) -> Launch:
-    """The first of the entries whose block holds `width` columns."""
-    return next((entry for entry in entries if width <= entry.block), otherwise)
+def _smallest(n_cols: int, entries: tuple[Launch, ...], otherwise: Launch) -> Launch:
+    """The first of the entries whose block holds `n_cols` columns."""
+    return next((entry for entry in entries if n_cols <= entry.block), otherwise)
 
 
 def on_gpu_of(tensor: Tensor) -> AbstractContextManager[None]:

@@ -42,7 +42,8 @@ def row_parts(
 ):
     """(first and end of the columns in whole words, start of the block, positions of the edges, which exist).
 
-    The columns before the block are those that no registers hold, in whole steps.
+    The columns before the block are those that no registers hold, in whole steps; where a step is longer than
+    the block they may be all.
     """
     first = 0
     end = n_cols
@@ -57,6 +58,9 @@ def row_parts(
         is_edge = (edges >= skew) & (edges < skew + n_cols) & ((lanes >= WORD) | (lanes < first))
     if STEP > 0:
         start = tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP
+    if STEP > BLOCK:
+        # Such a step may reach past the row, where the next one begins.
+        start = tl.minimum(start, end)
     return first, end, start, edges, is_edge
 
 

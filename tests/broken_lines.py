@@ -276,6 +276,20 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "is_counted &= class_weights == class_weights",
         ),
         "the z-loss is lse and not its square (Triton)": ("z_loss * lse * lse", "z_loss * lse"),
+        "a tie in the row before counts (Triton)": (
+            "is_before = (cols >= first) & (cols < label)",
+            "is_before = cols < label",
+        ),
+        "hits of long rows are decided after the cap (Triton)": (
+            "largest_x = tl.max(lane_max_x, 0)",
+            "largest_x = largest",
+        ),
+    },
+    "csrc_triton/row_parts.py": {
+        "a step reaches into the next row (Triton)": (
+            "start = tl.minimum(start, end)",
+            "start = start",
+        ),
     },
     "csrc_triton/gtw_cross_entropy.py": {
         "an infinite logit reaches the gradient of a row of weight 0 (Triton)": (
@@ -302,6 +316,15 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "is_beaten(row_ptr, skew, label, label_x, largest_x,",
             "is_beaten(row_ptr, skew, label, label_z, largest,",
         ),
+        "the loss of an ignored row is not written (Triton)": (
+            "        tl.store(losses_ptr + row, 0.0)\n",
+            "        pass\n",
+        ),
+        "a label of -inf is not smoothed onto (Triton)": (
+            "smooth + label_smoothing_term(label_z, label_class_weight),",
+            "smooth,",
+        ),
+        "a row with a NaN is correct (Triton)": ("((beaten == 0) & (total == total))", "(beaten == 0)"),
         "the loss is rounded to the logits' dtype (Triton)": (
             "tl.store(losses_ptr + row, loss)",
             "tl.store(losses_ptr + row, loss.to(logits_ptr.dtype.element_ty).to(tl.float32))",

@@ -115,6 +115,15 @@ def test_minus_infinity_off_the_label(impl: str, dtype: torch.dtype) -> None:
     assert_close(logits.grad, exact.grad, RELATIVE[dtype])
 
 
+@fast_impl
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 3.0}], ids=str)
+@pytest.mark.parametrize("n_cols", [8960, 9001])
+def test_a_long_row_ends_where_the_next_begins(impl: str, options: dict[str, Any], n_cols: int) -> None:
+    """Its last columns are less than a step of the launch in use, and more than its block."""
+    logits, labels = rows(n_rows=3, n_cols=n_cols)
+    cotbal.check_gradients(cotbal.gtw_cross_entropy, logits, labels=labels, impl=impl, **options)
+
+
 @every_impl
 @pytest.mark.parametrize(
     "entries",

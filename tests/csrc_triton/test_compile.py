@@ -84,7 +84,8 @@ def test_programs_have_at_most_1024_threads(
     [
         (32768, {}, table.RESIDENT[-1]),
         (32768, {"has_gradient": False}, table.RESIDENT[-1]),
-        (32768, {"is_aligned": False}, table.EDGES_TWO_PASSES),
+        (32767, {"is_aligned": False}, table.RESIDENT[-1]),
+        (32769, {"is_aligned": False}, table.EDGES_TWO_PASSES),
         (32768 + 16, {}, table.TWO_PASSES),
         (32768 + 16, {"has_gradient": False}, table.LOSS_ALONE),
         (8192, {"is_elementwise": True}, table.ELEMENTWISE_RESIDENT[-1]),

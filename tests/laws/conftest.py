@@ -2,13 +2,13 @@ import pytest
 
 from csrc_triton import gtw_cross_entropy as kernel
 from csrc_triton import row_sums, torch_path
-from csrc_triton.launch import WORD, Launch
+from csrc_triton.launch import Launch
 
 
-def small_row_launch(n_cols: int, *, is_aligned: bool, **_: bool) -> Launch:
-    """One block or two passes, by the columns; these hold the last ones in a block, not of a step's size."""
-    width = n_cols if is_aligned else n_cols + WORD - 1
-    return Launch(block=32, num_warps=1, step=0 if width <= 32 else 16)
+def small_row_launch(n_cols: int, *, is_elementwise: bool, **_: bool) -> Launch:
+    """One block or two passes, by the columns; steps shorter than the block and longer, as in the table."""
+    step = 64 if is_elementwise else 16
+    return Launch(block=32, num_warps=1, step=0 if n_cols <= 32 else step)
 
 
 @pytest.fixture(autouse=True)
