@@ -1,0 +1,158 @@
+"""Blocks and warps of the logits kernel, timed against a copy: from here the launch table is chosen.
+
+    python -m benchmarks.launches        every candidate; most of the time goes into compiling them
+    python -m benchmarks.launches --only 32000 32003 --form gradient     some of them
+    TRITON_INTERPRET=1 python -m benchmarks.launches --device cpu --tiny     the same code on small rows
+
+bfloat16, every row valid. A line holds the share of a copy's bandwidth, counting a logit read once and its
+gradient written once (for the loss alone: read once), and the largest error of loss and gradient against
+float64. The launch of the table stands first. A candidate that wins still has to compile without spills:
+`python -m benchmarks.machine_code`.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from benchmarks.meters import Meter, ceilings, device_name, make_meter
+from csrc_triton import gtw_cross_entropy
+from csrc_triton.launch import WORD, Launch, row_launch
+from csrc_triton.options import LossOptions
+
+VOCABULARIES = (8192, 32000, 32003, 50257, 128256, 152064, 262144)
+TINY = (1504, 1500)
+ROWS, CHECKED_ROWS, SOFTCAP = 8192, 4, 30.0
+FORMS = ("gradient", "loss alone", "softcap")
+# Largest error of a loss of about 12 and, of the largest gradient, in bfloat16's unit in the last place.
+MOST_LOSS_ERROR, MOST_GRADIENT_ERROR = 1e-4, 2**-7
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Rows to time: how many, their vocabulary, and which of `FORMS`."""
+
+    rows: int
+    vocabulary: int
+    form: str
+
+    @property
+    def options(self) -> LossOptions:
+        return LossOptions(softcap=SOFTCAP if self.form == "softcap" else None)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.rows * self.vocabulary * 2 * (1 if self.form == "loss alone" else 2)
+
+    def candidates(self) -> Iterator[Launch]:
+        """The table's own, then the others that hold the row or go through it in two passes."""
+        table = row_launch(
+            self.vocabulary,
+            is_aligned=self.vocabulary % WORD == 0,
+            is_elementwise=self.form == "softcap",
+            has_gradient=self.form != "loss alone",
+        )
+        yield table
+        width = self.vocabulary + (WORD - 1 if self.vocabulary % WORD else 0)
+        for block in (512 << power for power in range(7)):
+            for warps in (4, 8, 16, 32):
+                # 8 to 64 columns of a thread.
+                if not 8 <= block // (32 * warps) <= 64 or block >= 2 * width:
+                    continue
+                for step in (0,) if width <= block else (block, 2 * block):
+                    if step <= 32768 and (launch := Launch(block, warps, step)) != table:
+                        yield launch
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints a line for each candidate."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.launches",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--tiny", action="store_true", help="small rows, to try the code")
+    parser.add_argument(
+        "--only", nargs="*", type=int, default=[], metavar="V", help="only these vocabularies"
+    )
+    parser.add_argument(
+        "--form", nargs="*", choices=FORMS, default=FORMS, help="only these forms of the loss"
+    )
+    options = parser.parse_args(arguments)
+    meter = make_meter(options.device)
+    copied = ceilings(meter, tiny=options.tiny)["copy_bytes_per_s"]
+    print(f"{device_name(meter.device)}, a copy moves {copied / 1e9:.0f} GB/s")
+    print(
+        f"{'V':>7} {'form':<10} {'block':>6} {'warps':>5} {'step':>6} {'ms':>8} {'of copy':>8}  largest error"
+    )
+    for vocabulary in options.only or (TINY if options.tiny else VOCABULARIES):
+        for form in options.form:
+            shape = Shape(8 if options.tiny else ROWS, vocabulary, form)
+            measure(shape, meter, copied)
+
+
+def measure(shape: Shape, meter: Meter, copied: float) -> None:
+    """Prints the lines of a shape."""
+    generator = torch.Generator(meter.device).manual_seed(0)
+    logits = 3 * torch.randn(shape.rows, shape.vocabulary, generator=generator, device=meter.device)
+    logits = logits.to(torch.bfloat16)
+    labels = torch.randint(shape.vocabulary, (shape.rows,), generator=generator, device=meter.device)
+    weights = 0.5 + torch.rand(shape.rows, generator=generator, device=meter.device)
+    gradient = None if shape.form == "loss alone" else torch.empty_like(logits)
+    for place, launch in enumerate(shape.candidates()):
+        with patch.object(gtw_cross_entropy, "row_launch", lambda *_, given=launch, **__: given):
+            step = partial(
+                gtw_cross_entropy.gtw_cross_entropy_forward,
+                logits,
+                labels,
+                weights,
+                weights.sum(),
+                shape.options,
+                gradient=gradient,
+                want_correct=False,
+                ignore_index=-100,
+            )
+            try:
+                losses, _ = step()
+                error = checked(shape, logits, labels, weights, losses, gradient)
+                milliseconds = statistics.median(meter.milliseconds(step))
+            except (RuntimeError, AssertionError) as wrong:
+                outcome = f"{type(wrong).__name__}: {str(wrong).splitlines()[0][:60]}"
+            else:
+                share = shape.n_bytes / (milliseconds / 1e3) / copied
+                outcome = f"{milliseconds:8.3f} {share:8.3f}  {error}"
+        chosen = "  the table's" if place == 0 else ""
+        columns = f"{launch.block:>6} {launch.num_warps:>5} {launch.step:>6}"
+        print(f"{shape.vocabulary:>7} {shape.form:<10} {columns} {outcome}{chosen}", flush=True)
+
+
+def checked(
+    shape: Shape, logits: Tensor, labels: Tensor, weights: Tensor, losses: Tensor, gradient: Tensor | None
+) -> str:
+    """The largest errors of the first rows, in words.
+
+    Raises:
+        AssertionError: they are larger than rounding.
+    """
+    few = slice(CHECKED_ROWS)
+    exact = logits[few].double().requires_grad_()
+    capped = exact if shape.form != "softcap" else SOFTCAP * torch.tanh(exact / SOFTCAP)
+    c = torch.nn.functional.cross_entropy(capped, labels[few], reduction="none")
+    (wanted,) = torch.autograd.grad((weights[few] * c).sum() / weights.sum().double(), exact)
+    of_loss = float((losses[few].double() - c.detach()).abs().max())
+    assert of_loss <= MOST_LOSS_ERROR, f"the loss is off by {of_loss:.1e}"
+    if gradient is None:
+        return f"{of_loss:.0e}"
+    of_gradient = float((gradient[few].double() - wanted).abs().max() / wanted.abs().max())
+    assert of_gradient <= MOST_GRADIENT_ERROR, f"the gradient is off by {of_gradient:.1e} of its largest"
+    return f"{of_loss:.0e}, {of_gradient:.0e} of the largest"
+
+
+if __name__ == "__main__":
+    main()
