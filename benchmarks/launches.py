@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for vocabulary in options.only or (TINY if options.tiny else VOCABULARIES):
         for form in options.form:
-            shape = Shape(8 if options.tiny else ROWS, vocabulary, form)
+            shape = Shape(CHECKED_ROWS if options.tiny else ROWS, vocabulary, form)
             measure(shape, meter, copied)
 
 

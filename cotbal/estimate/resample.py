@@ -17,7 +17,7 @@ SOURCES = ("items", "seeds")
 # Drawn at a time: (draws, items) counts of 8 bytes each.
 _CHUNK = 1 << 22
 # A score that is not the mean of its items is another quantity, and its interval would be of that.
-_TOLERANCE = 1e-6
+ITEM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
         equal = table.mini[:0] if table.equal is None else table.equal[place : place + 1]
         scores = torch.cat([table.mini[place : place + 1], table.probes[:, place], equal])
         off = (items.mean(1) - scores).abs().max().item()
-        if off > _TOLERANCE * max(1.0, scores.abs().max().item()):
+        if off > ITEM_TOLERANCE * max(1.0, scores.abs().max().item()):
             raise ValueError(
                 f"items: expected the mean of task {task!r}'s items to be its score, they are {off:.3g} "
                 "apart; give the items that the score is the mean of"

@@ -10,10 +10,12 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeGuard
 
 from cotbal.estimate import processes
 from cotbal.estimate.processes import CommandError
+from cotbal.estimate.resample import ITEM_TOLERANCE
 from cotbal.estimate.store import LOG_FILE, write_json
 from cotbal.project.data import Part, write_mixture
 from cotbal.project.functions import call, is_function
@@ -113,7 +115,8 @@ def evaluate_paths(out: Path, key: str, trained: str, file: str | None) -> dict[
 def read_score(path: Path) -> dict[str, Any]:
     """The score that an evaluation command wrote: {"score": number, "items": [number, ...] or None}.
 
-    Where the file has them also "clusters", a whole number per item.
+    Where the file has them also "clusters", a whole number per item. What no interval could be made of is
+    told here, and not after the last training.
 
     Raises:
         CommandError: there is no such file, or something else in it.
@@ -128,18 +131,28 @@ def read_score(path: Path) -> dict[str, Any]:
     score = content.get("score") if isinstance(content, dict) else None
     if not _is_number(score):
         raise CommandError(f"{expected}, got {json.dumps(content)[:80]}")
-    items = content.get("items")
+    items, clusters = content.get("items"), content.get("clusters")
     if items is not None and not (isinstance(items, list) and items and all(map(_is_number, items))):
         raise CommandError(f"{expected}, got items that are no list of numbers: {json.dumps(items)[:80]}")
-    found = {"score": float(score), "items": items and [float(item) for item in items]}
-    clusters = content.get("clusters")
-    if clusters is None:
-        return found
-    if not (isinstance(clusters, list) and len(clusters) == len(items or [])):
+    if clusters is not None and not (isinstance(clusters, list) and len(clusters) == len(items or [])):
         raise CommandError(f"{expected}, got clusters that are not one number per item")
-    if not all(type(number) is int for number in clusters):
+    if clusters is not None and not all(type(number) is int for number in clusters):
         raise CommandError(f"{expected}, got clusters that are no whole numbers: {json.dumps(clusters)[:80]}")
-    return found | {"clusters": clusters}
+    if items is None:
+        return {"score": float(score), "items": None}
+    if len(items) < 2 or (clusters is not None and len(set(clusters)) < 2):
+        raise CommandError(
+            f"{expected}, got one item or one cluster, which shows no noise; score more of them, or leave "
+            "the items out"
+        )
+    mean = fmean(items)
+    if abs(mean - score) > ITEM_TOLERANCE * max(1.0, abs(score)):
+        raise CommandError(
+            f"{expected}, got the score {score:.6g} and items whose mean is {mean:.6g}; give the items that "
+            "the score is the mean of, or none"
+        )
+    found = {"score": float(score), "items": [float(item) for item in items]}
+    return found if clusters is None else found | {"clusters": clusters}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -7,6 +7,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
+from cotbal.estimate.processes import CommandError
 from cotbal.project import recipe_files
 from cotbal.project.job import read_score
 
@@ -37,8 +38,11 @@ def test_a_score_is_printed_and_written(files):
     done = call("--questions", "q.jsonl", "--scores", "s.json")
     assert done.exit_code == 0
     assert done.stdout.startswith("VQAv2: EM 0.6667 (3 items, rule=strict, strip=True")
-    on_one_picture = {"clusters": [0, 0, 0]}
-    assert read_score(files / "s.json") == {"score": 2 / 3, "items": [1.0, 0.0, 1.0], **on_one_picture}
+    written = json.loads((files / "s.json").read_text())
+    wanted = {"score": 2 / 3, "items": [1.0, 0.0, 1.0], "clusters": [0, 0, 0]}
+    assert {key: written[key] for key in wanted} == wanted
+    with pytest.raises(CommandError, match="got one item or one cluster"):
+        read_score(files / "s.json")
     shown = json.loads(call("--questions", "q.jsonl", "--option", "lower=no", "--json").stdout)
     assert (shown["metric"], shown["items"], shown["rules"]["lower"]) == ("EM", [0.0, 0.0, 0.0], False)
 

@@ -21,7 +21,10 @@ from cotbal.project.job import read_score
         ('{"score": 1, "items": {"a": 1}}', "items that are no list of numbers"),
         ('{"score": 1, "items": [1, 1], "clusters": [1]}', "clusters that are not one number per item"),
         ('{"score": 1, "clusters": [1]}', "clusters that are not one number per item"),
-        ('{"score": 1, "items": [1], "clusters": ["a"]}', "clusters that are no whole numbers"),
+        ('{"score": 1, "items": [1, 1], "clusters": ["a", "b"]}', "clusters that are no whole numbers"),
+        ('{"score": 1, "items": [1]}', "got one item or one cluster, which shows no noise"),
+        ('{"score": 1, "items": [1, 1], "clusters": [3, 3]}', "got one item or one cluster"),
+        ('{"score": 1, "items": [1, 0.5]}', "got the score 1 and items whose mean is 0.75; give the items"),
     ],
 )
 def test_what_is_no_score_is_told_with_what_was_expected(tmp_path, text, message):
@@ -36,12 +39,12 @@ def test_what_is_no_score_is_told_with_what_was_expected(tmp_path, text, message
 
 def test_score_with_and_without_items(tmp_path):
     path = tmp_path / "scores.json"
-    path.write_text(json.dumps({"score": 1, "items": [1, 0.5], "more": "is ignored"}))
-    assert read_score(path) == {"score": 1.0, "items": [1.0, 0.5]}
+    path.write_text(json.dumps({"score": 0.75, "items": [1, 0.5], "more": "is ignored"}))
+    assert read_score(path) == {"score": 0.75, "items": [1.0, 0.5]}
     path.write_text('{"score": 0.25}')
     assert read_score(path) == {"score": 0.25, "items": None}
-    path.write_text('{"score": 1, "items": [1, 1], "clusters": [3, 3]}')
-    assert read_score(path) == {"score": 1.0, "items": [1.0, 1.0], "clusters": [3, 3]}
+    path.write_text('{"score": 1, "items": [1, 1], "clusters": [3, 4]}')
+    assert read_score(path) == {"score": 1.0, "items": [1.0, 1.0], "clusters": [3, 4]}
 
 
 @pytest.mark.parametrize(
