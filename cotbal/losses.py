@@ -6,7 +6,15 @@ from cotbal import _reference
 from cotbal._arguments import LossOutputs
 from cotbal._calls import TaskStats, autocast, finish
 from cotbal._implementation import choose_implementation
-from cotbal._inputs import check_accumulation, check_linear, check_logits, needs_gradients, row_arguments
+from cotbal._inputs import (
+    check_accumulation,
+    check_linear,
+    check_logits,
+    check_tensors,
+    needs_gradients,
+    refuse_other_derivatives,
+    row_arguments,
+)
 from cotbal.linear_ops import AccumulatingLinearGTWCrossEntropy, linear_gtw_cross_entropy_op
 from cotbal.ops import InplaceGTWCrossEntropy, gtw_cross_entropy_op
 from cotbal.vocab_losses import vocab_parallel_gtw_cross_entropy, vocab_parallel_linear_gtw_cross_entropy
@@ -82,7 +90,9 @@ def gtw_cross_entropy(
         >>> loss = cotbal.gtw_cross_entropy(logits, labels, task_ids, torch.tensor([0.8, 1.2]))
         >>> loss.backward()
     """
+    check_tensors(logits=logits)
     impl = choose_implementation(impl, logits)
+    refuse_other_derivatives(logits, impl)
     check_logits(logits, inplace=inplace, impl=impl)
     arguments = row_arguments(
         logits,
@@ -105,8 +115,10 @@ def gtw_cross_entropy(
     flat = logits.reshape(-1, logits.shape[-1])
     if impl == "reference":
         return finish(_reference.loss(flat, arguments), arguments, labels)
-    flat = flat if flat.stride(-1) == 1 else flat.contiguous()
     (needs_gradient,) = needs_gradients(flat)
+    # Rows that share memory (`logits[:1].expand(R, V)`) would take each other's gradient.
+    share_memory = inplace and flat.shape[0] > 1 and flat.stride(0) < flat.shape[1]
+    flat = flat.contiguous() if share_memory or flat.stride(-1) != 1 else flat
     if inplace and needs_gradient:
         outputs = InplaceGTWCrossEntropy.apply(flat, *arguments)
     else:
@@ -186,9 +198,12 @@ def linear_gtw_cross_entropy(
         >>> loss = cotbal.linear_gtw_cross_entropy(hidden, head.weight, labels, shift=True)
         >>> loss.backward()
     """
+    check_tensors(hidden=hidden, weight=weight)
+    check_tensors(optional=True, bias=bias)
     parameter, hidden, weight = weight, autocast(hidden), autocast(weight)
     bias = None if bias is None else autocast(bias)
     impl = choose_implementation(impl, hidden)
+    refuse_other_derivatives(hidden, impl)
     check_linear(hidden, weight, bias, memory_budget, valid_count)
     arguments = row_arguments(
         hidden,
