@@ -37,6 +37,8 @@ def finish(
 def autocast(tensor: Tensor) -> Tensor:
     """`tensor` in autocast's dtype where autocast is on and it is float32."""
     device = tensor.device.type
-    if torch.is_autocast_enabled(device) and tensor.dtype == torch.float32:
+    # Of "meta", which has none, torch cannot be asked.
+    has_autocast = torch.amp.is_autocast_available(device)
+    if has_autocast and torch.is_autocast_enabled(device) and tensor.dtype == torch.float32:
         return tensor.to(torch.get_autocast_dtype(device))
     return tensor

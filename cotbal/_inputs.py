@@ -4,10 +4,13 @@ Only shapes, dtypes and plain numbers: what is in the tensors is checked where t
 """
 
 import math
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from cotbal._arguments import RowArguments
 from csrc_triton.reference import accumulation_dtype
@@ -42,6 +45,9 @@ def row_arguments(
         ValueError: a shape, a device or an option that cannot be right.
         TypeError: a wrong dtype.
     """
+    check_tensors(labels=labels)
+    weights = {"token_weights": token_weights, "class_weights": class_weights}
+    check_tensors(optional=True, task_ids=task_ids, task_weights=task_weights, **weights)
     if features.dtype not in _LOGIT_DTYPES:
         raise TypeError(f"logits or hidden states: expected a floating dtype, got {features.dtype}")
     if reduction not in _REDUCTIONS:
@@ -56,10 +62,12 @@ def row_arguments(
     _check_weights("token_weights", token_weights, features, tuple(labels.shape))
     _check_weights("class_weights", class_weights, features, (n_cols,))
     _check_denominator(denominator, reduction, features)
-    _check_number("label_smoothing", label_smoothing, 0 <= label_smoothing <= 1, "in 0..1")
-    _check_number("z_loss", z_loss, 0 <= z_loss < math.inf, "finite and >= 0")
+    _check_number("label_smoothing", label_smoothing, lambda value: 0 <= value <= 1, "in 0..1")
+    _check_number("z_loss", z_loss, lambda value: 0 <= value < math.inf, "finite and >= 0")
     if softcap is not None:
-        _check_number("softcap", softcap, 0 < softcap < math.inf, "finite and > 0, or None")
+        _check_number("softcap", softcap, lambda value: 0 < value < math.inf, "finite and > 0, or None")
+    if not isinstance(ignore_index, Integral):
+        raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}")
     if shift and labels.ndim == 0:
         raise ValueError("shift=True: expected labels (..., S), got a single label")
     if shift:
@@ -85,16 +93,39 @@ def row_arguments(
     )
 
 
+def check_tensors(*, optional: bool = False, **arguments: Any) -> None:
+    """Checks that the arguments are tensors, or None where they are `optional`.
+
+    Raises:
+        TypeError: another type; the message says where its tensor is.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) or (optional and value is None):
+            continue
+        remedy = ""
+        if isinstance(value, Mapping) and name == "task_weights":
+            remedy = "; use TaskWeights(...).to_tensor(tasks), tasks in the order of the ids"
+        elif isinstance(getattr(value, name, None), Tensor):
+            remedy = f"; use its .{name}"
+        elif isinstance(value, list | tuple | int | float):
+            remedy = "; use torch.tensor(...)"
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}{remedy}")
+
+
+def refuse_other_derivatives(features: Tensor, impl: str) -> None:
+    """Raises where torch.func or forward mode differentiates: an operator is a constant to them."""
+    if impl == "reference" or torch.compiler.is_compiling():
+        return
+    if forward_ad._current_level >= 0 or torch._C._functorch.is_gradtrackingtensor(features):
+        raise NotImplementedError(
+            "torch.func and forward-mode derivatives: this loss has a backward pass only; use "
+            'torch.autograd.grad, or impl="reference"'
+        )
+
+
 def needs_gradients(*tensors: Tensor | None) -> tuple[bool, ...]:
     """Whether autograd will ask for the gradient of each."""
     return tuple(_needs_gradient(tensor) for tensor in tensors)
-
-
-def check_tensors(**arguments: Any) -> None:
-    """Checks that each argument is a tensor, or None where it is absent."""
-    for name, value in arguments.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
 
 
 def check_logits(logits: Tensor, *, inplace: bool, impl: str) -> None:
@@ -162,8 +193,8 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _check_number(name: str, value: Any, holds: bool, expected: str) -> None:
-    if not holds:
+def _check_number(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:
+    if not isinstance(value, Real) or not holds(value):
         raise ValueError(f"{name}: expected a number {expected}, got {value!r}")
 
 
@@ -218,7 +249,8 @@ def _check_weights(
         return
     if weights.dtype not in _WEIGHT_DTYPES:
         raise TypeError(
-            f"{name}: expected float32 (16-bit floats would round the weights), got {weights.dtype}"
+            f"{name}: expected float32 (16-bit floats would round the weights), got {weights.dtype}; "
+            f"use {name}.float()"
         )
     if weights.device != features.device:
         raise ValueError(f"{name}: expected a tensor on {features.device}, got one on {weights.device}")

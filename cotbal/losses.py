@@ -12,6 +12,7 @@ from cotbal._inputs import (
     check_logits,
     check_tensors,
     needs_gradients,
+    refuse_other_derivatives,
     row_arguments,
 )
 from cotbal.linear_ops import AccumulatingLinearGTWCrossEntropy, linear_gtw_cross_entropy_op
@@ -89,9 +90,9 @@ def gtw_cross_entropy(
         >>> loss = cotbal.gtw_cross_entropy(logits, labels, task_ids, torch.tensor([0.8, 1.2]))
         >>> loss.backward()
     """
-    check_tensors(logits=logits, labels=labels, task_ids=task_ids, task_weights=task_weights)
-    check_tensors(token_weights=token_weights, class_weights=class_weights)
+    check_tensors(logits=logits)
     impl = choose_implementation(impl, logits)
+    refuse_other_derivatives(logits, impl)
     check_logits(logits, inplace=inplace, impl=impl)
     arguments = row_arguments(
         logits,
@@ -114,8 +115,10 @@ def gtw_cross_entropy(
     flat = logits.reshape(-1, logits.shape[-1])
     if impl == "reference":
         return finish(_reference.loss(flat, arguments), arguments, labels)
-    flat = flat if flat.stride(-1) == 1 else flat.contiguous()
     (needs_gradient,) = needs_gradients(flat)
+    # Rows that share memory (`logits[:1].expand(R, V)`) would take each other's gradient.
+    share_memory = inplace and flat.shape[0] > 1 and flat.stride(0) < flat.shape[1]
+    flat = flat.contiguous() if share_memory or flat.stride(-1) != 1 else flat
     if inplace and needs_gradient:
         outputs = InplaceGTWCrossEntropy.apply(flat, *arguments)
     else:
@@ -195,11 +198,12 @@ def linear_gtw_cross_entropy(
         >>> loss = cotbal.linear_gtw_cross_entropy(hidden, head.weight, labels, shift=True)
         >>> loss.backward()
     """
-    check_tensors(hidden=hidden, weight=weight, labels=labels, task_ids=task_ids, task_weights=task_weights)
-    check_tensors(bias=bias, token_weights=token_weights, class_weights=class_weights)
+    check_tensors(hidden=hidden, weight=weight)
+    check_tensors(optional=True, bias=bias)
     parameter, hidden, weight = weight, autocast(hidden), autocast(weight)
     bias = None if bias is None else autocast(bias)
     impl = choose_implementation(impl, hidden)
+    refuse_other_derivatives(hidden, impl)
     check_linear(hidden, weight, bias, memory_budget, valid_count)
     arguments = row_arguments(
         hidden,

@@ -14,12 +14,18 @@ class _WeightedLoss(nn.Module):
 
     def __init__(self, task_weights: Tensor | Sequence[float] | None = None, **options: Any) -> None:
         super().__init__()
-        self._weights = None if task_weights is None else _checked(task_weights)
+        self._weights = None if task_weights is None else _held(task_weights)
         self.options = options
 
     def weights_on(self, device: torch.device) -> Tensor | None:
         """The weights (N,) on `device`; copied there once."""
-        if self._weights is not None and self._weights.device != device:
+        if self._weights is None or self._weights.device == device:
+            return self._weights
+        if device.type == "meta":
+            # There they would lose their values.
+            return self._weights.to(device)
+        # A tensor of inference mode could not be trained with afterwards.
+        with torch.inference_mode(False):
             self._weights = self._weights.to(device)
         return self._weights
 
@@ -31,17 +37,29 @@ class _WeightedLoss(nn.Module):
         )
 
 
-def _checked(task_weights: Tensor | Sequence[float]) -> Tensor:
-    """A copy of the weights (N,) in float32."""
+def _held(task_weights: Any) -> Tensor:
+    """The weights (N,) as a float32 tensor of the module's own.
+
+    Raises:
+        TypeError: no sequence of numbers.
+        ValueError: a shape, a value or a gradient that cannot be right.
+    """
+    if isinstance(task_weights, Tensor) and task_weights.requires_grad:
+        raise ValueError(
+            "task_weights: expected constants, got a tensor that requires grad, which the module would not "
+            "pass on; pass task_weights.detach(), or call the function with it"
+        )
     if isinstance(task_weights, Mapping | str):
         raise TypeError(
-            f"task_weights: expected numbers in the order of the ids, got {type(task_weights).__name__}; "
-            "pass TaskWeights(...).to_tensor(tasks)"
+            f"task_weights: expected a tensor or a sequence of numbers, got {type(task_weights).__name__}; "
+            "use TaskWeights(...).to_tensor(tasks), tasks in the order of the ids"
         )
-    weights = torch.as_tensor(task_weights, dtype=torch.float32).detach().clone()
-    if weights.ndim != 1 or not len(weights):
+    with torch.inference_mode(False):
+        weights = torch.as_tensor(task_weights, dtype=torch.float32).clone()
+    if weights.ndim != 1 or not weights.numel():
         raise ValueError(f"task_weights: expected shape (N,), got {tuple(weights.shape)}")
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
+    # Elsewhere the loss asserts it, without a synchronisation.
+    if weights.device.type == "cpu" and not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError(f"task_weights: expected finite values >= 0, got {weights.tolist()}")
     return weights
 

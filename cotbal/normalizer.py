@@ -72,12 +72,17 @@ def task_token_counts(
         shift: whether position t predicts t + 1, so that a sequence's first label is no target.
 
     Raises:
+        TypeError: labels or ids that are no tensor of integers: a trainer's cast to floats would round them.
         ValueError: shapes that do not fit; on a CPU, an id of a valid token out of range.
 
     Example:
         >>> task_token_counts(torch.tensor([[5, 2], [7, -100]]), torch.tensor([0, 2]), 3)
         tensor([2, 0, 1])
     """
+    for name, values in (("labels", labels), ("task_ids", task_ids)):
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        if not isinstance(kind, torch.dtype) or kind.is_floating_point:
+            raise TypeError(f"{name}: expected a tensor of int64, got {kind}")
     task_ids = _per_token(task_ids, labels)
     if token_weights is not None and token_weights.shape != labels.shape:
         raise ValueError(
@@ -148,7 +153,11 @@ class StepNormalizer:
         ignore_index: int = -100,
         shift: bool = True,
     ) -> None:
-        """Adds a micro-batch; the arguments are those of `task_token_counts`."""
+        """Adds a micro-batch; the arguments are those of `task_token_counts`.
+
+        Here `shift` is True by default: pass to the loss what is passed here, `gtw_cross_entropy` shifts on
+        request only.
+        """
         counts = task_token_counts(
             labels,
             task_ids,

@@ -57,6 +57,7 @@ class StepLoss:
         self._task_ids: Tensor | None = None
         self._valid_count: int | None = None
         self._calls = 0
+        self._loss: Tensor | None = None
         self._sums: TaskStats | None = None
 
     @property
@@ -111,12 +112,26 @@ class StepLoss:
             yield
             calls = self._calls
         finally:
-            self._task_ids = self._valid_count = None
+            self._task_ids = self._valid_count = self._loss = None
         if calls != 1:
             raise RuntimeError(
                 f"the model called its loss {calls} times in a micro-batch, expected once; does it get its "
                 "labels, and does it compute its loss by `self.loss_function`?"
             )
+
+    def leads_to(self, trained_on: Tensor) -> bool:
+        """Whether the micro-batch's loss is in the graph of `trained_on`; True where none can tell."""
+        ours = None if self._loss is None else self._loss.grad_fn
+        nodes = [trained_on.grad_fn]
+        seen = set(nodes)
+        # First in, first out: it is a step or two away where all is well.
+        for node in nodes:
+            if ours is None or node is ours:
+                return True
+            following = () if node is None else node.next_functions
+            nodes += [each for each, _ in following if each not in seen]
+            seen.update(each for each, _ in following)
+        return False
 
     def on_logits(
         self, logits: Tensor, labels: Tensor, *, shift: bool = True, softcap: float | None = None
@@ -210,4 +225,6 @@ class StepLoss:
         sums = self._zeros() if self._sums is None else self._sums
         self._sums = TaskStats(*(old + new for old, new in zip(sums, stats, strict=True)))
         self._calls += 1
+        # A compiled model has its loss in the graph of the whole.
+        self._loss = None if torch.compiler.is_compiling() else loss
         return loss if self._loss_scale is None else loss / self._loss_scale

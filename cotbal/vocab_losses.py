@@ -6,7 +6,7 @@ from torch import Tensor
 from cotbal._arguments import LossOutputs
 from cotbal._calls import TaskStats, autocast, finish
 from cotbal._implementation import choose_implementation
-from cotbal._inputs import check_linear, check_logits, needs_gradients, row_arguments
+from cotbal._inputs import check_linear, check_logits, check_tensors, needs_gradients, row_arguments
 from cotbal.vocab_parallel import LinearLevel, LogitsLevel, VocabGroup, VocabParallelLoss
 
 
@@ -67,6 +67,7 @@ def vocab_parallel_gtw_cross_entropy(
         >>> loss_fn = cotbal.losses.vocab_parallel_gtw_cross_entropy
         >>> # on every rank of the group: loss = loss_fn(logits[..., start:end], labels, group=group)
     """
+    check_tensors(logits=logits)
     impl = _split_implementation(impl, logits)
     check_logits(logits, inplace=False, impl=impl)
     flat = logits.reshape(-1, logits.shape[-1])
@@ -162,6 +163,8 @@ def vocab_parallel_linear_gtw_cross_entropy(
         >>> loss_fn = cotbal.losses.vocab_parallel_linear_gtw_cross_entropy
         >>> # on every rank of the group: loss = loss_fn(hidden, head.weight[start:end], labels, group=group)
     """
+    check_tensors(hidden=hidden, weight=weight)
+    check_tensors(optional=True, bias=bias)
     hidden, weight = autocast(hidden), autocast(weight)
     bias = None if bias is None else autocast(bias)
     impl = _split_implementation(impl, hidden)

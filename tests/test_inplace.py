@@ -109,13 +109,15 @@ def test_a_leaf_raises(impl: str) -> None:
 
 
 @fast_impl
-@pytest.mark.parametrize("layout", ["columns", "strided", "slice", "expanded"])
+@pytest.mark.parametrize("layout", ["columns", "strided", "slice", "expanded", "one row"])
 def test_logits_that_are_not_contiguous(impl: str, layout: str) -> None:
     """Rows that cannot be written one by one are copied first; what lies between rows is not touched."""
     leaf = leaf_of()
     base = torch.zeros(1)
     if layout == "columns":
         logits = (leaf * 1).transpose(1, 2).contiguous().transpose(1, 2)
+    elif layout == "one row":
+        logits = (leaf[:1, :1] * 1).expand(2, 4, 40)
     elif layout == "expanded":
         logits = (leaf[:, :1] * 1).expand(2, 4, 40)
     else:
@@ -131,6 +133,10 @@ def test_logits_that_are_not_contiguous(impl: str, layout: str) -> None:
     if layout == "expanded":
         summed = torch.zeros_like(gradient)
         summed[:, :1] = expected_gradient.sum(1, keepdim=True)
+        expected_gradient = summed
+    if layout == "one row":
+        summed = torch.zeros_like(gradient)
+        summed[0, 0] = expected_gradient.sum((0, 1))
         expected_gradient = summed
     assert_close(loss, expected, LOSS[torch.float32])
     assert_gradients_close(gradient, expected_gradient, torch.float32)

@@ -256,34 +256,6 @@ def test_modules_equal_their_functions_and_keep_their_weights_in_float32() -> No
     assert torch.equal(cotbal.GTWLoss()(logits, labels), cotbal.gtw_cross_entropy(logits, labels))
 
 
-@pytest.mark.parametrize(
-    ("weights", "words"),
-    [
-        ([-1.0, 1.0], "task_weights: expected finite values >= 0"),
-        ([1.0, math.nan], "task_weights: expected finite values >= 0"),
-        ([[1.0, 2.0]], "task_weights: expected shape"),
-        ([], "task_weights: expected shape"),
-        (cotbal.TaskWeights({"a": 1.0, "b": 2.0}), r"pass TaskWeights\(...\).to_tensor\(tasks\)"),
-        ("weights.json", "expected numbers in the order of the ids, got str"),
-    ],
-)
-@pytest.mark.parametrize("module", [cotbal.GTWLoss, cotbal.LinearGTWLoss])
-def test_a_module_refuses_weights_when_it_is_made(module, weights, words) -> None:
-    with pytest.raises((ValueError, TypeError), match=words):
-        module(weights)
-
-
-def test_what_is_no_tensor_is_named() -> None:
-    logits, labels = rows()
-    ids, weights = torch.arange(6) % 3, torch.ones(3)
-    with pytest.raises(TypeError, match="task_ids: expected a tensor, got list"):
-        cotbal.gtw_cross_entropy(logits, labels, ids.tolist(), weights)
-    with pytest.raises(TypeError, match="task_weights: expected a tensor, got list"):
-        cotbal.gtw_cross_entropy(logits, labels, ids, [1.0, 1.0, 1.0])
-    with pytest.raises(TypeError, match="weight: expected a tensor, got Linear"):
-        cotbal.linear_gtw_cross_entropy(torch.randn(6, 8), torch.nn.Linear(8, 50), labels, ids, weights)
-
-
 LOGITS, LABELS = rows()
 IDS, WEIGHTS = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1.0, 2.0, 0.5])
 BAD = {

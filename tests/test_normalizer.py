@@ -109,3 +109,12 @@ def test_the_factor_of_each_stack() -> None:
 @pytest.mark.parametrize("documented", [StepNormalizer, loss_factor, task_token_counts])
 def test_every_example_runs(documented: Any) -> None:
     check_examples(documented)
+
+
+def test_ids_and_labels_that_are_no_integers_are_refused() -> None:
+    """An id of 0.5 would count for no task, and the denominator be too small in silence."""
+    labels, ids = torch.tensor([[5, 2, 7]]), torch.tensor([0])
+    with pytest.raises(TypeError, match=r"task_ids: expected a tensor of int64, got torch\.float32"):
+        task_token_counts(labels, ids + 0.5, 2)
+    with pytest.raises(TypeError, match="labels: expected a tensor of int64, got list"):
+        task_token_counts([[5, 2, 7]], ids, 2)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotbal.tasks import TaskIndex, declared_fields, record_task
+from cotbal.tasks import TaskIndex, declared_fields, record_task, task_names
 
 # PEFT's forward has a parameter `task_ids` of its own, which it drops without a word.
 TASK_IDS = "cotbal_task_ids"
@@ -50,7 +50,7 @@ class TaskCollator:
             raise TypeError(
                 f"collator: expected a callable that makes a batch, got {type(collator).__name__}"
             )
-        self.collator, self.index = collator, TaskIndex(tuple(tasks))
+        self.collator, self.index = collator, TaskIndex(task_names(tasks))
         self.fields, self.file_field, self.file_tasks = declared_fields(field), file_field, file_tasks
         self.count_valid = count_valid
         self._keys = {"task", *self.fields, *([] if file_field is None else [file_field])}

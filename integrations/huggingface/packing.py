@@ -50,8 +50,9 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
             f"labels: expected them in every training batch, got {', '.join(batch)}; use a collator that "
             "makes them"
         )
-    if task_ids.dtype != torch.int64:
-        raise TypeError(f"{TASK_IDS}: expected int64, which no trainer casts, got {task_ids.dtype}")
+    kind = getattr(task_ids, "dtype", type(task_ids).__name__)
+    if kind != torch.int64:
+        raise TypeError(f"{TASK_IDS}: expected a tensor of int64, which no trainer casts, got {kind}")
     shift = "shift_labels" not in batch
     starts = _segment_starts(batch, labels)
     if starts is not None:

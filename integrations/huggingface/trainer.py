@@ -113,7 +113,7 @@ class CoTBalMixin(_Base):
             replicas=_tensor_parallel(self),
         )
         self.tasks, self.weighting, self.step_loss = names, weighting, self.balance.step_loss
-        self._level, self._is_predicting = level, False
+        self._level, self._is_predicting, self._has_loss = level, False, False
         self._held: list[Any] = []
         self._install(self.model)
         self._task_logs = TaskLogCallback(self)
@@ -205,7 +205,19 @@ class CoTBalMixin(_Base):
         run = past_sft(self, super().compute_loss)
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
-            return run(model, inputs, return_outputs)
+            result = run(model, inputs, return_outputs)
+            if not self.step_loss.leads_to(result[0] if return_outputs else result):
+                raise ValueError(_past_ours(self, "one that computes a loss of its own from the logits"))
+        self._has_loss = True
+        return result
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The trainer's, after which `compute_loss` must have run."""
+        self._has_loss = False
+        loss = super().training_step(*args, **kwargs)
+        if not self._has_loss:
+            raise ValueError(_past_ours(self, "one that does not call super().compute_loss"))
+        return loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, without the ids."""
@@ -294,6 +306,13 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
 def collator_tasks(collator: object) -> tuple[str, ...] | None:
     """The task names of a `TaskCollator`, in the order of their ids; None of another collator."""
     return collator.tasks if isinstance(collator, TaskCollator) else None
+
+
+def _past_ours(trainer: Any, came: str) -> str:
+    return (
+        f"compute_loss: expected {type(trainer).__name__} to train on the loss of the step, got {came}: the "
+        "task weights would have no effect. Return the loss of super().compute_loss, or of the model"
+    )
 
 
 def _tensor_parallel(trainer: Any) -> int:

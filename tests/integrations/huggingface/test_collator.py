@@ -80,6 +80,11 @@ def test_something_that_is_no_collator_is_refused() -> None:
         TaskCollator([], ["a"])
 
 
+def test_one_name_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(TypeError, match="tasks: expected a sequence of task names, got the single string"):
+        TaskCollator(default_data_collator, "GQA")
+
+
 def test_it_wraps_transformers_padding_collator() -> None:
     class Tokenizer:
         padding_side = "right"

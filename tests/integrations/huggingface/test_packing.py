@@ -84,7 +84,9 @@ def test_batches_that_cannot_be_trained_on_are_refused() -> None:
         ValueError, match="labels: expected them in every training batch, got cotbal_task_ids"
     ):
         batch_targets({"cotbal_task_ids": IDS})
-    with pytest.raises(TypeError, match=r"expected int64, which no trainer casts, got torch\.float32"):
+    with pytest.raises(
+        TypeError, match=r"expected a tensor of int64, which no trainer casts, got torch\.float32"
+    ):
         batch_targets({"labels": LABELS, "cotbal_task_ids": torch.tensor([1.0])})
     padded = {"labels": LABELS, "attention_mask": torch.ones(1, 8), "cotbal_task_ids": IDS}
     with pytest.raises(ValueError, match=r"expected one id per sample \(1,\), one per label \(1, 8\)"):

@@ -239,6 +239,47 @@ def test_a_loss_past_the_models_own_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, records(8), 4, 2, cls=mixed)
 
 
+class FromTheLogits(Trainer):
+    """A user's trainer that gives the model its labels, and takes the logits all the same."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        logits = model(**inputs).logits[:, :-1]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"][:, 1:].flatten())
+
+
+class WithoutItsParent(CoTBalTrainer):
+    """A user's trainer that never comes to our loss."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return model(**inputs).loss
+
+
+@pytest.mark.parametrize(
+    ("cls", "came"),
+    [
+        (type("Mixed", (InOrder, CoTBalMixin, FromTheLogits), {}), "computes a loss of its own"),
+        (WithoutItsParent, r"does not call super\(\).compute_loss"),
+    ],
+)
+def test_another_loss_than_the_steps_is_not_trained_on(tmp_path: Path, cls: type, came: str) -> None:
+    """The task weights would have no effect, and nothing would say so."""
+    with pytest.raises(ValueError, match=f"compute_loss: expected .* {came}"):
+        trained(tmp_path, records(8), 4, 2, cls=cls, level="logits")
+
+
+class Scaled(Trainer):
+    """A user's trainer that does something to the model's loss."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return 1.0 * model(**inputs).loss.float()
+
+
+def test_what_is_made_of_the_steps_loss_is_trained_on(tmp_path: Path) -> None:
+    data = records(24)
+    mixed = type("Mixed", (InOrder, CoTBalMixin, Scaled), {})
+    check(trained(tmp_path, data, 4, 2, cls=mixed), 8, data)
+
+
 def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
     data = records(12)
     without_tasks = [{key: record[key] for key in ("input_ids", "labels")} for record in data]

@@ -1,0 +1,116 @@
+"""What a first-time user passes by mistake, and derivatives that an operator does not have."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+import cotbal
+
+LOGITS, LABELS = torch.randn(6, 50), torch.arange(6)
+HIDDEN, HEAD = torch.randn(6, 8), torch.randn(50, 8)
+IDS, WEIGHTS = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1.0, 2.0, 0.5])
+LEVELS = ("logits", "linear")
+
+
+def loss_of(level: str, *arguments: Any, **options: Any) -> Any:
+    if level == "logits":
+        return cotbal.gtw_cross_entropy(LOGITS, *arguments, **options)
+    return cotbal.linear_gtw_cross_entropy(HIDDEN, HEAD, *arguments, **options)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"labels": [1] * 6}, TypeError, r"labels: expected a tensor, got list; use torch.tensor\("),
+        ({"labels": None}, TypeError, "labels: expected a tensor, got NoneType"),
+        ({"task_ids": ["a"] * 6}, TypeError, "task_ids: expected a tensor, got list"),
+        ({"task_weights": [1.0, 2.0, 3.0]}, TypeError, "task_weights: expected a tensor, got list"),
+        ({"task_weights": cotbal.TaskWeights({"a": 1.0})}, TypeError, r"TaskWeights; use .*to_tensor\(tasks"),
+        ({"task_weights": WEIGHTS.long()}, TypeError, r"got torch.int64; use task_weights.float\(\)"),
+        ({"token_weights": 1.0}, TypeError, "token_weights: expected a tensor, got float"),
+        ({"ignore_index": None}, TypeError, "ignore_index: expected an int, got None"),
+        ({"ignore_index": -100.0}, TypeError, "ignore_index: expected an int, got -100.0"),
+        ({"label_smoothing": None}, ValueError, r"label_smoothing: expected a number in 0\.\.1, got None"),
+        ({"softcap": "30"}, ValueError, "softcap: expected a number finite and > 0, or None, got '30'"),
+    ],
+)
+def test_another_type_is_named(level: str, changes: dict[str, Any], error: type, message: str) -> None:
+    arguments = {"labels": LABELS, "task_ids": IDS, "task_weights": WEIGHTS} | changes
+    with pytest.raises(error, match=message):
+        loss_of(level, **arguments)
+
+
+def test_what_holds_the_tensor_is_not_the_tensor() -> None:
+    """A model's output for its logits, a head for its weight."""
+    with pytest.raises(TypeError, match=r"logits: expected a tensor, got SimpleNamespace; use its \.logits"):
+        cotbal.gtw_cross_entropy(SimpleNamespace(logits=LOGITS), LABELS)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"weight: expected a tensor, got Linear; use its \.weight"):
+        cotbal.linear_gtw_cross_entropy(HIDDEN, nn.Linear(8, 50), LABELS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ({"a": 1.0}, TypeError, r"got dict; use TaskWeights\(...\).to_tensor\(tasks\)"),
+        (cotbal.TaskWeights({"a": 1.0}), TypeError, "got TaskWeights; use"),
+        ("weights.json", TypeError, "got str; use"),
+        (3.0, ValueError, r"task_weights: expected shape \(N,\), got \(\)"),
+        ([], ValueError, r"task_weights: expected shape \(N,\), got \(0,\)"),
+        ([1.0, -1.0], ValueError, "task_weights: expected finite values >= 0"),
+        ([1.0, float("nan")], ValueError, "task_weights: expected finite values >= 0"),
+        (torch.ones(2, requires_grad=True), ValueError, "task_weights: .* requires grad"),
+    ],
+)
+def test_a_module_checks_its_weights_when_it_is_made(weights: Any, error: type, message: str) -> None:
+    for module in (cotbal.GTWLoss, cotbal.LinearGTWLoss):
+        with pytest.raises(error, match=message):
+            module(weights)
+
+
+def test_a_module_made_in_inference_mode_trains() -> None:
+    """Trainers evaluate in inference mode, often before the first step."""
+    with torch.inference_mode():
+        criterion = cotbal.GTWLoss(WEIGHTS)
+    logits = LOGITS.clone().requires_grad_()
+    criterion(logits, LABELS, IDS).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_shapes_can_be_tried_on_meta_tensors(level: str) -> None:
+    """And a module keeps the values of its weights."""
+    options = {"labels": LABELS, "task_ids": IDS}
+    tensors = {"logits": LOGITS} if level == "logits" else {"hidden": HIDDEN, "weight": HEAD}
+    criterion = cotbal.GTWLoss(WEIGHTS) if level == "logits" else cotbal.LinearGTWLoss(WEIGHTS)
+    loss = criterion(**{name: each.to("meta") for name, each in (tensors | options).items()})
+    assert (loss.is_meta, loss.shape) == (True, ())
+    assert torch.equal(criterion(**tensors, **options), loss_of(level, LABELS, IDS, WEIGHTS))
+
+
+# torch's own, where it loads its forward-mode formulas.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_derivative_that_would_be_0_in_silence_is_refused(level: str) -> None:
+    """Forward mode and torch.func see a constant in an operator; the reference has both."""
+    at = LOGITS if level == "logits" else HIDDEN
+
+    def loss(values: Tensor, impl: str = "auto") -> Any:
+        if level == "logits":
+            return cotbal.gtw_cross_entropy(values, LABELS, IDS, WEIGHTS, impl=impl)
+        return cotbal.linear_gtw_cross_entropy(values, HEAD, LABELS, IDS, WEIGHTS, impl=impl)
+
+    for derivative in (lambda: torch.func.jvp(loss, (at,), (at,)), lambda: torch.func.grad(loss)(at)):
+        with pytest.raises(NotImplementedError, match=r'use torch\.autograd\.grad, or impl="reference"'):
+            derivative()
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
+        loss(forward_ad.make_dual(at, at))
+    leaf = at.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    _, tangent = torch.func.jvp(lambda values: loss(values, "reference"), (at,), (at,))
+    torch.testing.assert_close(tangent, (gradient * at).sum(), rtol=1e-4, atol=1e-5)
