@@ -141,6 +141,8 @@ class StepNormalizer:
     """
 
     def __init__(self, n_tasks: int, *, group: dist.ProcessGroup | None = None, replicas: int = 1) -> None:
+        if n_tasks < 1:
+            raise ValueError(f"n_tasks: expected at least 1, got {n_tasks}")
         self.n_tasks, self.group, self.replicas = n_tasks, group, replicas
         self._counts: Tensor | None = None
 

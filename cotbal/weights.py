@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ctypes import c_float
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -74,7 +75,7 @@ class TaskWeights(Mapping[str, float]):
         """Return the weights as a tensor (N,) fp32 in the order of `tasks`, the order of the task ids.
 
         Raises:
-            ValueError: a task has no weight, or a task comes twice.
+            ValueError: a task has no weight or comes twice, or its weight is too small or large for float32.
         """
         names = task_names(tasks)
         for name in names:
@@ -82,6 +83,13 @@ class TaskWeights(Mapping[str, float]):
                 raise ValueError(
                     f"tasks: no weight for task {unknown_task(name, self.weights)}. Add it to the weights, "
                     "or estimate again with it among the tasks or the fixed tasks"
+                )
+        for name in names:
+            weight, held = self.weights[name], c_float(self.weights[name]).value
+            if not math.isfinite(held) or (held == 0) != (weight == 0):
+                raise ValueError(
+                    f"weights: task {name!r}: {weight:g} is {held:g} in float32; scale all weights alike, the "
+                    "loss divides by their mean"
                 )
         return torch.tensor([self.weights[name] for name in names], dtype=torch.float32, device=device)
 

@@ -54,6 +54,12 @@ def test_a_repeated_task_raises():
         FULL.to_tensor(["a", "a"])
 
 
+@pytest.mark.parametrize(("weight", "told"), [(1e-60, "1e-60 is 0 in float32"), (1e39, "inf in float32")])
+def test_a_weight_that_float32_does_not_have_raises(weight, told):
+    with pytest.raises(ValueError, match=f"task 'a': .*{told}"):
+        TaskWeights({"a": weight, "b": 0.0}).to_tensor(["b", "a"])
+
+
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [
