@@ -88,8 +88,8 @@ class TaskWeights(Mapping[str, float]):
             weight, held = self.weights[name], c_float(self.weights[name]).value
             if not math.isfinite(held) or (held == 0) != (weight == 0):
                 raise ValueError(
-                    f"weights: task {name!r}: {weight:g} is {held:g} in float32; scale all weights alike, the "
-                    "loss divides by their mean"
+                    f"weights: task {name!r}: {weight:g} is {held:g} in float32; scale all weights alike, "
+                    "the loss divides by their mean"
                 )
         return torch.tensor([self.weights[name] for name in names], dtype=torch.float32, device=device)
 
