@@ -30,7 +30,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "weight.ndim != 2",
         ),
         "a computed weight is let through to accumulation": ("if not weight.is_leaf:", "if False:"),
-        "a smoothing above 1 is let through": ("0 <= label_smoothing <= 1", "0 <= label_smoothing"),
+        "a smoothing above 1 is let through": (
+            'lambda value: 0 <= value <= 1, "in 0..1"',
+            'lambda value: 0 <= value, "in 0..1"',
+        ),
         "a class weight that wants a gradient is let through": (
             "shape is not None and weights.requires_grad",
             "False",
