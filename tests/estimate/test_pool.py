@@ -141,7 +141,7 @@ def test_killed_driver_leaves_no_orphan_and_loses_the_running_runs_only(tmp_path
     wait_until(lambda: len(starts(journal)) >= 3)
     first.send_signal(number)
     first.communicate()
-    wait_until(lambda: gone(journal), seconds=5)
+    wait_until(lambda: gone(journal), seconds=60)
     finished = sorted(path.parent.name for path in tmp_path.glob("runs/*/result.json"))
     assert finished
     lost = len(starts(journal)) - len(finished)
@@ -158,7 +158,7 @@ def test_worker_in_a_long_step_does_not_outlive_its_killed_driver(tmp_path, driv
     wait_until(lambda: starts(journal))
     first.kill()
     first.communicate()
-    wait_until(lambda: gone(journal), seconds=5)
+    wait_until(lambda: gone(journal), seconds=60)
 
 
 def test_of_two_drivers_at_once_one_works_and_the_other_says_who(tmp_path, driver):

@@ -7,9 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
+from cotbal.demo.files import write_base, write_world
+from cotbal.demo.profiles import PROFILES
+from cotbal.project import recipe_files
 from tests.cli.watching import wait_until
 from tests.project.slurm_node import Node, install
 from tests.project.toy import content, starts, write
@@ -120,6 +124,42 @@ def test_kill_of_the_driver_a_cancelled_and_a_requeued_job_change_no_number(node
     of_slurm, of_local = (finals["methods"]["CoTBal"]["0"] for finals in (first, second))
     assert of_slurm["weights"] == of_local["weights"]
     assert of_slurm["scores"] == of_local["scores"]
+
+
+def digits(folder, **resources):
+    """The recipe of the digit world at the micro profile."""
+    write_world(folder / "digits", "micro", 0)
+    write_base(folder / "digits" / "base", PROFILES["micro"], 0)
+    recipe = next(path for path in recipe_files() if path.name == "digits.yaml")
+    content = yaml.safe_load(recipe.read_text().replace("profile=quick", "profile=micro"))
+    tasks = {name: content["tasks"][name] for name in PROFILES["micro"].tasks}
+    path = folder / "digits.yaml"
+    path.write_text(yaml.safe_dump(content | {"tasks": tasks, "rule": "equal", "resources": resources}))
+    return path
+
+
+def test_digit_world_with_a_cancelled_and_a_requeued_job_scores_as_on_one_machine(node, cotbal, tmp_path):
+    path = digits(tmp_path / "slurm", **SLURM)
+    driver, squeue = cotbal("run", path), ("squeue", "--noheader", "--array", "--format=%i %t")
+
+    def running():
+        lines = node.call(*squeue).splitlines()
+        return [line.split()[0] for line in lines if line.split()[1] == "R"]
+
+    wait_until(lambda: len(running()) == 2, driver, seconds=300)
+    cancelled, requeued = running()
+    node.call("scancel", cancelled)
+    node.call("scontrol", "requeue", requeued)
+    _, notes = driver.communicate(timeout=600)
+    assert driver.returncode == 0, notes
+    assert f"job {cancelled}: CANCELLED" in notes
+    assert f"job {requeued} is requeued" in notes
+
+    local = digits(tmp_path / "local", slots=2)
+    assert CliRunner().invoke(app, ["run", str(local)]).exit_code == 0
+    for name in ("scores.csv", "items.json"):
+        at_slurm, at_local = (each.parent / "estimate-digits" / name for each in (path, local))
+        assert at_slurm.read_text() == at_local.read_text()
 
 
 def test_what_slurm_refuses_is_told_in_its_own_words(cotbal, tmp_path):
