@@ -241,21 +241,6 @@ def test_autocast_takes_the_product_to_its_dtype(impl: str) -> None:
     assert hidden.grad.dtype == weight.grad.dtype == torch.float32
 
 
-def test_modules_equal_their_functions_and_keep_their_weights_in_float32() -> None:
-    logits, labels = rows()
-    task_ids, weights = torch.arange(6) % 3, [0.1, 1.7, 2.3]
-    criterion = cotbal.GTWLoss(weights, reduction="sum").to(torch.bfloat16)
-    expected = cotbal.gtw_cross_entropy(logits, labels, task_ids, torch.tensor(weights), reduction="sum")
-    assert torch.equal(criterion(logits, labels, task_ids), expected)
-    assert torch.equal(criterion(logits, labels, task_ids, reduction="none").sum(), expected)
-    assert "task_weights=[0.1" in repr(criterion)
-    hidden, head = torch.randn(6, 8), torch.randn(50, 8)
-    linear = cotbal.LinearGTWLoss(weights)
-    expected = cotbal.linear_gtw_cross_entropy(hidden, head, labels, task_ids, torch.tensor(weights))
-    assert torch.equal(linear(hidden, head, labels, task_ids), expected)
-    assert torch.equal(cotbal.GTWLoss()(logits, labels), cotbal.gtw_cross_entropy(logits, labels))
-
-
 LOGITS, LABELS = rows()
 IDS, WEIGHTS = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1.0, 2.0, 0.5])
 BAD = {

@@ -53,35 +53,6 @@ def test_what_holds_the_tensor_is_not_the_tensor() -> None:
         cotbal.linear_gtw_cross_entropy(HIDDEN, nn.Linear(8, 50), LABELS)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("weights", "error", "message"),
-    [
-        ({"a": 1.0}, TypeError, r"got dict; use TaskWeights\(...\).to_tensor\(tasks\)"),
-        (cotbal.TaskWeights({"a": 1.0}), TypeError, "got TaskWeights; use"),
-        ("weights.json", TypeError, "got str; use"),
-        (3.0, ValueError, r"task_weights: expected shape \(N,\), got \(\)"),
-        ([], ValueError, r"task_weights: expected shape \(N,\), got \(0,\)"),
-        ([1.0, -1.0], ValueError, "task_weights: expected finite values >= 0"),
-        ([1.0, float("nan")], ValueError, "task_weights: expected finite values >= 0"),
-        (torch.ones(2, requires_grad=True), ValueError, "task_weights: .* requires grad"),
-    ],
-)
-def test_a_module_checks_its_weights_when_it_is_made(weights: Any, error: type, message: str) -> None:
-    for module in (cotbal.GTWLoss, cotbal.LinearGTWLoss):
-        with pytest.raises(error, match=message):
-            module(weights)
-
-
-def test_a_module_made_in_inference_mode_trains() -> None:
-    """Trainers evaluate in inference mode, often before the first step."""
-    with torch.inference_mode():
-        criterion = cotbal.GTWLoss(WEIGHTS)
-    logits = LOGITS.clone().requires_grad_()
-    criterion(logits, LABELS, IDS).backward()
-    assert logits.grad is not None
-    assert logits.grad.abs().sum() > 0
-
-
 @pytest.mark.parametrize("level", LEVELS)
 def test_shapes_can_be_tried_on_meta_tensors(level: str) -> None:
     """And a module keeps the values of its weights."""
