@@ -153,7 +153,8 @@ def test_digit_world_with_a_cancelled_and_a_requeued_job_scores_as_on_one_machin
     _, notes = driver.communicate(timeout=600)
     assert driver.returncode == 0, notes
     assert f"job {cancelled}: CANCELLED" in notes
-    assert f"job {requeued} is requeued" in notes
+    # The driver may not have looked in the seconds between.
+    assert "Restarts=1" in node.call("scontrol", "show", "job", requeued)
 
     local = digits(tmp_path / "local", slots=2)
     assert CliRunner().invoke(app, ["run", str(local)]).exit_code == 0
