@@ -112,13 +112,17 @@ def check_tensors(*, optional: bool = False, **arguments: Any) -> None:
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}{remedy}")
 
 
-def refuse_other_derivatives(features: Tensor, impl: str) -> None:
-    """Raises where torch.func or forward mode differentiates: an operator is a constant to them."""
+def refuse_other_derivatives(impl: str, *tensors: Any) -> None:
+    """Raises where torch.func or forward mode differentiates: an operator is a constant to them.
+
+    Within vmap too: a slice does not say that what was sliced requires grad.
+    """
     if impl == "reference" or torch.compiler.is_compiling():
         return
-    if forward_ad._current_level >= 0 or torch._C._functorch.is_gradtrackingtensor(features):
+    given = [each for each in tensors if isinstance(each, Tensor)]
+    if forward_ad._current_level >= 0 or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         raise NotImplementedError(
-            "torch.func and forward-mode derivatives: this loss has a backward pass only; use "
+            "torch.func, vmap and forward-mode derivatives: this loss has a backward pass only; use "
             'torch.autograd.grad, or impl="reference"'
         )
 

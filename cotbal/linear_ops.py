@@ -10,6 +10,7 @@ from cotbal._compute import outputs_of, row_loss_of, weigh
 from cotbal.ops import (
     HeldGradients,
     refuse_second_derivative,
+    refuse_vmap,
     save_rows,
     saved_rows,
     task_weights_gradient,
@@ -146,6 +147,7 @@ def _recomputed(
 
 
 linear_gtw_cross_entropy_op.register_autograd(_backward, setup_context=_setup_context)
+refuse_vmap(linear_gtw_cross_entropy_op)
 
 
 class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):

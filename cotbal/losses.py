@@ -92,7 +92,7 @@ def gtw_cross_entropy(
     """
     check_tensors(logits=logits)
     impl = choose_implementation(impl, logits)
-    refuse_other_derivatives(logits, impl)
+    refuse_other_derivatives(impl, logits, task_weights)
     check_logits(logits, inplace=inplace, impl=impl)
     arguments = row_arguments(
         logits,
@@ -203,7 +203,7 @@ def linear_gtw_cross_entropy(
     parameter, hidden, weight = weight, autocast(hidden), autocast(weight)
     bias = None if bias is None else autocast(bias)
     impl = choose_implementation(impl, hidden)
-    refuse_other_derivatives(hidden, impl)
+    refuse_other_derivatives(impl, hidden, weight, bias, task_weights)
     check_linear(hidden, weight, bias, memory_budget, valid_count)
     arguments = row_arguments(
         hidden,

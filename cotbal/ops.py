@@ -147,6 +147,19 @@ def task_weights_gradient(arguments: RowArguments, outputs: LossOutputs, upstrea
     return torch.where(denominator > 0, upstream * numerator / denominator, torch.zeros_like(numerator))
 
 
+def refuse_vmap(operator: Any) -> None:
+    """Makes torch.vmap raise: a slice does not say that what was sliced wants a gradient."""
+
+    def refuse(*_: Any) -> None:
+        raise NotImplementedError(
+            "torch.vmap: not through this loss, which takes any number of leading dimensions instead"
+        )
+
+    # Torch 2.4 has no such rules.
+    if hasattr(operator, "register_vmap"):
+        operator.register_vmap(refuse)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     arguments, outputs, gradient = RowArguments(*inputs[1:-1]), LossOutputs(*output[:-1]), output[-1]
     # A zero gradient of the logits' size for each output that has none would be made otherwise.
@@ -171,6 +184,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
 
 
 gtw_cross_entropy_op.register_autograd(_backward, setup_context=_setup_context)
+refuse_vmap(gtw_cross_entropy_op)
 
 
 class InplaceGTWCrossEntropy(torch.autograd.Function):

@@ -25,6 +25,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "reads_unweighted=_needs_gradient(task_weights)",
             "reads_unweighted=False",
         ),
+        "vmap loses the gradient in silence": (
+            "any(map(torch._C._functorch.is_functorch_wrapped_tensor, given))",
+            "any(map(torch._C._functorch.is_gradtrackingtensor, given))",
+        ),
         "an empty head is let through": (
             "weight.ndim != 2 or weight.numel() == 0",
             "weight.ndim != 2",
@@ -66,6 +70,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             'mutates_args=(),\n    schema="(Tensor gradient',
         ),
         "a second derivative is let through": ("if torch.is_grad_enabled():", "if False:"),
+        "a compiled vmap loses the gradient": ('if hasattr(operator, "register_vmap"):', "if False:"),
     },
     "cotbal/linear_ops.py": {
         "rows with a gradient each get their mean": (

@@ -79,9 +79,26 @@ def test_a_derivative_that_would_be_0_in_silence_is_refused(level: str) -> None:
     for derivative in (lambda: torch.func.jvp(loss, (at,), (at,)), lambda: torch.func.grad(loss)(at)):
         with pytest.raises(NotImplementedError, match=r'use torch\.autograd\.grad, or impl="reference"'):
             derivative()
+    # In silence too: a slice of a leaf does not say that the leaf requires grad.
+    with pytest.raises(NotImplementedError, match="vmap"):
+        torch.vmap(loss)(at.expand(2, *at.shape))
+    with pytest.raises(Exception, match="vmap: not through this loss"):
+        torch.compile(torch.vmap(loss), backend="eager", fullgraph=True)(at.expand(2, *at.shape))
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
         loss(forward_ad.make_dual(at, at))
     leaf = at.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(leaf), leaf)
     _, tangent = torch.func.jvp(lambda values: loss(values, "reference"), (at,), (at,))
     torch.testing.assert_close(tangent, (gradient * at).sum(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("at", ["weight", "bias", "task_weights"])
+def test_torch_func_is_refused_in_whatever_has_a_gradient(at: str) -> None:
+    tensors = {"weight": HEAD, "bias": torch.zeros(50), "task_weights": WEIGHTS}
+
+    def loss(values: Tensor) -> Any:
+        others = tensors | {at: values, "labels": LABELS, "task_ids": IDS}
+        return cotbal.linear_gtw_cross_entropy(HIDDEN, **others)
+
+    with pytest.raises(NotImplementedError, match=r"use torch\.autograd\.grad"):
+        torch.func.grad(loss)(tensors[at])
