@@ -72,7 +72,8 @@ def task_token_counts(
         shift: whether position t predicts t + 1, so that a sequence's first label is no target.
 
     Raises:
-        TypeError: labels or ids that are no tensor of integers: a trainer's cast to floats would round them.
+        TypeError: labels or ids that are no tensor of signed integers: a trainer's cast to floats would round
+            them.
         ValueError: shapes that do not fit; on a CPU, an id of a valid token out of range.
 
     Example:
@@ -81,7 +82,8 @@ def task_token_counts(
     """
     for name, values in (("labels", labels), ("task_ids", task_ids)):
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        if not isinstance(kind, torch.dtype) or kind.is_floating_point:
+        # An unsigned label would never, or wrongly, equal an ignore_index below 0.
+        if not isinstance(kind, torch.dtype) or kind.is_floating_point or not kind.is_signed:
             raise TypeError(f"{name}: expected a tensor of int64, got {kind}")
     task_ids = _per_token(task_ids, labels)
     if token_weights is not None and token_weights.shape != labels.shape:
