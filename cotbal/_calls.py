@@ -35,10 +35,11 @@ def finish(
 
 
 def autocast(tensor: Tensor) -> Tensor:
-    """`tensor` in autocast's dtype where autocast is on and it is float32."""
+    """`tensor` in autocast's dtype where autocast is on; float64 stays, as in torch's own products."""
     device = tensor.device.type
     # Of "meta", which has none, torch cannot be asked.
     has_autocast = torch.amp.is_autocast_available(device)
-    if has_autocast and torch.is_autocast_enabled(device) and tensor.dtype == torch.float32:
+    is_cast = tensor.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    if has_autocast and torch.is_autocast_enabled(device) and is_cast:
         return tensor.to(torch.get_autocast_dtype(device))
     return tensor

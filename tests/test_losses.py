@@ -228,8 +228,11 @@ def test_the_logits_are_left_alone(impl: str) -> None:
 
 
 @fast_impl
-def test_autocast_takes_the_product_to_its_dtype(impl: str) -> None:
-    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_autocast_takes_the_product_to_its_dtype(impl: str, dtype: torch.dtype) -> None:
+    """As `torch.nn.functional.linear`, whatever floats meet there: a 16-bit head, a norm in float32."""
+    hidden = torch.randn(6, 8, requires_grad=True)
+    weight = torch.randn(50, 8, dtype=dtype, requires_grad=True)
     labels = torch.arange(6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = cotbal.linear_gtw_cross_entropy(hidden, weight, labels, impl=impl)
@@ -238,7 +241,7 @@ def test_autocast_takes_the_product_to_its_dtype(impl: str) -> None:
     assert loss.dtype == torch.float32
     assert_close(loss, expected, LOSS[torch.float32])
     loss.backward()
-    assert hidden.grad.dtype == weight.grad.dtype == torch.float32
+    assert (hidden.grad.dtype, weight.grad.dtype) == (torch.float32, dtype)
 
 
 LOGITS, LABELS = rows()
