@@ -181,6 +181,11 @@ def check_accumulation(weight: Tensor, reduction: str, impl: str) -> None:
     """Checks what `accumulate_weight_grad` needs."""
     if torch.compiler.is_compiling():
         raise ValueError("accumulate_weight_grad=True: not under torch.compile; leave it out there")
+    if torch._C._current_graph_task_id() >= 0:
+        raise ValueError(
+            "accumulate_weight_grad=True: not in a checkpoint, whose second forward pass would add dW again; "
+            "leave it out there"
+        )
     if not weight.is_leaf:
         raise ValueError("accumulate_weight_grad=True: expected a parameter as weight, got a computed tensor")
     if reduction == "none" or impl == "reference":

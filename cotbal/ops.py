@@ -53,15 +53,19 @@ def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 def scale_op(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str) -> None:
     """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass.
 
-    With `labels` (R,), the rows of `ignore_index` have a gradient of 0, which a kernel need not scale.
+    With `labels` (R,), the rows of `ignore_index` have a gradient of 0, which need not be scaled.
     """
     if impl == "triton":
         from csrc_triton import gtw_cross_entropy as kernel
 
         kernel.scale_rows_(gradient, factor, labels, ignore_index)
     # Reading the factor is free on a CPU and a synchronisation on a GPU.
-    elif factor.ndim or factor.is_cuda or factor.item() != 1:
-        gradient.mul_(factor[:, None] if factor.ndim else factor)
+    elif factor.ndim:
+        # At a row whose gradient is 0 the factor may be NaN.
+        factor = factor if labels is None else factor.masked_fill(labels == ignore_index, 0)
+        gradient.mul_(factor[:, None])
+    elif factor.is_cuda or factor.item() != 1:
+        gradient.mul_(factor)
 
 
 @scale_op.register_fake

@@ -34,6 +34,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "weight.ndim != 2",
         ),
         "a computed weight is let through to accumulation": ("if not weight.is_leaf:", "if False:"),
+        "a checkpoint accumulates twice": ("if torch._C._current_graph_task_id() >= 0:", "if False:"),
         "a smoothing above 1 is let through": (
             'lambda value: 0 <= value <= 1, "in 0..1"',
             'lambda value: 0 <= value, "in 0..1"',
@@ -70,6 +71,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             'mutates_args=(),\n    schema="(Tensor gradient',
         ),
         "a second derivative is let through": ("if torch.is_grad_enabled():", "if False:"),
+        "an ignored row takes a NaN from above": (
+            "factor if labels is None else factor.masked_fill(labels == ignore_index, 0)",
+            "factor",
+        ),
         "a compiled vmap loses the gradient": ('if hasattr(operator, "register_vmap"):', "if False:"),
     },
     "cotbal/linear_ops.py": {

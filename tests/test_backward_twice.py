@@ -1,6 +1,8 @@
 """A graph run backward more than once: every gradient is right, or the error is clear."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +174,33 @@ def test_an_accumulated_weight_gradient_has_one_backward(impl: str) -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="accumulate_weight_grad"):
         loss.backward()
+
+
+def test_a_checkpoint_does_not_accumulate_twice() -> None:
+    """Its recomputation is a second forward pass, which would add dW to weight.grad once more."""
+    leaves = problem("linear", "torch", torch.float32)()[1]
+    leaves[1].grad = torch.zeros_like(leaves[1])
+
+    def loss_of(hidden: Tensor) -> Any:
+        return cotbal.linear_gtw_cross_entropy(hidden, leaves[1], LABELS, accumulate_weight_grad=True)
+
+    loss = checkpoint(loss_of, leaves[0], use_reentrant=False)
+    with pytest.raises(ValueError, match="not in a checkpoint"):
+        loss.backward()
+
+
+@fast_impl
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_an_ignored_row_has_no_gradient_whatever_comes_from_above(level: str, impl: str) -> None:
+    """A mean over each sample's labels is 0 / 0 where a sample has none."""
+    hidden = torch.randn(3, 40, requires_grad=True)
+    arguments = [hidden] if level == "logits" else [hidden, torch.randn(50, 40)]
+    fn = cotbal.gtw_cross_entropy if level == "logits" else cotbal.linear_gtw_cross_entropy
+    loss = fn(*arguments, torch.tensor([1, -100, 2]), reduction="none", impl=impl)
+    loss.backward(torch.tensor([1.0, math.nan, 1.0]))
+    assert hidden.grad.isfinite().all()
+    assert not hidden.grad[1].any()
+    assert hidden.grad[[0, 2]].any(dim=1).all()
 
 
 @pytest.mark.parametrize("level", ["logits", "linear"])
