@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from cotbal._arguments import RowArguments
@@ -125,6 +126,11 @@ def refuse_other_derivatives(impl: str, *tensors: Any) -> None:
             "torch.func, vmap and forward-mode derivatives: this loss has a backward pass only; use "
             'torch.autograd.grad, or impl="reference"'
         )
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether the tensor holds values, as those of the meta device and of a fake mode do not."""
+    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
 
 
 def needs_gradients(*tensors: Tensor | None) -> tuple[bool, ...]:

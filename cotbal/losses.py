@@ -11,6 +11,7 @@ from cotbal._inputs import (
     check_linear,
     check_logits,
     check_tensors,
+    has_values,
     needs_gradients,
     refuse_other_derivatives,
     row_arguments,
@@ -119,7 +120,7 @@ def gtw_cross_entropy(
     # Rows that share memory (`logits[:1].expand(R, V)`) would take each other's gradient.
     share_memory = inplace and flat.shape[0] > 1 and flat.stride(0) < flat.shape[1]
     flat = flat.contiguous() if share_memory or flat.stride(-1) != 1 else flat
-    if inplace and needs_gradient:
+    if inplace and needs_gradient and has_values(flat):
         outputs = InplaceGTWCrossEntropy.apply(flat, *arguments)
     else:
         outputs = gtw_cross_entropy_op(flat, *arguments, needs_gradient)
@@ -232,7 +233,8 @@ def linear_gtw_cross_entropy(
     needs = needs_gradients(flat, weight, bias)
     budget = 0 if memory_budget == "min" else memory_budget
     inputs = (flat, weight, bias, *arguments, None, *needs, budget, valid_count)
-    if accumulate_weight_grad and needs[1] and parameter.grad is not None:
+    has_gradient = needs[1] and parameter.grad is not None
+    if accumulate_weight_grad and has_gradient and has_values(flat):
         outputs = AccumulatingLinearGTWCrossEntropy.apply(parameter.grad, *inputs)
     else:
         outputs = linear_gtw_cross_entropy_op(*inputs)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cotbal._inputs import has_values
 from cotbal.losses import gtw_cross_entropy, linear_gtw_cross_entropy
 
 
@@ -59,7 +60,8 @@ def _held(task_weights: Any) -> Tensor:
     if weights.ndim != 1 or not weights.numel():
         raise ValueError(f"task_weights: expected shape (N,), got {tuple(weights.shape)}")
     # Elsewhere the loss asserts it, without a synchronisation.
-    if weights.device.type == "cpu" and not (weights.isfinite() & (weights >= 0)).all():
+    is_read = has_values(weights) and weights.device.type == "cpu"
+    if is_read and not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError(f"task_weights: expected finite values >= 0, got {weights.tolist()}")
     return weights
 

@@ -31,7 +31,7 @@ OWN = {
         "cotbal.ops",
         "cotbal.vocab_losses",
     },
-    "cotbal.modules": {"cotbal.losses"},
+    "cotbal.modules": {"cotbal.losses", "cotbal._inputs"},
     "cotbal.gradcheck": {"csrc_triton", "cotbal.losses"},
     "cotbal.balancing": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
     "cotbal.normalizer": {"csrc_triton", "cotbal._calls"},

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 import cotbal
@@ -62,6 +63,19 @@ def test_shapes_can_be_tried_on_meta_tensors(level: str) -> None:
     loss = criterion(**{name: each.to("meta") for name, each in (tensors | options).items()})
     assert (loss.is_meta, loss.shape) == (True, ())
     assert torch.equal(criterion(**tensors, **options), loss_of(level, LABELS, IDS, WEIGHTS))
+
+
+@pytest.mark.parametrize("where", ["meta", "fake"])
+def test_shapes_can_be_tried_where_a_loss_overwrites(where: str) -> None:
+    """There is nothing to overwrite: an estimate of memory runs the step that is to come as it stands."""
+    with FakeTensorMode() if where == "fake" else torch.device("meta"):
+        leaf, labels = torch.randn(6, 50, requires_grad=True), torch.zeros(6, dtype=torch.int64)
+        loss = cotbal.GTWLoss([1.0, 2.0])(2 * leaf, labels, labels, inplace=True)
+        hidden, head = torch.randn(6, 8), torch.randn(50, 8, requires_grad=True)
+        head.grad = torch.zeros_like(head)
+        (loss + cotbal.linear_gtw_cross_entropy(hidden, head, labels, accumulate_weight_grad=True)).backward()
+    assert leaf.grad.shape == leaf.shape
+    assert head.grad.shape == head.shape
 
 
 # torch's own, where it loads its forward-mode formulas.
