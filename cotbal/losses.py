@@ -233,8 +233,8 @@ def linear_gtw_cross_entropy(
     needs = needs_gradients(flat, weight, bias)
     budget = 0 if memory_budget == "min" else memory_budget
     inputs = (flat, weight, bias, *arguments, None, *needs, budget, valid_count)
-    has_gradient = needs[1] and parameter.grad is not None
-    if accumulate_weight_grad and has_gradient and has_values(flat):
+    adds_in_place = accumulate_weight_grad and needs[1] and has_values(flat)
+    if adds_in_place and parameter.grad is not None:
         outputs = AccumulatingLinearGTWCrossEntropy.apply(parameter.grad, *inputs)
     else:
         outputs = linear_gtw_cross_entropy_op(*inputs)
