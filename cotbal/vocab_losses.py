@@ -6,7 +6,14 @@ from torch import Tensor
 from cotbal._arguments import LossOutputs
 from cotbal._calls import TaskStats, autocast, finish
 from cotbal._implementation import choose_implementation
-from cotbal._inputs import check_linear, check_logits, check_tensors, needs_gradients, row_arguments
+from cotbal._inputs import (
+    check_linear,
+    check_logits,
+    check_tensors,
+    needs_gradients,
+    refuse_other_derivatives,
+    row_arguments,
+)
 from cotbal.vocab_parallel import LinearLevel, LogitsLevel, VocabGroup, VocabParallelLoss
 
 
@@ -69,6 +76,7 @@ def vocab_parallel_gtw_cross_entropy(
     """
     check_tensors(logits=logits)
     impl = _split_implementation(impl, logits)
+    refuse_other_derivatives(impl, logits, task_weights)
     check_logits(logits, inplace=False, impl=impl)
     flat = logits.reshape(-1, logits.shape[-1])
     vocab = VocabGroup.agree(group, vocab_range, size=flat.shape[1], n_rows=flat.shape[0], device=flat.device)
@@ -168,6 +176,7 @@ def vocab_parallel_linear_gtw_cross_entropy(
     hidden, weight = autocast(hidden), autocast(weight)
     bias = None if bias is None else autocast(bias)
     impl = _split_implementation(impl, hidden)
+    refuse_other_derivatives(impl, hidden, weight, bias, task_weights)
     check_linear(hidden, weight, bias, memory_budget, valid_count)
     if accumulate_weight_grad:
         raise ValueError("accumulate_weight_grad=True: not with a vocabulary-parallel head; leave it out")

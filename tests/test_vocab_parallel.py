@@ -277,3 +277,15 @@ def test_not_under_compile(ranks: Ranks) -> None:
 def test_without_a_process_group() -> None:
     with pytest.raises(ValueError, match="init_process_group"):
         vocab_parallel_gtw_cross_entropy(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))
+
+
+def test_torch_func_is_refused() -> None:
+    """Before a group is asked for: one rank alone may not leave the others waiting."""
+    logits, head, labels = torch.randn(2, 4), torch.randn(4, 4), torch.tensor([0, 1])
+    losses = (
+        lambda values: vocab_parallel_gtw_cross_entropy(values, labels),
+        lambda values: vocab_parallel_linear_gtw_cross_entropy(logits, values, labels),
+    )
+    for loss, at in zip(losses, (logits, head), strict=True):
+        with pytest.raises(NotImplementedError, match=r"use torch\.autograd\.grad"):
+            torch.func.grad(loss)(at)
