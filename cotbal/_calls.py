@@ -16,7 +16,8 @@ class TaskStats(NamedTuple):
         token_count: int64, the number of those rows.
         correct_count: int64, how many of them have their label as the lowest index of the largest logit.
 
-    A row of weight 0 is not read, so it is in none of the three.
+    A row of weight 0 is not read, so it is in none of the three; that of a task of weight 0 is, where the
+    task weights require grad.
     """
 
     loss_sum: Tensor
