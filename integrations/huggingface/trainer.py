@@ -115,6 +115,7 @@ class CoTBalMixin(_Base):
         self.tasks, self.weighting, self.step_loss = names, weighting, self.balance.step_loss
         self._level, self._is_predicting, self._has_loss = level, False, False
         self._held: list[Any] = []
+        self._opened_at: int | None = None
         self._install(self.model)
         self._task_logs = TaskLogCallback(self)
         self.add_callback(self._task_logs)
@@ -154,7 +155,7 @@ class CoTBalMixin(_Base):
         """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
-        self._held = []
+        self._held, self._opened_at = [], None
         return super()._inner_training_loop(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -185,10 +186,11 @@ class CoTBalMixin(_Base):
         """
         batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
         self._held = []
-        if len(batches) < num_batches and not has_length(self.callback_handler.train_dataloader):
-            # At the end of a stream the Trainer makes no step of a short window: its gradients would go into
-            # the next epoch's first step, under a denominator of their own.
-            self._held, batches = batches, []
+        if len(batches) < num_batches:
+            # The Trainer makes no step of a short window: its gradients would go into the next epoch's first
+            # step, under a denominator of their own.
+            self._keep(batches)
+            batches = []
         return batches, self._begin_step(batches) if batches else None
 
     def compute_loss(
@@ -236,12 +238,26 @@ class CoTBalMixin(_Base):
         return model
 
     def flush(self) -> None:
-        """`StepBalance.flush`: a collective, so every rank calls it."""
-        self.balance.flush()
+        """`StepBalance.flush`: a collective, so every rank calls it. Within a step there is nothing to do."""
+        if not self._is_in_window:
+            self.balance.flush()
 
     def task_logs(self) -> dict[str, float]:
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
-        return self.balance.logs()
+        self.flush()
+        return self.balance.meter.read()
+
+    def _keep(self, batches: list[Any]) -> None:
+        """Keeps what is left at the end of a stream for the next epoch."""
+        if not has_length(self.callback_handler.train_dataloader):
+            self._held = batches
+        elif batches:
+            # Its epochs are planned by that length, which has no place for them.
+            _logger.warning(
+                "train_dataset: it ended before its length says; the last %d micro-batches of the epoch are "
+                "not trained on, as they make no whole step. Make its __len__ exact, or take it away",
+                len(batches),
+            )
 
     @contextmanager
     def _tensors_alone(self) -> Iterator[None]:
@@ -265,9 +281,20 @@ class CoTBalMixin(_Base):
             balance.normalizer.add(targets.labels, targets.task_ids, shift=targets.shift)
         ranks = self.accelerator.num_processes
         factor = loss_factor("transformers>=4.52", ranks=ranks, replicas=balance.replicas)
-        return balance.begin_step(factor, loss_scale(self))
+        denominator = balance.begin_step(factor, loss_scale(self))
+        balance.check_trained()
+        self._opened_at = self.state.global_step
+        return denominator
+
+    @property
+    def _is_in_window(self) -> bool:
+        """Whether the optimizer step that was begun last is still to come."""
+        return self._opened_at == self.state.global_step
 
     def _install(self, model: nn.Module) -> None:
+        if self.installed is not None:
+            # A model_init may return the same model again.
+            self.installed.restore()
         self.installed = install_loss(model, self.step_loss, self._level)
         _logger.info("the loss is at the %s level: %s", self.installed.level, self.installed.reason)
 
