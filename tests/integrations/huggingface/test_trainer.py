@@ -332,6 +332,15 @@ def test_a_model_made_by_model_init_has_the_loss(tmp_path: Path) -> None:
     check((parameters(trainer.model), [loss.item() for loss in trainer.losses], trainer), 8, records(24))
 
 
+def test_a_model_init_may_return_the_same_model_again(tmp_path: Path) -> None:
+    model, options = tiny_model(), {"train_dataset": records(8), "data_collator": collator()}
+    trainer = CoTBalTrainer(
+        args=arguments(tmp_path, 8, steps=1), model_init=lambda: model, weights=WEIGHTS, **options
+    )
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
 @pytest.mark.parametrize("documented", [CoTBalMixin, CoTBalTrainer])
 def test_every_example_runs(documented: type) -> None:
     check_examples(documented)
