@@ -116,6 +116,7 @@ class CoTBalMixin(_Base):
         self._level, self._is_predicting, self._has_loss = level, False, False
         self._held: list[Any] = []
         self._opened_at: int | None = None
+        self._has_begun = False
         self._install(self.model)
         self._task_logs = TaskLogCallback(self)
         self.add_callback(self._task_logs)
@@ -155,7 +156,7 @@ class CoTBalMixin(_Base):
         """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
-        self._held, self._opened_at = [], None
+        self._held, self._opened_at, self._has_begun = [], None, False
         return super()._inner_training_loop(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -184,6 +185,9 @@ class CoTBalMixin(_Base):
 
         The step's weights are computed here, from the sums of the steps before and the counts of this one.
         """
+        if not self._has_begun:
+            self._has_begun = True
+            self._check_steps()
         batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
         self._held = []
         if len(batches) < num_batches:
@@ -246,6 +250,20 @@ class CoTBalMixin(_Base):
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
         self.flush()
         return self.balance.meter.read()
+
+    def _check_steps(self) -> None:
+        """Checks that every rank makes as many steps in an epoch: the others would wait for one in vain."""
+        loader, accumulation = self.callback_handler.train_dataloader, self.args.gradient_accumulation_steps
+        if self.accelerator.num_processes == 1 or not has_length(loader):
+            return
+        steps = torch.tensor([-(-len(loader) // accumulation)], device=self.args.device)
+        everywhere = self.accelerator.gather(steps).tolist()
+        if min(everywhere) != max(everywhere):
+            raise ValueError(
+                "train_dataset: expected as many optimizer steps in an epoch on every rank, got "
+                f"{everywhere}; leave even_batches=True in accelerator_config, or pass "
+                "dataloader_drop_last=True"
+            )
 
     def _keep(self, batches: list[Any]) -> None:
         """Keeps what is left at the end of a stream for the next epoch."""
