@@ -212,10 +212,13 @@ class CoTBalMixin(_Base):
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
             result = run(model, inputs, return_outputs)
-            if not self.step_loss.leads_to(result[0] if return_outputs else result):
+            loss = result[0] if return_outputs else result
+            if not self.step_loss.leads_to(loss):
                 raise ValueError(_past_ours(self, "one that computes a loss of its own from the logits"))
         self._has_loss = True
-        return result
+        # A tensor of its own: DeepSpeed without ZeRO divides the model's very output by the accumulation.
+        loss = loss.clone()
+        return (loss, *result[1:]) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The trainer's, after which `compute_loss` must have run."""

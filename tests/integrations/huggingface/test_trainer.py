@@ -239,6 +239,32 @@ def test_a_loss_past_the_models_own_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, records(8), 4, 2, cls=mixed)
 
 
+def test_the_loss_is_not_the_models_own_output(tmp_path: Path) -> None:
+    """DeepSpeed without ZeRO divides the gradient at that output, unless it saw the loss before it."""
+
+    class Engine(OrderedTrainer):
+        seen: list[str]
+
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+            def watch(module: Any, given: Any, outputs: Any) -> None:
+                outputs.loss.register_hook(lambda _: self.seen.append("output"))
+
+            handle, self.seen = model.register_forward_hook(watch), []
+            own = self.accelerator.backward
+            self.accelerator.backward = lambda loss, **kwargs: (
+                loss.register_hook(lambda _: self.seen.append("loss")),
+                own(loss, **kwargs),
+            )
+            try:
+                return super().training_step(model, inputs, *args, **kwargs)
+            finally:
+                handle.remove()
+                self.accelerator.backward = own
+
+    _, _, trainer = trained(tmp_path, records(8), 8, 1, cls=Engine, steps=1)
+    assert trainer.seen == ["loss", "output"]
+
+
 class FromTheLogits(Trainer):
     """A user's trainer that gives the model its labels, and takes the logits all the same."""
 
