@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 # Those of their hooks that stand at a head gather its parameters, or keep watch over what is saved there.
-_HOOKS_OF = ("torch", "deepspeed", "accelerate", "trl")
+_HOOKS_OF = ("torch.distributed.fsdp.", "torch.distributed._composable.", "deepspeed.", "accelerate.", "trl.")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -126,7 +126,7 @@ def changing_hook(head: nn.Module) -> str | None:
     for hook in head._forward_hooks.values():
         function = getattr(hook, "func", hook)
         module = getattr(function, "__module__", None) or type(function).__module__
-        if module.partition(".")[0] not in _HOOKS_OF:
+        if not f"{module}.".startswith(_HOOKS_OF):
             return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
     return None
 
