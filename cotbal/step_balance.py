@@ -124,7 +124,8 @@ class StepBalance:
         return totals.counts
 
     def _settle(self, sums: TaskStats) -> None:
-        if self._counts is not None:
+        # Counts of one device alone are those of its last micro-batch, the sums of all since the last flush.
+        if self._counts is not None and not self.per_device:
             # Rows of weight 0 are not read, and stand in no sum.
             self._untrained = (self._counts - sums.token_count) * (self._weights > 0)
         self.weighting.update(sums.loss_sum, sums.token_count)

@@ -154,6 +154,8 @@ class CoTBalMixin(_Base):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
+        # Again: a search for hyperparameters changes the arguments, and a user may change the trainer.
+        check_trainer(self)
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
         self._held, self._opened_at, self._has_begun = [], None, False
