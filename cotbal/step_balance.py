@@ -14,10 +14,10 @@ from cotbal.tasks import task_names
 from csrc_triton.checks import require
 
 _UNTRAINED = (
-    "labels: expected the step before to train on the tokens that were counted for it, which divide its "
-    "loss. Labels that change between the batch and the model belong into the collator; no micro-batch of a "
-    "window may be left out (a skipped training_step, an epoch that a callback stops within it). Counted "
-    "and not trained on, by task: expected 0"
+    "labels: expected the step before to train once on the tokens that were counted for it, which divide its "
+    "loss. Change labels in the collator; leave no micro-batch of a window out (a skipped training_step, an "
+    "epoch that a callback stops within it) and run none twice (compute_loss called by hand). Counted less "
+    "trained on, by task: expected 0"
 )
 
 

@@ -93,7 +93,7 @@ def test_a_step_that_trains_on_other_tokens_than_were_counted_is_an_error(
     tmp_path: Path, cls: type, callbacks: Any
 ) -> None:
     run = trainer(tmp_path, cls, records(18), callbacks=callbacks)
-    with pytest.raises(ValueError, match="expected the step before to train on the tokens that were counted"):
+    with pytest.raises(ValueError, match="expected the step before to train once on the tokens that were"):
         run.train()
 
 
