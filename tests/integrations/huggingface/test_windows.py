@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer
+from cotbal.balancing import StaticWeights
+from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer, install_loss
+from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
+from cotbal.normalizer import loss_factor
+from cotbal.step_balance import StepBalance
+from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.training import (
+    LEARNING_RATE,
+    TASKS,
     WEIGHTS,
     OrderedTrainer,
     Record,
@@ -113,6 +122,35 @@ def test_a_training_that_stops_within_a_window_is_none(tmp_path: Path) -> None:
     windows = [data[first : first + 6] for first in (0, 6, 12, 18)]
     reference, _ = expected(model, [data[:6], *windows], WEIGHTS)
     assert deviation(parameters(run.model), reference, start) <= 1e-5
+
+
+def test_a_loop_of_ones_own_over_accelerates_accumulation() -> None:
+    """20 records, 2 to a micro-batch, 3 micro-batches to a window: the last window is of one alone."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
+    model, step_loss = tiny_model(), StepLoss(2)
+    balance = StepBalance(TASKS, StaticWeights(WEIGHTS), step_loss)
+    install_loss(model, step_loss)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    data, reference = records(20), tiny_model()
+    start = parameters(reference)
+    loader = DataLoader(data, batch_size=2, collate_fn=collator())
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    batches = [*loader]
+    for first in range(0, len(batches), 3):
+        window = batches[first : first + 3]
+        for batch in window:
+            balance.normalizer.add(batch["labels"], batch[TASK_IDS])
+        balance.begin_step(loss_factor("accelerate", ranks=1, accumulation=3))
+        balance.check_trained()
+        for batch in window:
+            task_ids, _ = batch.pop(TASK_IDS), batch.pop(VALID_COUNT)
+            with step_loss.micro_batch(task_ids):
+                accelerator.backward(model(**batch).loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    windows = [data[first : first + 6] for first in range(0, 20, 6)]
+    moved, _ = expected(reference, windows, WEIGHTS)
+    assert deviation(parameters(model), moved, start) <= 1e-5
 
 
 def test_a_weight_of_0_is_none(tmp_path: Path) -> None:
