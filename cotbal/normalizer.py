@@ -21,6 +21,8 @@ _STACKS: dict[str, Callable[[int, int], int]] = {
     "torch": lambda ranks, accumulation: ranks,
     # The Trainer that passes num_items_in_batch to training_step divides by nothing else.
     "transformers>=4.52": lambda ranks, accumulation: ranks,
+    # Its `backward` divides by the configured accumulation, in a short last window as well.
+    "accelerate": lambda ranks, accumulation: ranks * accumulation,
     # The accelerator or the engine divides by the configured accumulation, in a short last window as well.
     # Read in the Trainers of 4.37.2 to 4.45.2: nothing else divides what is differentiated.
     "transformers<4.46": lambda ranks, accumulation: ranks * accumulation,
@@ -31,7 +33,8 @@ def loss_factor(stack: str, *, ranks: int, replicas: int = 1, accumulation: int 
     """The factor k of a micro-batch's loss that undoes the averaging which a training stack does afterwards.
 
     Args:
-        stack: "torch", "transformers>=4.52" or "transformers<4.46".
+        stack: "torch", "accelerate" (`accelerator.backward` in a loop of your own), "transformers>=4.52" or
+            "transformers<4.46".
         ranks: the processes over which gradients are averaged.
         replicas: how many of them hold the same batch (tensor parallel).
         accumulation: the configured number of micro-batches per optimizer step.

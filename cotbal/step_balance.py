@@ -11,12 +11,21 @@ from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer
 from cotbal.step_loss import StepLoss
 from cotbal.tasks import task_names
+from csrc_triton.checks import require
+
+_UNTRAINED = (
+    "labels: expected the step before to train once on the tokens that were counted for it, which divide its "
+    "loss. Change labels in the collator; leave no micro-batch of a window out (a skipped training_step, an "
+    "epoch that a callback stops within it) and run none twice (compute_loss called by hand). Counted less "
+    "trained on, by task: expected 0"
+)
 
 
 class StepBalance:
     """A weighting, the denominator of each optimizer step, its loss and the sums per task, run together.
 
     In each optimizer step: `normalizer.add` its micro-batches, `begin_step`, run them through `step_loss`.
+    `check_trained` after `begin_step` says whether the step before kept to that.
 
     Args:
         tasks: task names in the order of their ids.
@@ -62,6 +71,8 @@ class StepBalance:
         self.normalizer = StepNormalizer(len(self.tasks), replicas=self.replicas)
         self.step_loss.take_sums()
         self._weights = torch.empty(0)
+        self._counts: Tensor | None = None
+        self._untrained: Tensor | None = None
         self._has_open_step = False
 
     def begin_step(self, factor: int, loss_scale: Tensor | None = None) -> Tensor:
@@ -77,11 +88,21 @@ class StepBalance:
             The denominator, 0-d float64: the weighted count of the step's tokens on all ranks (or this one).
         """
         counts = self.normalizer.own(self.device) if self.per_device else self._count()
+        self._counts = counts
         self._weights = self.weighting.weights(counts)
         denominator = self._weights.double() @ counts
         self.step_loss.begin_step(self._weights, denominator / factor, loss_scale)
         self._has_open_step = True
         return denominator
+
+    def check_trained(self) -> None:
+        """Checks that the last step whose sums were handed on trained on the tokens that it counted.
+
+        Raises:
+            ValueError: it did not, so its denominator was another's; on CUDA an assertion is queued.
+        """
+        if self._untrained is not None:
+            require(~self._untrained.any(), _UNTRAINED, self._untrained)
 
     def flush(self) -> None:
         """Hands the sums that are left to the weighting and the meter: a collective, every rank calls it."""
@@ -103,5 +124,9 @@ class StepBalance:
         return totals.counts
 
     def _settle(self, sums: TaskStats) -> None:
+        # Counts of one device alone are those of its last micro-batch, the sums of all since the last flush.
+        if self._counts is not None and not self.per_device:
+            # Rows of weight 0 are not read, and stand in no sum.
+            self._untrained = (self._counts - sums.token_count) * (self._weights > 0)
         self.weighting.update(sums.loss_sum, sums.token_count)
         self.meter.add(sums, self._weights)

@@ -116,7 +116,8 @@ class StepLoss:
         if calls != 1:
             raise RuntimeError(
                 f"the model called its loss {calls} times in a micro-batch, expected once; does it get its "
-                "labels, and does it compute its loss by `self.loss_function`?"
+                "labels, and does it compute its loss by `self.loss_function` (a forward that was patched "
+                "since, as Liger's, does not)?"
             )
 
     def leads_to(self, trained_on: Tensor) -> bool:

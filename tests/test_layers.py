@@ -38,6 +38,7 @@ OWN = {
     "cotbal.step_loss": {"cotbal._calls", "cotbal.losses"},
     "cotbal.meter": {"cotbal._calls", "cotbal.tasks"},
     "cotbal.step_balance": {
+        "csrc_triton",
         "cotbal._calls",
         "cotbal.balancing",
         "cotbal.meter",

@@ -77,6 +77,20 @@ def test_each_step_is_eq_2_over_its_micro_batches() -> None:
     assert abs(plain / expected - 1) > 0.05, "the weights hardly matter"
 
 
+@pytest.mark.parametrize("rule", [StaticWeights(WEIGHTS), StaticWeights(WEIGHTS | {"b": 0.0})])
+def test_a_step_without_all_of_its_tokens_is_found_in_the_next(rule: Weighting) -> None:
+    balance = begun(rule)
+    step(balance, [batch(1), batch(3)])
+    step(balance, [batch(5)])
+    balance.check_trained()
+    balance.normalizer.add(*batch(7)[1:])
+    step(balance, [batch(9)])
+    balance.check_trained()
+    balance.flush()
+    with pytest.raises(ValueError, match=r"Counted less trained on, by task: expected 0, got \[\d"):
+        balance.check_trained()
+
+
 def test_the_factor_multiplies_the_loss_and_not_the_denominator() -> None:
     batches = [batch(1), batch(2)]
     loss, denominator = step(begun(StaticWeights(WEIGHTS)), batches)

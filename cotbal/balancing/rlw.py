@@ -32,18 +32,24 @@ class RLW(Weighting):
         """As `Weighting.bind`; the sequence starts again."""
         super().bind(tasks, device)
         self._generator = torch.Generator("cpu").manual_seed(self._seed)
+        self._before = self._generator.get_state()
+        self._drawn_for = -1
         return self
 
     def compute(self, counts: Tensor) -> Tensor:
         """The weights (N,); every call draws."""
+        if self._drawn_for != self.step:
+            self._before, self._drawn_for = self._generator.get_state(), self.step
         z = torch.randn(len(counts), generator=self._generator, dtype=torch.float64)
         return (len(counts) * z.softmax(0)).to(self.device, torch.float32, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Weighting.state_dict`, with the generator's state."""
-        return super().state_dict() | {"generator": self._generator.get_state().tolist()}
+        """As `Weighting.state_dict`, with the generator's state, within a step that before its draws."""
+        state = self._before if self._drawn_for == self.step else self._generator.get_state()
+        return super().state_dict() | {"generator": state.tolist()}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """As `Weighting.load_state_dict`."""
         super().load_state_dict(saved)
         self._generator.set_state(torch.tensor(saved["generator"], dtype=torch.uint8))
+        self._drawn_for = -1

@@ -39,10 +39,28 @@ def load_weighting(weighting: Weighting, checkpoint: str | Path) -> None:
             f"resume_from_checkpoint: expected {FILE_NAME} in {checkpoint}, got none; a run of "
             f"{type(weighting).__name__} goes on from a checkpoint of its own only"
         )
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = _content(path)
     if content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"{path}: expected schema_version {SCHEMA_VERSION}, got {content.get('schema_version')!r}; "
             "resume with the version of cotbal that wrote it"
         )
-    weighting.load_state_dict(content["state"])
+    try:
+        weighting.load_state_dict(content["state"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected the whole state of a {type(weighting).__name__}, got a part of it "
+            f"({type(error).__name__}: {error}); resume from another checkpoint"
+        ) from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got {error}; resume from another checkpoint") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path}: expected a JSON object, got {type(content).__name__}; resume from another checkpoint"
+        )
+    return content

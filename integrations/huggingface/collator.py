@@ -17,8 +17,9 @@ VALID_COUNT = "cotbal_valid_count"
 class TaskCollator:
     """Wraps a collator: its batch gets the records' task ids, int64 (B,), under `cotbal_task_ids`.
 
-    A collator that flattens its records into one row gets one id per segment, in the same order. Records of
-    which none tells a task make a batch without ids: enough for evaluation, refused in training.
+    A collator that flattens its records into one row gets one id per segment. Rows or segments are in the
+    order of the records: one that sorts them would have their ids mixed up. Records of which none tells a
+    task make a batch without ids: enough for evaluation, refused in training.
 
     Args:
         collator: makes the batch, from records without the keys that tell their task.

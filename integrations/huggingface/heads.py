@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Those of their hooks that stand at a head gather its parameters, or keep watch over what is saved there.
+_HOOKS_OF = ("torch.distributed.fsdp.", "torch.distributed._composable.", "deepspeed.", "accelerate.", "trl.")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -23,7 +25,7 @@ def inner_model(model: nn.Module) -> Any:
 
     current: Any = model
     while not isinstance(current, PreTrainedModel):
-        wrapped = current.get_base_model() if _is_peft(current) else _wrapped(current)
+        wrapped = _peft_base(current) if _is_peft(current) else _wrapped(current)
         if not isinstance(wrapped, nn.Module):
             raise TypeError(
                 f"model: expected a transformers model with a loss function, got {type(current).__name__}; "
@@ -83,6 +85,12 @@ def _wrapped(module: Any) -> Any:
     return getattr(module, "_orig_mod", None) or getattr(module, "module", None)
 
 
+def _peft_base(model: Any) -> Any:
+    # PeftMixedModel has none of its own, and would ask the model that it wraps.
+    own = getattr(type(model), "get_base_model", None)
+    return model.base_model.model if own is None else own(model)
+
+
 def _is_peft(module: nn.Module) -> bool:
     """Whether PEFT made it; who has not imported PEFT has no such module."""
     return "peft" in sys.modules and type(module).__module__.partition(".")[0] == "peft"
@@ -105,7 +113,22 @@ def _check_plain(head: nn.Module) -> None:
             "lm_head's forward has been replaced (device_map with offloading, or another patch). "
             'Load the model on one device; or use level="logits"'
         )
+    if (hook := changing_hook(head)) is not None:
+        raise LinearLevelError(
+            f"lm_head has the forward hook {hook}, which may change its logits. Remove it; or use "
+            'level="logits"'
+        )
     _check_weight(head.weight)
+
+
+def changing_hook(head: nn.Module) -> str | None:
+    """The name of a forward hook that is not one of `_HOOKS_OF`: it would find no logits to change."""
+    for hook in head._forward_hooks.values():
+        function = getattr(hook, "func", hook)
+        module = getattr(function, "__module__", None) or type(function).__module__
+        if not f"{module}.".startswith(_HOOKS_OF):
+            return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
+    return None
 
 
 def _check_weight(weight: Tensor) -> None:

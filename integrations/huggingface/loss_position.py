@@ -7,8 +7,11 @@ from functools import wraps
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from cotbal.integrations.huggingface.heads import changing_hook
+from cotbal.integrations.huggingface.no_logits import without_logits
 from cotbal.step_loss import StepLoss
 from csrc_triton.checks import require
 
@@ -126,7 +129,17 @@ class LossPosition:
             try:
                 outputs = run(*args, **kwargs)
                 self._check(self._pass, outputs)
-                return outputs
+                # A compiled model returns tensors alone.
+                is_whole = torch.compiler.is_compiling() or self._pass.in_head is None
+                return outputs if is_whole else without_logits(outputs)
+            except (IndexError, RuntimeError, TypeError) as error:
+                if self._pass.in_head is None or self._pass.returned is not None:
+                    raise
+                raise ValueError(
+                    f"{self.name} does something to the logits of lm_head before its loss ({error}), and at "
+                    "the linear level there are none (an adapter that was put on lm_head since?); use "
+                    'level="logits"'
+                ) from error
             finally:
                 self._pass = None
 
@@ -140,6 +153,11 @@ class LossPosition:
                 return nn.Linear.forward(head, hidden)
             if current.in_head is not None:
                 raise ValueError(f'{self.name} calls lm_head more than once in a pass; use level="logits"')
+            if not torch.compiler.is_compiling() and (hook := changing_hook(head)) is not None:
+                raise ValueError(
+                    f"lm_head got the forward hook {hook} since the loss was put into it, which may change "
+                    'its logits; use level="logits"'
+                )
             if hidden.shape[:-1] != current.labels.shape:
                 raise ValueError(
                     f"labels: expected the shape of lm_head's rows {tuple(hidden.shape[:-1])}, got "

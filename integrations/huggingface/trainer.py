@@ -115,6 +115,8 @@ class CoTBalMixin(_Base):
         self.tasks, self.weighting, self.step_loss = names, weighting, self.balance.step_loss
         self._level, self._is_predicting, self._has_loss = level, False, False
         self._held: list[Any] = []
+        self._opened_at: int | None = None
+        self._has_begun = False
         self._install(self.model)
         self._task_logs = TaskLogCallback(self)
         self.add_callback(self._task_logs)
@@ -152,9 +154,11 @@ class CoTBalMixin(_Base):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
+        # Again: a search for hyperparameters changes the arguments, and a user may change the trainer.
+        check_trainer(self)
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
-        self._held = []
+        self._held, self._opened_at, self._has_begun = [], None, False
         return super()._inner_training_loop(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -183,12 +187,16 @@ class CoTBalMixin(_Base):
 
         The step's weights are computed here, from the sums of the steps before and the counts of this one.
         """
+        if not self._has_begun:
+            self._has_begun = True
+            self._check_steps()
         batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
         self._held = []
-        if len(batches) < num_batches and not has_length(self.callback_handler.train_dataloader):
-            # At the end of a stream the Trainer makes no step of a short window: its gradients would go into
-            # the next epoch's first step, under a denominator of their own.
-            self._held, batches = batches, []
+        if len(batches) < num_batches:
+            # The Trainer makes no step of a short window: its gradients would go into the next epoch's first
+            # step, under a denominator of their own.
+            self._keep(batches)
+            batches = []
         return batches, self._begin_step(batches) if batches else None
 
     def compute_loss(
@@ -206,10 +214,13 @@ class CoTBalMixin(_Base):
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
             result = run(model, inputs, return_outputs)
-            if not self.step_loss.leads_to(result[0] if return_outputs else result):
+            loss = result[0] if return_outputs else result
+            if not self.step_loss.leads_to(loss):
                 raise ValueError(_past_ours(self, "one that computes a loss of its own from the logits"))
         self._has_loss = True
-        return result
+        # A tensor of its own: DeepSpeed without ZeRO divides the model's very output by the accumulation.
+        loss = loss.clone()
+        return (loss, *result[1:]) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The trainer's, after which `compute_loss` must have run."""
@@ -236,12 +247,40 @@ class CoTBalMixin(_Base):
         return model
 
     def flush(self) -> None:
-        """`StepBalance.flush`: a collective, so every rank calls it."""
-        self.balance.flush()
+        """`StepBalance.flush`: a collective, so every rank calls it. Within a step there is nothing to do."""
+        if not self._is_in_window:
+            self.balance.flush()
 
     def task_logs(self) -> dict[str, float]:
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
-        return self.balance.logs()
+        self.flush()
+        return self.balance.meter.read()
+
+    def _check_steps(self) -> None:
+        """Checks that every rank makes as many steps in an epoch: the others would wait for one in vain."""
+        loader, accumulation = self.callback_handler.train_dataloader, self.args.gradient_accumulation_steps
+        if self.accelerator.num_processes == 1 or not has_length(loader):
+            return
+        steps = torch.tensor([-(-len(loader) // accumulation)], device=self.args.device)
+        everywhere = self.accelerator.gather(steps).tolist()
+        if min(everywhere) != max(everywhere):
+            raise ValueError(
+                "train_dataset: expected as many optimizer steps in an epoch on every rank, got "
+                f"{everywhere}; leave even_batches=True in accelerator_config, or pass "
+                "dataloader_drop_last=True"
+            )
+
+    def _keep(self, batches: list[Any]) -> None:
+        """Keeps what is left at the end of a stream for the next epoch."""
+        if not has_length(self.callback_handler.train_dataloader):
+            self._held = batches
+        elif batches:
+            # Its epochs are planned by that length, which has no place for them.
+            _logger.warning(
+                "train_dataset: it ended before its length says; the last %d micro-batches of the epoch are "
+                "not trained on, as they make no whole step. Make its __len__ exact, or take it away",
+                len(batches),
+            )
 
     @contextmanager
     def _tensors_alone(self) -> Iterator[None]:
@@ -265,9 +304,20 @@ class CoTBalMixin(_Base):
             balance.normalizer.add(targets.labels, targets.task_ids, shift=targets.shift)
         ranks = self.accelerator.num_processes
         factor = loss_factor("transformers>=4.52", ranks=ranks, replicas=balance.replicas)
-        return balance.begin_step(factor, loss_scale(self))
+        denominator = balance.begin_step(factor, loss_scale(self))
+        balance.check_trained()
+        self._opened_at = self.state.global_step
+        return denominator
+
+    @property
+    def _is_in_window(self) -> bool:
+        """Whether the optimizer step that was begun last is still to come."""
+        return self._opened_at == self.state.global_step
 
     def _install(self, model: nn.Module) -> None:
+        if self.installed is not None:
+            # A model_init may return the same model again.
+            self.installed.restore()
         self.installed = install_loss(model, self.step_loss, self._level)
         _logger.info("the loss is at the %s level: %s", self.installed.level, self.installed.reason)
 

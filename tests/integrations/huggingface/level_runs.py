@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class Run(NamedTuple):
     """What came out of one pass, after its backward pass."""
 
     loss: Tensor
-    logits: Tensor
+    logits: Any
     gradients: dict[str, Tensor]
     installed: Installed
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from cotbal.balancing import DWA, RLW, TLA
+from cotbal.integrations.huggingface.checkpoint import load_weighting
 from tests.integrations.huggingface.training import (
     WEIGHTS,
     OrderedTrainer,
@@ -90,6 +91,57 @@ def test_a_rule_of_another_kind_or_without_its_state_is_refused(tmp_path: Path) 
     path.unlink()
     with pytest.raises(ValueError, match=f"expected {FILE} in .*checkpoint-3, got none; a run of DWA"):
         trainer(tmp_path, DWA(window=1), 6).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected JSON, got"),
+        ("[]", "expected a JSON object, got list"),
+        ('{"schema_version": 1}', "expected the whole state of a DWA, got a part of it"),
+    ],
+)
+def test_a_state_that_is_broken_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    rule = DWA(window=1).bind(list(WEIGHTS))
+    with pytest.raises(ValueError, match=f"{FILE}: {message}.* resume from another checkpoint"):
+        load_weighting(rule, tmp_path)
+
+
+class SavesWithin(TrainerCallback):
+    """Saves and stops before the fourth optimizer step is done, as transformers does on SIGTERM."""
+
+    def __init__(self, event: str) -> None:
+        setattr(self, event, self.save)
+
+    def save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            control.should_training_stop = True
+            self.trainer.flush()
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+
+
+@pytest.mark.parametrize(
+    ("event", "rule"), [("on_step_begin", RLW), ("on_pre_optimizer_step", lambda: DWA(window=1))]
+)
+def test_a_checkpoint_within_a_window_is_that_of_the_step_before(
+    tmp_path: Path, event: str, rule: Any
+) -> None:
+    unbroken = trainer(tmp_path / "unbroken", rule(), 5, logging_strategy="no")
+    unbroken.args.save_strategy = "no"
+    unbroken.train()
+    stopped = trainer(tmp_path / "stopped", rule(), 5, logging_strategy="no")
+    stopped.args.save_strategy = "no"
+    callback = SavesWithin(event)
+    callback.trainer = stopped
+    stopped.add_callback(callback)
+    stopped.train()
+    resumed = trainer(tmp_path / "stopped", rule(), 5, logging_strategy="no")
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(parameters(resumed.model), parameters(unbroken.model))
+    resumed.flush()
+    unbroken.flush()
+    assert resumed.weighting.state_dict() == unbroken.weighting.state_dict()
 
 
 def test_a_plain_trainers_checkpoint_serves_constant_weights(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def split(model: Any) -> None:
     model._tp_size = 2
 
 
+def halve_logits(model: Any) -> None:
+    model.lm_head.register_forward_hook(lambda head, inputs, logits: 0.5 * logits)
+
+
 # Of torch, about the tensors that its own quantised layers make.
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 @pytest.mark.parametrize(
@@ -47,6 +51,7 @@ def split(model: Any) -> None:
         (offload, "lm_head's forward has been replaced.*on one device"),
         (take_away, "LlamaForCausalLM has no output embeddings"),
         (split, "split over tensor-parallel ranks"),
+        (halve_logits, r"lm_head has the forward hook .*halve_logits.*, which may change its logits"),
     ],
 )
 def test_a_head_that_is_no_plain_product_is_refused(change: Any, why: str) -> None:
@@ -55,6 +60,56 @@ def test_a_head_that_is_no_plain_product_is_refused(change: Any, why: str) -> No
     with pytest.raises(ValueError, match=f'level="linear": .*{why}'):
         install_loss(model, StepLoss(2), "linear")
     assert install_loss(model, StepLoss(2), "auto").level == "logits"
+
+
+def started(model: Any) -> StepLoss:
+    """Our loss in the model at the linear level, in its first step."""
+    step_loss = StepLoss(2)
+    assert install_loss(model, step_loss).level == "linear"
+    step_loss.begin_step(torch.ones(2), torch.tensor(9.0))
+    return step_loss
+
+
+def adapt_head(model: Any) -> None:
+    """As PEFT puts an adapter on a head."""
+    own = model.lm_head
+    model.lm_head = nn.Module()
+    model.lm_head.forward = lambda hidden: own(hidden) + hidden.new_ones(100)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (halve_logits, "lm_head got the forward hook .*halve_logits.* since the loss was put into it"),
+        (adapt_head, "does something to the logits of lm_head before its loss .*adapter that was put on"),
+    ],
+)
+def test_a_head_that_is_changed_after_the_loss_was_put_in(change: Any, why: str) -> None:
+    model, batch = build("LlamaForCausalLM")
+    step_loss = started(model)
+    change(model)
+    refused = pytest.raises(ValueError, match=f'{why}.*; use level="logits"')
+    with refused, step_loss.micro_batch(torch.tensor([0, 1])):
+        model(**batch)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda logits, labels: logits[:, :-1],
+        lambda logits, labels: logits.argmax(-1),
+        lambda logits, labels: nn.functional.cross_entropy(logits, labels),
+    ],
+)
+def test_who_asks_for_the_logits_is_told_where_they_are(use: Any) -> None:
+    """A loss or an accuracy of a user's own would find them to be of width 0."""
+    model, batch = build("LlamaForCausalLM")
+    step_loss = started(model)
+    with step_loss.micro_batch(torch.tensor([0, 1])):
+        outputs = model(**batch)
+    assert not hasattr(outputs.logits, "shape")
+    with pytest.raises(ValueError, match='logits: expected level="logits" where training looks at them'):
+        use(outputs.logits, batch["labels"])
 
 
 def test_what_cannot_be_installed() -> None:

@@ -133,6 +133,20 @@ def test_a_batch_that_each_rank_gets_a_part_of(two: Ranks, tmp_path: Path) -> No
     check(outcomes, by(data, 8, 5))
 
 
+def test_ranks_that_make_unequal_steps_are_an_error_and_no_wait(two: Ranks, tmp_path: Path) -> None:
+    """9 micro-batches are 5 and 4 with even_batches=False: 3 steps of 2, and 2."""
+    options = {"batch": 2, "accumulation": 2, "accelerator_config": {"even_batches": False}}
+    with pytest.raises(ValueError, match=r"optimizer steps in an epoch on every rank, got \[3, 2\]; leave"):
+        run(two, tmp_path, records(18), **options)
+    # 7 are 4 and 3, and 2 steps for both.
+    data = records(14)
+    outcomes = run(two, tmp_path, data, steps=2, **options)
+    model = tiny_model()
+    start = parameters(model)
+    reference, _ = expected(model, by(data, 8, 2), WEIGHTS)
+    assert all(deviation(outcome["parameters"], reference, start) <= BOUND for outcome in outcomes)
+
+
 def test_an_epoch_that_does_not_divide_and_a_resume_before_its_end(two: Ranks, tmp_path: Path) -> None:
     """11 records are 3 micro-batches of 2 for each rank: the last is filled up with the first record."""
     data = records(11)

@@ -40,6 +40,14 @@ def test_settings(tmp_path: Path, options: dict[str, Any], message: str) -> None
         trainer(tmp_path, args=arguments(tmp_path, **options))
 
 
+def test_settings_that_change_after_the_construction(tmp_path: Path) -> None:
+    """As a search for hyperparameters does: the Trainer would smooth nothing, and say nothing."""
+    run = trainer(tmp_path)
+    run.args.label_smoothing_factor = 0.1
+    with pytest.raises(ValueError, match=r"label_smoothing_factor: expected 0, got 0\.1"):
+        run.train()
+
+
 def test_the_default_arguments_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="remove_unused_columns: expected False, got True"):
         trainer(tmp_path, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))

@@ -239,6 +239,32 @@ def test_a_loss_past_the_models_own_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, records(8), 4, 2, cls=mixed)
 
 
+def test_the_loss_is_not_the_models_own_output(tmp_path: Path) -> None:
+    """DeepSpeed without ZeRO divides the gradient at that output, unless it saw the loss before it."""
+
+    class Engine(OrderedTrainer):
+        seen: list[str]
+
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+            def watch(module: Any, given: Any, outputs: Any) -> None:
+                outputs.loss.register_hook(lambda _: self.seen.append("output"))
+
+            handle, self.seen = model.register_forward_hook(watch), []
+            own = self.accelerator.backward
+            self.accelerator.backward = lambda loss, **kwargs: (
+                loss.register_hook(lambda _: self.seen.append("loss")),
+                own(loss, **kwargs),
+            )
+            try:
+                return super().training_step(model, inputs, *args, **kwargs)
+            finally:
+                handle.remove()
+                self.accelerator.backward = own
+
+    _, _, trainer = trained(tmp_path, records(8), 8, 1, cls=Engine, steps=1)
+    assert trainer.seen == ["loss", "output"]
+
+
 class FromTheLogits(Trainer):
     """A user's trainer that gives the model its labels, and takes the logits all the same."""
 
@@ -330,6 +356,15 @@ def test_a_model_made_by_model_init_has_the_loss(tmp_path: Path) -> None:
     )
     trainer.train()
     check((parameters(trainer.model), [loss.item() for loss in trainer.losses], trainer), 8, records(24))
+
+
+def test_a_model_init_may_return_the_same_model_again(tmp_path: Path) -> None:
+    model, options = tiny_model(), {"train_dataset": records(8), "data_collator": collator()}
+    trainer = CoTBalTrainer(
+        args=arguments(tmp_path, 8, steps=1), model_init=lambda: model, weights=WEIGHTS, **options
+    )
+    trainer.train()
+    assert trainer.state.global_step == 1
 
 
 @pytest.mark.parametrize("documented", [CoTBalMixin, CoTBalTrainer])

@@ -101,6 +101,12 @@ def test_an_adapted_head_is_refused_at_the_linear_level_and_exact_at_the_other(o
     assert torch.isclose(outcome.loss, weighted(outcome.logits, batch["labels"]), rtol=1e-5)
 
 
+def test_a_mixed_model() -> None:
+    """PEFT's class for adapters of several kinds does not say what it wraps."""
+    model, batch = build("LlamaForCausalLM")
+    both(peft.get_peft_model(model, lora(init_lora_weights=False), mixed=True), batch)
+
+
 def test_an_adapter_that_transformers_put_in() -> None:
     model, batch = build("MistralForCausalLM")
     model.add_adapter(lora())

@@ -19,8 +19,8 @@ class Row:
         ranks: the number of processes.
         per_device: samples of a micro-batch.
         stack: "trainer" (one process, or DDP), "fsdp2" (accelerate), "fsdp2 at load" (transformers, its
-            tensor parallel too), "zero1", "zero2", "zero3", "zero3 at load" (DeepSpeed) or "loop" (without
-            a Trainer).
+            tensor parallel too), "zero0", "zero1", "zero2", "zero3", "zero3 at load" (DeepSpeed) or "loop"
+            (without a Trainer).
         data: what `samples` is asked for.
         shards: the number of processes that share each sequence, in a loop.
         replicas: the number of processes that share each layer and have the same batch (tensor parallel).
@@ -93,6 +93,7 @@ STACKS = {
     "trainer": "",
     "fsdp2": "FSDP2, ",
     "fsdp2 at load": "FSDP2 of transformers, ",
+    "zero0": "DeepSpeed without ZeRO, ",
     "zero1": "ZeRO-1, ",
     "zero2": "ZeRO-2, ",
     "zero3": "ZeRO-3, ",

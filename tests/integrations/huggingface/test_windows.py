@@ -1,0 +1,160 @@
+"""A window that is not what was counted for it: it adds nothing to a step, or is an error."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from cotbal.balancing import StaticWeights
+from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer, install_loss
+from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
+from cotbal.normalizer import loss_factor
+from cotbal.step_balance import StepBalance
+from cotbal.step_loss import StepLoss
+from tests.integrations.huggingface.training import (
+    LEARNING_RATE,
+    TASKS,
+    WEIGHTS,
+    OrderedTrainer,
+    Record,
+    Stream,
+    arguments,
+    collator,
+    deviation,
+    expected,
+    parameters,
+    records,
+    tiny_model,
+)
+
+
+class Sized(Stream):
+    """A stream that says how long it is, and ends sooner."""
+
+    def __init__(self, data: list[Record], length: int) -> None:
+        super().__init__(data)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def trainer(folder: Path, cls: type, data: Any, **options: Any) -> Any:
+    args, chosen = arguments(folder, 2, 3, steps=4), {"weights": WEIGHTS} | options
+    return cls(tiny_model(), args, train_dataset=data, data_collator=collator(), **chosen)
+
+
+def test_a_stream_that_ends_before_its_length_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """14 records where 16 are announced: two windows of 6, and a micro-batch that no step follows."""
+    data, model = records(14), tiny_model()
+    start = parameters(model)
+    run = trainer(tmp_path, CoTBalTrainer, Sized(data, 16))
+    with caplog.at_level(logging.WARNING, "cotbal"):
+        run.train()
+    reference, _ = expected(model, [data[:6], data[6:12]] * 2, WEIGHTS)
+    assert deviation(parameters(run.model), reference, start) <= 1e-5
+    assert "the last 1 micro-batches of the epoch are not trained on" in caplog.text
+
+
+class StopsTheEpoch(TrainerCallback):
+    """Once, after the first micro-batch of the second window."""
+
+    has_stopped = False
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1 and not self.has_stopped:
+            self.has_stopped = control.should_epoch_stop = True
+
+
+class MasksLabels(Trainer):
+    """Changes what is trained on after it was counted."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        inputs["labels"] = inputs["labels"].clone().index_fill_(1, torch.arange(4), -100)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class MasksLabelsBalanced(CoTBalMixin, MasksLabels):
+    pass
+
+
+class LeavesOneOut(OrderedTrainer):
+    """As those do that go on after running out of memory."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return torch.zeros(()) if self.calls == 2 else super().training_step(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("cls", "callbacks"),
+    [(OrderedTrainer, [StopsTheEpoch()]), (MasksLabelsBalanced, None), (LeavesOneOut, None)],
+)
+def test_a_step_that_trains_on_other_tokens_than_were_counted_is_an_error(
+    tmp_path: Path, cls: type, callbacks: Any
+) -> None:
+    run = trainer(tmp_path, cls, records(18), callbacks=callbacks)
+    with pytest.raises(ValueError, match="expected the step before to train once on the tokens that were"):
+        run.train()
+
+
+def test_a_training_that_stops_within_a_window_is_none(tmp_path: Path) -> None:
+    """Its gradients are dropped, and a second training starts from what its steps left."""
+
+    class Stops(TrainerCallback):
+        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 1
+
+    data, model = records(24), tiny_model()
+    start = parameters(model)
+    run = trainer(tmp_path, OrderedTrainer, data, callbacks=[Stops()])
+    run.train()
+    run.remove_callback(Stops)
+    run.train()
+    windows = [data[first : first + 6] for first in (0, 6, 12, 18)]
+    reference, _ = expected(model, [data[:6], *windows], WEIGHTS)
+    assert deviation(parameters(run.model), reference, start) <= 1e-5
+
+
+def test_a_loop_of_ones_own_over_accelerates_accumulation() -> None:
+    """20 records, 2 to a micro-batch, 3 micro-batches to a window: the last window is of one alone."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
+    model, step_loss = tiny_model(), StepLoss(2)
+    balance = StepBalance(TASKS, StaticWeights(WEIGHTS), step_loss)
+    install_loss(model, step_loss)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    data, reference = records(20), tiny_model()
+    start = parameters(reference)
+    loader = DataLoader(data, batch_size=2, collate_fn=collator())
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    batches = [*loader]
+    for first in range(0, len(batches), 3):
+        window = batches[first : first + 3]
+        for batch in window:
+            balance.normalizer.add(batch["labels"], batch[TASK_IDS])
+        balance.begin_step(loss_factor("accelerate", ranks=1, accumulation=3))
+        balance.check_trained()
+        for batch in window:
+            task_ids, _ = batch.pop(TASK_IDS), batch.pop(VALID_COUNT)
+            with step_loss.micro_batch(task_ids):
+                accelerator.backward(model(**batch).loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    windows = [data[first : first + 6] for first in range(0, 20, 6)]
+    moved, _ = expected(reference, windows, WEIGHTS)
+    assert deviation(parameters(model), moved, start) <= 1e-5
+
+
+def test_a_weight_of_0_is_none(tmp_path: Path) -> None:
+    """Its tokens are not read, and the sums do not have them."""
+    run = trainer(tmp_path, CoTBalTrainer, records(24), weights={"short": 0.0, "long": 1.0})
+    run.train()
+    assert run.state.global_step == 4
