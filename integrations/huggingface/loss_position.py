@@ -7,8 +7,10 @@ from functools import wraps
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from cotbal.integrations.huggingface.packing import IGNORE_INDEX
 from cotbal.step_loss import StepLoss
 from csrc_triton.checks import require
 
@@ -45,6 +47,7 @@ class _Pass:
 
     labels: Tensor
     shift: bool
+    labels_version: int
     in_head: Tensor | None = None
     returned: Tensor | None = None
     version: int = 0
@@ -160,7 +163,7 @@ class LossPosition:
                 f"labels: expected them in every training batch of {self.name}, got none; a loss computed "
                 "outside the model (label_smoothing_factor, compute_loss_func) bypasses the task weights"
             )
-        return _Pass(chosen, shift=shift_labels is None)
+        return _Pass(chosen, shift=shift_labels is None, labels_version=_version(chosen))
 
     def _loss_function(self, logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         current = self._pass
@@ -169,6 +172,7 @@ class LossPosition:
         if current.returned is not None:
             raise ValueError(f"{self.name} computes more than one loss in a pass; it cannot be weighted")
         shifted = kwargs.get("shift_labels")
+        self._check_asked(current, shifted, kwargs.get("ignore_index", IGNORE_INDEX))
         labels = labels if shifted is None else shifted
         loss = (
             self._from_head(current, logits, labels)
@@ -177,6 +181,24 @@ class LossPosition:
         )
         current.returned, current.version = loss, loss._version
         return loss
+
+    def _check_asked(self, current: _Pass, shifted: Tensor | None, ignore_index: int) -> None:
+        """The denominator counted the labels as they came, shifted by one unless the batch did it."""
+        if _version(current.labels) != current.labels_version:
+            raise ValueError(
+                f"{self.name} changes the labels of the batch in place, which the denominator has counted; "
+                "change them in the collator"
+            )
+        if shifted is not None and current.shift:
+            raise ValueError(
+                f"{self.name} hands shift_labels to its loss_function, which the batch does not have; where "
+                "its labels are aligned with its logits, put them into the batch as shift_labels"
+            )
+        if ignore_index != IGNORE_INDEX:
+            raise ValueError(
+                f"ignore_index: expected {IGNORE_INDEX} in the loss_function of {self.name}, got {ignore_index}; "
+                f"the denominator counts every other label. Put {IGNORE_INDEX} into the labels"
+            )
 
     def _from_logits(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:
         if labels is not current.labels:
@@ -212,7 +234,8 @@ class LossPosition:
         if loss is not current.returned or loss._version != current.version:
             raise ValueError(
                 f"{self.name} adds to its loss (a router's auxiliary loss?), which the step's denominator "
-                "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0)"
+                "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0; "
+                "z_loss_coefficient=0.0; no router_labels in the batch)"
             )
 
 
@@ -228,6 +251,12 @@ def check_installed(model: Any) -> None:
             f"model: {type(model).__name__} already has a loss of cotbal; call restore() or unpatch() of "
             "that one first"
         )
+
+
+def _version(labels: Tensor) -> int:
+    """How often the batch's labels were changed in place."""
+    # A compiler would take it for data, and break its graph there.
+    return 0 if torch.compiler.is_compiling() else labels._version
 
 
 def _put_back(target: Any, name: str, own: Any) -> None:

@@ -237,6 +237,17 @@ def test_training_in_evaluation_mode_is_refused() -> None:
         ours(**batch(micro_batches()[0]))
 
 
+def test_ids_without_labels_are_refused() -> None:
+    """Their loss is computed elsewhere, without weights; without gradients nothing is trained on."""
+    ours, made = model(), batch(micro_batches()[0])
+    put_in(ours)
+    del made["labels"]
+    with pytest.raises(ValueError, match=r"labels: expected them in a training batch of LlamaForCausalLM wi"):
+        ours(**made)
+    with torch.no_grad():
+        assert ours(**made).loss is None
+
+
 def test_float16_is_refused() -> None:
     """Under autocast, or of the model itself."""
     ours, made = model().float(), batch(micro_batches()[0])
