@@ -196,8 +196,8 @@ class LossPosition:
             )
         if ignore_index != IGNORE_INDEX:
             raise ValueError(
-                f"ignore_index: expected {IGNORE_INDEX} in the loss_function of {self.name}, got {ignore_index}; "
-                f"the denominator counts every other label. Put {IGNORE_INDEX} into the labels"
+                f"ignore_index: expected {IGNORE_INDEX} in the loss_function of {self.name}, got "
+                f"{ignore_index}; the denominator counts every other label. Put {IGNORE_INDEX} there instead"
             )
 
     def _from_logits(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:

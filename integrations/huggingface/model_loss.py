@@ -94,7 +94,7 @@ class ModelLoss:
             if means_to_train and model.training:
                 raise ValueError(
                     f"labels: expected them in a training batch of {self.name} with {TASK_IDS}, got none; a "
-                    "loss computed outside the model bypasses the task weights. Put the labels into the batch, "
+                    "loss computed outside the model bypasses the task weights. Put labels into the batch, "
                     "or call cotbal.gtw_cross_entropy on the logits of a model that is not patched"
                 )
             return False
