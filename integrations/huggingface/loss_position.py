@@ -143,11 +143,7 @@ class LossPosition:
                 return nn.Linear.forward(head, hidden)
             if current.in_head is not None:
                 raise ValueError(f'{self.name} calls lm_head more than once in a pass; use level="logits"')
-            if hidden.shape[:-1] != current.labels.shape:
-                raise ValueError(
-                    f"labels: expected the shape of lm_head's rows {tuple(hidden.shape[:-1])}, got "
-                    f"{tuple(current.labels.shape)}; leave logits_to_keep out of training batches"
-                )
+            _check_rows("lm_head's rows", hidden, current.labels)
             labels = current.labels.to(hidden.device)
             current.in_head = self.shape.loss(self.step_loss, hidden, head, labels, current.shift)
             # Joined to the loss, so that hooks on the head's output fire before its gradients are made; FSDP2
@@ -209,6 +205,7 @@ class LossPosition:
                 raise ValueError(f"{expected}, of the shape {shapes}; the denominator counts the batch's")
             differ = labels != current.labels.to(labels.device)
             require(~differ.any(), f"{expected}; positions that it changes", differ.sum())
+        _check_rows(f"the logits of {self.name}", logits, labels)
         return self.step_loss.on_logits(logits, labels.to(logits.device), shift=current.shift)
 
     def _from_head(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:
@@ -250,6 +247,14 @@ def check_installed(model: Any) -> None:
         raise ValueError(
             f"model: {type(model).__name__} already has a loss of cotbal; call restore() or unpatch() of "
             "that one first"
+        )
+
+
+def _check_rows(name: str, rows: Tensor, labels: Tensor) -> None:
+    if rows.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"labels: expected the shape of {name}, {tuple(rows.shape[:-1])}, got {tuple(labels.shape)}; "
+            "leave logits_to_keep out of training batches"
         )
 
 

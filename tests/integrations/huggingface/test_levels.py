@@ -319,11 +319,12 @@ def test_a_routers_auxiliary_loss_raises() -> None:
     training_loss(model, batch, step_loss, output_router_logits=False)
 
 
-def test_rows_that_lm_head_does_not_see_raise() -> None:
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_rows_without_logits_raise(level: str) -> None:
     model, batch = build("LlamaForCausalLM")
     step_loss = begun()
-    install_loss(model, step_loss, "linear")
-    with pytest.raises(ValueError, match="leave logits_to_keep out"):
+    install_loss(model, step_loss, level)
+    with pytest.raises(ValueError, match=r"labels: expected the shape of .* leave logits_to_keep out"):
         training_loss(model, batch, step_loss, logits_to_keep=3)
 
 
