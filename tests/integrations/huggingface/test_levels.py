@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 from cotbal.integrations.huggingface import acceptance
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
-from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build
+from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build, each
 from tests.integrations.huggingface.level_runs import (
     DENOMINATOR,
     TASK_IDS,
@@ -19,6 +19,8 @@ from tests.integrations.huggingface.level_runs import (
     run,
     weighted,
 )
+
+CAPPED = ("Gemma2ForCausalLM", "Gemma3ForCausalLM", "PaliGemmaForConditionalGeneration")
 
 
 def begun() -> StepLoss:
@@ -32,7 +34,7 @@ def training_loss(model: nn.Module, batch: dict[str, Tensor], step_loss: StepLos
         return model(**batch, **more)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NO_LOSS_FUNCTION])
+@pytest.mark.parametrize("name", each(name for name in CASES if name not in NO_LOSS_FUNCTION))
 def test_the_linear_level_is_the_logits_level(name: str) -> None:
     model, batch = build(name)
     logits, linear = run(model, batch, "logits"), run(model, batch, "linear")
@@ -42,7 +44,7 @@ def test_the_linear_level_is_the_logits_level(name: str) -> None:
     assert linear.logits.shape == (*batch["labels"].shape, 0)
     assert all(gradient.any() for key, gradient in linear.gradients.items() if "head" in key)
     # The multimodal Gemma 3 has a cap in its configuration, and none in its code.
-    assert ("softcap" in linear.installed.reason) == (name in ("Gemma2ForCausalLM", "Gemma3ForCausalLM"))
+    assert ("softcap" in linear.installed.reason) == (name in CAPPED)
     if "pixel_values" in batch:
         assert any(gradient.any() for key, gradient in linear.gradients.items() if "vis" in key)
 
