@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DataCollatorWithFlattening, Trainer
@@ -68,12 +70,20 @@ def without_ids(made: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in made.items() if not key.startswith("cotbal_")}
 
 
-def test_packed_rows_and_shards() -> None:
-    """One id per segment, and labels that are shifted already."""
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("4.56"),
+    reason="before 4.56 attention keeps segments apart with flash-attn alone",
+)
+def test_packed_rows_have_one_id_per_segment() -> None:
     ours, theirs, rows = model(), model(), micro_batches()[0]
     put_in(ours)
     flatten = TaskCollator(DataCollatorWithFlattening(), TASKS)
     assert relative(ours(**flatten(rows)).loss, eq2(theirs, rows)) <= BOUND
+
+
+def test_labels_of_a_shard_are_shifted_already() -> None:
+    ours, theirs, rows = model(), model(), micro_batches()[0]
+    put_in(ours)
     shifted = batch(rows)
     labels = shifted.pop("labels")
     shifted["shift_labels"] = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
