@@ -1,9 +1,15 @@
 """What is met in transformers' auto mappings is exact or refused in a sentence, never wrong silently."""
 
+import re
+from pathlib import Path
+
 import pytest
+import transformers
 
 from tests.integrations.huggingface import sweep
 from tests.integrations.huggingface.level_cases import FROM_5
+
+README = Path(__file__).parents[3] / "README.md"
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,11 @@ def test_no_class_is_wrong() -> None:
     # The rest needs more than text, or a configuration that its names do not tell.
     assert len(counts["exact"]) > 0.6 * len(found)
     assert "BartForCausalLM" in counts["refused"]
+    readme = README.read_text(encoding="utf-8")
+    said = re.search(r"Of (\d+) classes (\d+) were exact and\s(\d+) refused", readme)
+    assert said is not None
+    if transformers.__version__ == "5.23.0":
+        assert len(found) == int(said[1])
+        # More where a package that some need is there, timm for one.
+        assert len(counts["exact"]) >= int(said[2])
+        assert len(counts["refused"]) >= int(said[3])
