@@ -131,6 +131,8 @@ class _Batch:
         # Not by copy: a class that fully_shard made would build the model anew.
         twin: Any = object.__new__(type(model))
         twin.__dict__.update({key: value for key, value in vars(model).items() if key != "forward"})
+        # from_pretrained leaves evaluation mode; what is asked is whether training is exact.
+        twin.__dict__["training"] = True
         stand_ins = {_body(model): _Body(self.hidden, _body(model)), model.get_output_embeddings(): self.head}
         twin._modules = {name: stand_ins.get(child, child) for name, child in model._modules.items()}
         if not all(each in twin._modules.values() for each in stand_ins.values()):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cotbal.integrations.huggingface.heads import changing_hook
 from cotbal.integrations.huggingface.no_logits import without_logits
+from cotbal.integrations.huggingface.packing import IGNORE_INDEX
 from cotbal.step_loss import StepLoss
 from csrc_triton.checks import require
 
@@ -48,6 +49,7 @@ class _Pass:
 
     labels: Tensor
     shift: bool
+    labels_version: int
     in_head: Tensor | None = None
     returned: Tensor | None = None
     version: int = 0
@@ -158,11 +160,7 @@ class LossPosition:
                     f"lm_head got the forward hook {hook} since the loss was put into it, which may change "
                     'its logits; use level="logits"'
                 )
-            if hidden.shape[:-1] != current.labels.shape:
-                raise ValueError(
-                    f"labels: expected the shape of lm_head's rows {tuple(hidden.shape[:-1])}, got "
-                    f"{tuple(current.labels.shape)}; leave logits_to_keep out of training batches"
-                )
+            _check_rows("lm_head's rows", hidden, current.labels)
             labels = current.labels.to(hidden.device)
             current.in_head = self.shape.loss(self.step_loss, hidden, head, labels, current.shift)
             # Joined to the loss, so that hooks on the head's output fire before its gradients are made; FSDP2
@@ -178,7 +176,7 @@ class LossPosition:
                 f"labels: expected them in every training batch of {self.name}, got none; a loss computed "
                 "outside the model (label_smoothing_factor, compute_loss_func) bypasses the task weights"
             )
-        return _Pass(chosen, shift=shift_labels is None)
+        return _Pass(chosen, shift=shift_labels is None, labels_version=_version(chosen))
 
     def _loss_function(self, logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         current = self._pass
@@ -187,6 +185,7 @@ class LossPosition:
         if current.returned is not None:
             raise ValueError(f"{self.name} computes more than one loss in a pass; it cannot be weighted")
         shifted = kwargs.get("shift_labels")
+        self._check_asked(current, shifted, kwargs.get("ignore_index", IGNORE_INDEX))
         labels = labels if shifted is None else shifted
         loss = (
             self._from_head(current, logits, labels)
@@ -195,6 +194,24 @@ class LossPosition:
         )
         current.returned, current.version = loss, loss._version
         return loss
+
+    def _check_asked(self, current: _Pass, shifted: Tensor | None, ignore_index: int) -> None:
+        """The denominator counted the labels as they came, shifted by one unless the batch did it."""
+        if _version(current.labels) != current.labels_version:
+            raise ValueError(
+                f"{self.name} changes the labels of the batch in place, which the denominator has counted; "
+                "change them in the collator"
+            )
+        if shifted is not None and current.shift:
+            raise ValueError(
+                f"{self.name} hands shift_labels to its loss_function, which the batch does not have; where "
+                "its labels are aligned with its logits, put them into the batch as shift_labels"
+            )
+        if ignore_index != IGNORE_INDEX:
+            raise ValueError(
+                f"ignore_index: expected {IGNORE_INDEX} in the loss_function of {self.name}, got "
+                f"{ignore_index}; the denominator counts every other label. Put {IGNORE_INDEX} there instead"
+            )
 
     def _from_logits(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:
         if labels is not current.labels:
@@ -205,6 +222,7 @@ class LossPosition:
                 raise ValueError(f"{expected}, of the shape {shapes}; the denominator counts the batch's")
             differ = labels != current.labels.to(labels.device)
             require(~differ.any(), f"{expected}; positions that it changes", differ.sum())
+        _check_rows(f"the logits of {self.name}", logits, labels)
         return self.step_loss.on_logits(logits, labels.to(logits.device), shift=current.shift)
 
     def _from_head(self, current: _Pass, logits: Tensor, labels: Tensor) -> Tensor:
@@ -230,7 +248,8 @@ class LossPosition:
         if loss is not current.returned or loss._version != current.version:
             raise ValueError(
                 f"{self.name} adds to its loss (a router's auxiliary loss?), which the step's denominator "
-                "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0)"
+                "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0; "
+                "z_loss_coefficient=0.0; no router_labels in the batch)"
             )
 
 
@@ -246,6 +265,20 @@ def check_installed(model: Any) -> None:
             f"model: {type(model).__name__} already has a loss of cotbal; call restore() or unpatch() of "
             "that one first"
         )
+
+
+def _check_rows(name: str, rows: Tensor, labels: Tensor) -> None:
+    if rows.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"labels: expected the shape of {name}, {tuple(rows.shape[:-1])}, got {tuple(labels.shape)}; "
+            "leave logits_to_keep out of training batches"
+        )
+
+
+def _version(labels: Tensor) -> int:
+    """How often the batch's labels were changed in place."""
+    # A compiler would take it for data, and break its graph there.
+    return 0 if torch.compiler.is_compiling() else labels._version
 
 
 def _put_back(target: Any, name: str, own: Any) -> None:

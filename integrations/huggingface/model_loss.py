@@ -89,9 +89,16 @@ class ModelLoss:
         return forward
 
     def _is_trained_on(self, model: nn.Module, batch: dict[str, Any]) -> bool:
+        means_to_train = batch.get(TASK_IDS) is not None and torch.is_grad_enabled()
         if batch.get("labels") is None and batch.get("shift_labels") is None:
+            if means_to_train and model.training:
+                raise ValueError(
+                    f"labels: expected them in a training batch of {self.name} with {TASK_IDS}, got none; a "
+                    "loss computed outside the model bypasses the task weights. Put labels into the batch, "
+                    "or call cotbal.gtw_cross_entropy on the logits of a model that is not patched"
+                )
             return False
-        if not model.training and batch.get(TASK_IDS) is not None and torch.is_grad_enabled():
+        if not model.training and means_to_train:
             raise ValueError(
                 f"model: expected {self.name} in training mode for a batch with {TASK_IDS} and gradients, "
                 "got it in evaluation mode, as from_pretrained returns it; call model.train() to train, or "

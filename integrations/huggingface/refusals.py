@@ -38,12 +38,6 @@ def check_trainer(trainer: Any) -> None:
             "parallelism_config: expected no context or sequence parallelism, which compute the loss by "
             "themselves; hand each rank its shard with `shift_labels` in the batch instead"
         )
-    if not trainer.model_accepts_loss_kwargs:
-        raise ValueError(
-            f"model: expected one whose forward takes **kwargs for its loss, {type(trainer.model).__name__} "
-            "does not (or says accepts_loss_kwargs=False); the Trainer would divide its loss by the "
-            "accumulation. Add **kwargs to its forward and hand them to self.loss_function"
-        )
 
 
 def _check_arguments(args: Any) -> None:

@@ -68,6 +68,7 @@ class CoTBalMixin(_Base):
 
     installed: Installed | None = None
     data_collator: Any
+    model_accepts_loss_kwargs: bool
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class CoTBalMixin(_Base):
         self._install(self.model)
         self._task_logs = TaskLogCallback(self)
         self.add_callback(self._task_logs)
-        # The loss is that of the whole window; older versions ask model_accepts_loss_kwargs, checked above.
+        # The loss is that of the whole window; older versions are told in training_step.
         self.loss_is_scaled_for_ga = True
 
     @property
@@ -225,7 +226,12 @@ class CoTBalMixin(_Base):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The trainer's, after which `compute_loss` must have run."""
         self._has_loss = False
-        loss = super().training_step(*args, **kwargs)
+        # Where a class takes no arguments for its loss, older versions would divide by the accumulation.
+        accepts, self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs, True
+        try:
+            loss = super().training_step(*args, **kwargs)
+        finally:
+            self.model_accepts_loss_kwargs = accepts
         if not self._has_loss:
             raise ValueError(_past_ours(self, "one that does not call super().compute_loss"))
         return loss

@@ -1,9 +1,10 @@
 """A tiny random model and batch of each class that README lists, with an image where the class takes one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
@@ -64,6 +65,16 @@ def _text(name: str, **options: Any) -> Callable[[Size], tuple[nn.Module, Batch]
     return build
 
 
+def _moe(name: str, **options: Any) -> Callable[[Size], tuple[nn.Module, Batch]]:
+    def build(size: Size) -> tuple[nn.Module, Batch]:
+        config = getattr(transformers, f"{name}Config")(**size.language(**options))
+        # The grouped product of experts has no float64.
+        config._experts_implementation = "eager"
+        return transformers.AutoModelForCausalLM.from_config(config), {"input_ids": size.ids()}
+
+    return build
+
+
 def _llava(size: Size) -> tuple[nn.Module, Batch]:
     config = transformers.LlavaConfig(
         text_config=transformers.LlamaConfig(**size.language()),
@@ -100,6 +111,32 @@ def _llava_onevision(size: Size) -> tuple[nn.Module, Batch]:
         image_grid_pinpoints=_GRID,
     )
     return transformers.LlavaOnevisionForConditionalGeneration(config), _tiles(size)
+
+
+def _mistral3(size: Size) -> tuple[nn.Module, Batch]:
+    config = transformers.Mistral3Config(
+        text_config=transformers.MistralConfig(**size.language()),
+        vision_config=transformers.PixtralVisionConfig(**size.vision(head_dim=8)),
+        image_token_index=size.image,
+        spatial_merge_size=1,
+    )
+    sizes = torch.tensor([[8, 8], [8, 8]])
+    batch = {"input_ids": size.ids(4), "pixel_values": torch.randn(2, 3, 8, 8), "image_sizes": sizes}
+    return transformers.Mistral3ForConditionalGeneration(config), batch
+
+
+def _pali_gemma(size: Size) -> tuple[nn.Module, Batch]:
+    config = transformers.PaliGemmaConfig(
+        text_config=transformers.Gemma2Config(**size.language(final_logit_softcapping=5.0)),
+        vision_config=transformers.SiglipVisionConfig(**size.vision(vision_use_head=False)),
+        image_token_index=size.image,
+        hidden_size=32,
+        projection_dim=32,
+    )
+    ids = size.ids(4)
+    pixels = torch.randn(2, 3, 8, 8)
+    batch = {"input_ids": ids, "pixel_values": pixels, "token_type_ids": torch.ones_like(ids)}
+    return transformers.PaliGemmaForConditionalGeneration(config), batch
 
 
 def _qwen_vl(name: str, **vision: Any) -> Callable[[Size], tuple[nn.Module, Batch]]:
@@ -204,6 +241,35 @@ CASES: dict[str, Callable[[Size], tuple[nn.Module, Batch]]] = {
     "SmolVLMForConditionalGeneration": _idefics("SmolVLM"),
     "Gemma3ForConditionalGeneration": _gemma3,
 }
+
+# Of transformers 5, on which alone they were run; the tests of the last five are in the full run.
+if FROM_5:
+    CASES |= {
+        "MixtralForCausalLM": _moe("Mixtral", num_local_experts=4),
+        "Qwen3VLForConditionalGeneration": _qwen_vl(
+            "Qwen3VL",
+            hidden_size=16,
+            out_hidden_size=32,
+            intermediate_size=24,
+            num_position_embeddings=16,
+            deepstack_visual_indexes=[0],
+        ),
+        "Qwen3MoeForCausalLM": _moe(
+            "Qwen3Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24
+        ),
+        "GptOssForCausalLM": _moe("GptOss", num_local_experts=4, num_experts_per_tok=2),
+        "Mistral3ForConditionalGeneration": _mistral3,
+        "PaliGemmaForConditionalGeneration": _pali_gemma,
+        "Glm4vForConditionalGeneration": _qwen_vl(
+            "Glm4v", hidden_size=16, out_hidden_size=32, intermediate_size=24, image_size=16
+        ),
+    }
+_LONG = [*CASES][-5:] if FROM_5 else []
+
+
+def each(names: Iterable[str] = CASES) -> list[Any]:
+    """The names as parameters of a test; the classes that were added last are tested in the full run."""
+    return [pytest.param(name, marks=[pytest.mark.full] * (name in _LONG)) for name in names]
 
 
 def build(name: str, size: Size | None = None, valid: float = 0.7) -> tuple[nn.Module, Batch]:

@@ -22,7 +22,7 @@ class Run(NamedTuple):
     loss: Tensor
     logits: Any
     gradients: dict[str, Tensor]
-    installed: Installed
+    installed: Installed | None
 
 
 def run(model: nn.Module, batch: dict[str, Tensor], level: str, task_ids: Tensor = TASK_IDS) -> Run:
@@ -77,7 +77,7 @@ def errors(model: nn.Module, batch: dict[str, Tensor], level: str = "linear") ->
     double = in_double(model, batch)
     return Errors(
         float64=_largest_error(run(*double, level), run(*double, "logits")),
-        float32=_whole_error(run(model, batch, level), run(model, batch, "logits")),
+        float32=whole_error(run(model, batch, level), run(model, batch, "logits")),
     )
 
 
@@ -100,7 +100,7 @@ def _largest_error(actual: Run, expected: Run) -> float:
     return max(_relative(actual.loss, expected.loss, 0.0), gradients)
 
 
-def _whole_error(actual: Run, expected: Run) -> float:
+def whole_error(actual: Run, expected: Run) -> float:
     assert actual.gradients.keys() == expected.gradients.keys()
     whole = torch.cat([gradient.flatten() for gradient in expected.gradients.values()])
     off = whole - torch.cat([actual.gradients[name].flatten() for name in expected.gradients])

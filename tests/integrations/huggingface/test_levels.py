@@ -11,7 +11,7 @@ from cotbal.integrations.huggingface import acceptance
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.integrations.huggingface.no_logits import NoLogits
 from cotbal.step_loss import StepLoss
-from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build
+from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build, each
 from tests.integrations.huggingface.level_runs import (
     DENOMINATOR,
     TASK_IDS,
@@ -20,6 +20,8 @@ from tests.integrations.huggingface.level_runs import (
     run,
     weighted,
 )
+
+CAPPED = ("Gemma2ForCausalLM", "Gemma3ForCausalLM", "PaliGemmaForConditionalGeneration")
 
 
 def begun() -> StepLoss:
@@ -33,7 +35,7 @@ def training_loss(model: nn.Module, batch: dict[str, Tensor], step_loss: StepLos
         return model(**batch, **more)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NO_LOSS_FUNCTION])
+@pytest.mark.parametrize("name", each(name for name in CASES if name not in NO_LOSS_FUNCTION))
 def test_the_linear_level_is_the_logits_level(name: str) -> None:
     model, batch = build(name)
     logits, linear = run(model, batch, "logits"), run(model, batch, "linear")
@@ -43,7 +45,7 @@ def test_the_linear_level_is_the_logits_level(name: str) -> None:
     assert isinstance(linear.logits, NoLogits)
     assert all(gradient.any() for key, gradient in linear.gradients.items() if "head" in key)
     # The multimodal Gemma 3 has a cap in its configuration, and none in its code.
-    assert ("softcap" in linear.installed.reason) == (name in ("Gemma2ForCausalLM", "Gemma3ForCausalLM"))
+    assert ("softcap" in linear.installed.reason) == (name in CAPPED)
     if "pixel_values" in batch:
         assert any(gradient.any() for key, gradient in linear.gradients.items() if "vis" in key)
 
@@ -323,11 +325,12 @@ def test_a_routers_auxiliary_loss_raises() -> None:
     training_loss(model, batch, step_loss, output_router_logits=False)
 
 
-def test_rows_that_lm_head_does_not_see_raise() -> None:
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_rows_without_logits_raise(level: str) -> None:
     model, batch = build("LlamaForCausalLM")
     step_loss = begun()
-    install_loss(model, step_loss, "linear")
-    with pytest.raises(ValueError, match="leave logits_to_keep out"):
+    install_loss(model, step_loss, level)
+    with pytest.raises(ValueError, match=r"labels: expected the shape of .* leave logits_to_keep out"):
         training_loss(model, batch, step_loss, logits_to_keep=3)
 
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from transformers import BertConfig, BertForMaskedLM
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM
 
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import Size, build
+from tests.integrations.huggingface.level_runs import run
 
 
 def quantise(model: Any) -> None:
@@ -140,3 +141,62 @@ def test_a_users_own_loss_is_not_dropped() -> None:
     model.loss_function = lambda logits, labels, vocab_size: logits.sum()
     with pytest.raises(ValueError, match="would be dropped: take it out first"):
         install_loss(model, StepLoss(2))
+
+
+class Aligned(LlamaForCausalLM):
+    """Takes its labels as aligned with its logits, as decoders of an encoder do."""
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)
+        outputs["loss"] = self.loss_function(outputs.logits, None, self.vocab_size, shift_labels=labels)
+        return outputs
+
+
+class InPlace(LlamaForCausalLM):
+    """Ignores a position more, in the very tensor of the batch."""
+
+    def forward(self, *args: Any, labels: Tensor, **kwargs: Any) -> Any:
+        return super().forward(*args, labels=labels.index_fill_(1, torch.tensor([-1]), -100), **kwargs)
+
+
+class OtherIgnored(LlamaForCausalLM):
+    """Also ignores a token of its own."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs, ignore_index=7)
+
+
+@pytest.mark.parametrize("level", ["logits", "auto"])
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [
+        (Aligned, "Aligned hands shift_labels to its loss_function.*put them into the batch as shift_labels"),
+        (InPlace, "InPlace changes the labels of the batch in place.*change them in the collator"),
+        (OtherIgnored, "ignore_index: expected -100 in the loss_function of OtherIgnored, got 7"),
+    ],
+)
+def test_labels_that_a_class_reads_in_a_way_of_its_own_raise(
+    cls: type[LlamaForCausalLM], why: str, level: str
+) -> None:
+    model, batch = build("LlamaForCausalLM")
+    with pytest.raises(ValueError, match=why):
+        run(cls(model.config).train(), batch, level)
+
+
+class ScalesInTraining(LlamaForCausalLM):
+    """Does to its logits in training what it does not do in evaluation."""
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)
+        outputs.logits = outputs.logits * (0.5 if self.training else 1.0)
+        if labels is not None:
+            outputs["loss"] = self.loss_function(outputs.logits, labels, self.vocab_size)
+        return outputs
+
+
+def test_a_model_in_evaluation_mode_is_checked_as_it_trains() -> None:
+    """As from_pretrained returns it."""
+    model = ScalesInTraining(build("LlamaForCausalLM")[0].config).eval()
+    with pytest.raises(ValueError, match="ScalesInTraining: on a random batch the linear level is off by"):
+        install_loss(model, StepLoss(2), "linear")
+    assert not model.training

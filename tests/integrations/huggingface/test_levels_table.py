@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.huggingface.level_cases import CASES, FROM_5
+from tests.integrations.huggingface.level_cases import CASES, FROM_5, each
 from tests.integrations.huggingface.levels_table import HEADER, peaks, support
 
 README = Path(__file__).parents[3] / "README.md"
@@ -29,12 +29,12 @@ def test_every_class_has_its_row() -> None:
     assert list(rows_of_readme()) == list(CASES)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each())
 def test_a_row_says_what_was_found(name: str) -> None:
     assert rows_of_readme()[name][:-1] == support(name)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each())
 def test_the_memory_is_what_was_measured(name: str) -> None:
     said, found = rows_of_readme()[name][-1].split(" / "), peaks(name)
     assert [float(peak) for peak in said] == pytest.approx(found, rel=TOLERANCE)

@@ -68,13 +68,6 @@ def test_a_loss_function_of_the_trainer(tmp_path: Path) -> None:
         trainer(tmp_path, compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.loss)
 
 
-def test_a_model_that_takes_no_loss_arguments(tmp_path: Path) -> None:
-    model = tiny_model()
-    model.accepts_loss_kwargs = False
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM does not .* Add \*\*kwargs to its forward"):
-        trainer(tmp_path, model)
-
-
 # PEFT reads what transformers 5 has renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_prompts_that_lengthen_the_labels(tmp_path: Path) -> None:

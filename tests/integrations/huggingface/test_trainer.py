@@ -8,7 +8,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor
-from transformers import DataCollatorWithFlattening, Trainer
+from transformers import DataCollatorWithFlattening, LlamaForCausalLM, Trainer
 
 from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer, TaskCollator
 from tests.examples import check_examples
@@ -90,6 +90,33 @@ def test_micro_batches_of_any_size_train_as_one(
 ) -> None:
     data = records(24)
     check(trained(tmp_path, data, batch, accumulation, level=level), 8, data)
+
+
+class NoKwargs(LlamaForCausalLM):
+    """Takes no arguments for its loss, and a Trainer passes none."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> Any:
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+
+
+class BeforeScaled(OrderedTrainer):
+    """Of transformers before 5.19, which has no attribute that says that the loss is scaled."""
+
+    loss_is_scaled_for_ga = property(lambda _: None, lambda *_: None)
+
+
+@pytest.mark.parametrize("cls", [OrderedTrainer, BeforeScaled])
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_model_that_takes_no_arguments_for_its_loss(tmp_path: Path, says_so: bool, cls: type) -> None:
+    """As Qwen3-VL and others say by accepts_loss_kwargs=False; the stock Trainer divides their loss."""
+    data, model = records(24), tiny_model()
+    if says_so:
+        model.accepts_loss_kwargs = False
+    else:
+        model.__class__ = NoKwargs
+    outcome = trained(tmp_path, data, 4, 2, cls, model=model)
+    assert not outcome[2].model_accepts_loss_kwargs, "evaluation is not to pass any either"
+    check(outcome, 8, data)
 
 
 # transformers 5.23 has a new name for it, older ones know the old one alone.
