@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+from transformers.trainer_utils import has_length
+
 from cotbal.integrations.huggingface.sft import is_sft_trainer
 
 # PEFT's prompt learning that adds no positions to the labels.
@@ -37,6 +40,24 @@ def check_trainer(trainer: Any) -> None:
         raise ValueError(
             "parallelism_config: expected no context or sequence parallelism, which compute the loss by "
             "themselves; hand each rank its shard with `shift_labels` in the batch instead"
+        )
+
+
+def check_steps(trainer: Any) -> None:
+    """Checks that every rank makes as many steps in an epoch: the others would wait for one in vain.
+
+    Raises:
+        ValueError: they do not. A collective, so every rank calls it.
+    """
+    loader, accumulation = trainer.callback_handler.train_dataloader, trainer.args.gradient_accumulation_steps
+    if trainer.accelerator.num_processes == 1 or not has_length(loader):
+        return
+    steps = torch.tensor([-(-len(loader) // accumulation)], device=trainer.args.device)
+    everywhere = trainer.accelerator.gather(steps).tolist()
+    if min(everywhere) != max(everywhere):
+        raise ValueError(
+            f"train_dataset: expected as many optimizer steps in an epoch on every rank, got {everywhere}; "
+            "leave even_batches=True in accelerator_config, or pass dataloader_drop_last=True"
         )
 
 

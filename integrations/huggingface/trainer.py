@@ -19,7 +19,7 @@ from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weig
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
-from cotbal.integrations.huggingface.refusals import check_trainer
+from cotbal.integrations.huggingface.refusals import check_steps, check_trainer
 from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer, loss_factor
@@ -118,6 +118,8 @@ class CoTBalMixin(_Base):
         self._held: list[Any] = []
         self._opened_at: int | None = None
         self._has_begun = False
+        # The epoch that was resumed within.
+        self._resumed: Iterator[Any] | None = None
         self._install(self.model)
         self._task_logs = TaskLogCallback(self)
         self.add_callback(self._task_logs)
@@ -190,14 +192,12 @@ class CoTBalMixin(_Base):
         """
         if not self._has_begun:
             self._has_begun = True
-            self._check_steps()
+            self._resumed = epoch_iterator if self.state.global_step else None
+            check_steps(self)
         batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
         self._held = []
         if len(batches) < num_batches:
-            # The Trainer makes no step of a short window: its gradients would go into the next epoch's first
-            # step, under a denominator of their own.
-            self._keep(batches)
-            batches = []
+            batches = self._short(epoch_iterator, batches)
         return batches, self._begin_step(batches) if batches else None
 
     def compute_loss(
@@ -262,24 +262,16 @@ class CoTBalMixin(_Base):
         self.flush()
         return self.balance.meter.read()
 
-    def _check_steps(self) -> None:
-        """Checks that every rank makes as many steps in an epoch: the others would wait for one in vain."""
-        loader, accumulation = self.callback_handler.train_dataloader, self.args.gradient_accumulation_steps
-        if self.accelerator.num_processes == 1 or not has_length(loader):
-            return
-        steps = torch.tensor([-(-len(loader) // accumulation)], device=self.args.device)
-        everywhere = self.accelerator.gather(steps).tolist()
-        if min(everywhere) != max(everywhere):
-            raise ValueError(
-                "train_dataset: expected as many optimizer steps in an epoch on every rank, got "
-                f"{everywhere}; leave even_batches=True in accelerator_config, or pass "
-                "dataloader_drop_last=True"
-            )
+    def _short(self, epoch_iterator: Iterator[Any], batches: list[Any]) -> list[Any]:
+        """What is trained on now of a window that is shorter than was asked for.
 
-    def _keep(self, batches: list[Any]) -> None:
-        """Keeps what is left at the end of a stream for the next epoch."""
+        No step is made of it: its gradients would go into the next epoch's first step, under a denominator
+        of their own. In an epoch that was resumed within, older versions ask for too many.
+        """
         if not has_length(self.callback_handler.train_dataloader):
             self._held = batches
+        elif epoch_iterator is self._resumed:
+            return batches
         elif batches:
             # Its epochs are planned by that length, which has no place for them.
             _logger.warning(
@@ -287,6 +279,7 @@ class CoTBalMixin(_Base):
                 "not trained on, as they make no whole step. Make its __len__ exact, or take it away",
                 len(batches),
             )
+        return []
 
     @contextmanager
     def _tensors_alone(self) -> Iterator[None]:
@@ -312,6 +305,12 @@ class CoTBalMixin(_Base):
         factor = loss_factor("transformers>=4.52", ranks=ranks, replicas=balance.replicas)
         denominator = balance.begin_step(factor, loss_scale(self))
         balance.check_trained()
+        if self._is_in_window:
+            raise ValueError(
+                f"step {self.state.global_step + 1}: expected an optimizer step after each window, got none "
+                "after the last: its gradients would go into this one (transformers 4.52 resumed before a "
+                "short window: upgrade; a train_dataset is shorter than its __len__: make that exact)"
+            )
         self._opened_at = self.state.global_step
         return denominator
 

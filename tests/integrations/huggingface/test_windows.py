@@ -64,6 +64,22 @@ def test_a_stream_that_ends_before_its_length_leaves_nothing_behind(
     assert "the last 1 micro-batches of the epoch are not trained on" in caplog.text
 
 
+def test_a_window_that_no_step_follows_is_an_error(tmp_path: Path) -> None:
+    """Resumed within an epoch, a short window is trained on: older transformers ask for them there."""
+    save = {"save_strategy": "steps", "save_steps": 1}
+
+    def run(length: int, steps: int) -> Any:
+        args = arguments(tmp_path, 2, 3, steps=steps, **save)
+        data = Sized(records(14), length)
+        return CoTBalTrainer(
+            tiny_model(), args, train_dataset=data, data_collator=collator(), weights=WEIGHTS
+        )
+
+    run(18, 1).train()
+    with pytest.raises(ValueError, match="expected an optimizer step after each window, got none after the"):
+        run(18, 4).train(resume_from_checkpoint=True)
+
+
 class StopsTheEpoch(TrainerCallback):
     """Once, after the first micro-batch of the second window."""
 
