@@ -242,7 +242,7 @@ class LossPosition:
         if current.returned is None:
             raise NoLossFunctionError(
                 f"{self.name} computed no loss through its loss_function, so task weights would have no "
-                "effect (a patched forward such as Liger's, TRL's fused head, or transformers before 4.52); "
+                "effect (a patched forward such as Liger's, TRL's fused head, or an older transformers); "
                 "remove the patch, upgrade, or call cotbal.gtw_cross_entropy on its logits"
             )
         if loss is not current.returned or loss._version != current.version:
