@@ -367,7 +367,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "a device counts the tokens of all": ('per_device=denominator == "micro"', "per_device=False"),
         "a model in evaluation mode trains on its own loss": (
-            "if not model.training and batch.get(TASK_IDS) is not None and torch.is_grad_enabled():",
+            "if not model.training and means_to_train:",
             "if False:",
         ),
         "an evaluation has our loss": ("return model.training", "return True"),
