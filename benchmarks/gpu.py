@@ -62,12 +62,12 @@ def grid_of(options: argparse.Namespace) -> Grid:
     return TINY if options.tiny else GPU if options.device == "cuda" else CPU
 
 
-def plan_of(
-    options: argparse.Namespace, providers: dict[str, list[Provider]]
-) -> tuple[list[Item], list[Item]]:
-    """The timings that are taken, and those beyond the limit."""
-    items = make_plan(grid_of(options), providers, full=options.full)
-    return (items, []) if options.full else (items[:LIMIT], items[LIMIT:])
+def plan_of(options: argparse.Namespace, providers: dict[str, list[Provider]]) -> tuple[list[Item], str]:
+    """The timings that are taken, and how many they are of the whole grid, in words."""
+    whole = make_plan(grid_of(options), providers, full=True)
+    items = whole if options.full else make_plan(grid_of(options), providers)[:LIMIT]
+    more = len(set(whole) - set(items))
+    return items, f"{len(items)} timings" + (f", {more} more with --full" if more else "")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,11 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(given)
     start = time.monotonic() - options.elapsed
     providers, absent = _found(options)
-    items, beyond = plan_of(options, providers)
+    items, how_many = plan_of(options, providers)
     if options.dry_run:
         for line in [*(item.key for item in items), *absent]:
             print(line)
-        print(f"{len(items)} timings; {len(beyond)} more with --full")
+        print(how_many)
         return 0
     # With --json standard output is the JSON alone.
     say = partial(print, flush=True, file=sys.stderr if options.json else sys.stdout)
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     path = path_of("tiny" if options.tiny else "timings", meter.device, options.out)
     runner = Runner(path, meter, providers, _head(meter, options, absent, path), fresh=options.fresh)
     where = f"{device_name(meter.device)}; results: {path}"
-    say("\n".join([*absent, f"{len(items)} timings, {len(beyond)} more with --full, on {where}"]))
+    say("\n".join([*absent, f"{how_many}, on {where}"]))
     try:
         left = runner.run(items, start + 60 * minutes_of(options), say)
     except DeviceLostError as error:

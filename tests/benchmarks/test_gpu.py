@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -48,6 +49,16 @@ def test_every_timing_of_the_plan_is_taken_and_right(tmp_path: Path) -> None:
         assert result["milliseconds"] > 0
     assert content["ceilings"]["copy_bytes_per_s"] > 0
     assert check_bounds(content)
+
+
+def test_a_dry_run_says_how_much_more_the_whole_grid_has(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for arguments in ["--dry-run"], ["--dry-run", "--full"]:
+        assert gpu.main(arguments) == 0
+        said.append([int(each) for each in re.findall(r"\d+", capsys.readouterr().out.splitlines()[-1])])
+    ((taken, more), (whole,)) = said
+    assert more > 0
+    assert taken + more == whole
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
