@@ -7,6 +7,10 @@ from torch import Tensor
 
 from cotbal._arguments import LossOutputs, RowArguments
 
+# Of these torch cannot be asked whether autocast is on. Found out once: to torch 2.6's compiler this question
+# is a graph break.
+_WITHOUT_AUTOCAST = tuple(name for name in ("meta", "mps") if not torch.amp.is_autocast_available(name))
+
 
 class TaskStats(NamedTuple):
     """Per-task sums of one call, detached, each (N,); they come from the same pass as the loss.
@@ -38,9 +42,7 @@ def finish(
 def autocast(tensor: Tensor) -> Tensor:
     """`tensor` in autocast's dtype where autocast is on; float64 stays, as in torch's own products."""
     device = tensor.device.type
-    # Of "meta", which has none, torch cannot be asked.
-    has_autocast = torch.amp.is_autocast_available(device)
     is_cast = tensor.dtype in (torch.float16, torch.bfloat16, torch.float32)
-    if has_autocast and torch.is_autocast_enabled(device) and is_cast:
+    if device not in _WITHOUT_AUTOCAST and torch.is_autocast_enabled(device) and is_cast:
         return tensor.to(torch.get_autocast_dtype(device))
     return tensor

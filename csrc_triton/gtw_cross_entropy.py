@@ -66,13 +66,13 @@ def _gtw_cross_entropy_fwd_kernel(
     row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)
     gradient_row_ptr, _ = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
     class_weights_ptr -= skew
-    parts = row_parts(skew, n_cols, HAS_EDGES, BLOCK, STEP, WORD)
+    first, end, start, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, STEP, WORD)
     if not reads_row(weight, label, ignore_index, READS_UNWEIGHTED):
         tl.store(losses_ptr + row, 0.0)
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            write_zeros(gradient_row_ptr, parts, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
         return
 
     # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
@@ -84,9 +84,13 @@ def _gtw_cross_entropy_fwd_kernel(
     if HAS_CLASS_WEIGHTS:
         label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
 
-    held, largest_x, largest, others, smooth, mass = read_row(
+    held, held_edges, largest_x, largest, others, smooth, mass = read_row(
         row_ptr,
-        parts,
+        first,
+        end,
+        start,
+        edges,
+        is_edge,
         label,
         label_z,
         class_weights_ptr,
@@ -115,13 +119,13 @@ def _gtw_cross_entropy_fwd_kernel(
     total = others + label_exp
     tl.store(losses_ptr + row, loss)
     if HAS_CORRECT:
-        beaten = is_beaten(row_ptr, skew, label, label_x, largest_x, min(BLOCK, 1024))
+        beaten = is_beaten(row_ptr, skew, label, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
         tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
 
     if HAS_GRADIENT:
         scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
         if scale == 0.0:
-            write_zeros(gradient_row_ptr, parts, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
         else:
             per_exp = scale / total
             smoothing_factor = scale * (label_smoothing / n_cols)
@@ -129,7 +133,12 @@ def _gtw_cross_entropy_fwd_kernel(
                 gradient_row_ptr,
                 row_ptr,
                 held,
-                parts,
+                held_edges,
+                first,
+                end,
+                start,
+                edges,
+                is_edge,
                 label,
                 finite_or_zero(largest),
                 per_exp * (kept + shared),

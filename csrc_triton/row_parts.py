@@ -67,7 +67,11 @@ def row_parts(
 @triton.jit
 def read_row(
     row_ptr,
-    parts,
+    first,
+    end,
+    start,
+    edges,
+    is_edge,
     label,
     label_z,
     class_weights_ptr,
@@ -79,12 +83,11 @@ def read_row(
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """((block, edges), largest x of the others, largest z, sums over the others) of a row's `row_parts`.
+    """(block, edges, largest x of the others, largest z, sums over the others) of a row's `row_parts`.
 
     The sums are of exp(z - largest), of cw (z - z_y) and of cw; the last over all columns, 0 without class
     weights. Block and edges stay in registers as exp(z - largest), or as the logits x under a softcap.
     """
-    first, end, start, edges, is_edge = parts
     cols = start + tl.arange(0, BLOCK)
     is_col = (cols >= tl.maximum(first, start)) & (cols < end)
     pivot = finite_or_zero(label_z)
@@ -149,7 +152,7 @@ def read_row(
             )
             smooth += more_smooth
             mass += more_mass
-    return (held, held_edges), largest_x, largest, others, smooth, mass
+    return held, held_edges, largest_x, largest, others, smooth, mass
 
 
 @triton.jit
@@ -195,7 +198,12 @@ def write_row(
     gradient_row_ptr,
     row_ptr,
     held,
-    parts,
+    held_edges,
+    first,
+    end,
+    start,
+    edges,
+    is_edge,
     label,
     shift,
     factor,
@@ -212,12 +220,10 @@ def write_row(
     """Writes the gradient of all columns but the label, which gets a value to be replaced."""
     # Where logits are to stay in cache for their second pass, what is written must leave it first.
     CACHE: tl.constexpr = "evict_first" if STEP > 0 else ""
-    held_block, held_edges = held
-    first, end, start, edges, is_edge = parts
     cols = start + tl.arange(0, BLOCK)
     _write_held(
         gradient_row_ptr,
-        held_block,
+        held,
         cols,
         (cols >= tl.maximum(first, start)) & (cols < end),
         label,
@@ -267,9 +273,8 @@ def write_row(
 
 
 @triton.jit
-def write_zeros(gradient_row_ptr, parts, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr):
+def write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr):
     """Writes a gradient of exactly 0, whatever the logits: NaN times 0 is no 0."""
-    first, end, _, edges, is_edge = parts
     store_zeros(gradient_row_ptr, first, end, BLOCK)
     if HAS_EDGES:
         tl.store(gradient_row_ptr + edges, (edges * 0).to(gradient_row_ptr.dtype.element_ty), mask=is_edge)

@@ -103,7 +103,7 @@ def _piece_statistics_fwd_kernel(
     beaten = 0
     if HAS_CORRECT:
         before = tl.minimum(label - start, n_cols).to(tl.int32)
-        beaten = is_beaten(row_ptr, 0, before, label_x, largest_x, min(BLOCK, 1024))
+        beaten = is_beaten(row_ptr, 0, before, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
     tl.store(statistics_ptr + 3 * n_rows + row, beaten * 1.0)
 
 
