@@ -7,6 +7,10 @@ RIVALS := .venv-bench
 LLAVA := .venv-llava
 LLAVA_NEXT := .venv-llava-next
 NEXT ?=
+# The oldest that the package takes, the first whose compiler takes the loss, and the newest.
+TORCH ?= 2.4.1 2.6.0 2.14.1
+TORCH_TESTS := $(addprefix tests/test_,$(addsuffix .py,losses losses_input modules compile_ops backward_twice inplace \
+  gradcheck step_loss step_balance normalizer weights))
 LLAVA_TESTS := tests/integrations/llava
 # Its pins have no packages for a newer Python; without them its tests are not run, and make says so.
 LLAVA_READY := $(shell $(PYTHON) -c 'import sys; print(".venv-llava/.ready" if sys.version_info[:2] == (3, 11) else "")')
@@ -19,13 +23,14 @@ JOBS ?= 2
 THREADS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-breakage test-gpu lint format bench bench-rivals clean
+.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-torch test-breakage test-gpu lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
 	@echo "make test-llava the tests on LLaVA's own training alone"
 	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
+	@echo "make test-torch TORCH='2.4.1 2.14.1'  the losses and the kernels' compilation with these (gigabytes each)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
 	@echo "make lint       ruff and mypy"
@@ -97,6 +102,20 @@ test-llava-next: $(LLAVA_NEXT)/.ready
 	@echo "== tests on LLaVA-NeXT's own training"
 	@COTBAL_TEST_LLAVA_NEXT=$(abspath $(NEXT)) $(LLAVA_NEXT)/bin/python -m pytest tests/integrations/llava_next
 
+# Each torch comes with its own Triton. Not in make test: 5 GB on the disk for each.
+.venv-torch-%/.ready: pyproject.toml setup.py
+	@echo "== making .venv-torch-$* (torch $* as its users have it, with CUDA: once, a few minutes)"
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet torch==$* numpy hypothesis pytest pytest-timeout pytest-xdist --editable .
+	@touch $@
+
+test-torch: $(TORCH:%=.venv-torch-%/.ready)
+	@set -e; for version in $(TORCH); do \
+	  echo "== torch $$version: every kernel compiled, the losses in plain torch"; \
+	  python=.venv-torch-$$version/bin/python; \
+	  for target in sm_80 sm_90; do $$python -m tests.csrc_triton.any_triton --target $$target; done; \
+	  HYPOTHESIS_PROFILE=fast $$python -m pytest -n $(JOBS) -k "not triton" -W ignore $(TORCH_TESTS); done
+
 test-breakage: $(VENV)/.ready
 	@echo "== the loss broken on purpose: which tests notice"
 	@$(BIN)/python -m tests.breakage
@@ -134,4 +153,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

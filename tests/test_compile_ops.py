@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import cotbal
 from tests.tolerances import LOSS, RELATIVE, assert_close
 
+pytestmark = pytest.mark.skipif(torch.__version__ < "2.6", reason="its compiler breaks the graph at os.environ")
 LEVELS = ("logits", "linear")
 N_COLS, WIDTH = 40, 6
 LABELS = torch.tensor([[3, -100, 39, 0, 12], [12, 3, -100, 39, 7], [1, 1, 2, 3, -100]])
@@ -283,6 +284,7 @@ def test_a_valid_count_too_small_still_raises() -> None:
         compiled(TOKENS, torch.ones_like(LABELS), IDS, torch.tensor([0.5, 2.0]))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="its compiler raises too, but with a text of its own")
 @pytest.mark.parametrize("level", LEVELS)
 def test_accumulation_under_compile_raises(level: str) -> None:
     """Each level's option that writes where no graph sees it."""

@@ -96,8 +96,9 @@ def test_a_derivative_that_would_be_0_in_silence_is_refused(level: str) -> None:
     # In silence too: a slice of a leaf does not say that the leaf requires grad.
     with pytest.raises(NotImplementedError, match="func, vmap and forward"):
         torch.vmap(loss)(at.expand(2, *at.shape))
-    with pytest.raises(Exception, match="vmap: not through this loss"):
-        torch.compile(torch.vmap(loss), backend="eager", fullgraph=True)(at.expand(2, *at.shape))
+    if torch.__version__ >= "2.6":  # An older compiler breaks the graph at os.environ.
+        with pytest.raises(Exception, match="vmap: not through this loss"):
+            torch.compile(torch.vmap(loss), backend="eager", fullgraph=True)(at.expand(2, *at.shape))
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
         loss(forward_ad.make_dual(at, at))
     leaf = at.clone().requires_grad_()
