@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import cotbal
 from tests.tolerances import LOSS, RELATIVE, assert_close
 
-pytestmark = pytest.mark.skipif(torch.__version__ < "2.6", reason="its compiler breaks the graph at os.environ")
+pytestmark = pytest.mark.skipif(torch.__version__ < "2.6", reason="it breaks the graph at os.environ")
 LEVELS = ("logits", "linear")
 N_COLS, WIDTH = 40, 6
 LABELS = torch.tensor([[3, -100, 39, 0, 12], [12, 3, -100, 39, 7], [1, 1, 2, 3, -100]])

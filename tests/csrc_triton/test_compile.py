@@ -1,5 +1,6 @@
 """Every launch compiles for every architecture, spills nothing and moves 128 bits at a time."""
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,20 @@ def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, optio
     assert len(lines) == (N_ROW_ENTRIES + N_ELEMENTWISE_ENTRIES) * 2 * len(dtypes) * len(options) // 2
     for line in lines:
         assert_wide_without_spills(line)
+
+
+@pytest.mark.full
+def test_every_call_compiles_without_spills(tmp_path: Path) -> None:
+    """As `make test-torch` does for other versions: what it counts there must be 0 here."""
+    lines = compiled("any_triton", tmp_path, "--target=sm_90")
+    assert [line["kernel"] for line in lines if line["spill_bytes"]] == []
+    # Every kernel that the package has.
+    names = {line["kernel"].split()[0] for line in lines}
+    sources = Path(table.__file__).parent.glob("*.py")
+    defined = {
+        name for path in sources for name in re.findall(r"^def (_\w+_kernel)\(", path.read_text(), re.M)
+    }
+    assert names == defined
 
 
 def test_every_launch_compiles_for_amd(tmp_path: Path) -> None:
