@@ -271,9 +271,13 @@ def algorithm(recipe: ProjectRecipe) -> Algorithm1:
 
 
 def plan_of(project: Project, data: Data) -> Plan:
-    """Every training of the estimate and its evaluations."""
-    specs = []
+    """Every training of the estimate and its evaluations.
+
+    The first seed's mini run starts first, with its evaluations: it is short and calls every command.
+    """
+    specs, first = [], []
     for recipe in recipes(project, data).values():
         for run in algorithm(recipe).estimation_runs():
             specs += [*([] if run.function == GIVEN else [run]), *recipe.evaluations(run)]
-    return Plan(specs)
+            first = first or [spec.name for spec in specs]
+    return Plan(specs, first)
