@@ -82,8 +82,8 @@ def _print(outcome: Outcome) -> None:
     if outcome.missing:
         failed = len(outcome.failures)
         typer.echo(
-            f"{len(outcome.missing)} of {len(outcome.plan)} runs are missing, {failed} failed and the others "
-            "need them; the rest is kept, and the same command tries these again",
+            f"{len(outcome.missing)} of {len(outcome.plan)} runs are missing, {failed} failed"
+            f"{' and the others need them' if failed < len(outcome.missing) else ''}; the rest is kept, and the same command tries these again",
             err=True,
         )
     for name, path in outcome.files.items():

@@ -89,8 +89,8 @@ def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
     """Says what is not finished."""
     if outcome.missing:
         typer.echo(
-            f"{len(outcome.missing)} runs are missing, {len(outcome.failures)} failed and the others need "
-            "them; the rest is kept, and the same command tries these again",
+            f"{len(outcome.missing)} runs are missing, {len(outcome.failures)} failed"
+            f"{' and the others need them' if len(outcome.failures) < len(outcome.missing) else ''}; the rest is kept, and the same command tries these again",
             err=True,
         )
 

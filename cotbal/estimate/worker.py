@@ -126,6 +126,9 @@ def main(preload: Sequence[str]) -> None:
             run_job(job, send)
         except processes.CommandError as error:
             send({"event": "failed", "error": str(error)})
+        except OSError as error:
+            # A disk that is full or a file that is gone: nothing that a traceback would explain.
+            send({"event": "failed", "error": f"{type(error).__name__}: {error}"})
         # Whatever the function raises, sys.exit included, belongs to the job and not to the worker.
         except BaseException:
             send({"event": "failed", "error": traceback.format_exc()})

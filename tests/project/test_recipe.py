@@ -209,5 +209,4 @@ def test_mini_run_and_its_evaluations_start_first_so_that_a_broken_command_shows
     order = sorted(plan, key=plan.urgency, reverse=True)
     assert order[:4] == ["seed 0/mini", *(f"seed 0/evaluate mini on {task}" for task in "abc")]
     assert order[4] == "seed 0/probe b"
-    # Two workers: the mini run of 25 steps and its evaluations beside a probe of 113.
     assert plan.remaining({}, [], 1) == sum(plan.steps.values())
