@@ -55,6 +55,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "weights": {str(seed): dict(weights) for seed, weights in outcome.weights.items()},
         "pooled": outcome.pooled and dict(outcome.pooled),
         "seed_sd": outcome.spread,
+        "stale": [str(path) for path in outcome.stale],
         "files": {name: str(path) for name, path in outcome.files.items()},
     }
 
@@ -83,8 +84,11 @@ def _print(outcome: Outcome) -> None:
         failed = len(outcome.failures)
         typer.echo(
             f"{len(outcome.missing)} of {len(outcome.plan)} runs are missing, {failed} failed"
-            f"{' and the others need them' if failed < len(outcome.missing) else ''}; the rest is kept, and the same command tries these again",
+            f"{' and the others need them' if failed < len(outcome.missing) else ''}; the rest is kept, and "
+            "the same command tries these again",
             err=True,
         )
+    for path in outcome.stale:
+        typer.echo(f"{path} is of an earlier start and not of these runs", err=True)
     for name, path in outcome.files.items():
         typer.echo(f"{name}  {path}")

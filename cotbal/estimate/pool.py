@@ -208,7 +208,7 @@ class Pool:
 
 
 def in_a_line(error: str) -> str:
-    """What went wrong and how it ended: the first line of an error and its last, that of a traceback alone."""
+    """What went wrong and how it ended: the first line of an error and its last; of a traceback the last."""
     first, *others = error.strip().splitlines() or [""]
     if not others:
         return first

@@ -277,7 +277,8 @@ def plan_of(project: Project, data: Data) -> Plan:
 
     The first seed's mini run starts first, with its evaluations: it is short and calls every command.
     """
-    specs, first = [], []
+    specs: list[RunSpec] = []
+    first: list[str] = []
     for recipe in recipes(project, data).values():
         for run in algorithm(recipe).estimation_runs():
             specs += [*([] if run.function == GIVEN else [run]), *recipe.evaluations(run)]

@@ -80,8 +80,8 @@ def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
 
 
 def test_reason_in_a_line_has_how_it_ended():
-    log = "the command ended with exit status 1; the end of log.txt:\n$ python x\nValueError: no picture\n"
-    assert in_a_line(log) == "the command ended with exit status 1; the end of log.txt: ValueError: no picture"
+    log = "the command ended with exit status 1; the end of log.txt:\n$ python x\nno picture\n"
+    assert in_a_line(log) == "the command ended with exit status 1; the end of log.txt: no picture"
     assert in_a_line("Traceback (most recent call last):\n  File 'a'\nKeyError: 3\n") == "KeyError: 3"
     assert in_a_line("wrote no score") == "wrote no score"
     assert in_a_line("") == ""
