@@ -76,6 +76,9 @@ def _print(outcome: Outcome) -> None:
         if outcome.spread:
             columns["sd over seeds"] = [f"{outcome.spread[name]:.4f}" for name in names]
         print_columns(Console(), "Weights", names, columns)
+    for seed, weights in outcome.weights.items():
+        if dropped := weights.provenance.get("unidentified"):
+            typer.echo(f"Seed {seed}, contribution not identified and left out: {', '.join(dropped)}")
     for seed, reason in outcome.refused.items():
         typer.echo(f"No weights for seed {seed}: {reason}", err=True)
     if outcome.refused_pooled is not None:
