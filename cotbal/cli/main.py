@@ -1,5 +1,6 @@
 """The root of the command line: the verbs, --version, and one line for each mistake of the user."""
 
+import inspect
 from typing import Annotated, Any
 
 import typer
@@ -118,3 +119,9 @@ app.command()(train)
 app.command()(compare)
 app.command()(bench)
 app.command()(doctor)
+
+# Typer keeps the line ends of a docstring, which are not those of the reader's terminal.
+for verbs in (app, prepare, data):
+    for verb in verbs.registered_commands:
+        text = inspect.getdoc(verb.callback) or ""
+        verb.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

@@ -33,8 +33,9 @@ def mix(
 ) -> None:
     """Put prepared tasks together: mixture, mini subsets, probes' mixtures, held-out questions.
 
-    Prints the sizes beside those of the paper's table 1. The mini subsets are those that `cotbal plan` takes
-    from the same files; it also writes the probes' mixtures itself: give --no-probes where you go on with it.
+    Prints the sizes, beside those of the paper's table 1 where one of its tasks is there. The mini
+    subsets are those that `cotbal plan` takes from the same files; it also writes the probes' mixtures
+    itself: give --no-probes where you go on with it.
 
     Example: cotbal prepare mix --data data --out mixture
     """
@@ -70,16 +71,18 @@ def _print_mix(content: dict[str, Any], out: Path) -> None:
     from cotbal.report.tables import print_columns
 
     tasks = content["tasks"]
-    names = [*TABLE, *(name for name in tasks if name not in TABLE)]
+    beside = any(name in TABLE for name in tasks)
+    names = [*(TABLE if beside else ()), *(name for name in tasks if name not in TABLE)]
     have = {name: tasks.get(name) for name in names}
 
     def cells(key: str) -> list[str]:
         return [f"{each[key]:,}" if each and each[key] is not None else "-" for each in have.values()]
 
     total = sum(each["records"] for each in tasks.values())
+    paper = [*(f"{TABLE[n].thousands}k" if n in TABLE else "-" for n in names), f"{TOTAL_THOUSANDS}k"]
     columns = {
         "records": [*cells("records"), f"{total:,}"],
-        "paper": [*(f"{TABLE[n].thousands}k" if n in TABLE else "-" for n in names), f"{TOTAL_THOUSANDS}k"],
+        **({"paper": paper} if beside else {}),
         "turns": [*cells("turns"), f"{sum(each['turns'] for each in tasks.values()):,}"],
         "mini": [*cells("mini"), f"{sum(each['mini'] or 0 for each in tasks.values()):,}"],
         "to score": [
@@ -87,5 +90,6 @@ def _print_mix(content: dict[str, Any], out: Path) -> None:
             f"{sum(sum(each['held_out'].values()) for each in tasks.values()):,}",
         ],
     }
-    print_columns(Console(), "The mixture beside the paper's table 1", [*names, "total"], columns)
+    title = "The mixture beside the paper's table 1" if beside else "The mixture"
+    print_columns(Console(), title, [*names, "total"], columns)
     typer.echo(f"Wrote {len(content['files'])} training files and the held-out questions under {out}.")

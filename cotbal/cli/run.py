@@ -55,6 +55,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "weights": {str(seed): dict(weights) for seed, weights in outcome.weights.items()},
         "pooled": outcome.pooled and dict(outcome.pooled),
         "seed_sd": outcome.spread,
+        "stale": [str(path) for path in outcome.stale],
         "files": {name: str(path) for name, path in outcome.files.items()},
     }
 
@@ -75,6 +76,9 @@ def _print(outcome: Outcome) -> None:
         if outcome.spread:
             columns["sd over seeds"] = [f"{outcome.spread[name]:.4f}" for name in names]
         print_columns(Console(), "Weights", names, columns)
+    for seed, weights in outcome.weights.items():
+        if dropped := weights.provenance.get("unidentified"):
+            typer.echo(f"Seed {seed}, contribution not identified and left out: {', '.join(dropped)}")
     for seed, reason in outcome.refused.items():
         typer.echo(f"No weights for seed {seed}: {reason}", err=True)
     if outcome.refused_pooled is not None:
@@ -82,9 +86,12 @@ def _print(outcome: Outcome) -> None:
     if outcome.missing:
         failed = len(outcome.failures)
         typer.echo(
-            f"{len(outcome.missing)} of {len(outcome.plan)} runs are missing, {failed} failed and the others "
-            "need them; the rest is kept, and the same command tries these again",
+            f"{len(outcome.missing)} of {len(outcome.plan)} runs are missing, {failed} failed"
+            f"{' and the others need them' if failed < len(outcome.missing) else ''}; the rest is kept, and "
+            "the same command tries these again",
             err=True,
         )
+    for path in outcome.stale:
+        typer.echo(f"{path} is of an earlier start and not of these runs", err=True)
     for name, path in outcome.files.items():
         typer.echo(f"{name}  {path}")

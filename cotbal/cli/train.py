@@ -88,9 +88,11 @@ def print_left(content: Mapping[str, Any], as_json: bool) -> None:
 def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
     """Says what is not finished."""
     if outcome.missing:
+        failed = len(outcome.failures)
         typer.echo(
-            f"{len(outcome.missing)} runs are missing, {len(outcome.failures)} failed and the others need "
-            "them; the rest is kept, and the same command tries these again",
+            f"{len(outcome.missing)} runs are missing, {failed} failed"
+            f"{' and the others need them' if failed < len(outcome.missing) else ''}; the rest is kept, and "
+            "the same command tries these again",
             err=True,
         )
 

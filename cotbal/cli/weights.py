@@ -61,10 +61,12 @@ def weights(
     """Print contribution, difficulty and every rule's weights of a score table, and write the weights.
 
     Several score tables are those of several seeds: their mean counts, and intervals are over seeds too.
+    Where lower is better, a row `transform` has `complement: 1` (1 - m) or `reciprocal` (1/m) in that column.
 
     Example: cotbal weights scores.csv --items items.json --fixed chat=1.0 --out weights.json
     """
     from cotbal.estimate.no_probes import TwoModels
+    from cotbal.estimate.score_csv import two_scales
 
     stated = _fixed(fixed or [])
     tables = _read(scores, items or [])
@@ -74,6 +76,10 @@ def weights(
             raise ValueError("--shrink: a table of mode no-probes has no contribution to pull; leave it out")
         _without_probes(TwoModels.pooled(models), rule, temperature, alpha, stated, out, as_json)
         return
+    for path, table in zip(scores, tables, strict=True):
+        rows = {"mini": table.mini.tolist(), **dict(zip(table.tasks, table.probes.tolist(), strict=True))}
+        for doubt in two_scales(table.tasks, rows):
+            typer.echo(f"{path}: {doubt}", err=True)
     options: dict[str, Any] = {
         "temperature": temperature,
         "alpha": alpha,

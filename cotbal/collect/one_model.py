@@ -59,7 +59,7 @@ def score_file(
         ValueError: an answer is missing, stands twice or is to no question; no metric for the task; questions
             without public answers.
     """
-    name = task or task_of(questions)
+    name = task or task_of(questions, metric)
     if metric is None and name not in TASK_METRICS:
         raise ValueError(
             f"{questions}: task {name!r}: expected --metric with one of {', '.join(METRICS)}; known are "
@@ -84,10 +84,18 @@ def _clusters(ids: Sequence[str], images: Mapping[str, str]) -> list[int] | None
     return [numbers[key] for key in keys]
 
 
-def task_of(questions: Path) -> str:
-    """Return the task that every question of a file names; ValueError where they do not."""
+def task_of(questions: Path, metric: str | None = None) -> str:
+    """Return the task that every question of a file names.
+
+    Where none names one but the metric is known, no task is needed: the file's name stands for it.
+
+    Raises:
+        ValueError: they name different ones, or none.
+    """
     records = read_records(questions)
     task = records[0].text("task") if "task" in records[0].fields else None
+    if task is None and metric is not None and not any("task" in record.fields for record in records):
+        return questions.stem
     if task is None:
         raise ValueError(f"{questions}: expected a task in each question, got none; name it by --task")
     for record in records:

@@ -79,13 +79,13 @@ class Execution:
         return found
 
     def next_job(self, running: Collection[str]) -> Job | None:
-        """The job with the longest chain behind it whose key is not in `running`; None if there is none.
+        """The most urgent job of the plan whose key is not in `running`; None if there is none.
 
         Among equals the plan's order decides.
         """
         waiting = (self.jobs[name] for name in self.plan if name in self.jobs)
         ready = [job for job in waiting if job.key not in running]
-        return max(ready, key=lambda job: self.plan.chain(job.name), default=None)
+        return max(ready, key=lambda job: self.plan.urgency(job.name), default=None)
 
     def _job(self, name: str) -> Job:
         spec = self.plan[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,14 @@ class Plan:
 
     Args:
         specs: the runs; names are unique.
+        first: names of short runs to start before all others, so that a command that fails shows it early.
 
     Raises:
         ValueError: a name occurs twice, or a run needs one that does not come before it.
     """
 
-    def __init__(self, specs: Sequence[RunSpec | LateSpec]) -> None:
+    def __init__(self, specs: Sequence[RunSpec | LateSpec], first: Collection[str] = ()) -> None:
+        self._first = frozenset(first)
         self._specs: dict[str, RunSpec | LateSpec] = {}
         for spec in specs:
             if spec.name in self._specs:
@@ -76,6 +78,10 @@ class Plan:
         """
         return self._chains[name]
 
+    def urgency(self, name: str) -> tuple[bool, int]:
+        """What decides which of several runs starts first, the greatest: early ones, then long chains."""
+        return name in self._first, self._chains[name]
+
     def _longest_chains(self) -> dict[str, int]:
         after = dict.fromkeys(self._specs, 0)
         chains: dict[str, int] = {}
@@ -106,8 +112,9 @@ class Plan:
         missing = {name: sum(left[need] > 0 for need in spec.needs) for name, spec in self._specs.items()}
         places = {name: place for place, name in enumerate(self._specs)}
 
-        def entry(name: str) -> tuple[int, int, str]:
-            return -self._chains[name], places[name], name
+        def entry(name: str) -> tuple[bool, int, int, str]:
+            early, chain = self.urgency(name)
+            return not early, -chain, places[name], name
 
         waiting = {name for name, steps in left.items() if steps and name not in running}
         ready = [entry(name) for name in waiting if not missing[name]]

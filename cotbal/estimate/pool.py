@@ -190,7 +190,7 @@ class Pool:
         if job.failures > self.crew.retries:
             self._give_up(job, f"run {job.name!r} failed in {self._folder(job)}:\n{error}")
         else:
-            self.listener.lost(job.name, error.partition("\n")[0])
+            self.listener.lost(job.name, in_a_line(error))
 
     def _give_up(self, job: Job, reason: str) -> None:
         if not self.crew.keep_going:
@@ -205,6 +205,14 @@ class Pool:
 
     def _folder(self, job: Job) -> Path:
         return self.execution.store.folder(job.key)
+
+
+def in_a_line(error: str) -> str:
+    """What went wrong and how it ended: the first line of an error and its last; of a traceback the last."""
+    first, *others = error.strip().splitlines() or [""]
+    if not others:
+        return first
+    return others[-1] if first.startswith("Traceback") else f"{first} {others[-1]}"
 
 
 def run_plan(plan: Plan, store: Store, listener: Listener, workers: int | None = None) -> dict[str, Record]:

@@ -19,6 +19,8 @@ MINI, SINGLE_MINI, SINGLE_FULL, TRANSFORM = "mini", "single_mini", "single_full"
 EQUAL = "equal"
 OPTIONAL = (SINGLE_MINI, SINGLE_FULL, TRANSFORM, EQUAL)
 RESERVED = (MINI, *OPTIONAL)
+# Scores of one task so far apart are rare, and a factor of 100 is common.
+SCALE_RATIO = 20
 
 
 def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[str]]]:
@@ -29,9 +31,10 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         ValueError: a bad header, an unknown, repeated or missing row, a row of another length.
     """
     lines = [line for line in _lines(path) if any(line)]
-    if not lines or lines[0][0] != "run":
+    # A spreadsheet begins a line with a capital.
+    if not lines or lines[0][0].lower() != "run":
         got = repr(",".join(lines[0])) if lines else "nothing"
-        if lines and re.match("run[;\t]", lines[0][0]):
+        if lines and re.match("run[;\t]", lines[0][0], re.IGNORECASE):
             got += "; separate the cells by commas, and write numbers with a point"
         raise ValueError(f"expected the header 'run,<task>,<task>,...', got {got}")
     tasks = task_names(lines[0][1:], "header")
@@ -46,7 +49,10 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         rows[name] = cells
     probes = EQUAL not in rows or any(task in rows for task in tasks)
     if missing := [name for name in (MINI, *(tasks if probes else ())) if name not in rows]:
-        raise ValueError(f"missing rows: {', '.join(missing)}; one row 'mini' and one per task are needed")
+        raise ValueError(
+            f"missing rows: {', '.join(missing)}; one row 'mini' and one per task are needed; a task of "
+            "fixed weight has neither row nor column"
+        )
     return tasks, rows
 
 
@@ -56,7 +62,9 @@ def _lines(path: str | Path) -> list[list[str]]:
             return [[cell.strip() for cell in line] for line in csv.reader(stream)]
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise ValueError(f"expected text in UTF-8, got the byte 0x{byte:02x}; save it as UTF-8") from None
+        raise ValueError(
+            f"expected text in UTF-8, got the byte 0x{byte:02x}; save it as CSV in UTF-8"
+        ) from None
 
 
 def numbers(cells: Sequence[str], tasks: Sequence[str], row: str) -> list[float]:
@@ -67,8 +75,30 @@ def numbers(cells: Sequence[str], tasks: Sequence[str], row: str) -> list[float]
             values.append(float(cell))
         except ValueError:
             got = repr(cell) if cell else "an empty cell"
-            raise ValueError(f"row {row!r}, task {task!r}: expected a number, got {got}") from None
+            raise ValueError(
+                f"row {row!r}, task {task!r}: expected a number, got {got}{_advice(cell)}"
+            ) from None
     return values
+
+
+def _advice(cell: str) -> str:
+    if cell.endswith("%"):
+        return "; leave the sign out, in one scale for the whole column"
+    return "; write a point for the comma" if re.fullmatch(r"-?\d+,\d+", cell) else ""
+
+
+def two_scales(tasks: Sequence[str], rows: Mapping[str, Sequence[float]]) -> list[str]:
+    """A sentence on each column that may hold shares and percentages, which no number by itself can tell."""
+    found = []
+    for place, task in enumerate(tasks):
+        column = {name: values[place] for name, values in rows.items()}
+        low, high = min(column, key=lambda name: column[name]), max(column, key=lambda name: column[name])
+        if 0 < column[low] <= 1 < column[high] and column[high] >= SCALE_RATIO * column[low]:
+            found.append(
+                f"task {task!r}: {column[low]:g} in row {low!r} and {column[high]:g} in row {high!r}; if one "
+                "is a share and the other a percentage, write the column in one scale"
+            )
+    return found
 
 
 def write_score_csv(path: str | Path, tasks: Sequence[str], rows: Mapping[str, Sequence[object]]) -> Path:

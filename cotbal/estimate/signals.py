@@ -41,7 +41,8 @@ def contribution(scores: Scores, *, on_unidentified: str = "raise") -> Tensor:
             f"scores: {'; '.join(reasons.values())}. The contribution to "
             f"{'this task' if len(reasons) == 1 else 'these tasks'} is not identified (Eq. 3): "
             "name a transform where lower is better, validate on more items, use larger sets, or leave it "
-            "out with on_unidentified='drop' (--on-unidentified drop)"
+            "out: on_unidentified='drop', in a YAML `on_unidentified: drop`, for `cotbal weights` "
+            "--on-unidentified drop; no training is done again for that"
         )
     table = contribution_of(scores.oriented("mini"), scores.oriented("probes"))
     for place, task in enumerate(scores.tasks):

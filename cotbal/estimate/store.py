@@ -119,8 +119,10 @@ class Store:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
-    def write(self, record: Record, *, function: str, settings: Mapping[str, Any]) -> None:
+    def write(self, record: Record, *, function: str, settings: Mapping[str, Any], name: str = "") -> None:
         """Writes the result file atomically; from then on the run counts as finished.
+
+        The name is for people alone.
 
         Raises:
             ValueError, TypeError: the result is not JSON, or holds NaN or infinity.
@@ -129,6 +131,7 @@ class Store:
         content = {
             "schema_version": SCHEMA_VERSION,
             "key": record.key,
+            "name": name,
             "function": function,
             "settings": dict(settings),
             "versions": dict(self.versions),

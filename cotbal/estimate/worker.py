@@ -47,7 +47,7 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     """Runs one job in its emptied folder and writes its result; `send` gets the steps as they are done.
 
     Args:
-        job: {"out", "versions", "key", "function", "settings", "context", "needs": {name: folder}}.
+        job: {"out", "versions", "key", "name", "function", "settings", "context", "needs": {name: folder}}.
         send: takes a message.
     """
     store = Store(Path(job["out"]), job["versions"])
@@ -64,7 +64,7 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     filled_in = {"needs": job["needs"], "context": job["context"]}
     result = function({**job["settings"], **filled_in}, folder, _throttled(send))
     record = Record(job["key"], result, started, time.time(), time.process_time() - cpu)
-    store.write(record, function=job["function"], settings=job["settings"])
+    store.write(record, function=job["function"], settings=job["settings"], name=job["name"])
 
 
 def _throttled(send: Send) -> Callable[[int], None]:
@@ -126,6 +126,9 @@ def main(preload: Sequence[str]) -> None:
             run_job(job, send)
         except processes.CommandError as error:
             send({"event": "failed", "error": str(error)})
+        except OSError as error:
+            # A disk that is full or a file that is gone: nothing that a traceback would explain.
+            send({"event": "failed", "error": f"{type(error).__name__}: {error}"})
         # Whatever the function raises, sys.exit included, belongs to the job and not to the worker.
         except BaseException:
             send({"event": "failed", "error": traceback.format_exc()})

@@ -57,6 +57,7 @@ def job_message(job: Job, store: Store) -> dict[str, Any]:
         "out": str(store.out.resolve()),
         "versions": dict(store.versions),
         "key": job.key,
+        "name": job.name,
         "function": job.spec.function,
         "settings": dict(job.spec.settings),
         "context": dict(job.spec.context),

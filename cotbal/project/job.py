@@ -22,6 +22,8 @@ from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
 from cotbal.weights import TaskWeights
 
+# Of `cotbal score`; another script may call its own by any name.
+METRICS = ("EM", "CIDEr", "Acc@IoU", "mIoU")
 LOG_LINES = 20
 LOG_BYTES = 1 << 14
 POLL_SECONDS = 0.05
@@ -90,7 +92,7 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         shutil.rmtree(paths["output"], ignore_errors=True)
     Path(paths["output"]).mkdir(parents=True, exist_ok=True)
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
-    return read_score(Path(paths["scores"]))
+    return read_score(Path(paths["scores"]), context.get("metric"))
 
 
 def train_paths(out: Path, key: str, form: str) -> dict[str, str]:
@@ -112,14 +114,18 @@ def evaluate_paths(out: Path, key: str, trained: str, file: str | None) -> dict[
     }
 
 
-def read_score(path: Path) -> dict[str, Any]:
+def read_score(path: Path, metric: str | None = None) -> dict[str, Any]:
     """The score that an evaluation command wrote: {"score": number, "items": [number, ...] or None}.
 
     Where the file has them also "clusters", a whole number per item. What no interval could be made of is
     told here, and not after the last training.
 
+    Args:
+        path: the file.
+        metric: that of the task; a file of `cotbal score` tells its own, which must not be another.
+
     Raises:
-        CommandError: there is no such file, or something else in it.
+        CommandError: there is no such file, something else in it, or the score of another metric.
     """
     expected = f'expected {{"score": number, "items": [numbers]?}} in {path}'
     try:
@@ -131,6 +137,11 @@ def read_score(path: Path) -> dict[str, Any]:
     score = content.get("score") if isinstance(content, dict) else None
     if not _is_number(score):
         raise CommandError(f"{expected}, got {json.dumps(content)[:80]}")
+    if metric in METRICS and content.get("metric", metric) != metric:
+        raise CommandError(
+            f"expected a score by {metric}, the task's metric in the YAML, in {path}, got one by "
+            f"{content['metric']}; give `cotbal score` --metric {metric}, or change the YAML"
+        )
     items, clusters = content.get("items"), content.get("clusters")
     if items is not None and not (isinstance(items, list) and items and all(map(_is_number, items))):
         raise CommandError(f"{expected}, got items that are no list of numbers: {json.dumps(items)[:80]}")

@@ -149,7 +149,7 @@ class ProjectRecipe(Recipe):
         project, samples = self.project, _samples(parts)
         work = math.ceil((samples if matched_to is None else matched_to) * project.train.epochs)
         steps = None if project.train.batch_size is None else math.ceil(work / project.train.batch_size)
-        known = self._known(run) | {"steps": steps, "samples": samples, "epochs": project.train.epochs}
+        known = self._known(run) | {"steps": steps, "samples": samples, "epochs": f"{project.train.epochs:g}"}
         settings = {
             "command": fill(command, known, LATE),
             "format": project.train.format,
@@ -180,7 +180,8 @@ class ProjectRecipe(Recipe):
         return self._scoring(name, run, task, command, self.data.validation.get(task))
 
     def _scoring(self, name: str, run: RunSpec, task: str, command: str, file: DataFile | None) -> RunSpec:
-        known = self._known(self._bare(run.name)) | {"task": task}
+        metric = self.project.tasks[task].metric
+        known = self._known(self._bare(run.name)) | {"task": task, "metric": metric}
         settings = {
             "command": fill(command, known, LATE),
             "task": task,
@@ -192,6 +193,7 @@ class ProjectRecipe(Recipe):
         items = 1 if file is None or file.records is None else file.records
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
         context["resume"] = self.project.evaluate.resume
+        context["metric"] = metric
         context |= run.context if given else {}
         needs = () if given else (run.name,)
         return RunSpec(self._named(name), EVALUATE, settings, self._evaluation_work(items), needs, context)
@@ -271,9 +273,14 @@ def algorithm(recipe: ProjectRecipe) -> Algorithm1:
 
 
 def plan_of(project: Project, data: Data) -> Plan:
-    """Every training of the estimate and its evaluations."""
-    specs = []
+    """Every training of the estimate and its evaluations.
+
+    The first seed's mini run starts first, with its evaluations: it is short and calls every command.
+    """
+    specs: list[RunSpec] = []
+    first: list[str] = []
     for recipe in recipes(project, data).values():
         for run in algorithm(recipe).estimation_runs():
             specs += [*([] if run.function == GIVEN else [run]), *recipe.evaluations(run)]
-    return Plan(specs)
+            first = first or [spec.name for spec in specs]
+    return Plan(specs, first)

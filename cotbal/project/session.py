@@ -17,13 +17,14 @@ from cotbal.estimate.pool import Crew, Listener, work_on
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import spread
 from cotbal.estimate.store import Record, Store, locked, write_json
+from cotbal.project.agreement import Watch
+from cotbal.project.changes import done_again, in_words
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
 from cotbal.project.outline import check_budget, outline, throughput
 from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.slurm.driver import work_on_slurm
 from cotbal.project.slurm.tickets import refuse_beside_jobs
-from cotbal.project.state import StateFile
 from cotbal.weights import TaskWeights
 
 
@@ -41,6 +42,7 @@ class Outcome:
         pooled: the weights of the mean over several seeds, once all have their scores.
         spread: the standard deviation of each weight from seed to seed.
         refused_pooled: why that mean allows no weights.
+        stale: files of an earlier start that these runs have not written anew.
     """
 
     plan: Plan
@@ -52,6 +54,7 @@ class Outcome:
     pooled: TaskWeights | None = None
     spread: dict[str, float] = field(default_factory=dict)
     refused_pooled: str | None = None
+    stale: list[Path] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -86,7 +89,10 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         content = outline(project, data, plan, known)
         write_json(project.out / "plan.json", content)
         check_budget(project, content["totals"])
+        again = done_again(plan, store)
         with listener() as progress:
+            if again:
+                progress.noted(in_words(again))
             execution = work(project, plan, store, progress)
         outcome = Outcome(plan, execution.failures, [name for name in plan if name not in execution.records])
         results = {name: record.result for name, record in execution.records.items()}
@@ -95,6 +101,8 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         complete = [scores for scores in tables.values() if scores is not None]
         if 1 < len(complete) == len(tables):
             _pool(algorithm(next(iter(by_seed.values()))), project, complete, outcome)
+        left = (project.out / name for name in ("scores.csv", "items.json", "weights.json"))
+        outcome.stale = [path for path in left if path.exists() and path not in outcome.files.values()]
         return outcome
 
 
@@ -111,7 +119,7 @@ def work(project: Project, plan: Plan, store: Store, listener: Listener) -> Exec
         ValueError: there are fewer GPUs than the file says.
         OSError: the disk cannot take a file, or Slurm cannot be reached.
     """
-    resources, noted = project.resources, StateFile(project.out, listener)
+    resources, noted = project.resources, Watch(project.out, listener)
     if resources.executor == "slurm":
         return work_on_slurm(plan, store, noted, resources)
     refuse_beside_jobs(project.out)

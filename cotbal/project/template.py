@@ -26,6 +26,7 @@ EVALUATE = {
     '"clusters" may say by a whole number per item which belong together',
     "output": "a folder for predictions",
     "task": "the task",
+    "metric": "the task's metric",
     "data": "the task's validation file, for a final model its test file",
     "base_model": "as in the file",
     "seed": "the seed",

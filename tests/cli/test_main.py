@@ -19,6 +19,19 @@ def test_the_help_of_a_verb_shows_an_example(verb):
     assert f"Example: cotbal {verb}" in shown.output
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["run"], "when started again. A command that fails"),
+        (["weights"], "over seeds too. Where lower"),
+        (["prepare", "mix"], "The mini subsets are those that"),
+    ],
+)
+def test_a_paragraph_of_the_help_fills_the_lines_of_the_terminal(words, text, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert text in CliRunner().invoke(app, [*words, "--help"]).stdout
+
+
 def test_the_version_is_that_of_the_package():
     shown = CliRunner().invoke(app, ["--version"])
     assert (shown.exit_code, shown.output) == (0, f"cotbal {cotbal.__version__}\n")

@@ -116,3 +116,13 @@ def test_ratio_that_is_no_share_is_told(release):
         result = run("mix", "--data", release / "a", "--out", release / "m", "--ratio", ratio)
         assert result.exit_code == 2
         assert "--ratio: expected a share above 0" in result.output
+
+
+def test_a_mixture_without_the_papers_tasks_is_not_laid_beside_them(tmp_path):
+    (tmp_path / "t.csv").write_text("Q,A\nx,1\ny,2\nz,3\n")
+    table = ("--annotations", tmp_path / "t.csv", "--column", "question=Q", "--column", "answer=A")
+    assert run("generic", "--task", "mine", *table, "--out", tmp_path / "d").exit_code == 0
+    shown = run("mix", "--data", tmp_path / "d", "--out", tmp_path / "m").stdout
+    assert "mine" in shown
+    assert "ShareGPT" not in shown
+    assert "paper" not in shown

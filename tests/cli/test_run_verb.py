@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
+from cotbal.cli.run import _print
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.items_json import read_items
+from cotbal.estimate.plan import Plan
 from cotbal.estimate.processes import alive
 from cotbal.estimate.store import locked
+from cotbal.project.session import Outcome
 from cotbal.weights import TaskWeights
 from tests.cli.watching import children, wait_until
 from tests.project.toy import content, starts, write
@@ -151,6 +155,24 @@ def test_commands_that_fail_leave_the_rest_done_and_are_tried_again_at_the_next_
     assert sum((starts(tmp_path) - before).values()) == 11
     for name in WRITTEN:
         assert (tmp_path / "out" / name).read_text() == (unbroken[0] / "out" / name).read_text()
+
+
+def test_changed_file_and_other_items_are_told_at_once_and_old_weights_are_called_old(tmp_path, unbroken):
+    # The first run's results lie in another folder; a copy of them belongs to this file too.
+    shutil.copytree(unbroken[0] / "out", tmp_path / "out")
+    path, changed = write(tmp_path), content(tmp_path)
+    changed["evaluate"]["command"] += " {data}"
+    path.write_text(json.dumps(changed))
+    assert "Changed: command, '{data}' is new." in call("plan", path).stdout
+    script(tmp_path, **{"probe a on b": {"short": 9}})
+    result = call("run", path)
+    assert result.exit_code == 1
+    assert "note    finished under other settings and done again: evaluate mini on a, " in result.stderr
+    wrong = re.escape(str(tmp_path / "out" / "runs" / states(path)["evaluate probe a on b"]["key"]))
+    note = rf"note    evaluate \w+ ?\w? on b has \d items, .*no weights follow.*{wrong}"
+    assert re.search(note, result.stderr), result.stderr
+    assert re.search(note, result.stderr).start() < result.stderr.index("100 %")
+    assert f"{tmp_path / 'out' / 'weights.json'} is of an earlier start" in result.stderr
 
 
 def test_command_that_fails_once_is_tried_again_as_often_as_the_file_says(tmp_path):
@@ -370,3 +392,11 @@ def test_recipes_are_shown_and_can_be_copied(tmp_path):
     copied = sorted(path.name for path in tmp_path.iterdir())
     assert copied == ["digits.yaml", "huggingface.yaml", "llava.yaml"]
     assert call("plan").exit_code == 2
+
+
+def test_columns_of_c_that_were_left_out_are_named(capsys):
+    weights = TaskWeights({"a": 1.0, "b": 1.0}, provenance={"unidentified": ["b"]})
+    _print(Outcome(Plan([]), {}, [], weights={3: weights}))
+    assert "Seed 3, contribution not identified and left out: b" in capsys.readouterr().out
+    _print(Outcome(Plan([]), {}, [], weights={3: TaskWeights({"a": 1.0, "b": 1.0})}))
+    assert "not identified" not in capsys.readouterr().out

@@ -47,6 +47,16 @@ def test_a_score_is_printed_and_written(files):
     assert (shown["metric"], shown["items"], shown["rules"]["lower"]) == ("EM", [0.0, 0.0, 0.0], False)
 
 
+def test_questions_without_a_task_need_none_where_the_metric_is_given(files):
+    rows = [{key: row[key] for key in row if key != "task"} for row in QUESTIONS]
+    (files / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call("--questions", "mine.jsonl", "--metric", "EM")
+    assert done.stdout.startswith("mine: EM 0.6667"), done.output
+    refused = call("--questions", "mine.jsonl")
+    assert refused.exit_code == 2
+    assert "name it by --task" in refused.output
+
+
 def test_the_servers_file_is_written(files):
     done = call("--questions", "dev.jsonl", "--upload", "u.json")
     assert (done.exit_code, done.stdout) == (0, "Wrote u.json: 3 answers.\n")

@@ -192,3 +192,17 @@ def test_items_of_another_table_are_refused(scores, tmp_path):
     done = run_cotbal("weights", "scores.csv", "--items", "items.json", cwd=tmp_path)
     assert done.returncode == 2
     assert "other" in done.stderr
+
+
+def test_column_that_may_hold_shares_and_percentages_is_told(tmp_path):
+    # The percentages of one task and the shares of the others are both right.
+    percent = TABLE.replace("0.30,0", "30,0").replace("0.32,", "32,").replace("0.70,", "70,")
+    percent = percent.replace("0.33,", "33,")
+    (tmp_path / "scores.csv").write_text(percent.replace("run,", "Run,"))
+    done = CliRunner().invoke(app, ["weights", str(tmp_path / "scores.csv"), "--out", str(tmp_path / "w")])
+    assert (done.exit_code, done.stderr) == (0, "")
+    (tmp_path / "scores.csv").write_text(percent.replace("32,", "0.32,"))
+    done = CliRunner().invoke(app, ["weights", str(tmp_path / "scores.csv"), "--out", str(tmp_path / "w")])
+    assert done.exit_code == 0
+    told = "task 'ocr': 0.32 in row 'vqa' and 70 in row 'ocr'; if one is a share and the other a percentage"
+    assert done.stderr.count(told) == done.stderr.count("task") == 1

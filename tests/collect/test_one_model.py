@@ -152,7 +152,7 @@ def test_a_task_whose_metric_nobody_knows(mixture, tmp_path):
         task_of(questions)
     questions.write_text(json.dumps({"question_id": 1, "text": "?", "answer": "a"}))
     with pytest.raises(ValueError, match=r"expected a task in each question, got none; name it by --task"):
-        score_file(questions, predictions, metric="EM")
+        score_file(questions, predictions)
     assert score_file(questions, predictions, task="VQAv2").metric == "EM"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cotbal.estimate import processes
 from cotbal.estimate.plan import Plan
-from cotbal.estimate.pool import MAX_RETRIES, Crew, RunError, run_plan, work_on
+from cotbal.estimate.pool import MAX_RETRIES, Crew, RunError, in_a_line, run_plan, work_on
 from cotbal.estimate.store import Store, run_key
 from cotbal.estimate.worker_process import default_workers
 from tests.estimate.fake_runs import Notes, alive, small_plan, spec, starts
@@ -77,6 +77,14 @@ def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
         run_plan(plan, Store(tmp_path), Notes(), workers=1)
     assert len(starts(journal)) == MAX_RETRIES + 1
     assert processes.alive(Store(tmp_path).folder(run_key(plan["a"]))) == []
+
+
+def test_reason_in_a_line_has_how_it_ended():
+    log = "the command ended with exit status 1; the end of log.txt:\n$ python x\nno picture\n"
+    assert in_a_line(log) == "the command ended with exit status 1; the end of log.txt: no picture"
+    assert in_a_line("Traceback (most recent call last):\n  File 'a'\nKeyError: 3\n") == "KeyError: 3"
+    assert in_a_line("wrote no score") == "wrote no score"
+    assert in_a_line("") == ""
 
 
 @pytest.mark.parametrize(
@@ -175,7 +183,7 @@ def test_of_two_drivers_at_once_one_works_and_the_other_says_who(tmp_path, drive
 def test_disk_that_takes_no_result_stops_with_the_reason_and_leaves_nothing_half(tmp_path):
     journal = tmp_path / "journal"
     plan = Plan([spec("a", journal, value="x" * 100, disk=200)])
-    with pytest.raises(RunError, match=os.strerror(errno.EFBIG)):
+    with pytest.raises(RunError, match=rf"failed in [^\n]*:\nOSError: .*{os.strerror(errno.EFBIG)}"):
         run_plan(plan, Store(tmp_path), Notes(), workers=1)
     (folder,) = (tmp_path / "runs").glob("*/")
     assert sorted(path.name for path in folder.iterdir()) == ["left.txt", "log.txt"]
@@ -196,7 +204,7 @@ def test_crew_that_keeps_going_tries_again_gives_up_and_does_the_rest(tmp_path):
     assert list(execution.failures) == ["bad"]
     assert "no such corpus" in execution.failures["bad"]
     assert [name for name, _ in starts(journal)] == ["bad", "bad", "good"]
-    assert notes.about("lost") == ["bad: Traceback (most recent call last):"]
+    assert notes.about("lost") == ["bad: RuntimeError: no such corpus"]
     assert len(notes.about("failed")) == 1
 
 

@@ -175,6 +175,8 @@ def test_writing_and_reading_keeps_every_bit(tmp_path, data):
         ("run,a,a\n", "repeated: a"),
         (TABLE.replace("0.4", ""), "row 'a', task 'b': expected a number, got an empty cell"),
         (TABLE.replace("0.4", "n/a"), "row 'a', task 'b': expected a number, got 'n/a'"),
+        (TABLE.replace("0.4", "40 %"), "expected a number, got '40 %'; leave the sign out"),
+        (TABLE.replace("0.4", '"0,4"'), "expected a number, got '0,4'; write a point for the comma"),
         (TABLE.replace("0.4", "nan"), "run 'a', task 'b': expected a finite score, got nan"),
         (TABLE.replace(",0.4", ""), "row 'a': expected 2 cells, one per task, got 1"),
         (TABLE.replace("0.4", "0.4,0.5"), "row 'a': expected 2 cells, one per task, got 3"),

@@ -77,7 +77,8 @@ def test_the_reciprocal_of_the_reciprocal_is_the_score(scores):
 def test_a_column_whose_denominator_is_not_positive_raises(own):
     table = Scores(["a", "b"], mini=[0.25, 0.5], probes=[[0.5, 0.5], [0.25, own]])
     with pytest.raises(
-        ValueError, match=r"V\(b \+ mini\) - V\(mini\) of task 'b' .* expected > 0.*on_unidentified"
+        ValueError,
+        match=r"V\(b \+ mini\) - V\(mini\) of task 'b' .* expected > 0.*in a YAML `on_unidentified: drop`",
     ):
         contribution(table)
     assert list(unidentified(table)) == ["b"]

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from cotbal.collect.scoring import METRICS
 from cotbal.estimate.processes import CommandError
 from cotbal.project import job
 from cotbal.project.job import read_score
@@ -45,6 +46,19 @@ def test_score_with_and_without_items(tmp_path):
     assert read_score(path) == {"score": 0.25, "items": None}
     path.write_text('{"score": 1, "items": [1, 1], "clusters": [3, 4]}')
     assert read_score(path) == {"score": 1.0, "items": [1.0, 1.0], "clusters": [3, 4]}
+
+
+def test_score_of_another_metric_than_the_tasks_is_refused(tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_text('{"metric": "EM", "score": 0.5}')
+    for metric in (None, "EM", "score", "character error rate"):
+        assert read_score(path, metric)["score"] == 0.5
+    with pytest.raises(CommandError, match=r"by CIDEr, the task's metric in the YAML.*got one by EM"):
+        read_score(path, "CIDEr")
+    path.write_text('{"metric": "f1", "score": 0.5}')
+    with pytest.raises(CommandError, match="got one by f1"):
+        read_score(path, "mIoU")
+    assert list(METRICS) == list(job.METRICS)
 
 
 @pytest.mark.parametrize(

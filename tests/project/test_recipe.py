@@ -202,3 +202,11 @@ def test_moving_the_project_changes_no_key(made, tmp_path):
     moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
     project = load_project(moved / "toy.yaml")
     assert run_keys(plan_of(project, prepare(project))) == before
+
+
+def test_mini_run_and_its_evaluations_start_first_so_that_a_broken_command_shows_early(made):
+    _, _, plan, _ = made(seeds=[0, 1], train={"command": "train {data} {output} {seed}"})
+    order = sorted(plan, key=plan.urgency, reverse=True)
+    assert order[:4] == ["seed 0/mini", *(f"seed 0/evaluate mini on {task}" for task in "abc")]
+    assert order[4] == "seed 0/probe b"
+    assert plan.remaining({}, [], 1) == sum(plan.steps.values())

@@ -119,6 +119,9 @@ def _score(run, model, task, scores, data=None):
     # Another file has other questions.
     score += 0.0 if data is None else len(Path(data).read_text().splitlines()) / 1000
     items = [score - 0.01, score, score + 0.01]
+    if "short" in how:
+        Path(scores).write_text(json.dumps({"score": score, "items": items[::2], "clusters": [0, 1]}))
+        return
     content = {"score": score} if "bare" in how else {"score": score, "items": items, "clusters": [0, 0, 1]}
     Path(scores).write_text(json.dumps(content))
 

@@ -1,0 +1,53 @@
+import json
+
+from cotbal.estimate.store import Record
+from cotbal.project.changes import done_again, in_words
+from cotbal.project.config import load_project
+from cotbal.project.data import prepare
+from cotbal.project.outline import run_keys
+from cotbal.project.recipe import plan_of
+from cotbal.project.session import store_of
+from tests.project.toy import content, write
+
+
+def plan_and_store(folder, **changes):
+    path = folder / "toy.yaml"
+    path.write_text(json.dumps(content(folder, **changes)))
+    project = load_project(path)
+    return plan_of(project, prepare(project)), store_of(project)
+
+
+def finish(plan, store, names):
+    for name in names:
+        key, spec = run_keys(plan)[name], plan[name]
+        store.write(Record(key, {}, 0.0, 1.0, 0.0), function=spec.function, settings=spec.settings, name=name)
+
+
+def test_only_what_was_finished_under_other_settings_is_told_with_what_differs(tmp_path):
+    write(tmp_path)
+    plan, store = plan_and_store(tmp_path, train={"command": "train {data} {output} --lr 1"})
+    assert done_again(plan, store) == {}
+    finish(plan, store, ["mini", "probe a", "evaluate mini on a"])
+    (store.folder("half")).mkdir()
+    (store.folder("half") / "result.json").write_text('{"name": "probe b"')
+    assert done_again(plan, store) == {}
+
+    now, store = plan_and_store(tmp_path, train={"command": "train {data} {output} --lr 2 --bf16"})
+    found = done_again(now, store)
+    changed = "command, '1' is '2 --bf16' now"
+    # Of the evaluation nothing differs but its model.
+    assert found == {"mini": [changed], "evaluate mini on a": [], "probe a": [changed]}
+    line = in_words(found)
+    assert line.startswith("finished under other settings and done again: mini, evaluate mini on a, probe a.")
+    assert f"Changed: {changed}. The earlier" in line
+
+
+def test_changed_data_and_a_new_task_are_told_by_name(tmp_path):
+    write(tmp_path)
+    plan, store = plan_and_store(tmp_path)
+    finish(plan, store, ["probe b"])
+    (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("a1", "x1"))
+    tasks = content(tmp_path)["tasks"]
+    more = {**tasks, "d": {"train": "chat.json", "validation": "val.jsonl"}}
+    now, store = plan_and_store(tmp_path, tasks=more)
+    assert done_again(now, store) == {"probe b": ["data of a, d (new)", "weights"]}
