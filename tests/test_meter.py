@@ -30,6 +30,8 @@ def test_it_reads_means_over_the_tokens_and_starts_anew() -> None:
         "task_weight/c": 1.0,
     }
     assert meter.read() == {}
+    meter.add(sums([3.0, 0.0, 0.0], [6, 0, 0], [3, 0, 0]), torch.tensor([1.5, 0.0, 0.5]))
+    assert [value for name, value in meter.read().items() if name.endswith("/a")] == [0.5, 0.5, 6, 1.5]
 
 
 def test_another_number_of_tasks_is_refused() -> None:

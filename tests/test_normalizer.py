@@ -66,6 +66,23 @@ def test_a_window_is_the_sum_of_its_micro_batches_and_starts_anew() -> None:
     assert normalizer.total().counts.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_replicas_share_the_sums_and_the_device_is_the_one_asked_for() -> None:
+    count = torch.tensor([4, 2, 0])
+    normalizer = StepNormalizer(3, replicas=2)
+    normalizer.add(LABELS, IDS)
+    totals = normalizer.total(TaskStats(count.double() / 4, count, count // 2))
+    assert totals.counts.tolist() == [1.5, 0.0, 0.5]
+    assert [each.tolist() for each in totals.previous or ()] == [[0.5, 0.25, 0.0], [2, 1, 0], [1, 0.5, 0]]
+    normalizer.add(LABELS, IDS)
+    assert normalizer.own("meta").device.type == "meta"
+
+
+def test_at_least_one_task_is_counted() -> None:
+    assert StepNormalizer(1).total().counts.tolist() == [0.0]
+    with pytest.raises(ValueError, match="n_tasks: expected at least 1, got 0"):
+        StepNormalizer(0)
+
+
 def _rank_totals(rank: int, replicas: int) -> tuple[list[float], list[list[float]], list[list[float]]]:
     """Rank 0 has two micro-batches, rank 1 a longer one, rank 2 none."""
     normalizer = StepNormalizer(3, replicas=replicas)
@@ -103,6 +120,8 @@ def test_the_factor_of_each_stack() -> None:
     assert loss_factor("torch", ranks=4, accumulation=2) == 4
     assert loss_factor("transformers>=4.52", ranks=8, replicas=2, accumulation=4) == 4
     assert loss_factor("transformers<4.46", ranks=4, accumulation=2) == 8
+    assert loss_factor("accelerate", ranks=4, replicas=2, accumulation=3) == 6
+    assert loss_factor("accelerate", ranks=4) == 4
     with pytest.raises(ValueError, match="stack: expected one of torch, "):
         loss_factor("jax", ranks=1)
     with pytest.raises(ValueError, match="replicas: expected a divisor of the 4 ranks, got 3"):

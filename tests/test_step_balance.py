@@ -91,6 +91,16 @@ def test_a_step_without_all_of_its_tokens_is_found_in_the_next(rule: Weighting) 
         balance.check_trained()
 
 
+def test_counts_of_one_device_are_not_held_against_the_sums_of_several_micro_batches() -> None:
+    balance = begun(StaticWeights(WEIGHTS), per_device=True)
+    batches = [batch(1), batch(3)]
+    for each in batches:
+        assert step(balance, [each]) == pytest.approx(eq2([each], WEIGHTS), rel=1e-12)
+    logs = balance.logs()
+    balance.check_trained()
+    assert [logs[f"task_tokens/{name}"] for name in TASKS] == tokens(batches)
+
+
 def test_the_factor_multiplies_the_loss_and_not_the_denominator() -> None:
     batches = [batch(1), batch(2)]
     loss, denominator = step(begun(StaticWeights(WEIGHTS)), batches)

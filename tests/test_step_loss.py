@@ -130,6 +130,29 @@ def test_it_is_active_within_a_micro_batch_only() -> None:
     assert not step_loss.is_active
 
 
+def test_it_tells_whether_the_loss_is_in_what_is_trained_on() -> None:
+    hidden, head, labels, ids = batch()
+    step_loss = begun(labels, ids)
+    with step_loss.micro_batch(ids):
+        # Nothing can be told before the loss was called.
+        assert step_loss.leads_to(hidden.sum())
+        loss = step_loss.on_hidden(hidden, head, labels)
+        assert step_loss.leads_to(loss)
+        assert step_loss.leads_to(2 * (loss + hidden.sum()) / 3)
+        assert not step_loss.leads_to((hidden @ head.t()).sum())
+        assert not step_loss.leads_to(loss.detach())
+
+
+def test_sums_gather_over_steps_and_one_task_is_enough() -> None:
+    hidden, head, labels, _ = batch()
+    step_loss, ids = StepLoss(1), torch.zeros(5, dtype=torch.int64)
+    for _ in range(2):
+        step_loss.begin_step(torch.ones(1), torch.tensor(1.0))
+        with step_loss.micro_batch(ids):
+            step_loss.on_hidden(hidden, head, labels)
+    assert step_loss.take_sums().token_count.tolist() == [2 * int((labels[:, 1:] != -100).sum())]
+
+
 def test_what_cannot_be_right_is_refused() -> None:
     _, _, labels, ids = batch()
     with pytest.raises(ValueError, match="expected begin_step"), StepLoss(3).micro_batch(ids):

@@ -76,6 +76,16 @@ def test_a_record_without_a_task_raises_with_its_id(record):
         record_task(record, field="channel", file="other.json", file_tasks={"gqa.json": "GQA"})
 
 
+def test_without_its_file_the_files_tell_no_task():
+    with pytest.raises(ValueError, match="record 7: expected its task in 'task'"):
+        record_task({"id": 7}, file_tasks={"gqa.json": "GQA"})
+
+
+def test_names_that_come_twice_make_no_index():
+    with pytest.raises(ValueError, match="names: each task may stand once, repeated: a"):
+        TaskIndex(("a", "a"))
+
+
 def test_a_task_that_is_no_string_raises():
     with pytest.raises(TypeError, match="record 7, field 'task'"):
         record_task({"id": 7, "task": 3})

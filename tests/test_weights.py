@@ -32,6 +32,12 @@ def test_it_is_frozen_and_keeps_its_own_copy():
     given = {"a": 1, "b": 2}
     weights = TaskWeights(given)
     given["a"] = 5
+    provenance = {"note": "first"}
+    noted = TaskWeights(given, fixed={"b": 2}, provenance=provenance)
+    provenance["note"] = "second"
+    assert noted.provenance == {"note": "first"}
+    assert isinstance(noted.fixed["b"], float)
+    assert noted != TaskWeights(given)
     assert weights["a"] == 1.0
     assert isinstance(weights["a"], float)
     with pytest.raises(dataclasses.FrozenInstanceError):

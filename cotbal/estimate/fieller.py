@@ -11,7 +11,7 @@ from torch import Tensor
 from cotbal.estimate.clusters import covariance_of_means
 
 # From here on the expansion of Student's quantile is right to 1e-5.
-_FREEDOM_OF_EXPANSION = 30
+_FREEDOM_OF_EXPANSION = 60
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,6 @@ def estimate_weights(
         >>> estimate_weights(scores, rule="difficulty", fixed={"chat": 1.0}).weights["chat"]
         1.0
     """
-    _check_rule(rule)
     options: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "fixed": fixed}
     signals = _table_signals(scores, precise, shrink)
     return _weights(signals, rule, options, precise, on_unidentified)

@@ -48,6 +48,17 @@ def test_a_task_never_seen_has_the_mean_of_the_others_and_the_last_loss_stays() 
     assert rule.step == 2
 
 
+def test_the_mean_of_one_task_seen_is_its_loss() -> None:
+    rule = LastLoss().bind(NAMES)
+    rule.update(torch.tensor([0.0, 0.0, 8.0, 0.0]), torch.tensor([0, 0, 2, 0]))
+    assert rule.last_loss.tolist() == [4.0] * 4
+
+
+def test_the_defaults_are_the_papers() -> None:
+    assert DWA().options == {"window": 25, "temperature": 2.0}
+    assert IGBv1().options == {"base_start": 100, "base_stop": 200}
+
+
 def test_weights_of_a_step_do_not_change_within_it_and_bind_starts_afresh() -> None:
     rule = DWA(1).bind(NAMES)
     for factor in (1.0, 2.0):

@@ -66,6 +66,16 @@ def test_a_state_taken_is_not_changed_by_the_steps_after_it() -> None:
 
 
 @pytest.mark.parametrize("name", all_rules(4))
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_state_read_back_is_the_state(name: str, steps: int) -> None:
+    rule, again = (all_rules(4)[name]().bind(NAMES) for _ in range(2))
+    run().play(rule, stop=steps)
+    saved = through_a_file(rule.state_dict())
+    again.load_state_dict(saved)
+    assert through_a_file(again.state_dict()) == saved
+
+
+@pytest.mark.parametrize("name", all_rules(4))
 def test_a_state_taken_within_a_step_is_that_before_it(name: str) -> None:
     """The weights of the step are there, its sums are not: a run that goes on makes the step anew."""
     rule, resumed = (all_rules(4)[name]().bind(NAMES) for _ in range(2))

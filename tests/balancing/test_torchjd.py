@@ -44,6 +44,23 @@ def test_uw_trains_as_in_a_loop_of_its_own() -> None:
     assert theirs.log_var.abs().min() > 0.1
 
 
+def test_parameters_are_trained_by_adam_unless_told_otherwise() -> None:
+    rule = TorchJDWeighting(UW(3)).bind(TASKS)
+    rule.update(LOSSES[0] * COUNTS, COUNTS)
+    # Adam's first step is its learning rate, whatever the gradient.
+    torch.testing.assert_close(
+        rule.scalarizer.log_var.abs().detach(), torch.full((3,), 0.025), rtol=1e-4, atol=0
+    )
+
+
+def test_an_epoch_may_be_one_step() -> None:
+    ours = DWA(window=1).bind(TASKS)
+    for loss in LOSSES[:2]:
+        ours.update(loss * COUNTS, COUNTS)
+    theirs = play(TorchJDWeighting(EPOCH_DWA(), epoch_steps=1))
+    torch.testing.assert_close(theirs[2], ours.weights(COUNTS), rtol=1e-5, atol=0)
+
+
 def test_famo_is_updated_with_the_next_losses() -> None:
     theirs = FAMO(3)
     for step, (loss, actual) in enumerate(zip(LOSSES, play(TorchJDWeighting(FAMO(3))), strict=True)):

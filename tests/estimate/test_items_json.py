@@ -24,6 +24,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ('{"schema_version": 1}', "items: expected an object"),
         ('{"schema_version": 1, "items": {"mini": []}}', "items\\['mini'\\]: expected an object of lists"),
         ('{"schema_version": 1, "items": {"mini": {"a": ["x"]}}}', "a list of numbers"),
+        ('{"schema_version": 1, "items": {"mini": {"a": {}}}}', "a list of numbers"),
         ('{"schema_version": 1, "items": {"mini": {"a": [true]}}}', "a list of numbers"),
         ('{"schema_version": 1, "items": {}, "clusters": {"a": [0, 0.5]}}', "whole numbers, got 0.5"),
         ("{", "items.json"),

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotbal.estimate.rules import RULES, estimate_weights, weights_from_signals
+from cotbal.estimate.rules import (
+    RULES,
+    estimate_weights,
+    seed_spread,
+    weights_by_rule,
+    weights_from_signals,
+)
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all
 from cotbal.weights import TaskWeights
@@ -108,6 +114,24 @@ def test_estimating_is_weighing_the_signals_of_the_scores(scores, rule):
         one2all(C), all2one(C), difficulty(scores), tasks=scores.tasks, rule=rule, fixed={"chat": 0.5}
     )
     assert dict(estimate_weights(scores, rule=rule, fixed={"chat": 0.5})) == dict(expected)
+
+
+def test_the_weights_by_every_rule_are_those_of_each_rule():
+    table = example(single_mini=[0.5, 1, 3], single_full=[2, 4, 5])
+    for options in ({"on_unidentified": "drop"}, {"on_unidentified": "drop", "precise": True, "alpha": 0.25}):
+        found, refused = weights_by_rule(table, **options)
+        assert list(found) == list(RULES)
+        assert not refused
+        for rule, weights in found.items():
+            assert weights == estimate_weights(table, rule=rule, **options)
+
+
+def test_the_spread_over_seeds_leaves_out_a_seed_that_allows_no_weights():
+    options = {"rule": "difficulty", "temperature": 0.25}
+    tables = [Scores(["a", "b"], [mini, 0.25], [[0.75, 0.5], [0.5, 0.5]]) for mini in (0.25, 0.0, 0.5, 0.625)]
+    weights = [estimate_weights(tables[seed], **options)["a"] for seed in (0, 2, 3)]
+    assert seed_spread(tables, **options)["a"] == pytest.approx(torch.tensor(weights).std().item())
+    assert seed_spread(tables[:2], **options) == {}
 
 
 @given(score_tables(), st.randoms())

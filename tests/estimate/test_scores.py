@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.transforms import oriented_items
 
 TABLE = "run,a,b\nmini,0.2,0.3\na,0.6,0.4\nb,0.3,0.5\n"
 
@@ -117,9 +118,18 @@ def test_the_transform_of_an_unknown_task_raises():
 
 
 def test_the_reciprocal_of_zero_raises():
-    table = Scores(["a", "b"], [0.0, 1.0], [[1, 1], [1, 1]], transforms={"a": "reciprocal"})
-    with pytest.raises(ValueError, match=r"needs values > 0, got 0\.0"):
-        table.oriented("mini")
+    table = Scores(["a", "b"], [0.0, 1.0], [[1, 1], [0, 1]], transforms={"a": "reciprocal"})
+    for run in ("mini", "probes"):
+        with pytest.raises(ValueError, match=r"needs values > 0, got 0\.0"):
+            table.oriented(run)
+
+
+def test_transformed_items_have_the_transformed_mean_and_to_first_order_its_noise():
+    # Means 2 and 4, so 1/2 and 1/4 with slopes -1/4 and -1/16.
+    items = torch.tensor([[1, 3], [2, 6]], dtype=torch.float64)
+    transforms = {"a": "reciprocal", "b": "complement: 5"}
+    assert oriented_items(items, "a", transforms).tolist() == [[0.75, 0.25], [0.375, 0.125]]
+    assert oriented_items(items, "b", transforms).tolist() == [[4, 2], [3, -1]]
 
 
 def test_a_file_is_read_by_name_not_by_place(tmp_path):

@@ -73,9 +73,12 @@ def test_the_reciprocal_of_the_reciprocal_is_the_score(scores):
     )
 
 
-@pytest.mark.parametrize("own", [0.5, 0.25, math.nextafter(0.5, 1)])
-def test_a_column_whose_denominator_is_not_positive_raises(own):
-    table = Scores(["a", "b"], mini=[0.25, 0.5], probes=[[0.5, 0.5], [0.25, own]])
+@pytest.mark.parametrize(
+    ("mini", "own"),
+    [(0.5, 0.5), (0.5, 0.25), (0.5, math.nextafter(0.5, 1)), (800.0, math.nextafter(800, 801))],
+)
+def test_a_column_whose_denominator_is_not_positive_raises(mini, own):
+    table = Scores(["a", "b"], mini=[0.25, mini], probes=[[0.5, 0.5], [0.25, own]])
     with pytest.raises(
         ValueError,
         match=r"V\(b \+ mini\) - V\(mini\) of task 'b' .* expected > 0.*in a YAML `on_unidentified: drop`",
@@ -120,6 +123,11 @@ def test_the_means_need_a_square_table_of_two_tasks(mean, shape):
 def test_a_gain_below_3_standard_errors_is_not_identified(gain, reported):
     table = Scores(["a", "b"], [0.25, 0.5], [[0.5, 0.5], [0.25, 0.75]], items=items(gain, noise=0.1))
     assert list(unidentified(table)) == (["a"] if reported else [])
+
+
+def test_a_gain_of_exactly_3_standard_errors_is_identified():
+    pair = {"mini": {"a": [0.0, 0.0]}, "a": {"a": [2.0, 4.0]}}
+    assert not unidentified(Scores(["a", "b"], [0.0, 0.5], [[3.0, 0.5], [0.0, 0.75]], items=pair))
 
 
 def test_the_standard_error_is_that_of_the_pairs():

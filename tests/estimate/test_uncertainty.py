@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotbal.estimate.fieller import Noise, fieller, student
+from cotbal.estimate.formulas import all2one_of, contribution_of, one2all_of
+from cotbal.estimate.resample import resample
 from cotbal.estimate.rules import estimate_weights, weights_by_rule
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
@@ -45,9 +47,14 @@ def of_items(a, d):
 
 
 def test_quantiles_of_student_are_those_of_the_tables():
-    freedom = column(1, 2, 3, 5, 10, 29, 30, 120)
-    tabulated = column(12.7062, 4.3027, 3.1824, 2.5706, 2.2281, 2.0452, 2.0423, 1.9799)
-    assert torch.allclose(student(0.975, freedom), tabulated, rtol=0, atol=6e-5)
+    tables = {
+        0.9: {1: 3.0776835, 4: 1.5332063, 30: 1.3104150},
+        0.975: {1: 12.7062047, 2: 4.3026527, 5: 2.5705818, 29: 2.0452296, 30: 2.0422725, 120: 1.9799304},
+        0.995: {4: 4.6040949, 30: 2.7499957, 60: 2.6602830},
+    }
+    for probability, tabulated in tables.items():
+        found = student(probability, column(*tabulated))
+        assert torch.allclose(found, column(*tabulated.values()), rtol=0, atol=2e-6)
     # Between whole numbers it falls.
     assert 3.1824 < student(0.975, column(2.5)).item() < 4.3027
 
@@ -94,6 +101,16 @@ def test_of_two_sources_the_noisier_one_has_its_degrees_of_freedom():
     residual = (a.mean() - theta * d.mean()).abs()
     variance = items.aa - 2 * theta * items.ad + theta**2 * items.dd
     assert residual.item() == pytest.approx(t * (2 * variance).sqrt().item())
+
+
+def test_the_residual_is_that_of_a_less_the_ratio_of_d():
+    a, d = torch.randn(2, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    d = d + a + 2
+    theta = a.mean() / d.mean()
+    direct = Noise.of_items(a - theta * d, d, ONE_EACH).aa * d.mean() ** 2
+    assert Noise.of_items(a, d, ONE_EACH).of_residual(a.mean(), d.mean()).item() == pytest.approx(
+        direct.item()
+    )
 
 
 def test_a_denominator_inside_its_noise_gives_an_unbounded_set():
@@ -144,8 +161,42 @@ def test_a_column_inside_its_noise_has_no_interval_of_a_weight():
     found = uncertainty(table(world(z=1.7)))
     assert found.unidentified
     assert found.rules["cotbal"] is None
-    assert found.one2all is None
+    assert found.one2all is found.all2one is None
     assert found.rules["difficulty"] is not None
+    # A task gives itself all, whatever the noise.
+    sets = found.contribution
+    assert not sets.bounded.all()
+    assert sets.bounded.diagonal().all()
+    assert sets.low.diagonal().tolist() == sets.high.diagonal().tolist() == [1.0] * 3
+
+
+def test_a_gain_that_is_only_some_seeds_is_inside_the_noise():
+    one = world(z=20.0)
+    without = World(one.mini, one.probes.clone(), one.n_items)
+    without.probes[0, 0] = one.mini[0] + 0.01 * (one.probes[0, 0] - one.mini[0])
+    found = uncertainty([table(one, 1), table(without, 2)], draws=100)
+    assert list(found.unidentified) == ["t0"]
+    assert "standard errors over items and seeds" in found.unidentified["t0"]
+    assert not uncertainty([table(one, 1), table(one, 2)], draws=100).unidentified
+
+
+def test_ends_are_the_quantiles_of_the_level():
+    scores = table()
+    drawn = resample([scores], draws=500, seed=5)
+    found = uncertainty(scores, level=0.5, draws=500, seed=5)
+    quarters = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    assert torch.allclose(found.mini, torch.quantile(drawn.mini, quarters, dim=0))
+    assert torch.allclose(found.probes, torch.quantile(drawn.probes, quarters, dim=0))
+    C = contribution_of(drawn.mini, drawn.probes)
+    for signal, mean in ((found.one2all, one2all_of(C)), (found.all2one, all2one_of(C))):
+        assert torch.allclose(signal, torch.quantile(mean, quarters, dim=0))
+
+
+def test_the_precise_difficulty_leaves_intervals_of_the_contribution():
+    found = uncertainty(table(), precise=True)
+    assert found.difficulty is None
+    assert [rule for rule, noise in found.rules.items() if noise is None] == ["cotbal", "difficulty"]
+    assert found.to_json()["difficulty"] is None
 
 
 def test_equal_tasks_differ_by_noise_only():
@@ -175,6 +226,13 @@ def test_seeds_that_disagree_widen_the_intervals():
         (each.contribution.high - each.contribution.low)[off_diagonal] for each in (items_alone, disagree)
     ]
     assert (2 * widths[0] < widths[1]).all()
+    two = [table(one, 1), table(better, 2)]
+    of_items, of_both = (
+        uncertainty(two, over=over, draws=100).contribution for over in (["items"], ["items", "seeds"])
+    )
+    wider = ~of_both.bounded | (of_both.high - of_both.low > of_items.high - of_items.low)
+    assert of_items.bounded.all()
+    assert wider[off_diagonal].all()
 
 
 def test_one_seed_tells_nothing_of_the_noise_between_seeds():
@@ -221,7 +279,9 @@ def test_bad_tables_are_named(change, words):
         uncertainty(change(table()))
 
 
-@pytest.mark.parametrize(("option", "value"), [("level", 1.0), ("draws", 10), ("over", ["runs"])])
+@pytest.mark.parametrize(
+    ("option", "value"), [("level", 1.0), ("level", 0.0), ("draws", 99), ("over", ["runs"])]
+)
 def test_bad_options_are_named(option, value):
     with pytest.raises(ValueError, match=f"{option}: expected"):
         uncertainty(table(), **{option: value})
@@ -234,10 +294,20 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 def test_json_has_a_null_for_what_is_unbounded():
-    found = uncertainty(table(world(z=1.7))).to_json()
-    assert found["weights"]["cotbal"] is None
-    assert any(cell is None for row in found["contribution"] for cell in row)
-    assert len(found["probes"][0][1]) == 2
+    whole = uncertainty(table(world(z=1.7)))
+    found = whole.to_json()
+    assert found["weights"]["cotbal"] is found["one2all"] is found["all2one"] is None
+    bounded = [[cell is not None for cell in row] for row in found["contribution"]]
+    assert bounded == whole.contribution.bounded.tolist()
+    place = whole.contribution.bounded.nonzero()[1].tolist()
+    ends = [each[tuple(place)].item() for each in (whole.contribution.low, whole.contribution.high)]
+    assert found["contribution"][place[0]][place[1]] == ends
+    for name in ("mini", "difficulty"):
+        assert torch.equal(column(*found[name]).T, getattr(whole, name))
+    assert found["probes"][0][1] == whole.probes[:, 0, 1].tolist()
+    known = uncertainty(table())
+    for name in ("one2all", "all2one"):
+        assert torch.equal(column(*known.to_json()[name]).T, getattr(known, name))
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():

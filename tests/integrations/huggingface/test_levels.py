@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from cotbal.integrations.huggingface import acceptance
 from cotbal.integrations.huggingface.levels import install_loss
-from cotbal.integrations.huggingface.no_logits import NoLogits
+from cotbal.integrations.huggingface.no_logits import NoLogits, NoLogitsError
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build, each
 from tests.integrations.huggingface.level_runs import (
@@ -48,6 +48,14 @@ def test_the_linear_level_is_the_logits_level(name: str) -> None:
     assert ("softcap" in linear.installed.reason) == (name in CAPPED)
     if "pixel_values" in batch:
         assert any(gradient.any() for key, gradient in linear.gradients.items() if "vis" in key)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda each: each.shape, lambda each: each[0], lambda each: torch.relu(each)]
+)
+def test_logits_that_were_never_made_say_so(use: Any) -> None:
+    with pytest.raises(NoLogitsError, match='expected level="logits" where training looks at them'):
+        use(NoLogits())
 
 
 def test_auto_says_what_goes_into_the_loss() -> None:

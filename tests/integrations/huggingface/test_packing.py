@@ -28,6 +28,13 @@ def test_ids_per_segment_become_ids_per_token_and_first_tokens_no_targets(mark: 
     assert batch_targets(batch).labels.tolist() == targets.labels.tolist(), "twice is as once"
 
 
+def test_the_last_segment_may_be_one_token() -> None:
+    positions, ids = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0]]), torch.tensor([2, 0, 1])
+    targets = batch_targets({"labels": LABELS, "position_ids": positions, "cotbal_task_ids": ids})
+    assert targets.task_ids.tolist() == [[2, 2, 2, 0, 0, 0, 0, 1]]
+    assert targets.labels.tolist() == [[-100, 1, 2, -100, 3, 9, 4, -100]]
+
+
 def test_shifted_labels_lose_what_the_next_segment_starts_with() -> None:
     shifted = torch.tensor([[1, 2, 9, 3, 9, 4, 5, -100]])
     batch = {"labels": LABELS, "shift_labels": shifted, "position_ids": POSITIONS, "cotbal_task_ids": IDS}
