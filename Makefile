@@ -114,7 +114,7 @@ test-torch: $(TORCH:%=.venv-torch-%/.ready)
 	  echo "== torch $$version: every kernel compiled, the losses in plain torch"; \
 	  python=.venv-torch-$$version/bin/python; \
 	  for target in sm_80 sm_90; do $$python -m tests.csrc_triton.any_triton --spilling --target $$target; done; \
-	  HYPOTHESIS_PROFILE=fast $$python -m pytest -n $(JOBS) -k "not triton" -W ignore $(TORCH_TESTS); done
+	  HYPOTHESIS_PROFILE=fast $$python -m pytest -n $(JOBS) -k "not triton and not kernel and not opcheck" -W ignore $(TORCH_TESTS); done
 
 test-breakage: $(VENV)/.ready
 	@echo "== the loss broken on purpose: which tests notice"

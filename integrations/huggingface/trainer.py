@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, Task
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import check_steps, check_trainer
+from cotbal.integrations.huggingface.restored import RestoredWeights
 from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer, loss_factor
@@ -28,14 +29,9 @@ from cotbal.step_loss import StepLoss
 from cotbal.tasks import task_names
 
 _logger = logging.getLogger(__name__)
-# A mixin has no base of its own; a type checker is to see what it is mixed into.
-if TYPE_CHECKING:
-    from transformers import Trainer as _Base
-else:
-    _Base = object
 
 
-class CoTBalMixin(_Base):
+class CoTBalMixin(RestoredWeights):
     """Gives a trainer class the exact GTW loss of the whole optimizer step; it stands first.
 
     The denominator counts all micro-batches of the accumulation window and all ranks, by one all-reduce of a
