@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from packaging.version import Version
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from transformers import Trainer as _Base
 else:
     _Base = object
-_DTYPE = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+_VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
+_DTYPE = "dtype" if _VERSION >= (4, 56) else "torch_dtype"
 
 
 class RestoredWeights(_Base):
