@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cotbal._calls import TaskStats
-from cotbal.balancing import Weighting
+from cotbal.balancing import Weights, as_weighting
 from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer
 from cotbal.step_loss import StepLoss
@@ -25,34 +25,46 @@ class StepBalance:
     """A weighting, the denominator of each optimizer step, its loss and the sums per task, run together.
 
     In each optimizer step: `normalizer.add` its micro-batches, `begin_step`, run them through `step_loss`.
-    `check_trained` after `begin_step` says whether the step before kept to that.
+    `check_trained` after `begin_step` says whether the step before kept to that. Both count and loss take
+    position t to predict t + 1; where labels are shifted already, both need `shift=False`.
 
     Args:
         tasks: task names in the order of their ids.
-        weighting: the rule that the weights of each step come from.
+        weighting: the rule that the weights of each step come from, or the weights: a `Weighting`, whatever
+            else `cotbal.balancing.as_weighting` takes.
         step_loss: what the model's loss position calls.
         device: where the loss is computed.
         replicas: how many ranks hold the same batch, as in `StepNormalizer`.
         per_device: count what this device alone has, without a collective; for weights that are constant.
 
     Example:
-        >>> from cotbal.balancing import StaticWeights
-        >>> rule = StaticWeights({"VQAv2": 0.5, "GQA": 2.0})
-        >>> balance = StepBalance(["VQAv2", "GQA"], rule, StepLoss(2))
-        >>> logits, labels, ids = torch.randn(2, 5, 11), torch.randint(11, (2, 5)), torch.tensor([0, 1])
-        >>> balance.normalizer.add(labels, ids)
-        >>> balance.begin_step(factor=1)
-        tensor(10., dtype=torch.float64)
-        >>> with balance.step_loss.micro_batch(ids):
-        ...     loss = balance.step_loss.on_logits(logits, labels)
+        >>> from cotbal.normalizer import loss_factor
+        >>> from cotbal.step_loss import StepLoss
+        >>> model = torch.nn.Linear(6, 11)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> balance = StepBalance(["VQAv2", "GQA"], {"VQAv2": 0.5, "GQA": 2.0}, StepLoss(2))
+        >>> batch = torch.randn(2, 5, 6), torch.randint(11, (2, 5)), torch.tensor([0, 1])
+        >>> for window in ([batch, batch], [batch, batch]):  # two micro-batches for each optimizer step
+        ...     for _, labels, ids in window:
+        ...         balance.normalizer.add(labels, ids)
+        ...     denominator = balance.begin_step(loss_factor("torch", ranks=1))  # under DDP its ranks
+        ...     balance.check_trained()
+        ...     for hidden, labels, ids in window:
+        ...         with balance.step_loss.micro_batch(ids):
+        ...             loss = balance.step_loss.on_logits(model(hidden), labels)
+        ...         loss.backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> denominator  # of the last step: 8 tokens of each task
+        tensor(20., dtype=torch.float64)
         >>> balance.logs()["task_tokens/GQA"]
-        4.0
+        16.0
     """
 
     def __init__(
         self,
         tasks: Iterable[str],
-        weighting: Weighting,
+        weighting: Weights,
         step_loss: StepLoss,
         *,
         device: torch.device | str = "cpu",
@@ -60,7 +72,7 @@ class StepBalance:
         per_device: bool = False,
     ) -> None:
         self.tasks = task_names(tasks)
-        self.weighting, self.step_loss = weighting, step_loss
+        self.weighting, self.step_loss = as_weighting(weighting, self.tasks), step_loss
         self.device, self.replicas, self.per_device = torch.device(device), replicas, per_device
         self.start()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from cotbal.balancing import DWA, StaticWeights, Weighting
 from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
+from cotbal.weights import TaskWeights
 from tests.examples import check_examples
 from tests.ranks import Ranks
 from tests.tolerances import RELATIVE, assert_close
@@ -99,6 +100,13 @@ def test_counts_of_one_device_are_not_held_against_the_sums_of_several_micro_bat
     logs = balance.logs()
     balance.check_trained()
     assert [logs[f"task_tokens/{name}"] for name in TASKS] == tokens(batches)
+
+
+def test_weights_are_given_as_to_a_trainer(tmp_path: Path) -> None:
+    file = TaskWeights(WEIGHTS).save(tmp_path / "weights.json")
+    for weights in (WEIGHTS, TaskWeights(WEIGHTS), file, list(WEIGHTS.values())):
+        balance = StepBalance(TASKS, weights, StepLoss(3))
+        assert step(balance, [batch(1)]) == pytest.approx(eq2([batch(1)], WEIGHTS), rel=1e-12)
 
 
 def test_the_factor_multiplies_the_loss_and_not_the_denominator() -> None:
