@@ -36,8 +36,9 @@ def task_names(names: Iterable[str], parameter: str = "tasks") -> tuple[str, ...
 def unknown_task(name: object, known: Iterable[str]) -> str:
     """Return the part of an error message that tells which tasks there are and which one was meant."""
     names = [str(task) for task in known]
-    close = get_close_matches(str(name), names, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    by_folded = {task.casefold(): task for task in names}
+    close = get_close_matches(str(name).casefold(), by_folded, n=1)
+    hint = f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
     return f"{name!r}{hint}; known tasks: {', '.join(names)}"
 
 

@@ -12,6 +12,8 @@ def test_ids_are_places_and_back():
 def test_an_unknown_name_is_told_with_the_nearest():
     with pytest.raises(ValueError, match=r"'VQAv' \(did you mean 'VQAv2'\?\); known tasks: VQAv2, GQA"):
         TaskIndex(("VQAv2", "GQA")).id("VQAv")
+    with pytest.raises(ValueError, match=r"'gqa' \(did you mean 'GQA'\?\); known tasks: VQAv2, GQA"):
+        TaskIndex(("VQAv2", "GQA")).id("gqa")
 
 
 @pytest.mark.parametrize("task_id", [-1, 2])

@@ -65,7 +65,7 @@ def test_records_without_tasks_make_a_batch_without_ids() -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"task": "A"}, r"task: expected a known task, got 'A'; known tasks: a, b"),
+        ({"task": "A"}, r"task: expected a known task, got 'A' \(did you mean 'a'\?\); known tasks: a, b"),
         ({"id": 7}, "record 7: expected its task in 'task'"),
     ],
 )
