@@ -91,3 +91,9 @@ def test_names_that_come_twice_make_no_index():
 def test_a_task_that_is_no_string_raises():
     with pytest.raises(TypeError, match="record 7, field 'task'"):
         record_task({"id": 7, "task": 3})
+
+
+@pytest.mark.parametrize("record", [{"task": 3}, {"id": None}])
+def test_a_record_without_an_id_is_called_so(record):
+    with pytest.raises((TypeError, ValueError), match=r"^a record without an id[,:]"):
+        record_task(record)

@@ -12,6 +12,12 @@ from cotbal.tasks import TaskIndex, declared_fields, record_task, task_names
 TASK_IDS = "cotbal_task_ids"
 # A host integer, at least the batch's valid labels: with it nobody waits for a GPU to count them.
 VALID_COUNT = "cotbal_valid_count"
+OTHER_KEY = "TaskCollator(collator, tasks, field=...) reads the task from a key of another name"
+# Under a new key: what is mapped in place stays a number.
+_NAMES_OF_CLASSES = (
+    "a ClassLabel column becomes its names by ds.map(lambda r: {'name': "
+    "ds.features['task'].int2str(r['task'])}, remove_columns='task').rename_column('name', 'task')"
+)
 
 
 class TaskCollator:
@@ -79,4 +85,9 @@ class TaskCollator:
 
     def _task(self, record: Mapping[str, Any]) -> str:
         file = record.get(self.file_field) if self.file_field else None
-        return record_task(record, field=self.fields, file=file, file_tasks=self.file_tasks)
+        try:
+            return record_task(record, field=self.fields, file=file, file_tasks=self.file_tasks)
+        except TypeError as error:
+            raise TypeError(f"{error}; {_NAMES_OF_CLASSES}") from error
+        except ValueError as error:
+            raise ValueError(f"{error}; {OTHER_KEY}") from error
