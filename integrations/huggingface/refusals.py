@@ -68,10 +68,11 @@ def check_steps(trainer: Any) -> None:
 
 
 def _check_arguments(args: Any) -> None:
+    theirs = type(args).__name__
     if args.remove_unused_columns:
         raise ValueError(
             "remove_unused_columns: expected False, got True, which drops the tasks of the records; pass "
-            "TrainingArguments(remove_unused_columns=False)"
+            f"{theirs}(remove_unused_columns=False)"
         )
     if args.label_smoothing_factor != 0:
         raise ValueError(
@@ -87,7 +88,7 @@ def _check_arguments(args: Any) -> None:
         raise ValueError(
             f"average_tokens_across_devices: expected True with {args.world_size} processes, got False: the "
             "denominator of the step is that of all of them. Pass "
-            "TrainingArguments(average_tokens_across_devices=True)"
+            f"{theirs}(average_tokens_across_devices=True)"
         )
 
 

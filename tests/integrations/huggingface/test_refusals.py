@@ -49,8 +49,13 @@ def test_settings_that_change_after_the_construction(tmp_path: Path) -> None:
 
 
 def test_the_default_arguments_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="remove_unused_columns: expected False, got True"):
-        trainer(tmp_path, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+    class OwnConfig(TrainingArguments):
+        pass
+
+    for cls in (TrainingArguments, OwnConfig):
+        remedy = rf"remove_unused_columns: expected False, got True.* {cls.__name__}\(remove_unused_columns="
+        with pytest.raises(ValueError, match=remedy):
+            trainer(tmp_path, args=cls(str(tmp_path), use_cpu=True, report_to=[]))
 
 
 def test_several_gpus_in_one_process(tmp_path: Path) -> None:
