@@ -36,8 +36,9 @@ def task_names(names: Iterable[str], parameter: str = "tasks") -> tuple[str, ...
 def unknown_task(name: object, known: Iterable[str]) -> str:
     """Return the part of an error message that tells which tasks there are and which one was meant."""
     names = [str(task) for task in known]
-    close = get_close_matches(str(name), names, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    by_folded = {task.casefold(): task for task in names}
+    close = get_close_matches(str(name).casefold(), by_folded, n=1)
+    hint = f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
     return f"{name!r}{hint}; known tasks: {', '.join(names)}"
 
 
@@ -133,11 +134,15 @@ def record_task(
     fields = declared_fields(field)
     place, name = find_task(record, fields=fields, file=file, file_tasks=file_tasks)
     if name is not None:
-        return task_names([name], f"record {record.get('id')!r}, field {place!r}")[0]
+        return task_names([name], f"{_called(record)}, field {place!r}")[0]
     raise ValueError(
-        f"record {record.get('id')!r}: expected its task in {' or '.join(map(repr, ('task', *fields)))}"
+        f"{_called(record)}: expected its task in {' or '.join(map(repr, ('task', *fields)))}"
         f", or its file in file_tasks, got neither (file: {file}); add the field or map the file to a task"
     )
+
+
+def _called(record: Mapping[str, Any]) -> str:
+    return "a record without an id" if record.get("id") is None else f"record {record['id']!r}"
 
 
 def declared_fields(field: str | Iterable[str] | None) -> tuple[str, ...]:

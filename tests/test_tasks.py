@@ -12,6 +12,8 @@ def test_ids_are_places_and_back():
 def test_an_unknown_name_is_told_with_the_nearest():
     with pytest.raises(ValueError, match=r"'VQAv' \(did you mean 'VQAv2'\?\); known tasks: VQAv2, GQA"):
         TaskIndex(("VQAv2", "GQA")).id("VQAv")
+    with pytest.raises(ValueError, match=r"'gqa' \(did you mean 'GQA'\?\); known tasks: VQAv2, GQA"):
+        TaskIndex(("VQAv2", "GQA")).id("gqa")
 
 
 @pytest.mark.parametrize("task_id", [-1, 2])
@@ -89,3 +91,9 @@ def test_names_that_come_twice_make_no_index():
 def test_a_task_that_is_no_string_raises():
     with pytest.raises(TypeError, match="record 7, field 'task'"):
         record_task({"id": 7, "task": 3})
+
+
+@pytest.mark.parametrize("record", [{"task": 3}, {"id": None}])
+def test_a_record_without_an_id_is_called_so(record):
+    with pytest.raises((TypeError, ValueError), match=r"^a record without an id[,:]"):
+        record_task(record)

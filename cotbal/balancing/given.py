@@ -9,6 +9,10 @@ from cotbal.balancing.static import StaticWeights
 from cotbal.tasks import task_names
 from cotbal.weights import TaskWeights
 
+_KINDS = (
+    "weights are a file that `cotbal weights` wrote, a mapping from task to weight, TaskWeights or a rule, "
+    "as cotbal.balancing.DWA()"
+)
 Weights = Weighting | Mapping[str, float] | Sequence[float] | str | Path
 
 
@@ -21,6 +25,7 @@ def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weight
         tasks: the names of a list's weights.
 
     Raises:
+        OSError: the file cannot be read.
         TypeError: none of these.
         ValueError: weights that are not valid, a list without its names.
 
@@ -31,14 +36,25 @@ def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weight
     if isinstance(weights, Weighting):
         return weights
     if isinstance(weights, str | Path):
-        rule = load_rule(weights)
-        return StaticWeights(TaskWeights.load(weights, tasks)) if rule is None else rule
+        return _from_file(weights, tasks)
     if isinstance(weights, Mapping):
         return StaticWeights(weights)
     if isinstance(weights, list | tuple):
         return StaticWeights(TaskWeights.of_list(weights, tasks))
-    kind = type(weights).__name__
-    raise TypeError(f"weights: expected TaskWeights, a mapping, a list, a path or a Weighting, got {kind}")
+    if isinstance(weights, type):
+        came = f"the class {weights.__name__}; pass {weights.__name__}()"
+    else:
+        came = f"{type(weights).__name__}; pass a mapping from task to weight"
+    raise TypeError(f"weights: expected TaskWeights, a mapping, a list, a path or a Weighting, got {came}")
+
+
+def _from_file(path: str | Path, tasks: Iterable[str] | None) -> Weighting:
+    try:
+        rule = load_rule(path)
+    except FileNotFoundError as error:
+        # In its three parts still: a command line tells the file and the reason apart.
+        raise FileNotFoundError(error.errno, f"{error.strerror}; {_KINDS}", str(path)) from error
+    return StaticWeights(TaskWeights.load(path, tasks)) if rule is None else rule
 
 
 def stated_tasks(tasks: Iterable[str] | None, weighting: Weighting) -> tuple[str, ...] | None:

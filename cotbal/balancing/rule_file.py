@@ -70,6 +70,11 @@ def load_rule(path: str | Path) -> Weighting | None:
         if not named or "weights" in content:
             return None
         return _rule(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: expected JSON, as `cotbal weights` writes it, got another text ({error}); a score "
+            "table goes through `cotbal weights` first"
+        ) from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -12,6 +12,12 @@ from cotbal.tasks import TaskIndex, declared_fields, record_task, task_names
 TASK_IDS = "cotbal_task_ids"
 # A host integer, at least the batch's valid labels: with it nobody waits for a GPU to count them.
 VALID_COUNT = "cotbal_valid_count"
+OTHER_KEY = "TaskCollator(collator, tasks, field=...) reads the task from a key of another name"
+# Under a new key: what is mapped in place stays a number.
+_NAMES_OF_CLASSES = (
+    "a ClassLabel column becomes its names by ds.map(lambda r: {'name': "
+    "ds.features['task'].int2str(r['task'])}, remove_columns='task').rename_column('name', 'task')"
+)
 
 
 class TaskCollator:
@@ -54,6 +60,8 @@ class TaskCollator:
         self.collator, self.index = collator, TaskIndex(task_names(tasks))
         self.fields, self.file_field, self.file_tasks = declared_fields(field), file_field, file_tasks
         self.count_valid = count_valid
+        # What a trainer calls the records in an error, where they are not those it trains on.
+        self.evaluated: str | None = None
         self._keys = {"task", *self.fields, *([] if file_field is None else [file_field])}
 
     @property
@@ -70,13 +78,26 @@ class TaskCollator:
         records = [{key: record[key] for key in record if key not in self._keys} for record in features]
         batch = dict(self.collator(records))
         if any(record.get(key) is not None for record in features for key in self._keys):
-            ids = [self.index.id(self._task(record)) for record in features]
-            batch[TASK_IDS] = torch.tensor(ids, dtype=torch.int64)
+            batch[TASK_IDS] = torch.tensor([self._id(record) for record in features], dtype=torch.int64)
             labels = batch.get("shift_labels", batch.get("labels"))
             if self.count_valid and isinstance(labels, Tensor):
                 batch[VALID_COUNT] = int((labels != -100).sum())
         return batch
 
+    def _id(self, record: Mapping[str, Any]) -> int:
+        try:
+            return self.index.id(self._task(record))
+        except (TypeError, ValueError) as error:
+            if self.evaluated is None:
+                raise
+            remedy = "evaluation needs no tasks: take them out of its records, or give it known ones"
+            raise type(error)(f"{self.evaluated}: {error}; {remedy}") from error
+
     def _task(self, record: Mapping[str, Any]) -> str:
         file = record.get(self.file_field) if self.file_field else None
-        return record_task(record, field=self.fields, file=file, file_tasks=self.file_tasks)
+        try:
+            return record_task(record, field=self.fields, file=file, file_tasks=self.file_tasks)
+        except TypeError as error:
+            raise TypeError(f"{error}; {_NAMES_OF_CLASSES}") from error
+        except ValueError as error:
+            raise ValueError(f"{error}; {OTHER_KEY}") from error

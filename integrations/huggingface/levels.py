@@ -1,7 +1,7 @@
 """Where the loss of a model is computed: in `lm_head` (linear level), or from its logits (logits level)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -25,7 +25,7 @@ class Installed:
 
     level: str
     reason: str
-    restore: Callable[[], None]
+    restore: Callable[[], None] = field(repr=False)
 
 
 def install_loss(model: nn.Module, step_loss: StepLoss, level: str = "auto") -> Installed:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cotbal.integrations.huggingface.collator import TASK_IDS
+from cotbal.integrations.huggingface.collator import OTHER_KEY, TASK_IDS
 from csrc_triton.checks import require
 
 IGNORE_INDEX = -100
@@ -43,7 +43,8 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
     if task_ids is None:
         raise ValueError(
             f"{TASK_IDS}: expected the records' task ids in every training batch, got none; wrap the "
-            "collator, data_collator=TaskCollator(collator, tasks), and keep the key `task` in the records"
+            "collator, data_collator=TaskCollator(collator, tasks), and keep the key `task` in the records; "
+            f"{OTHER_KEY}"
         )
     if labels is None:
         raise ValueError(

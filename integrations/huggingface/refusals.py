@@ -29,6 +29,12 @@ def check_trainer(trainer: Any) -> None:
             f"loss_type: expected 'nll', got {loss_type!r}, another loss than cross-entropy, which the task "
             "weights would replace. Leave it out of the SFTConfig"
         )
+    if is_sft_trainer(trainer) and _packs(trainer.args):
+        raise ValueError(
+            "packing: expected False, got True: TRL packs the data set beforehand, without the tasks. "
+            "Pass SFTConfig(padding_free=True, max_length=None), which packs each batch; a data set that you "
+            "prepared yourself needs dataset_kwargs={'skip_prepare_dataset': True}"
+        )
     peft = getattr(trainer.model, "active_peft_config", None)
     if peft is not None and peft.is_prompt_learning and peft.peft_type not in _PREFIXES_OF_KEYS:
         raise ValueError(
@@ -62,10 +68,11 @@ def check_steps(trainer: Any) -> None:
 
 
 def _check_arguments(args: Any) -> None:
+    theirs = type(args).__name__
     if args.remove_unused_columns:
         raise ValueError(
             "remove_unused_columns: expected False, got True, which drops the tasks of the records; pass "
-            "TrainingArguments(remove_unused_columns=False)"
+            f"{theirs}(remove_unused_columns=False)"
         )
     if args.label_smoothing_factor != 0:
         raise ValueError(
@@ -81,8 +88,13 @@ def _check_arguments(args: Any) -> None:
         raise ValueError(
             f"average_tokens_across_devices: expected True with {args.world_size} processes, got False: the "
             "denominator of the step is that of all of them. Pass "
-            "TrainingArguments(average_tokens_across_devices=True)"
+            f"{theirs}(average_tokens_across_devices=True)"
         )
+
+
+def _packs(args: Any) -> bool:
+    """Whether an SFTConfig has TRL pack the data set."""
+    return args.packing and not (args.dataset_kwargs or {}).get("skip_prepare_dataset")
 
 
 def _enabled(parallelism: Any, kind: str) -> bool:

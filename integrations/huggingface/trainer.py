@@ -171,12 +171,12 @@ class CoTBalMixin(RestoredWeights):
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """The trainer's; its batches hold tensors only."""
-        with self._tensors_alone():
+        with self._tensors_alone("eval_dataset"):
             return super().get_eval_dataloader(*args, **kwargs)
 
     def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """The trainer's; its batches hold tensors only."""
-        with self._tensors_alone():
+        with self._tensors_alone("test_dataset"):
             return super().get_test_dataloader(*args, **kwargs)
 
     def get_batch_samples(
@@ -278,7 +278,7 @@ class CoTBalMixin(RestoredWeights):
         return []
 
     @contextmanager
-    def _tensors_alone(self) -> Iterator[None]:
+    def _tensors_alone(self, evaluated: str | None = None) -> Iterator[None]:
         """The loaders made inside get batches without the count of labels, which is a number of the host.
 
         Where the main process cuts its batches up for the others, they can hold tensors only.
@@ -286,7 +286,7 @@ class CoTBalMixin(RestoredWeights):
         own = self.data_collator
         if isinstance(own, TaskCollator):
             self.data_collator = copy(own)
-            self.data_collator.count_valid = False
+            self.data_collator.count_valid, self.data_collator.evaluated = False, evaluated
         try:
             yield
         finally:

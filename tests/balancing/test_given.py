@@ -57,6 +57,29 @@ def test_what_states_no_weights_is_a_type_error(weights: Any) -> None:
         as_weighting(weights, ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("weights", "remedy"),
+    [(torch.ones(2), "got Tensor; pass a mapping from task"), (DWA, r"got the class DWA; pass DWA\(\)$")],
+)
+def test_what_states_no_weights_is_told_with_its_remedy(weights: Any, remedy: str) -> None:
+    with pytest.raises(TypeError, match=remedy):
+        as_weighting(weights, ["a", "b"])
+
+
+def test_a_file_that_is_not_there_is_told_with_what_weights_may_be() -> None:
+    told = r"No such file .*`cotbal weights` wrote, a mapping .* TaskWeights or a rule, as .*DWA\(\): 'DWA'"
+    with pytest.raises(FileNotFoundError, match=told) as error:
+        as_weighting("DWA")
+    assert error.value.filename == "DWA"
+
+
+def test_a_score_table_is_sent_through_the_verb_first(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("run,a,b\nmini,0.5,0.4\n")
+    with pytest.raises(ValueError, match=r"scores\.csv: expected JSON.*score table goes through `cotbal wei"):
+        as_weighting(path, ["a", "b"])
+
+
 def test_a_list_needs_its_names(tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     path.write_text("[0.5, 2.0]")

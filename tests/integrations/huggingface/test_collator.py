@@ -65,14 +65,25 @@ def test_records_without_tasks_make_a_batch_without_ids() -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"task": "A"}, r"task: expected a known task, got 'A'; known tasks: a, b"),
-        ({"id": 7}, "record 7: expected its task in 'task'"),
+        ({"task": "A"}, r"task: expected a known task, got 'A' \(did you mean 'a'\?\); known tasks: a, b"),
+        ({"id": 7}, r"record 7: expected its task in 'task'.*; TaskCollator\(.*field=\.\.\.\)"),
     ],
 )
 def test_an_unknown_and_a_missing_task_are_refused(record: dict[str, Any], message: str) -> None:
     collator = TaskCollator(default_data_collator, ["a", "b"])
     with pytest.raises(ValueError, match=message):
         collator([RECORDS[0], {"input_ids": [1, 2, 3], "labels": [1, 2, 3], **record}])
+
+
+def test_the_numbers_of_a_class_label_are_refused_with_what_makes_names_of_them() -> None:
+    datasets = pytest.importorskip("datasets")
+    names = datasets.ClassLabel(names=["b", "a"])
+    ds = datasets.Dataset.from_list(RECORDS).cast_column("task", names)
+    collator = TaskCollator(default_data_collator, ["a", "b"])
+    with pytest.raises(TypeError, match=r"^a record without an id.* as strings, got 0; a C") as error:
+        collator([*ds])
+    remedy = str(error.value).partition("its names by ")[2]
+    assert collator([*eval(remedy, {"ds": ds})])["cotbal_task_ids"].tolist() == [1, 0]
 
 
 def test_something_that_is_no_collator_is_refused() -> None:

@@ -58,6 +58,11 @@ def test_logits_that_were_never_made_say_so(use: Any) -> None:
         use(NoLogits())
 
 
+def test_what_is_installed_reads_as_its_level_and_the_reason() -> None:
+    installed = install_loss(build("LlamaForCausalLM")[0], StepLoss(2), "logits")
+    assert repr(installed) == f"Installed(level='logits', reason={installed.reason!r})"
+
+
 def test_auto_says_what_goes_into_the_loss() -> None:
     def reason(name: str) -> str:
         installed = install_loss(build(name)[0], StepLoss(2), "auto")

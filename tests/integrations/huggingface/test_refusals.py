@@ -49,8 +49,13 @@ def test_settings_that_change_after_the_construction(tmp_path: Path) -> None:
 
 
 def test_the_default_arguments_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="remove_unused_columns: expected False, got True"):
-        trainer(tmp_path, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+    class OwnConfig(TrainingArguments):
+        pass
+
+    for cls in (TrainingArguments, OwnConfig):
+        remedy = rf"remove_unused_columns: expected False, got True.* {cls.__name__}\(remove_unused_columns="
+        with pytest.raises(ValueError, match=remedy):
+            trainer(tmp_path, args=cls(str(tmp_path), use_cpu=True, report_to=[]))
 
 
 def test_several_gpus_in_one_process(tmp_path: Path) -> None:
@@ -125,9 +130,20 @@ def test_a_training_batch_without_ids(tmp_path: Path) -> None:
         tmp_path, data_collator=pad, train_dataset=[record | {"task": 0} for record in records(8)]
     )
     with pytest.raises(
-        ValueError, match=r"cotbal_task_ids: expected .* data_collator=TaskCollator\(collator"
+        ValueError, match=r"cotbal_task_ids: expected .* data_collator=TaskCollator\(collator.* field=\.\.\."
     ):
         without.train()
+
+
+def test_a_task_of_an_evaluation_set_that_is_not_known(tmp_path: Path) -> None:
+    other = [record | {"task": "mmlu"} for record in records(4)]
+    run = trainer(tmp_path, eval_dataset=other, level="logits")
+    for name, start in (("eval_dataset", run.evaluate), ("test_dataset", lambda: run.predict(other))):
+        with pytest.raises(ValueError, match=f"^{name}: task: .* got 'mmlu'.*; evaluation needs no tasks"):
+            start()
+    run.train_dataset = other
+    with pytest.raises(ValueError, match=r"^task: expected a known task, got .*; known tasks: short, long$"):
+        run.train()
 
 
 def test_a_collator_that_numbers_the_tasks_otherwise(tmp_path: Path) -> None:

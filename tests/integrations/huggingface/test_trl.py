@@ -143,11 +143,23 @@ def test_one_that_hands_on_to_trls_is_refused(tmp_path: Path) -> None:
 
 
 def test_trls_packing_drops_the_tasks_and_is_refused(tmp_path: Path) -> None:
-    settings = {"packing": True, "max_length": 32}
-    trainer = sft(tmp_path, settings=settings, weights=WEIGHTS, tasks=TASKS)
-    trainer.data_collator = TaskCollator(trainer.data_collator, TASKS)
-    with pytest.raises(ValueError, match="expected the records' task ids in every training batch"):
-        trainer.train()
+    packs: dict[str, Any] = {"packing": True, "max_length": 32}
+    refused = r"packing: expected False, got True.* SFTConfig\(padding_free=True, max_length=None\)"
+    with pytest.raises(ValueError, match=refused):
+        sft(tmp_path, settings=packs, weights=WEIGHTS, tasks=TASKS)
+    plain = sft(tmp_path, PlainSFT, settings=packs)
+    with pytest.raises(ValueError, match=refused):
+        cotbal.patch(plain, weights=WEIGHTS)
+    packs["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    sft(tmp_path, settings=packs, weights=WEIGHTS, tasks=TASKS)
+
+
+@pytest.mark.full
+def test_what_the_refusal_of_packing_names_trains_by_the_whole_steps_loss(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", minversion="4.56", reason="attention crosses the segments before")
+    trainer = sft(tmp_path, PlainSFT, settings={"padding_free": True, "max_length": None})
+    with cotbal.patch(trainer, weights=WEIGHTS):
+        check(trainer)
 
 
 def test_trls_other_loss_is_refused(tmp_path: Path) -> None:
