@@ -56,10 +56,23 @@ def test_scores_without_items_are_taken_as_they_are():
     assert (got.scores, got.items, got.images) == ({"mini": 101.5, "vqa": 99.0}, {}, [])
 
 
+def test_items_that_are_not_wanted_leave_their_mean():
+    for score in (None, 0.67):
+        got = align(Source("vqa", "csv", "f", "m", "higher", items=False), {"mini": found(score=score)})
+        assert (got.scores, got.items, got.images) == ({"mini": 2 / 3}, {}, [])
+
+
 def test_an_item_without_an_image_stands_by_itself_even_if_named_like_one():
     got = aligned(mini=found({"x": 1.0, "y": 0.0, "z": 0.0}, images={"x": "item y", "z": "item y"}))
     assert len(set(got.images)) == 2
     assert got.images[0] == got.images[2]
+
+
+def test_items_without_an_image_in_two_sets_are_two():
+    runs = {"mini": found({"x": 1.0, "y": 0.0}, images={"x": "a"})}
+    first, second = (align(Source("vqa", "csv", name, "m", "higher"), runs).images for name in "fg")
+    assert first[0] == second[0]
+    assert first[1] != second[1]
 
 
 @pytest.mark.parametrize(
