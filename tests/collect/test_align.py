@@ -41,6 +41,11 @@ def test_a_score_in_percent_makes_the_items_percent_in_every_run():
     assert got.scores == {"mini": pytest.approx(200 / 3), "vqa": 100.0}
 
 
+def test_a_tool_that_gives_percent_may_have_given_shares():
+    for score in (0.667, None):
+        assert aligned(mini=found(score=score, percent=True)).items["mini"] == [0.0, 1.0, 1.0]
+
+
 def test_shares_in_one_run_and_percent_in_another_are_refused():
     with pytest.raises(ValueError, match=r"run 'vqa': f gives the score 0.667"):
         aligned(mini=found(score=66.67, percent=True), vqa=found(score=0.667, percent=True))
