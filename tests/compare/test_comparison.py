@@ -129,6 +129,21 @@ def test_the_draws_lie_around_the_measures_of_a_method_that_wins_and_loses():
         assert row[key] == pytest.approx((low + high) / 2, abs=(high - low) / 10)
 
 
+def test_items_that_do_not_scatter_give_the_measures_themselves():
+    models = {
+        method: {
+            0: Model(
+                dict(zip(names, row, strict=True)), {n: [v] * 4 for n, v in zip(names, row, strict=True)}
+            )
+        }
+        for names in ([column.name for column in COLUMNS],)
+        for method, row in {"STL": [0.5] * 4, "EW": [0.75, 0.25, 0.5, 1.0]}.items()
+    }
+    row = row_of(compare(Finals(COLUMNS, models)), "EW")
+    assert row["delta_i_interval"] == pytest.approx([-25, -25])
+    assert row["delta_e_interval"] == pytest.approx([125 / 3, 125 / 3])
+
+
 def test_a_baseline_that_is_0_in_some_draws_gives_no_interval_of_the_measures():
     finals = drawn()
     rare = finals.models["STL"][0].items | {"a": [1.0] * 2 + [0.0] * 58}
