@@ -387,8 +387,9 @@ def test_two_items_are_enough_and_one_is_not():
 
 def test_a_score_in_percent_is_the_mean_of_its_items_to_six_digits():
     rows = {run: {"a": column(40.0, 100.0), "b": column(0.0, 1.0)} for run in ("mini", "a", "b")}
+    rows["b"]["a"] = column(0.0, 1.0)
     for off, refused in ((6e-5, False), (8e-5, True)):
-        scores = Scores(("a", "b"), [70 + off, 0.5], [[70.0, 0.5], [70.0, 0.5]], items=rows)
+        scores = Scores(("a", "b"), [70 + off, 0.5], [[70.0, 0.5], [0.5, 0.5]], items=rows)
         if refused:
             with pytest.raises(ValueError, match="expected the mean of task 'a'"):
                 stacked_items([scores], "a")
