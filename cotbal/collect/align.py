@@ -50,7 +50,13 @@ def align(source: Source, found: Mapping[str, Found]) -> ValidationSet:
     scale = _scale(source, found)
     items = {run: [scale * (each.items or {})[key] for key in ids] for run, each in found.items()}
     scores = {run: fmean(row) for run, row in items.items()}
-    images = [f"image {reference.images[key]}" if key in reference.images else f"item {key}" for key in ids]
+    if not source.items:
+        # A format without a score of its own has that of its items.
+        return ValidationSet(scores, {}, [], transform)
+    images = [
+        f"image {reference.images[key]}" if key in reference.images else f"item {source.name} {key}"
+        for key in ids
+    ]
     return ValidationSet(scores, items, images if reference.images else [], transform)
 
 

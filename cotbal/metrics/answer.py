@@ -1,5 +1,6 @@
 """Exact match of answers (visual question answering)."""
 
+import math
 from collections.abc import Sequence
 
 from cotbal.metrics.items import check_pairs, check_texts, reference_lists
@@ -79,9 +80,11 @@ def _close(given: str, wanted: str, tolerance: float) -> bool:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         return None
+    # Any number is within 5 percent of "inf".
+    return number if math.isfinite(number) else None
 
 
 def _soft(given: str, wanted: list[str]) -> float:

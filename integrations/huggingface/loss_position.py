@@ -121,7 +121,7 @@ class LossPosition:
         signature = inspect.signature(current)
         own = getattr(current, "__func__", None)
 
-        @wraps(own or current)
+        @named_like(current)
         def forward(model: Any, *args: Any, **kwargs: Any) -> Any:
             run = current if own is None else MethodType(own, model)
             if not (self.installed and self.step_loss.is_active):
@@ -251,6 +251,25 @@ class LossPosition:
                 "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0; "
                 "z_loss_coefficient=0.0; no router_labels in the batch)"
             )
+
+
+def named_like(current: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a function of (model, ...) that becomes a method the name and the arguments of `current`."""
+    own = getattr(current, "__func__", None)
+    if own is not None:
+        return wraps(own)
+
+    def decorate(forward: Callable[..., Any]) -> Callable[..., Any]:
+        # A method's first argument is not shown, and a plain function has none to spare.
+        first, known = (
+            inspect.Parameter("_model", inspect.Parameter.POSITIONAL_ONLY),
+            inspect.signature(current),
+        )
+        named = wraps(current)(forward)
+        named.__signature__ = known.replace(parameters=[first, *known.parameters.values()])  # type: ignore[attr-defined]
+        return named
+
+    return decorate
 
 
 def check_installed(model: Any) -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from functools import wraps
 from types import MethodType
 from typing import Any
 
@@ -14,6 +13,7 @@ from cotbal.balancing import Weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
 from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.levels import install_loss
+from cotbal.integrations.huggingface.loss_position import named_like
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.normalizer import loss_factor
 from cotbal.step_balance import StepBalance
@@ -72,7 +72,7 @@ class ModelLoss:
     def _wrap(self, current: Callable[..., Any]) -> Callable[..., Any]:
         own, names = getattr(current, "__func__", None), [*inspect.signature(current).parameters]
 
-        @wraps(own or current)
+        @named_like(current)
         def forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
             run = current if own is None else MethodType(own, model)
             if not self._is_on:

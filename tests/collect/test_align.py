@@ -41,6 +41,11 @@ def test_a_score_in_percent_makes_the_items_percent_in_every_run():
     assert got.scores == {"mini": pytest.approx(200 / 3), "vqa": 100.0}
 
 
+def test_a_tool_that_gives_percent_may_have_given_shares():
+    for score in (0.667, None):
+        assert aligned(mini=found(score=score, percent=True)).items["mini"] == [0.0, 1.0, 1.0]
+
+
 def test_shares_in_one_run_and_percent_in_another_are_refused():
     with pytest.raises(ValueError, match=r"run 'vqa': f gives the score 0.667"):
         aligned(mini=found(score=66.67, percent=True), vqa=found(score=0.667, percent=True))
@@ -56,10 +61,23 @@ def test_scores_without_items_are_taken_as_they_are():
     assert (got.scores, got.items, got.images) == ({"mini": 101.5, "vqa": 99.0}, {}, [])
 
 
+def test_items_that_are_not_wanted_leave_their_mean():
+    for score in (None, 0.67):
+        got = align(Source("vqa", "csv", "f", "m", "higher", items=False), {"mini": found(score=score)})
+        assert (got.scores, got.items, got.images) == ({"mini": 2 / 3}, {}, [])
+
+
 def test_an_item_without_an_image_stands_by_itself_even_if_named_like_one():
     got = aligned(mini=found({"x": 1.0, "y": 0.0, "z": 0.0}, images={"x": "item y", "z": "item y"}))
     assert len(set(got.images)) == 2
     assert got.images[0] == got.images[2]
+
+
+def test_items_without_an_image_in_two_sets_are_two():
+    runs = {"mini": found({"x": 1.0, "y": 0.0}, images={"x": "a"})}
+    first, second = (align(Source("vqa", "csv", name, "m", "higher"), runs).images for name in "fg")
+    assert first[0] == second[0]
+    assert first[1] != second[1]
 
 
 @pytest.mark.parametrize(

@@ -175,11 +175,14 @@ GOOD = [{"id": 1, "answer": "a"}, {"id": 2, "answer": "b"}]
             "",
             r"got none of them among id, reply; name it by answer=",
         ),
-        (
-            lines(*GOOD),
-            lines({"id": 1, "answer": 3}),
-            "",
-            r"t.jsonl: line 1, field 'answer': expected a text, a list of texts or a box",
+        *(
+            (
+                lines(*GOOD),
+                lines({"id": 1, "answer": wrong}),
+                "",
+                r"t.jsonl: line 1, field 'answer': expected a text, a list of texts or a box",
+            )
+            for wrong in (3, ["a", 3], [1, 2, 3], [1, 2, 3, "4"], [])
         ),
         (lines(*GOOD), lines(*GOOD), "rule=fuzzy", r"EM: rule: expected one of strict"),
         (

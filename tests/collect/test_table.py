@@ -109,6 +109,33 @@ def test_the_sets_of_a_task_count_alike_whatever_their_sizes(tmp_path):
     assert found.scores.clusters["box"].tolist() == list(range(6))
 
 
+def two_sets(folder, first, second):
+    """A task of two validation sets, collected; the second one's rows name no image."""
+    for run in ("mini", "vqa"):
+        write_table(folder / run / "a.csv", [{"id": n, "image": n // 2, "hit": n % 2} for n in range(4)])
+        write_table(folder / run / "b.csv", [{"id": n, "hit": n % 2} for n in range(2)])
+    texts = (("a", first), ("b", second))
+    sources = [parse_source(f"vqa: format=csv from={name}.csv metric=hit {text}") for name, text in texts]
+    return collect({run: folder / run for run in ("mini", "vqa")}, sources)
+
+
+def test_a_set_without_images_leaves_the_clusters_of_the_other(tmp_path):
+    found = two_sets(tmp_path, "better=higher", "better=higher")
+    assert found.scores.clusters["vqa"].tolist() == [0, 0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("better=higher", "better=complement:1", "expected one direction for all its validation sets"),
+        ("better=higher", "better=higher items=no", "one validation set has items, another has none"),
+    ],
+)
+def test_sets_of_a_task_that_do_not_go_together_are_refused(tmp_path, first, second, words):
+    with pytest.raises(ValueError, match=f"task 'vqa': {words}"):
+        two_sets(tmp_path, first, second)
+
+
 def test_a_lower_is_better_metric_is_kept_as_measured_with_its_transform(tmp_path):
     for run in RUNS:
         write_table(tmp_path / run / "a.csv", [{"loss": 0.5 + len(run)}])
@@ -122,6 +149,10 @@ def test_a_lower_is_better_metric_is_kept_as_measured_with_its_transform(tmp_pat
     assert found.scores.mini.tolist() == [4.5, 0.25]
     assert found.scores.oriented("mini").tolist() == [5.5, 0.25]
     assert found.scores.items["mini"] == {}
+    assert [told["better"] for (told,) in found.provenance["tasks"].values()] == [
+        "complement: 10.0",
+        "higher",
+    ]
 
 
 def test_the_single_task_runs_fill_their_rows(tmp_path):
@@ -147,7 +178,9 @@ def test_the_single_task_runs_fill_their_rows(tmp_path):
 def test_the_provenance_names_files_hashes_and_matching_rules(tmp_path):
     told = gather(tmp_path).provenance
     assert json.loads(json.dumps(told)) == told
+    assert told["schema_version"] == 1
     (ocr,) = told["tasks"]["ocr"]
+    assert (ocr["better"], ocr["items"]) == ("higher", 12)
     assert ocr["rules"] == {
         "rule": "strict",
         "strip": True,

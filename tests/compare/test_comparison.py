@@ -118,6 +118,59 @@ def test_the_draws_lie_around_the_measures():
     assert row["delta_e_interval"] == [0, 0]
 
 
+def test_the_draws_lie_around_the_measures_of_a_method_that_wins_and_loses():
+    """A task of two columns counts once, a gain offsets no loss in dE, and columns have their signs."""
+    finals = drawn(n=1000)
+    right = {"a": 0.9, "b/one": 0.2, "b/two": 0.4, "c": 0.65}
+    items = {name: [float(place < 1000 * share) for place in range(1000)] for name, share in right.items()}
+    row = row_of(compare(Finals(COLUMNS, {**finals.models, "CoTBal": {0: Model(right, items)}})), "CoTBal")
+    for key in ("delta_i", "delta_e"):
+        low, high = row[f"{key}_interval"]
+        assert row[key] == pytest.approx((low + high) / 2, abs=(high - low) / 10)
+
+
+def test_items_that_do_not_scatter_give_the_measures_themselves():
+    models = {
+        method: {
+            0: Model(
+                dict(zip(names, row, strict=True)), {n: [v] * 4 for n, v in zip(names, row, strict=True)}
+            )
+        }
+        for names in ([column.name for column in COLUMNS],)
+        for method, row in {"STL": [0.5] * 4, "EW": [0.75, 0.25, 0.5, 1.0]}.items()
+    }
+    row = row_of(compare(Finals(COLUMNS, models)), "EW")
+    assert row["delta_i_interval"] == pytest.approx([-25, -25])
+    assert row["delta_e_interval"] == pytest.approx([125 / 3, 125 / 3])
+
+
+def test_a_baseline_that_is_0_in_some_draws_gives_no_interval_of_the_measures():
+    finals = drawn()
+    rare = finals.models["STL"][0].items | {"a": [1.0] * 2 + [0.0] * 58}
+    scores = finals.models["STL"][0].scores | {"a": 2 / 60}
+    row = row_of(compare(Finals(COLUMNS, {**finals.models, "STL": {0: Model(scores, rare)}})), "EW")
+    assert row["delta_i"] is not None
+    assert row["delta_i_interval"] is row["delta_e_interval"] is None
+    assert row["score_intervals"] is not None
+
+
+def test_a_score_in_percent_is_the_mean_of_its_items_to_six_digits():
+    finals, contents = drawn(), []
+    for off in (2e-5, 2e-4):
+        models = {
+            method: {
+                0: Model(
+                    {name: 100 * score + off for name, score in m[0].scores.items()},
+                    {name: [100 * item for item in row] for name, row in m[0].items.items()},
+                )
+            }
+            for method, m in finals.models.items()
+        }
+        contents.append(compare(Finals(COLUMNS, models)))
+    assert contents[0]["no_intervals"] is None
+    assert contents[1]["no_intervals"] == "the score of STL on a is not the mean of its items"
+
+
 def test_the_interval_of_a_difference_covers_it():
     """All methods equally good: in 95 of 100 samples the interval holds 0, give or take chance."""
     inside = 0
@@ -126,6 +179,15 @@ def test_the_interval_of_a_difference_covers_it():
         inside += row["delta_i_difference_interval"][0] <= 0 <= row["delta_i_difference_interval"][1]
     # Binomial(100, .95): outside 88..100 once in two hundred times.
     assert 88 <= inside <= 100
+
+
+def test_the_interval_of_a_score_is_that_of_the_mean_of_its_items():
+    row = row_of(compare(drawn(n=200, chance=0.3), draws=10_000), "CoTBal")
+    for name, share in row["scores"].items():
+        error = (share * (1 - share) / 200) ** 0.5
+        # 1.96, of 10,000 draws and of steps of 1/200.
+        ends = [(end - share) / error for end in row["score_intervals"][name]]
+        assert ends == pytest.approx([-1.96, 1.96], abs=0.12)
 
 
 def test_items_that_belong_together_widen_the_interval():
@@ -169,6 +231,13 @@ def test_items_that_all_belong_together_are_one_and_give_no_interval():
     finals = drawn()
     content = compare(Finals(COLUMNS, finals.models, {"a": [3] * 60}))
     assert content["no_intervals"] == "all items of a belong together"
+    assert compare(Finals(COLUMNS, finals.models, {"a": [3, 4] * 30}))["no_intervals"] is None
+
+
+def test_methods_of_other_seeds_give_no_interval():
+    models = {**drawn(seeds=(0, 1)).models, "EW": drawn(seeds=(0, 2)).models["EW"]}
+    reason = compare(Finals(COLUMNS, models))["no_intervals"]
+    assert reason == "the methods were trained under different seeds"
 
 
 def test_without_its_baseline_there_are_scores_alone():
@@ -210,6 +279,21 @@ def test_statements_tell_what_is_beyond_the_noise_and_where_the_scores_are_from(
         line.startswith("ΔI against CoTBal, for these trainings alone: worse for EW")
         for line in swapped["statements"]
     )
+
+
+@pytest.mark.parametrize(
+    ("details", "told"),
+    [
+        (({"weights": {"a": 1.0, "b": 0.5}}, {"weights": {"a": 2.0, "b": 1.0}}), {"a": 1.5, "b": 0.75}),
+        (({"weights": {"a": 1.0}}, {}), None),
+        (({}, {}), None),
+        (({"rule": {"rule": "DWA"}, "weights": {"a": 1.0}}, {"rule": {"rule": "DWA"}}), "DWA"),
+    ],
+)
+def test_the_weights_told_are_the_mean_over_the_seeds(details, told):
+    finals = drawn(seeds=(0, 1))
+    models = {seed: Model(finals.models["EW"][seed].scores, {}, each) for seed, each in enumerate(details)}
+    assert row_of(compare(Finals(COLUMNS, {**finals.models, "EW": models})), "EW")["weights"] == told
 
 
 def test_finals_go_through_their_file(tmp_path):

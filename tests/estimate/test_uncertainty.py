@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cotbal.estimate.fieller import Noise, fieller, student
 from cotbal.estimate.formulas import all2one_of, contribution_of, one2all_of
-from cotbal.estimate.resample import resample
+from cotbal.estimate.resample import drawn_means, resample, seed_shares, stacked_items
 from cotbal.estimate.rules import estimate_weights, weights_by_rule
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
@@ -361,3 +361,37 @@ def test_one_item_or_one_cluster_shows_no_noise_and_raises():
     together = {"t1": [0] * len(scores.items["mini"]["t1"])}
     with pytest.raises(ValueError, match="expected at least 2 items of 't1', and 2 clusters"):
         uncertainty(Scores(scores.tasks, scores.mini, scores.probes, items=scores.items, clusters=together))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_drawn_seeds_scatter_as_a_mean_of_so_many(n):
+    scores = column(0.0, 1.0, 5.0)[:n]
+    drawn = seed_shares(n, 40_000, 0, ("seeds",)) @ scores
+    assert drawn.var().item() == pytest.approx((scores.var() / n).item(), rel=0.03)
+    assert torch.equal(seed_shares(n, 2, 0, ("items",)), torch.full((2, n), 1 / n, dtype=torch.float64))
+
+
+def test_the_draws_do_not_hang_on_how_many_are_made_at_a_time(monkeypatch):
+    items = torch.rand(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = drawn_means(items, "a", draws=50, seed=0)
+    monkeypatch.setattr("cotbal.estimate.resample._CHUNK", 30)
+    assert torch.allclose(drawn_means(items, "a", draws=50, seed=0), whole, rtol=1e-12, atol=0)
+
+
+def test_two_items_are_enough_and_one_is_not():
+    drawn = drawn_means(column(0.0, 1.0)[None, None], "a", draws=1000, seed=0)
+    assert drawn.unique().tolist() == [0.0, 0.5, 1.0]
+    with pytest.raises(ValueError, match=r"at least 2 items of 'a', and 2 clusters .* got 1"):
+        drawn_means(column(1.0)[None, None], "a", draws=10, seed=0)
+
+
+def test_a_score_in_percent_is_the_mean_of_its_items_to_six_digits():
+    rows = {run: {"a": column(40.0, 100.0), "b": column(0.0, 1.0)} for run in ("mini", "a", "b")}
+    rows["b"]["a"] = column(0.0, 1.0)
+    for off, refused in ((6e-5, False), (8e-5, True)):
+        scores = Scores(("a", "b"), [70 + off, 0.5], [[70.0, 0.5], [0.5, 0.5]], items=rows)
+        if refused:
+            with pytest.raises(ValueError, match="expected the mean of task 'a'"):
+                stacked_items([scores], "a")
+        else:
+            assert stacked_items([scores], "a").shape == (1, 3, 2)

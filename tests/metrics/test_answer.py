@@ -43,7 +43,10 @@ def test_any_of_several_references_matches():
         ("94", "100", 0.0),
         ("-1.04", "-1", 1.0),
         ("52%", "0.5", 1.0),
+        ("0.96", "1", 1.0),
         ("0.001", "0", 0.0),
+        ("0.0", "0", 0.0),
+        ("5", "inf", 0.0),
         ("0", "0", 1.0),
         ("Red", "red", 1.0),
         ("red", "5", 0.0),
@@ -55,12 +58,21 @@ def test_the_relaxed_rule_allows_5_percent_of_a_number(prediction, reference, sc
 
 def test_the_tolerance_can_be_changed():
     assert exact_match(["109"], ["100"], rule="relaxed", tolerance=0.1) == [1.0]
+    assert exact_match(["52%", "52.1%"], ["0.52", "0.52"], rule="relaxed", tolerance=0) == [1.0, 0.0]
+
+
+def test_a_number_may_be_close_to_any_of_several():
+    assert exact_match(["52", "60"], [["10", "50"]] * 2, rule="relaxed") == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(("matches", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
 def test_the_soft_rule_is_that_of_ten_people(matches, score):
     people = ["yes"] * matches + ["no"] * (10 - matches)
     assert exact_match(["Yes"], [people], rule="soft") == pytest.approx([score])
+
+
+def test_the_soft_rule_of_two_people():
+    assert exact_match(["yes"], [["yes", "no"]], rule="soft") == pytest.approx([1 / 6])
 
 
 @given(st.lists(st.text(), min_size=1))
@@ -78,7 +90,8 @@ def test_every_answer_matches_itself(answers):
         (["a"], [[]], {}, ValueError, "at least one reference"),
         (["a"], ["a"], {"rule": "loose"}, ValueError, "expected one of strict, relaxed, soft, got 'loose'"),
         (["a"], ["a"], {"rule": "soft"}, ValueError, "answers of several people"),
-        (["a"], ["a"], {"rule": "relaxed", "tolerance": 5}, ValueError, "tolerance"),
+        (["a"], ["a"], {"rule": "relaxed", "tolerance": 1}, ValueError, "tolerance"),
+        (["a"], ["a"], {"rule": "relaxed", "tolerance": -0.01}, ValueError, "tolerance"),
     ],
 )
 def test_bad_items_and_options_raise(predictions, references, options, error, message):

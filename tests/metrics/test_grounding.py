@@ -88,16 +88,40 @@ def test_accuracy_is_strictly_above_the_threshold():
     boxes = [[0, 0, 0.5, 1], [0, 0, 0.51, 1], [0, 0, 0.8, 1]]
     assert acc_at_iou(boxes, [WHOLE] * 3) == [0.0, 1.0, 1.0]
     assert acc_at_iou(boxes, [WHOLE] * 3, threshold=0.75) == [0.0, 0.0, 1.0]
+    assert acc_at_iou([*boxes, []], [WHOLE] * 4, threshold=0) == [1.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
-    "reference", ["none", "[0.1, 0.2]", [0.9, 0, 0.1, 1], [0, 0, 0, 1], [0, 0.9, 1, 0.1], [0, 0, 1, 0]]
+    "reference",
+    [
+        "none",
+        "[0.1, 0.2]",
+        [0.9, 0, 0.1, 1],
+        [0, 0, 0, 1],
+        [0, 0.9, 1, 0.1],
+        [0, 0, 1, 0],
+        [0, 0, math.inf, 1],
+    ],
 )
 def test_a_bad_reference_raises(reference):
     with pytest.raises(ValueError, match=r"references\[1\]: expected a box"):
         box_iou([WHOLE, WHOLE], [WHOLE, reference])
 
 
-def test_a_bad_threshold_raises():
+@pytest.mark.parametrize("threshold", [-0.01, 1, 50])
+def test_a_bad_threshold_raises(threshold):
     with pytest.raises(ValueError, match="threshold"):
-        acc_at_iou([WHOLE], [WHOLE], threshold=50)
+        acc_at_iou([WHOLE], [WHOLE], threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "error", "message"),
+    [
+        ([], [], ValueError, "at least one item"),
+        ([WHOLE], [WHOLE, WHOLE], ValueError, "got 2 for 1"),
+        ("[0, 0, 1, 1]", [WHOLE], TypeError, "single string"),
+    ],
+)
+def test_bad_items_raise(predictions, references, error, message):
+    with pytest.raises(error, match=message):
+        box_iou(predictions, references)

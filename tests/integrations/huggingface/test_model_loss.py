@@ -1,6 +1,7 @@
 """A patched model in a loop of one's own: its training loss is Eq. 2 over the micro-batch, in float64."""
 
 import copy
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,16 @@ def test_labels_of_a_shard_are_shifted_already() -> None:
     labels = shifted.pop("labels")
     shifted["shift_labels"] = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     assert relative(ours(**shifted).loss, eq2(theirs, rows)) <= BOUND
+    assert relative(ours(**batch(rows), shift_labels=None).loss, eq2(theirs, rows)) <= BOUND
+
+
+def test_a_model_that_moved_is_weighted_on_its_new_device() -> None:
+    """As with the first batch of a model that was patched before it went to its GPU."""
+    ours, rows = model(), micro_batches()[0]
+    balance = put_in(ours).patch.loss.balance
+    balance.device = torch.device("meta")
+    balance.start()
+    assert relative(ours(**batch(rows)).loss, eq2(model(), rows)) <= BOUND
 
 
 def test_the_curves_of_the_tasks() -> None:
@@ -128,6 +139,33 @@ def test_outside_of_training_the_loss_is_the_models_own() -> None:
         assert torch.equal(ours(**made).loss, own.loss)
     prompt = {"input_ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 4, "do_sample": False}
     assert torch.equal(ours.generate(**prompt), theirs.generate(**prompt))
+
+
+def test_a_patched_forward_keeps_its_arguments() -> None:
+    """A trainer drops the columns that the signature lacks."""
+    ours = model()
+    named = inspect.signature(ours.forward)
+    put_in(ours)
+    assert inspect.signature(ours.forward) == named
+
+
+def test_a_plain_function_in_place_of_the_forward() -> None:
+    """As accelerate's hooks leave one. It keeps its arguments, and gets none of ours."""
+    ours, rows, seen = model(), micro_batches()[0], []
+    own, made = ours.forward, batch(rows)
+
+    def plain(input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> Any:
+        seen.append(labels)
+        return own(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+
+    ours.forward = plain
+    put_in(ours)
+    assert inspect.signature(ours.forward) == inspect.signature(plain)
+    columns = made.pop("input_ids"), made.pop("attention_mask")
+    assert relative(ours(*columns, **made).loss, eq2(model(), rows)) <= BOUND
+    with torch.no_grad():
+        ours.eval()(*columns, **made)
+    assert len(seen) == 2
 
 
 def test_after_unpatch_the_model_is_the_very_one_it_was() -> None:
@@ -228,6 +266,20 @@ def test_a_micro_batch_of_each_device(two: Ranks) -> None:
     for rank, half in enumerate(halves):
         for (loss, _), rows in zip(outcomes[rank], half, strict=True):
             assert relative(loss, eq2(model(), rows)) <= BOUND
+
+
+def _on_replica(rows: list[Record], denominator: str) -> Tensor:
+    ours = model()
+    ours._tp_size = 2
+    with put_in(ours, level="logits", denominator=denominator):
+        return ours(**batch(rows)).loss.detach()
+
+
+@pytest.mark.parametrize("denominator", ["micro", "world"])
+def test_tensor_parallel_ranks_share_a_micro_batch(two: Ranks, denominator: str) -> None:
+    rows = micro_batches()[0]
+    for loss in two.run(_on_replica, [rows] * 2, [denominator] * 2):
+        assert relative(loss, eq2(model(), rows)) <= BOUND
 
 
 def test_training_without_ids_is_refused() -> None:
