@@ -261,10 +261,8 @@ def named_like(current: Callable[..., Any]) -> Callable[[Callable[..., Any]], Ca
 
     def decorate(forward: Callable[..., Any]) -> Callable[..., Any]:
         # A method's first argument is not shown, and a plain function has none to spare.
-        first, known = (
-            inspect.Parameter("_model", inspect.Parameter.POSITIONAL_ONLY),
-            inspect.signature(current),
-        )
+        first = inspect.Parameter("_model", inspect.Parameter.POSITIONAL_ONLY)
+        known = inspect.signature(current)
         named = wraps(current)(forward)
         named.__signature__ = known.replace(parameters=[first, *known.parameters.values()])  # type: ignore[attr-defined]
         return named
