@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,6 +142,15 @@ def _print(content: Mapping[str, Any]) -> None:
     for run in runs:
         typer.echo(f"# {run['name']}\n{run['command']}")
     typer.echo(_in_words(content["totals"]))
+
+
+def missing_in_words(count: str, missing: Collection[str], failures: Collection[str]) -> str:
+    """What is not finished: `count` of the runs, of which some failed and others wait for them."""
+    others = " and the others need them" if len(failures) < len(missing) else ""
+    return (
+        f"{count} runs are missing, {len(failures)} failed{others}; the rest is kept, and the same command "
+        "tries these again"
+    )
 
 
 def _in_words(totals: Mapping[str, Any]) -> str:

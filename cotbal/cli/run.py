@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotbal.cli.plan import Budget, File, Json, Mode, Precise, StepMatched, load, show_plan
+from cotbal.cli.plan import Budget, File, Json, Mode, Precise, StepMatched, load, missing_in_words, show_plan
 from cotbal.cli.watching import watched
 
 if TYPE_CHECKING:
@@ -84,13 +84,8 @@ def _print(outcome: Outcome) -> None:
     if outcome.refused_pooled is not None:
         typer.echo(f"No weights for the mean over seeds: {outcome.refused_pooled}", err=True)
     if outcome.missing:
-        failed = len(outcome.failures)
-        typer.echo(
-            f"{len(outcome.missing)} of {len(outcome.plan)} runs are missing, {failed} failed"
-            f"{' and the others need them' if failed < len(outcome.missing) else ''}; the rest is kept, and "
-            "the same command tries these again",
-            err=True,
-        )
+        count = f"{len(outcome.missing)} of {len(outcome.plan)}"
+        typer.echo(missing_in_words(count, outcome.missing, outcome.failures), err=True)
     for path in outcome.stale:
         typer.echo(f"{path} is of an earlier start and not of these runs", err=True)
     for name, path in outcome.files.items():

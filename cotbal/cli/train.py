@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotbal.cli.plan import Budget, File, Json, Mode, Precise, StepMatched, _in_words, _number, load
+from cotbal.cli.plan import (
+    Budget,
+    File,
+    Json,
+    Mode,
+    Precise,
+    StepMatched,
+    _in_words,
+    _number,
+    load,
+    missing_in_words,
+)
 from cotbal.cli.watching import watched
 
 if TYPE_CHECKING:
@@ -88,13 +99,7 @@ def print_left(content: Mapping[str, Any], as_json: bool) -> None:
 def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
     """Says what is not finished."""
     if outcome.missing:
-        failed = len(outcome.failures)
-        typer.echo(
-            f"{len(outcome.missing)} runs are missing, {failed} failed"
-            f"{' and the others need them' if failed < len(outcome.missing) else ''}; the rest is kept, and "
-            "the same command tries these again",
-            err=True,
-        )
+        typer.echo(missing_in_words(str(len(outcome.missing)), outcome.missing, outcome.failures), err=True)
 
 
 def _print_left(content: Mapping[str, Any]) -> None:

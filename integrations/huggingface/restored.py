@@ -47,8 +47,9 @@ class RestoredWeights(_Base):
 
 
 def not_loaded(model: nn.Module, missing: Iterable[str]) -> tuple[str, ...]:
-    """Those of the missing names whose tensor was not loaded under another name either, as tied ones are."""
-    tensors, missing = model.state_dict(keep_vars=True), set(missing)
+    """Those of the missing names that are saved and were not loaded under another name, as tied ones are."""
+    unsaved = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    tensors, missing = model.state_dict(keep_vars=True), set(missing).difference(unsaved)
     loaded = {id(tensor) for name, tensor in tensors.items() if name not in missing}
     return tuple(name for name, tensor in tensors.items() if name in missing and id(tensor) not in loaded)
 

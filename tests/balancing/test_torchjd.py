@@ -53,14 +53,6 @@ def test_parameters_are_trained_by_adam_unless_told_otherwise() -> None:
     )
 
 
-def test_an_epoch_may_be_one_step() -> None:
-    ours = DWA(window=1).bind(TASKS)
-    for loss in LOSSES[:2]:
-        ours.update(loss * COUNTS, COUNTS)
-    theirs = play(TorchJDWeighting(EPOCH_DWA(), epoch_steps=1))
-    torch.testing.assert_close(theirs[2], ours.weights(COUNTS), rtol=1e-5, atol=0)
-
-
 def test_famo_is_updated_with_the_next_losses() -> None:
     theirs = FAMO(3)
     for step, (loss, actual) in enumerate(zip(LOSSES, play(TorchJDWeighting(FAMO(3))), strict=True)):
@@ -72,13 +64,14 @@ def test_famo_is_updated_with_the_next_losses() -> None:
     assert theirs._w.abs().min() > 0.01
 
 
-def test_torchjds_dwa_takes_its_epochs_from_epoch_steps() -> None:
+@pytest.mark.parametrize("epoch_steps", [1, 3])
+def test_torchjds_dwa_takes_its_epochs_from_epoch_steps(epoch_steps: int) -> None:
     """Its windows are disjoint where ours slide: equal in its first call after the second epoch."""
-    ours = DWA(window=3).bind(TASKS)
-    for loss in LOSSES[:6]:
+    ours, two_epochs = DWA(window=epoch_steps).bind(TASKS), 2 * epoch_steps
+    for loss in LOSSES[:two_epochs]:
         ours.update(loss * COUNTS, COUNTS)
-    theirs = play(TorchJDWeighting(EPOCH_DWA(), epoch_steps=3))
-    torch.testing.assert_close(theirs[6], ours.weights(COUNTS), rtol=1e-5, atol=0)
+    theirs = play(TorchJDWeighting(EPOCH_DWA(), epoch_steps=epoch_steps))
+    torch.testing.assert_close(theirs[two_epochs], ours.weights(COUNTS), rtol=1e-5, atol=0)
 
 
 def test_what_random_draws_is_the_same_on_every_rank_and_leaves_the_generator_alone() -> None:

@@ -15,13 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
-from cotbal.cli.run import _print
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.items_json import read_items
-from cotbal.estimate.plan import Plan
 from cotbal.estimate.processes import alive
 from cotbal.estimate.store import locked
-from cotbal.project.session import Outcome
 from cotbal.weights import TaskWeights
 from tests.cli.watching import children, wait_until
 from tests.project.toy import content, starts, write
@@ -392,11 +389,3 @@ def test_recipes_are_shown_and_can_be_copied(tmp_path):
     copied = sorted(path.name for path in tmp_path.iterdir())
     assert copied == ["digits.yaml", "huggingface.yaml", "llava.yaml"]
     assert call("plan").exit_code == 2
-
-
-def test_columns_of_c_that_were_left_out_are_named(capsys):
-    weights = TaskWeights({"a": 1.0, "b": 1.0}, provenance={"unidentified": ["b"]})
-    _print(Outcome(Plan([]), {}, [], weights={3: weights}))
-    assert "Seed 3, contribution not identified and left out: b" in capsys.readouterr().out
-    _print(Outcome(Plan([]), {}, [], weights={3: TaskWeights({"a": 1.0, "b": 1.0})}))
-    assert "not identified" not in capsys.readouterr().out

@@ -78,6 +78,12 @@ def test_tied_weights_are_loaded_under_one_name() -> None:
     assert not_loaded(model, ["lm_head.weight"]) == ()
 
 
+def test_what_a_class_does_not_save_is_not_missed() -> None:
+    model = tiny_model()
+    model._keys_to_ignore_on_save = ["model.norm.weight"]
+    assert not_loaded(model, ["model.norm.weight", "lm_head.weight"]) == ("lm_head.weight",)
+
+
 def test_a_parameter_keeps_its_bits(tmp_path: Path) -> None:
     """Also where others of the model are of another dtype."""
     model = tiny_model().to(torch.bfloat16)
