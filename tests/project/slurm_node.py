@@ -45,13 +45,18 @@ PartitionName=test Nodes={host} Default=YES MaxTime=60 State=UP
 """
 
 
+def missing() -> list[str]:
+    """What of Slurm this machine lacks."""
+    return [name for name in NEEDED if _which(name) is None]
+
+
 def install() -> None:
     """Debian's Slurm, where it is missing.
 
     Raises:
         RuntimeError: it cannot be installed.
     """
-    if not (missing := [name for name in NEEDED if _which(name) is None]):
+    if not (names := ", ".join(missing())):
         return
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
@@ -64,11 +69,9 @@ def install() -> None:
                 [*sudo, *environment, *command], capture_output=True, text=True, check=False
             )
         except OSError as error:
-            raise RuntimeError(f"Slurm's {', '.join(missing)} are missing, and {error}") from error
+            raise RuntimeError(f"Slurm's {names} are missing, and {error}") from error
         if done.returncode:
-            raise RuntimeError(
-                f"Slurm's {', '.join(missing)} are missing, and {command} ended with\n{done.stderr}"
-            )
+            raise RuntimeError(f"Slurm's {names} are missing, and {command} ended with\n{done.stderr}")
 
 
 def _which(name: str) -> str | None:
@@ -112,16 +115,20 @@ class Node:
 
     def stop(self) -> None:
         """Ends the daemons, and the jobs with them."""
-        self.call("scancel", "--user", getpass.getuser(), check=False)
-        self._wait(
-            "the jobs' end", lambda: not self.call("squeue", "--noheader", check=False).strip(), strict=False
-        )
+        self.cancel()
         for process in reversed(self._started):
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             process.kill()
             process.wait()
+
+    def cancel(self) -> None:
+        """Ends all jobs, so that the next test has the node's processors."""
+        self.call("scancel", "--user", getpass.getuser(), check=False)
+        self._wait(
+            "the jobs' end", lambda: not self.call("squeue", "--noheader", check=False).strip(), strict=False
+        )
 
     def call(self, *command: str, check: bool = True) -> str:
         """What a command of Slurm prints."""
