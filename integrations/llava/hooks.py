@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
+
 from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS
 from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
@@ -34,8 +36,23 @@ def training_of(trainer: Any) -> LLaVATraining:
 
 
 def _inner_training_loop(trainer: Any, own: Method, *args: Any, **kwargs: Any) -> Any:
+    _cast_for_zero3(trainer)
     with training_of(trainer).running():
         return own(trainer, *args, **kwargs)
+
+
+def _cast_for_zero3(trainer: Any) -> None:
+    """Gives parameters that were made outside of `zero.Init` the precision of those inside.
+
+    LLaVA makes its projector in float32 after the language model was made, and left it to ZeRO-3 to cast it.
+    From DeepSpeed 0.19.2 on that casts nothing where a part is partitioned already, and stops at the mixture.
+    """
+    config, args = getattr(trainer.args, "hf_deepspeed_config", None), trainer.args
+    if config is None or not config.is_zero3() or not (args.bf16 or args.fp16):
+        return
+    for parameter in trainer.model.parameters():
+        if parameter.is_floating_point() and not hasattr(parameter, "ds_id"):
+            parameter.data = parameter.data.to(torch.bfloat16 if args.bf16 else torch.float16)
 
 
 def _training_step(trainer: Any, own: Method, model: Any, inputs: dict[str, Any]) -> Any:

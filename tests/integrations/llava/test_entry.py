@@ -250,7 +250,7 @@ def test_the_scripts_under_deepspeeds_launcher(world: World, tmp_path: Path, scr
         "PROJECTOR": "",
         "GPUS": "2",
     }
-    taken_back = ["--bf16", False, "--tf32", False, "--report_to", "none", "--dataloader_num_workers", 0]
+    taken_back = ["--tf32", False, "--report_to", "none", "--dataloader_num_workers", 0]
     run = run_script(script, *taken_back, "--max_steps", steps, environment=environment)
     assert run.returncode == 0, run.stderr[-3000:]
     card = _card(tmp_path / "out")
