@@ -46,6 +46,15 @@ def test_what_is_left_is_the_plan_played_through(workers, done, running, left):
     assert DEMO.remaining(seconds, running, workers) == left
 
 
+def test_what_is_left_begins_with_the_longest_run_beside_those_at_work():
+    plan = Plan([spec("x", 1), spec("y", 2), spec("z", 3), spec("w", 5)])
+    seconds = {"x": 0.1, "y": 0.2, "z": 0.3}
+    # z, and y before x beside it.
+    assert plan.remaining(seconds, [], 2) == pytest.approx(0.3)
+    # y ends first, and z follows it.
+    assert plan.remaining({"w": 0.5, "y": 0.2, "z": 0.4}, ["w", "y"], 2) == pytest.approx(0.6)
+
+
 def test_name_that_occurs_twice():
     with pytest.raises(ValueError, match="'a' occurs twice"):
         Plan([spec("a", 1), spec("a", 2)])

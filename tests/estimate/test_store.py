@@ -159,6 +159,8 @@ def test_whether_a_folder_is_in_use_can_be_asked_without_disturbing_its_user(tmp
     with locked(tmp_path / "out"):
         assert in_use(tmp_path / "out")
     assert not in_use(tmp_path / "out")
+    with locked(tmp_path / "out"):
+        pass
 
 
 def test_lock_waits_for_one_who_only_asks(tmp_path, monkeypatch):

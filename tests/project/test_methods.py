@@ -96,6 +96,14 @@ def test_a_mistake_says_what_there_is(project, text, message):
         parse_method(text, project())
 
 
+def test_the_precise_difficulty_has_no_items_to_shrink_by_which_is_told_before_its_runs(project):
+    toy = project(shrink=True)
+    assert parse_method("CoTBal T=1", toy).options["D"] == "real"
+    for text in ("CoTBal D=precise", "difficulty D=precise", "table3"):
+        with pytest.raises(ValueError, match="shrink: the runs of D=precise have no items"):
+            parse_methods([text], toy)
+
+
 def test_without_probes_there_is_cotbal_alone(project, tmp_path):
     (tmp_path / "equal").mkdir()
     (tmp_path / "equal" / "model.json").write_text("{}")
