@@ -34,7 +34,7 @@ def clock():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")],
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3600, "1 h 00 min"), (3725, "1 h 02 min")],
 )
 def test_duration_in_words(seconds, words):
     assert in_words(seconds) == words
@@ -67,9 +67,12 @@ def test_what_is_given_up_and_all_that_needs_it_is_no_work_any_more(clock):
     clock.now = 10.0
     course.advance("long", 20)
     assert course.seconds_left() == pytest.approx((20 + 20 + 30) / 2)
+    course.start("short")
+    clock.now = 12.5
+    course.advance("short", 5)
     course.give_up("short")
-    assert course.total == 10 + 40
-    assert course.seconds_left() == pytest.approx(20 / 2)
+    assert (course.done, course.total) == (10 + 20, 10 + 40)
+    assert course.seconds_left() == pytest.approx(20 / 2 - 2.5)
     course.finish("long")
     assert course.percent == pytest.approx(100.0)
 
@@ -122,6 +125,9 @@ def test_runs_at_work_do_not_slow_those_to_come(clock):
     clock.now = 90.0
     course.finish("evaluate 0")
     clock.now = 100.0
+    # A command that tells no progress.
+    course.advance("evaluate 1", 0)
+    assert course.seconds_left() == 0
     course.lose("evaluate 1")
     assert course.seconds_left() == pytest.approx(90)
 
