@@ -34,7 +34,14 @@ def clock():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3600, "1 h 00 min"), (3725, "1 h 02 min")],
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3600, "1 h 00 min"),
+        (3725, "1 h 02 min"),
+    ],
 )
 def test_duration_in_words(seconds, words):
     assert in_words(seconds) == words

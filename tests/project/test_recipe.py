@@ -28,8 +28,8 @@ def runs(shown, kind):
 
 def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and_price(made):
     train = {"command": STEPS, "epochs": 2.0, "batch_size": 10, "samples_per_gpu_hour": 50.0}
-    evaluate = {"command": "e {model} {task} {scores}", "items_per_gpu_hour": 40.0}
-    _, _, plan, shown = made(train=train, evaluate=evaluate)
+    evaluate = {"command": "e {model} {task} {scores} {data}", "items_per_gpu_hour": 40.0}
+    project, _, plan, shown = made(train=train, evaluate=evaluate)
     trainings = runs(shown, "train")
     assert {name: run["samples"] for name, run in trainings.items()} == {
         "mini": 8 + 12 + 5,
@@ -50,6 +50,10 @@ def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and
         "of_full_data": 275 / 200,
         "gpu_hours": pytest.approx(275 * 2 / 50 + 12 * 0.5),
     }
+    out, key = project.out, evaluations["evaluate mini on a"]["key"]
+    assert evaluations["evaluate mini on a"]["command"] == (
+        f"e {out}/outputs/{trainings['mini']['key']} a {out}/runs/{key}/scores.json {project.folder}/val.jsonl"
+    )
     # Samples of training and items in one unit, so that the time left is told rightly: 0.5 hours each.
     assert plan.steps["evaluate mini on a"] == 25
     assert trainings["mini"]["command"].endswith(" 0 --max_steps 5")
@@ -87,6 +91,15 @@ def test_step_matched_mini_run_takes_the_steps_of_the_mean_probe(made):
     assert mini["samples"] == 25
     assert mini["work"] == 84  # (81 + 109 + 60) / 3
     assert mini["command"].endswith("--max_steps 9")
+
+
+def test_step_matching_knows_that_cheap_probes_have_a_quarter(made, tmp_path):
+    (tmp_path / "equal").mkdir()
+    (tmp_path / "equal" / "model.json").write_text("{}")
+    cheap = {"mode": "cheap", "equal_model": "equal", "mini_ratio": "1/16"}
+    *_, shown = made(step_matched=True, train={"command": STEPS, "batch_size": 10}, **cheap)
+    trainings = runs(shown, "train")
+    assert [run["work"] for run in trainings.values()] == [26, 25, 31, 20]  # 76 / 3 and its parts
 
 
 def test_step_matching_needs_the_steps_in_the_command(made):

@@ -1,0 +1,33 @@
+"""The intervals of scores by share of the data."""
+
+import pytest
+import torch
+
+from cotbal.compare import Rungs, shares_content
+
+N = 200
+
+
+def spans(repeat=1, **clusters):
+    """The intervals of the ratio at the lower share: items of a generator, each `repeat` times."""
+    generator = torch.Generator().manual_seed(0)
+    items = (torch.rand(2, N, generator=generator) < torch.tensor([[0.3], [0.6]])).double().repeat(1, repeat)
+    rungs = Rungs({"mini": 0.1, "full": 1.0}, {"a": "EM"}, {"a": ""}, {"a": [items.mean(1).tolist()]})
+    rungs.items["a"] = [items.tolist()]
+    rungs.clusters.update(clusters)
+    return shares_content(rungs)["tasks"]["a"]["relative_intervals"]
+
+
+def width(intervals):
+    return intervals[0][1] - intervals[0][0]
+
+
+def test_items_that_belong_together_are_drawn_together():
+    numbers = list(range(N)) * 4
+    assert width(spans(4)) == pytest.approx(width(spans()) / 2, rel=0.15)
+    assert width(spans(4, a=[[numbers, numbers]])) == pytest.approx(width(spans()), rel=0.1)
+
+
+def test_other_clusters_are_other_items_and_allow_no_intervals():
+    assert spans(a=[[None, list(range(N))]]) is None
+    assert spans(a=[[None, None]]) == spans()
