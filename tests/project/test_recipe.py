@@ -50,10 +50,9 @@ def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and
         "of_full_data": 275 / 200,
         "gpu_hours": pytest.approx(275 * 2 / 50 + 12 * 0.5),
     }
-    out, key = project.out, evaluations["evaluate mini on a"]["key"]
-    assert evaluations["evaluate mini on a"]["command"] == (
-        f"e {out}/outputs/{trainings['mini']['key']} a {out}/runs/{key}/scores.json {project.folder}/val.jsonl"
-    )
+    first, out = evaluations["evaluate mini on a"], project.out
+    model, scores = out / "outputs" / trainings["mini"]["key"], out / "runs" / first["key"] / "scores.json"
+    assert first["command"] == f"e {model} a {scores} {project.folder / 'val.jsonl'}"
     # Samples of training and items in one unit, so that the time left is told rightly: 0.5 hours each.
     assert plan.steps["evaluate mini on a"] == 25
     assert trainings["mini"]["command"].endswith(" 0 --max_steps 5")
