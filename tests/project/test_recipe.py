@@ -65,7 +65,7 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     # 25 samples in half an hour and 20 items in a quarter, on 2 GPUs.
     for name, seconds in (("mini", 1800.0), ("evaluate mini on a", 900.0)):
         store.folder(keys[name]).mkdir(parents=True)
-        store.write(Record(keys[name], {}, 0.0, seconds, 0.0), function="f", settings={})
+        store.write(Record(keys[name], {}, 100.0, 100.0 + seconds, 0.0), function="f", settings={})
     known = throughput(project, plan, store)
     assert known == Throughput(25.0, 40.0)
     assert outline(project, data, plan, known)["totals"]["gpu_hours"] == pytest.approx(275 / 25 + 240 / 40)
@@ -111,6 +111,7 @@ def test_several_seeds_have_runs_of_their_own(made):
     assert len(plan) == 32
     assert len({run["key"] for run in shown["runs"]}) == 32
     assert shown["runs"][0]["name"] == "seed 0/mini"
+    assert shown["totals"]["of_full_data"] == 275 / 200
     assert "evaluate probe a on b" in [run["name"].rpartition("/")[2] for run in shown["runs"]]
 
 
