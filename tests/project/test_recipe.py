@@ -5,6 +5,7 @@ from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.outline import Throughput, outline, run_keys, throughput
 from cotbal.project.recipe import plan_of, recipes
+from cotbal.project.resources import Resources
 from cotbal.project.session import store_of
 from tests.project.toy import content, write
 
@@ -69,6 +70,8 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     known = throughput(project, plan, store)
     assert known == Throughput(25.0, 40.0)
     assert outline(project, data, plan, known)["totals"]["gpu_hours"] == pytest.approx(275 / 25 + 240 / 40)
+    without = project.model_copy(update={"resources": Resources(slots=2)})
+    assert throughput(without, plan, store) == Throughput(50.0, 80.0)
 
 
 def test_precise_adds_two_runs_per_task_each_scored_on_its_task(made):
