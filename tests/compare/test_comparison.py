@@ -343,3 +343,21 @@ def test_tables_are_merged_by_their_tests_and_names_that_come_twice_are_told_apa
     higher = (*COLUMNS[:3], Column("c"))
     with pytest.raises(ValueError, match="y: c: x says that lower is better"):
         merged({"x": first, "y": Finals(higher, {})})
+
+
+def test_other_clusters_in_one_of_the_tables_are_other_items_and_give_no_interval():
+    first, second, pairs = drawn(), drawn(generator=1), [place // 2 for place in range(60)]
+    ours = Finals(COLUMNS, {"STL": first.models["STL"]}, {"a": pairs})
+    for theirs, reason in (
+        ({"a": [0, *pairs[:-1]]}, "a was scored on items of other clusters: on others, or in another order"),
+        ({"a": pairs}, None),
+        ({}, None),
+    ):
+        both = merged({"x": ours, "y": Finals(COLUMNS, {"EW": second.models["EW"]}, theirs)})
+        assert compare(both)["no_intervals"] == reason
+
+
+def test_nothing_is_compared_with_equal_weights_where_they_are_the_baseline():
+    content = compare(drawn(), baseline="EW")
+    assert (content["baseline"], content["reference"]) == ("EW", None)
+    assert row_of(content, "CoTBal")["delta_i_difference"] is None

@@ -9,6 +9,8 @@ from cotbal.project.data import prepare
 from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
 from cotbal.project.session import store_of
+from cotbal.project.state import StateFile
+from tests.estimate.fake_runs import Notes
 from tests.project.toy import write
 
 SLURM = {"executor": "slurm", "slurm": {"hours": 1}}
@@ -38,3 +40,22 @@ def test_the_hours_of_finished_runs_are_those_of_all_their_gpus(tmp_path, resour
     mini, probe, *_ = found["trainings"]
     assert (mini["seconds"], mini["evaluated"], mini["evaluation_seconds"]) == (1800, 1, 1800)
     assert (probe["seconds"], probe["evaluations"], probe["evaluated"]) == (None, 3, 0)
+
+
+def test_a_training_tells_of_its_evaluations_that_failed(tmp_path):
+    project = load_project(write(tmp_path))
+    plan, store = plan_of(project, prepare(project)), store_of(project)
+    key = run_keys(plan)["mini"]
+    store.folder(key).mkdir(parents=True)
+    store.write(Record(key, {}, 0.0, 1.0, 1.0), function="f", settings={})
+    state = StateFile(project.out, Notes())
+    state.failed("evaluate mini on b", "no luck")
+    state.failed("probe a", "no memory")
+    found = account(project, plan, store)
+    told = {training["name"]: (training["state"], training["reason"]) for training in found["trainings"]}
+    assert told == {
+        "mini": ("evaluation failed", "no luck"),
+        "probe a": ("failed", "no memory"),
+        **dict.fromkeys(("probe b", "probe c"), ("waiting", None)),
+    }
+    assert found["totals"]["failed"] == 2

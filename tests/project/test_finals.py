@@ -129,6 +129,12 @@ def test_equal_weights_are_the_model_that_the_file_has(made, tmp_path):
     assert list(wanted.plan) == [f"evaluate equal on {task}" for task in "abc"]
     left = left_to_do(project, prepare(project), wanted, store_of(project))
     assert str(tmp_path / "equal") in left["runs"][0]["command"]
+    (ew,) = (
+        collected(project, prepare(project), parse_methods(["EW"], project), store_of(project))
+        .models["EW"]
+        .values()
+    )
+    assert ew.details["models"] == {"equal": str(tmp_path / "equal")}
     assert left["totals"]["trainings"] == 0
 
 

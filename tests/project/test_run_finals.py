@@ -1,4 +1,4 @@
-"""`run_finals` with commands that take no time: rounds, failures, what is kept of the models."""
+"""`run_finals`, `run_rungs` with commands that take no time: rounds, failures, what is kept of the models."""
 
 import contextlib
 import json
@@ -9,12 +9,13 @@ from cotbal.compare import read_finals
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.execution import Execution
 from cotbal.estimate.store import Record
-from cotbal.project import finals
+from cotbal.project import finals, rungs
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.finals import run_finals
+from cotbal.project.finals import known_methods, run_finals
 from cotbal.project.methods import parse_methods
 from cotbal.project.recipe import plan_of
+from cotbal.project.rungs import run_rungs
 from cotbal.project.session import store_of
 from tests.estimate.fake_runs import Notes
 from tests.project.toy import content, write
@@ -29,7 +30,7 @@ def score(name, task):
     return OWN + 0.1 * ("alone" in name and task == "a") if name.endswith(f"{task} on {task}") else OTHER
 
 
-def instantly(fails=(), plans=None):
+def instantly(fails=(), plans=None, clusters=(0, 1)):
     """As `work`, with every command done at once; `plans` notes what was asked for."""
 
     def work(project, plan, store, listener):
@@ -44,7 +45,7 @@ def instantly(fails=(), plans=None):
             result = {"output": f"outputs/{job.key}", "samples": 1, "steps": None}
             if " on " in job.name:
                 value = score(job.name, job.spec.settings["task"])
-                result = {"score": value, "items": [value, value], "clusters": [0, 1]}
+                result = {"score": value, "items": [value, value], "clusters": list(clusters)}
             store.folder(job.key).mkdir(parents=True)
             store.write(Record(job.key, result, 0.0, 1.0, 0.0), function="f", settings={}, name=job.name)
             execution.take_up()
@@ -138,3 +139,49 @@ def test_budget_and_weights_that_do_not_arrive_are_told_before_anything_runs(est
     ones = load_project(write(tmp_path, train=command, tasks=tasks))
     instantly()(ones, plan_of(ones, prepare(ones)), store_of(ones), None)
     assert train("EW", changed=ones).missing == []
+
+
+def test_methods_are_known_from_the_start_on_and_those_without_an_estimate_have_no_model(estimated, tmp_path):
+    project, train = estimated
+    with pytest.raises(AttributeError):
+        train("CoTBal", "EW", plans="stopped here")
+    assert [method.name for method in known_methods(project)] == ["EW", "CoTBal"]
+    other = load_project(write(tmp_path, mini_ratio="1/4"))
+    found = train("EW", changed=other).finals.models
+    assert found["CoTBal"] == {}
+    assert set(found["EW"][0].scores) == set("abc")
+
+
+def test_scores_that_allow_no_weights_are_told_with_the_method(estimated, tmp_path, monkeypatch):
+    _, train = estimated
+    monkeypatch.setattr(f"{__name__}.score", lambda name, task: 0.5)
+    flat = load_project(write(tmp_path, mini_ratio="1/4"))
+    instantly()(flat, plan_of(flat, prepare(flat)), store_of(flat), None)
+    with pytest.raises(ValueError, match="method one2all: "):
+        train("one2all", changed=flat)
+
+
+def test_rungs_that_fail_leave_their_task_out_and_a_budget_holds_for_them(estimated, monkeypatch):
+    project, _ = estimated
+
+    def climb(**how):
+        monkeypatch.setattr(rungs, "work", instantly(**how))
+        return run_rungs(project, lambda: contextlib.nullcontext(Notes()))
+
+    outcome = climb(fails={"half probe b"})
+    assert outcome.failures == {"half probe b": "no luck"}
+    assert outcome.missing == ["half probe b", "evaluate half probe b on b"]
+    assert set(outcome.rungs.scores) == {"a", "c"}
+    # Half of b and the minis of a and c.
+    project = project.model_copy(update={"budget": "60 samples"})
+    with pytest.raises(ValueError, match="expected at most 60 samples, the runs come to 61"):
+        climb()
+    project = project.model_copy(update={"budget": "61 samples"})
+    assert set(climb().rungs.scores) == {"a", "b", "c"}
+
+
+def test_models_scored_on_other_clusters_are_not_compared_by_items(estimated):
+    _, train = estimated
+    assert train("EW").finals.clusters["a"] == [0, 1]
+    assert train("TLA", clusters=(1, 2)).finals.clusters["a"] == []
+    assert train("RLW").finals.clusters["a"] == []
