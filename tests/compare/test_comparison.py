@@ -77,6 +77,7 @@ def test_measures_are_those_of_the_mean_scores_over_the_seeds():
 
     gains = improvement(by_task("CoTBal"), by_task("STL"), lower_is_better=["c"])
     row = row_of(content, "CoTBal")
+    assert row["scores"]["a"] == pytest.approx(by_task("CoTBal")["a"]["a"])
     assert row["improvement"] == pytest.approx(gains)
     assert row["delta_i"] == pytest.approx(delta_i(gains))
     assert row["delta_e"] == pytest.approx(delta_e(gains))
@@ -260,6 +261,9 @@ def test_what_is_not_finished_is_named_and_left_out():
     assert [row["name"] for row in content["methods"]] == list(METHODS)
     assert content["missing"] == {"TLA": ["b/one", "b/two", "c"], "DWA": ["a", "b/one", "b/two", "c"]}
     assert "Not finished, and so left out: TLA, DWA." in content["statements"]
+    two = drawn(seeds=(0, 1))
+    halves = {**two.models, "TLA": {0: two.models["EW"][0], 1: part}}
+    assert compare(Finals(COLUMNS, halves))["missing"] == {"TLA": ["b/one", "b/two", "c"]}
     with pytest.raises(ValueError, match="no method has all its scores; missing: TLA: b/one, b/two, c"):
         compare(Finals(COLUMNS, {"TLA": {0: part}}))
     with pytest.raises(ValueError, match="no model of GradNorm; there are STL, EW, CoTBal"):
