@@ -7,8 +7,6 @@ import pytest
 
 from cotbal.compare import read_finals
 from cotbal.estimate import Scores, estimate_weights
-from cotbal.estimate.execution import Execution
-from cotbal.estimate.store import Record
 from cotbal.project import finals, rungs
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
@@ -18,6 +16,7 @@ from cotbal.project.recipe import plan_of
 from cotbal.project.rungs import run_rungs
 from cotbal.project.session import store_of
 from tests.estimate.fake_runs import Notes
+from tests.project.instant import instantly
 from tests.project.toy import content, write
 
 OWN, OTHER, MINI = 0.8, 0.5, 0.4
@@ -30,38 +29,14 @@ def score(name, task):
     return OWN + 0.1 * ("alone" in name and task == "a") if name.endswith(f"{task} on {task}") else OTHER
 
 
-def instantly(fails=(), plans=None, clusters=(0, 1)):
-    """As `work`, with every command done at once; `plans` notes what was asked for."""
-
-    def work(project, plan, store, listener):
-        execution = Execution(plan, store)
-        execution.take_up()
-        if plans is not None:
-            plans.append([name for name in plan if name not in execution.records])
-        while job := execution.next_job(()):
-            if job.name in fails:
-                execution.give_up(job, "no luck")
-                continue
-            result = {"output": f"outputs/{job.key}", "samples": 1, "steps": None}
-            if " on " in job.name:
-                value = score(job.name, job.spec.settings["task"])
-                result = {"score": value, "items": [value, value], "clusters": list(clusters)}
-            store.folder(job.key).mkdir(parents=True)
-            store.write(Record(job.key, result, 0.0, 1.0, 0.0), function="f", settings={}, name=job.name)
-            execution.take_up()
-        return execution
-
-    return work
-
-
 @pytest.fixture
 def estimated(tmp_path, monkeypatch):
     """The toy with its estimate finished; and a function that trains methods."""
     project = load_project(write(tmp_path))
-    instantly()(project, plan_of(project, prepare(project)), store_of(project), None)
+    instantly(score)(project, plan_of(project, prepare(project)), store_of(project), None)
 
     def train(*names, changed=project, **how):
-        monkeypatch.setattr(finals, "work", instantly(**how))
+        monkeypatch.setattr(finals, "work", instantly(score, **how))
         methods = parse_methods(names, changed)
         return run_finals(changed, methods, lambda: contextlib.nullcontext(Notes()))
 
@@ -86,7 +61,7 @@ def test_weights_that_need_more_runs_are_known_after_a_round(estimated):
     assert found.details["weights"] == pytest.approx(expected)
     assert expected["a"] > expected["b"]
     assert found.scores == dict.fromkeys("abc", OTHER)
-    assert found.items == {task: [OTHER, OTHER] for task in "abc"}
+    assert found.items == {task: [OTHER - 0.01, OTHER + 0.01] for task in "abc"}
     (folder,), (key,) = found.details["models"].values(), found.details["keys"].values()
     assert folder == str(project.out / "outputs" / key)
     assert outcome.finals.clusters == {task: [0, 1] for task in "abc"}
@@ -128,7 +103,7 @@ def test_budget_and_weights_that_do_not_arrive_are_told_before_anything_runs(est
         train("EW", changed=project.model_copy(update={"budget": "100 samples"}), plans=plans)
     command = {"command": content(tmp_path)["train"]["command"].replace("{weights}", "w.json")}
     bare = load_project(write(tmp_path, train=command))
-    instantly()(bare, plan_of(bare, prepare(bare)), store_of(bare), None)
+    instantly(score)(bare, plan_of(bare, prepare(bare)), store_of(bare), None)
     for method in ("TLA", "CoTBal", "EW"):
         with pytest.raises(ValueError, match=rf"method {method} needs \{{weights\}} in it"):
             train(method, changed=bare, plans=plans)
@@ -137,7 +112,7 @@ def test_budget_and_weights_that_do_not_arrive_are_told_before_anything_runs(est
     assert train("STL", changed=bare).missing == []
     tasks = {**content(tmp_path)["tasks"], "chat": {"train": "chat.json", "weight": 1.0}}
     ones = load_project(write(tmp_path, train=command, tasks=tasks))
-    instantly()(ones, plan_of(ones, prepare(ones)), store_of(ones), None)
+    instantly(score)(ones, plan_of(ones, prepare(ones)), store_of(ones), None)
     assert train("EW", changed=ones).missing == []
 
 
@@ -152,11 +127,10 @@ def test_methods_are_known_from_the_start_on_and_those_without_an_estimate_have_
     assert set(found["EW"][0].scores) == set("abc")
 
 
-def test_scores_that_allow_no_weights_are_told_with_the_method(estimated, tmp_path, monkeypatch):
+def test_scores_that_allow_no_weights_are_told_with_the_method(estimated, tmp_path):
     _, train = estimated
-    monkeypatch.setattr(f"{__name__}.score", lambda name, task: 0.5)
     flat = load_project(write(tmp_path, mini_ratio="1/4"))
-    instantly()(flat, plan_of(flat, prepare(flat)), store_of(flat), None)
+    instantly(lambda name, task: 0.5)(flat, plan_of(flat, prepare(flat)), store_of(flat), None)
     with pytest.raises(ValueError, match="method one2all: "):
         train("one2all", changed=flat)
 
@@ -165,7 +139,7 @@ def test_rungs_that_fail_leave_their_task_out_and_a_budget_holds_for_them(estima
     project, _ = estimated
 
     def climb(**how):
-        monkeypatch.setattr(rungs, "work", instantly(**how))
+        monkeypatch.setattr(rungs, "work", instantly(score, **how))
         return run_rungs(project, lambda: contextlib.nullcontext(Notes()))
 
     outcome = climb(fails={"half probe b"})
