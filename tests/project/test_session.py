@@ -15,13 +15,6 @@ from tests.project.instant import instantly
 from tests.project.toy import write
 
 
-class Told(Notes):
-    """Notes what concerns no single run too."""
-
-    def noted(self, text):
-        self.told.append(("noted", text))
-
-
 def score(name, task):
     """More with own data, and with b's; c is hard under seed 4."""
     run = name.partition("evaluate ")[2].partition(" on ")[0]
@@ -34,7 +27,7 @@ def score(name, task):
 def run(tmp_path, monkeypatch):
     def run(score=score, fails=(), plans=None, **changes):
         monkeypatch.setattr(session, "work", instantly(score, fails, plans))
-        listener = Told()
+        listener = Notes()
         project = load_project(write(tmp_path, **changes))
         return run_project(project, lambda: contextlib.nullcontext(listener)), listener
 
