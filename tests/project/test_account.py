@@ -45,9 +45,10 @@ def test_the_hours_of_finished_runs_are_those_of_all_their_gpus(tmp_path, resour
 def test_a_training_tells_of_its_evaluations_that_failed(tmp_path):
     project = load_project(write(tmp_path))
     plan, store = plan_of(project, prepare(project)), store_of(project)
-    key = run_keys(plan)["mini"]
-    store.folder(key).mkdir(parents=True)
-    store.write(Record(key, {}, 0.0, 1.0, 1.0), function="f", settings={})
+    for name in ("mini", "probe b"):
+        key = run_keys(plan)[name]
+        store.folder(key).mkdir(parents=True)
+        store.write(Record(key, {}, 0.0, 1.0, 1.0), function="f", settings={})
     state = StateFile(project.out, Notes())
     state.failed("evaluate mini on b", "no luck")
     state.failed("probe a", "no memory")
@@ -56,6 +57,7 @@ def test_a_training_tells_of_its_evaluations_that_failed(tmp_path):
     assert told == {
         "mini": ("evaluation failed", "no luck"),
         "probe a": ("failed", "no memory"),
-        **dict.fromkeys(("probe b", "probe c"), ("waiting", None)),
+        "probe b": ("finished", None),
+        "probe c": ("waiting", None),
     }
     assert found["totals"]["failed"] == 2

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cotbal.collect.scoring import METRICS
+from cotbal.estimate import processes
 from cotbal.estimate.processes import CommandError
 from cotbal.project import job
 from cotbal.project.job import read_score
@@ -43,6 +44,9 @@ def test_score_with_and_without_items(tmp_path):
     path = tmp_path / "scores.json"
     path.write_text(json.dumps({"score": 0.75, "items": [1, 0.5], "more": "is ignored"}))
     assert read_score(path) == {"score": 0.75, "items": [1.0, 0.5]}
+    # Six digits of a percentage.
+    path.write_text('{"score": 66.6667, "items": [100, 100, 0]}')
+    assert read_score(path)["score"] == 66.6667
     path.write_text('{"score": 0.25}')
     assert read_score(path) == {"score": 0.25, "items": None}
     path.write_text('{"score": 1, "items": [1, 1], "clusters": [3, 4]}')
@@ -136,13 +140,23 @@ def test_training_that_fails_or_leaves_nothing_is_told(tmp_path):
     (folder / "log.txt").write_text("\n".join(lines))
     end = "\n".join([f"; the end of {folder / 'log.txt'}:", *lines[-job.LOG_LINES :]])
     for command, message in (
-        ("exit 3", f"the command ended with exit status 3{end}"),
+        ("exit 1", f"the command ended with exit status 1{end}"),
         ("kill -9 $$", f"the command ended with signal 9{end}"),
         ("true", f"the command ended well but left {{output}} empty: {tmp_path / 'outputs' / 'key'}"),
     ):
         with pytest.raises(CommandError) as caught:
             job.train(training(tmp_path, command), folder, lambda done: None)
         assert str(caught.value) == message
+
+
+def test_training_has_its_rule_and_a_free_port_and_leaves_no_process(tmp_path):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    settings = training(tmp_path, "sleep 60 & cp {weights} {output}/weights; echo {port} > {output}/port")
+    job.train({**settings, "rule": {"rule": "TLA"}}, folder, lambda done: None)
+    assert processes.alive(folder) == []
+    assert json.loads((tmp_path / "outputs" / "key" / "weights").read_text()) == {"rule": "TLA"}
+    assert int((tmp_path / "outputs" / "key" / "port").read_text()) > 0
 
 
 def test_progress_is_told_while_the_command_runs(tmp_path, monkeypatch):

@@ -60,13 +60,15 @@ def test_a_run_goes_its_way_and_the_other_listener_is_told(state, tmp_path):
     state.failed("x", "no luck")
     found = states(tmp_path)["x"]
     assert [found[key] for key in ("state", "work", "tries", "reason")] == ["failed", 0, 2, "no luck"]
+    state.queued("y", "12")
     state.finished("y", finish(tmp_path, "y", score=0.5))
+    assert list(json.loads((tmp_path / "state.json").read_text())["runs"]) == ["x"]
     found = states(tmp_path)["y"]
     assert [found[key] for key in ("state", "work", "seconds", "score")] == ["finished", 10, 30.0, 0.5]
     state.noted("a word")
     state.waited()
     assert [event for event, _ in other.told] == [
-        *("opened", "started", "advanced", "lost", "started", "failed", "finished", "noted")
+        *("opened", "started", "advanced", "lost", "started", "failed", "queued", "finished", "noted")
     ]
     assert other.waits == 1
 
@@ -153,6 +155,8 @@ def test_evaluations_of_other_items_are_told_at_once(tmp_path, first, second, wo
         for name, record in records.items():
             if not earlier:
                 watch.finished(name, record)
+        assert len(watch._other.about("opened")) == 1
+        assert len(watch._other.about("finished")) == (0 if earlier else 2)
         notes = watch._other.about("noted")
         assert len(notes) == (words is not None)
         if notes:
