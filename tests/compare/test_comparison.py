@@ -1,6 +1,7 @@
 """The comparison of final models: the paper's own tables, laws of the measures, and their intervals."""
 
 import csv
+import json
 from importlib import resources
 
 import pytest
@@ -328,6 +329,22 @@ def test_a_file_of_something_else_is_told(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_finals(tmp_path / name)
+
+
+def test_items_come_with_a_csv_and_are_those_of_its_columns(tmp_path):
+    path, items = tmp_path / "a.csv", tmp_path / "items.json"
+    path.write_text("run,a,b\nSTL,0.5,0.5\nours,1,0.5\n")
+    halves = {"a": [0, 1], "b": [1, 0]}
+    content = {"schema_version": 1, "items": {"STL": halves, "ours": {**halves, "a": [1, 1]}}}
+    items.write_text(json.dumps(content))
+    found = read_finals(path, items)
+    assert found.models["ours"][0].items == {"a": [1, 1], "b": [1, 0]}
+    assert compare(found)["no_intervals"] is None
+    items.write_text(json.dumps({**content, "items": {"STL": {"c": [1, 0]}}}))
+    with pytest.raises(ValueError, match=r"items\['STL'\]: no such column 'c'"):
+        read_finals(path, items)
+    with pytest.raises(ValueError, match="holds its own; they belong to a CSV"):
+        read_finals(write_finals(tmp_path / "finals.json", drawn()), items)
 
 
 def test_a_transform_says_that_lower_is_better(tmp_path):

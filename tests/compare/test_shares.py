@@ -34,9 +34,22 @@ def test_other_clusters_are_other_items_and_allow_no_intervals():
 
 
 def test_intervals_are_those_of_a_ratio_of_two_means():
-    n = 2000
+    n = 8000
     relative = [(1 - p) / (n * p) for p in (0.3, 0.6)]
-    assert width(spans(n=n)) == pytest.approx(2 * 1.96 * 0.5 * sum(relative) ** 0.5, rel=0.07)
+    assert width(spans(n=n)) == pytest.approx(2 * 1.96 * 0.5 * sum(relative) ** 0.5, rel=0.04)
+
+
+def test_several_seeds_are_their_mean_and_other_numbers_of_items_allow_no_intervals():
+    scores = {"a": [[0.25, 0.5], [0.5, 1.0]]}
+    items = [[[0.0, 0.5], [0.5, 0.5]], [[0.5, 0.5], [1.0, 1.0]]]
+    rungs = Rungs({"mini": 0.1, "full": 1.0}, {"a": "EM"}, {"a": ""}, scores, {"a": items})
+    found = shares_content(rungs)
+    assert (found["seeds"], found["tasks"]["a"]["scores"]) == (2, [0.375, 0.75])
+    assert found["tasks"]["a"]["relative_intervals"] is not None
+    items[0][0] = [0.25]
+    assert shares_content(rungs)["tasks"]["a"]["relative_intervals"] is None
+    with pytest.raises(ValueError, match="no task has a score for every share"):
+        shares_content(Rungs({}, {}, {}))
 
 
 def test_a_task_that_scores_nothing_on_all_its_data_has_no_ratios():
