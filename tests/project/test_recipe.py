@@ -102,6 +102,8 @@ def test_step_matching_knows_that_cheap_probes_have_a_quarter(made, tmp_path):
     *_, shown = made(step_matched=True, train={"command": STEPS, "batch_size": 10}, **cheap)
     trainings = runs(shown, "train")
     assert [run["work"] for run in trainings.values()] == [26, 25, 31, 20]  # 76 / 3 and its parts
+    with pytest.raises(ValueError, match="step_matched: mode no-probes has no probes to match"):
+        made(step_matched=True, train={"command": STEPS, "batch_size": 10}, **cheap | {"mode": "no-probes"})
 
 
 def test_step_matching_needs_the_steps_in_the_command(made):
