@@ -225,6 +225,7 @@ def test_rungs_are_measured_of_the_tasks_that_have_all_of_theirs_under_every_see
     [
         ({"test": {}}, "tasks.a.test: expected a file, or files by names without '/'"),
         ({"test": {"x/y": "a.json"}}, "tasks.a.test: expected a file"),
+        ({"test": {"x": "a.json", "y/z": "a.json"}}, "tasks.a.test: expected a file"),
         ({"test": "a.json"}, r"tasks.a: its test files need \{data\} in the evaluation command"),
     ],
 )
