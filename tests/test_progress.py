@@ -34,7 +34,14 @@ def clock():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")],
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3600, "1 h 00 min"),
+        (3725, "1 h 02 min"),
+    ],
 )
 def test_duration_in_words(seconds, words):
     assert in_words(seconds) == words
@@ -67,9 +74,12 @@ def test_what_is_given_up_and_all_that_needs_it_is_no_work_any_more(clock):
     clock.now = 10.0
     course.advance("long", 20)
     assert course.seconds_left() == pytest.approx((20 + 20 + 30) / 2)
+    course.start("short")
+    clock.now = 12.5
+    course.advance("short", 5)
     course.give_up("short")
-    assert course.total == 10 + 40
-    assert course.seconds_left() == pytest.approx(20 / 2)
+    assert (course.done, course.total) == (10 + 20, 10 + 40)
+    assert course.seconds_left() == pytest.approx(20 / 2 - 2.5)
     course.finish("long")
     assert course.percent == pytest.approx(100.0)
 
@@ -82,6 +92,62 @@ def test_what_an_earlier_start_has_done_counts_as_done_but_not_for_the_speed(clo
     clock.now = 10.0
     course.advance("short", 10)
     assert course.seconds_left() == pytest.approx(40.0)
+
+
+def stages():
+    """Two trainings of 100 samples, each with an evaluation of 50 items."""
+    trainings = [RunSpec(f"train {i}", "m:train", {}, 100) for i in range(2)]
+    evaluations = [RunSpec(f"evaluate {i}", "m:evaluate", {}, 50, (f"train {i}",)) for i in range(2)]
+    return Plan([*trainings, *evaluations])
+
+
+def test_an_item_of_an_evaluation_is_no_sample_of_a_training(clock):
+    course = Course(clock)
+    course.open(stages(), {}, workers=1)
+    course.start("train 0")
+    clock.now = 10.0
+    course.finish("train 0")
+    # Nothing is known of evaluations yet.
+    assert course.seconds_left() == pytest.approx(10 + 2 * 5)
+    course.start("evaluate 0")
+    clock.now = 210.0
+    course.finish("evaluate 0")
+    assert course.seconds_left() == pytest.approx(10 + 200)
+    course.start("train 1")
+    clock.now = 220.0
+    course.finish("train 1")
+    course.start("evaluate 1")
+    # An evaluation tells no items: what it has taken so far is over all the same.
+    clock.now = 370.0
+    assert course.seconds_left() == pytest.approx(50)
+    clock.now = 450.0
+    assert course.seconds_left() == 0
+
+
+def test_runs_at_work_do_not_slow_those_to_come(clock):
+    course = Course(clock)
+    course.open(stages(), {"train 0": RECORD, "train 1": RECORD}, workers=2)
+    course.start("evaluate 0")
+    course.start("evaluate 1")
+    clock.now = 90.0
+    course.finish("evaluate 0")
+    clock.now = 100.0
+    # A command that tells no progress.
+    course.advance("evaluate 1", 0)
+    assert course.seconds_left() == 0
+    course.lose("evaluate 1")
+    assert course.seconds_left() == pytest.approx(90)
+
+
+def test_what_an_earlier_start_has_done_tells_the_pace_until_this_one_does(clock):
+    course = Course(clock)
+    evaluated = Record("k", {}, 1000.0, 1200.0, 1.0)
+    course.open(stages(), {"train 0": RECORD, "train 1": RECORD, "evaluate 0": evaluated}, workers=1)
+    assert course.seconds_left() == pytest.approx(200)
+    course.start("evaluate 1")
+    clock.now = 10.0
+    course.advance("evaluate 1", 5)
+    assert course.seconds_left() == pytest.approx(90)
 
 
 def test_lost_run_is_to_be_done_again(clock):
@@ -123,7 +189,7 @@ def test_plain_lines_tell_starts_ends_losses_and_the_whole(clock):
         "start   short (20 steps)",
         "again   short: its worker process died (killed by SIGKILL)",
         "start   short (20 steps)",
-        "done    short: 1.0 s, mean score 0.500; 30 %, estimating the time left",
+        "done    short: 1.0 s, mean score 0.500; 30 %, about 4 s left",
         "failed  run 'long' failed in [x]",
     ]
 

@@ -1,7 +1,7 @@
 """Final models side by side: their test scores, the improvement over a baseline, and what is only noise."""
 
 from cotbal.compare.comparison import compare
-from cotbal.compare.finals import Column, Finals, Model, merged
+from cotbal.compare.finals import Column, Finals, Model, add_clusters, merged
 from cotbal.compare.finals_files import read_finals, write_finals
 from cotbal.compare.shares import Rungs, shares_content
 
@@ -10,6 +10,7 @@ __all__ = [
     "Finals",
     "Model",
     "Rungs",
+    "add_clusters",
     "compare",
     "merged",
     "read_finals",

@@ -52,7 +52,8 @@ class Finals:
     Attributes:
         columns: the test sets, those of a task one after another.
         models: by method and seed.
-        clusters: {column: a number per item}, equal for items that belong together.
+        clusters: {column: a number per item}, equal for items that belong together; none at all where not all
+            models have the same.
     """
 
     columns: tuple[Column, ...]
@@ -80,6 +81,13 @@ class Finals:
         return {name: sum(model.scores[name] for model in models) / len(models) for name in names}
 
 
+def add_clusters(clusters: dict[str, Sequence[int]], column: str, numbers: Sequence[int]) -> None:
+    """Adds the clusters of one more model to the `clusters` of a `Finals`."""
+    if list(clusters.setdefault(column, numbers)) != list(numbers):
+        # Other items, or another order of them: nothing to pair.
+        clusters[column] = []
+
+
 def merged(named: Mapping[str, Finals]) -> Finals:
     """All methods of several tables, a name that comes twice with that of its table in brackets.
 
@@ -105,5 +113,8 @@ def merged(named: Mapping[str, Finals]) -> Finals:
         for name, table in named.items()
         for method, of_method in table.models.items()
     }
-    clusters = {name: numbers for table in named.values() for name, numbers in table.clusters.items()}
+    clusters: dict[str, Sequence[int]] = {}
+    for table in named.values():
+        for name, numbers in table.clusters.items():
+            add_clusters(clusters, name, numbers)
     return Finals(named[first].columns, models, clusters)

@@ -70,6 +70,8 @@ def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
                 if abs(mean - score) > _TOLERANCE * max(1.0, abs(score)):
                     return f"the score of {method} on {column} is not the mean of its items"
                 lengths.add(len(items))
+        if column in finals.clusters and not finals.clusters[column]:
+            return f"{column} was scored on items of other clusters: on others, or in another order"
         if column in finals.clusters and len(set(finals.clusters[column])) < 2:
             return f"all items of {column} belong together"
         if len(lengths) > 1:

@@ -27,6 +27,7 @@ class Rungs:
         transforms: how the score of a task is turned where lower is better, "" elsewhere.
         scores: of each task, by seed and share, as measured.
         items: likewise the scores by item, None where they are not kept.
+        clusters: likewise a number per item, equal for those that belong together, None where none is told.
     """
 
     shares: Mapping[str, float]
@@ -34,6 +35,7 @@ class Rungs:
     transforms: Mapping[str, str]
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     items: dict[str, list[list[list[float] | None]]] = field(default_factory=dict)
+    clusters: dict[str, list[list[list[int] | None]]] = field(default_factory=dict)
 
 
 def shares_content(rungs: Rungs, draws: int = 2000) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def shares_content(rungs: Rungs, draws: int = 2000) -> dict[str, Any]:
     tasks = {}
     for task, by_seed in rungs.scores.items():
         scores = torch.tensor(by_seed, dtype=torch.float64)
-        drawn = _drawn(rungs.items[task], scores, task, draws)
+        drawn = _drawn(rungs, task, scores, draws)
         ratios = _ratios(scores.mean(0), task, rungs.transforms[task])
         spans = None if drawn is None else _spans(_ratios(drawn, task, rungs.transforms[task]))
         tasks[task] = {
@@ -81,15 +83,18 @@ def _ratios(scores: Tensor, task: str, transform: str) -> Tensor | None:
     return scores / scores[..., -1:] if bool((scores[..., -1] > 0).all()) else None
 
 
-def _drawn(items: list[list[list[float] | None]], scores: Tensor, task: str, draws: int) -> Tensor | None:
-    """(K, shares) draws of the scores; None where the items are not the scores'."""
+def _drawn(rungs: Rungs, task: str, scores: Tensor, draws: int) -> Tensor | None:
+    """(K, shares) draws of the scores; None where the items are not the scores', or not the same ones."""
+    items = rungs.items[task]
+    clusters = [of_share for by_share in rungs.clusters.get(task, [[None]]) for of_share in by_share]
     lengths = {len(of_share or []) for by_share in items for of_share in by_share}
-    if len(lengths) > 1 or 0 in lengths:
+    if len(lengths) > 1 or 0 in lengths or any(each != clusters[0] for each in clusters):
         return None
     stacked = torch.tensor(items, dtype=torch.float64)
     if not torch.allclose(stacked.mean(-1), scores, rtol=1e-6, atol=1e-6):
         return None
-    return drawn_means(stacked, task, draws=draws, seed=crc32(f"0 {task}".encode()))
+    seed = crc32(f"0 {task}".encode())
+    return drawn_means(stacked, task, draws=draws, seed=seed, clusters=clusters[0])
 
 
 def _spans(ratios: Tensor | None) -> list[list[float]] | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import Record
+from cotbal.estimate.plan import LateSpec, Plan
+from cotbal.estimate.store import Record, RunSpec
 
 
 def in_words(seconds: float) -> str:
@@ -19,19 +21,35 @@ def in_words(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+@dataclass
+class _Worked:
+    """Seconds of busy workers, and the steps that they have done in them."""
+
+    seconds: float = 0.0
+    steps: int = 0
+
+    @property
+    def pace(self) -> float:
+        """Seconds of a step, 0 where none has been seen."""
+        return self.seconds / self.steps if self.steps else 0.0
+
+
 class Course:
     """How far a plan is, in steps, and when it will be over.
 
-    The speed is that of this session, steps per second of a busy worker. The time left plays the rest of the
-    plan through in the order in which the pool will start it, so waiting for a long last run is in it.
+    A step of a training and an item of an evaluation take as long as they take: each function of the plan has
+    its own pace, that of this session, else that of the runs that an earlier start has finished, and as long
+    as neither is known that of all steps. The time left plays the rest of the plan through in the order in
+    which the pool will start it, so waiting for a long last run is in it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._done: dict[str, int] = {}
-        self._began: dict[str, float] = {}
-        self._busy_seconds = 0.0
-        self._session_steps = 0
+        # Up to when the seconds of a running run are counted: its start, then its last step.
+        self._counted: dict[str, float] = {}
+        self._session: defaultdict[str | None, _Worked] = defaultdict(_Worked)
+        self._earlier: defaultdict[str | None, _Worked] = defaultdict(_Worked)
         self._given_up: set[str] = set()
         self.workers = 1
         self.plan = Plan([])
@@ -40,30 +58,30 @@ class Course:
         """Begins with what an earlier start has left."""
         self.plan, self.workers = plan, workers
         self._done = {name: plan[name].steps for name in finished}
+        for name, record in finished.items():
+            self._add(self._earlier, name, record.finished - record.started, plan[name].steps)
 
     def start(self, name: str) -> None:
         """A worker is busy with this run from now on."""
-        self._began[name] = self._clock()
+        self._counted[name] = self._clock()
         self._done[name] = 0
 
     def advance(self, name: str, steps: int) -> None:
         """The run has done so many steps, at most its own number."""
-        steps = min(steps, self.plan[name].steps)
-        self._session_steps += steps - self._done[name]
-        self._done[name] = steps
+        gained = min(steps, self.plan[name].steps) - self._done[name]
+        if gained > 0:
+            self._count(name, gained)
 
     def finish(self, name: str) -> None:
         """The run has finished; one that shared another's result had not begun."""
-        if name not in self._began:
-            self._done[name] = self.plan[name].steps
-            return
-        self.advance(name, self.plan[name].steps)
-        self._busy_seconds += self._clock() - self._began.pop(name)
+        if name in self._counted:
+            self._count(name, self.plan[name].steps - self._done[name])
+            del self._counted[name]
+        self._done[name] = self.plan[name].steps
 
     def lose(self, name: str) -> None:
         """The run's worker died; its steps are to be done again."""
-        now = self._clock()
-        self._busy_seconds += now - self._began.pop(name, now)
+        self._counted.pop(name, None)
         self._done[name] = 0
 
     def give_up(self, name: str) -> None:
@@ -88,14 +106,40 @@ class Course:
 
     def seconds_left(self) -> float | None:
         """Expected seconds until the plan has finished, None as long as no step has been seen."""
-        busy = self._busy_seconds + sum(self._clock() - began for began in self._began.values())
-        if not self._session_steps or busy <= 0:
-            return None
-        given_up = {name: self.plan[name].steps for name in self._given_up}
-        left = self.plan.remaining({**self._done, **given_up}, list(self._began), self.workers)
-        return left * busy / self._session_steps
+        left = {}
+        for name in self.plan:
+            steps = 0 if name in self._given_up else self.plan[name].steps - self._done.get(name, 0)
+            pace = self._pace(name)
+            if steps and not pace:
+                return None
+            left[name] = steps * pace
+        now = self._clock()
+        for name, counted in self._counted.items():
+            left[name] = max(0.0, left[name] - (now - counted))
+        return self.plan.remaining(left, self._counted, self.workers)
+
+    def _count(self, name: str, steps: int) -> None:
+        now = self._clock()
+        self._add(self._session, name, now - self._counted[name], steps)
+        self._counted[name] = now
+        self._done[name] += steps
+
+    def _add(self, to: dict[str | None, _Worked], name: str, seconds: float, steps: int) -> None:
+        for kind in {_kind(self.plan[name]), None}:
+            to[kind].seconds += seconds
+            to[kind].steps += steps
+
+    def _pace(self, name: str) -> float:
+        kind = _kind(self.plan[name])
+        known = (each[of].pace for of in (kind, None) for each in (self._session, self._earlier))
+        return next((pace for pace in known if pace > 0), 0.0)
 
     def left_in_words(self) -> str:
         """The time left for people."""
         seconds = self.seconds_left()
         return "estimating the time left" if seconds is None else f"about {in_words(seconds)} left"
+
+
+def _kind(spec: RunSpec | LateSpec) -> str | None:
+    """What runs of one pace have in common; None for one whose function is not known yet."""
+    return spec.function if isinstance(spec, RunSpec) else None

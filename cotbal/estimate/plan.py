@@ -100,28 +100,28 @@ class Plan:
             found.update(new)
         return found
 
-    def remaining(self, done_steps: Mapping[str, int], running: Sequence[str], workers: int) -> int:
-        """Steps that one worker does until the whole plan has finished: this very order played through.
+    def remaining(self, left: Mapping[str, float], running: Collection[str], workers: int) -> float:
+        """Seconds until the whole plan has finished: this very order played through.
 
         Args:
-            done_steps: steps already done, by run; a finished run has all of its steps.
+            left: seconds of one worker that are left of each run; a run that is over has none.
             running: names of the runs that workers are busy with.
             workers: number of workers, at least 1.
         """
-        left = {name: max(0, steps - done_steps.get(name, 0)) for name, steps in self.steps.items()}
-        missing = {name: sum(left[need] > 0 for need in spec.needs) for name, spec in self._specs.items()}
+        waiting = {name for name in self if left.get(name, 0) > 0 and name not in running}
+        unfinished = waiting.union(running)
+        missing = {name: sum(need in unfinished for need in self[name].needs) for name in self}
         places = {name: place for place, name in enumerate(self._specs)}
 
         def entry(name: str) -> tuple[bool, int, int, str]:
             early, chain = self.urgency(name)
             return not early, -chain, places[name], name
 
-        waiting = {name for name, steps in left.items() if steps and name not in running}
         ready = [entry(name) for name in waiting if not missing[name]]
-        ends = [(left[name], name) for name in running]
+        ends = [(left.get(name, 0.0), name) for name in running]
         heapq.heapify(ready)
         heapq.heapify(ends)
-        now = 0
+        now = 0.0
         while ready or ends:
             while ready and len(ends) < workers:
                 name = heapq.heappop(ready)[-1]

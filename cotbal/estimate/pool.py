@@ -175,7 +175,10 @@ class Pool:
         processes.end(self._folder(job))
         reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         job.deaths += 1
-        if job.deaths > MAX_RETRIES:
+        # It may have died with its result written and not yet told.
+        if self.execution.store.record(job.key) is not None:
+            self._finish(job)
+        elif job.deaths > MAX_RETRIES:
             self._give_up(
                 job,
                 f"run {job.name!r}: its worker process died {job.deaths} times, the last time {reason}"

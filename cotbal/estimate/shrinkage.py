@@ -46,7 +46,7 @@ class Shrinkage:
         x, s2 = values[known], errors[known] ** 2
         if len(x) < 2:
             # One value is its own mean, and its scatter cannot be told.
-            return cls(known.double(), known.double() / max(1, len(x)))
+            return cls(known.double(), known.double())
         tau2 = _scatter(x, s2)
         reliability, shares = torch.zeros_like(values), torch.zeros_like(values)
         total = tau2 + s2

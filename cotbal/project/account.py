@@ -49,12 +49,12 @@ def _training(state: dict[str, Any], work: int, evaluations: list[dict[str, Any]
 
 def _totals(project: Project, states: list[dict[str, Any]]) -> dict[str, Any]:
     finished = [state for state in states if state["state"] == FINISHED]
-    on_gpus = bool(project.resources.gpus)
+    gpus = project.resources.gpus_of_a_command
     hours = sum(state["seconds"] for state in finished) / 3600
     return {
         "runs": len(states),
         "finished": len(finished),
         "failed": sum(state["state"] == FAILED for state in states),
-        "device_hours": hours * (project.resources.gpus_per_run if on_gpus else 1),
-        "device": "GPU" if on_gpus else "slot",
+        "device_hours": hours * max(1, gpus),
+        "device": "GPU" if gpus else "slot",
     }

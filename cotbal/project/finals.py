@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cotbal.compare import Column, Finals, Model, write_finals
+from cotbal.compare import Column, Finals, Model, add_clusters, write_finals
 from cotbal.estimate.plan import Plan, Results
 from cotbal.estimate.pool import Listener
 from cotbal.estimate.store import RunSpec, Store, locked
@@ -101,7 +101,7 @@ def collected(project: Project, data: Data, methods: Iterable[Method], store: St
     """What the models of methods scored so far."""
     distinct = {method.name: method for method in methods}.values()
     models: dict[str, dict[int, Model]] = {}
-    clusters: dict[str, list[int]] = {}
+    clusters: dict[str, Sequence[int]] = {}
     for method in distinct:
         try:
             wanted = final_plan(project, data, [method], store)
@@ -145,7 +145,7 @@ def _model(
     runs: Sequence[RunSpec],
     results: Results,
     keys: Mapping[str, str],
-    clusters: dict[str, list[int]],
+    clusters: dict[str, Sequence[int]],
 ) -> Model:
     """What a method scored under a seed; which items belong together goes into `clusters`."""
     scores, items = {}, {}
@@ -158,7 +158,7 @@ def _model(
                 if result["items"]:
                     items[by_name[place]] = result["items"]
                 if "clusters" in result:
-                    clusters.setdefault(by_name[place], result["clusters"])
+                    add_clusters(clusters, by_name[place], result["clusters"])
     return Model(scores, items, _details(recipe, runs, results, keys))
 
 

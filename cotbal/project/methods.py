@@ -151,6 +151,11 @@ def _of_algorithm1(kind: str, pairs: Mapping[str, str], project: Project) -> Met
         raise ValueError(f"method {text!r}: alpha: expected a number in 0..1")
     if given.get("D", "real") not in ("real", "precise"):
         raise ValueError(f"method {text!r}: D: expected real or precise")
+    if project.shrink and given.get("D") == "precise":
+        raise ValueError(
+            f"method {text!r}: shrink: the runs of D=precise have no items, which it needs; drop it from the "
+            "file, or leave this method out"
+        )
     if project.mode == "no-probes" and (kind != "CoTBal" or given.get("D") == "precise"):
         raise ValueError(f"method {text!r}: mode no-probes measures no contribution and has CoTBal alone")
     return Method(_spell(kind, given), kind, {**known, **given})

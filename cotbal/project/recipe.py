@@ -199,7 +199,7 @@ class ProjectRecipe(Recipe):
         return RunSpec(self._named(name), EVALUATE, settings, self._evaluation_work(items), needs, context)
 
     def _evaluation_work(self, items: int) -> int:
-        """An evaluation in samples of training, so that the time left is told in one unit."""
+        """An evaluation in samples of training: the share done and the order of runs are in one unit."""
         train, evaluate = self.project.train.samples_per_gpu_hour, self.project.evaluate.items_per_gpu_hour
         return max(1, round(items * train / evaluate)) if train and evaluate else items
 

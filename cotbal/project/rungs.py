@@ -86,13 +86,14 @@ def measured(project: Project, data: Data, store: Store) -> Rungs:
     for recipe in recipes(project, data).values():
         named = _rungs(recipe)
         for task in project.weighted:
-            found = [results.get(named[task, share][1].name) for share in known]
-            if all(found):
-                rungs.scores.setdefault(task, []).append([result["score"] for result in found if result])
-                rungs.items.setdefault(task, []).append([result["items"] for result in found if result])
+            found = [results[name] for share in known if (name := named[task, share][1].name) in results]
+            if len(found) == len(known):
+                rungs.scores.setdefault(task, []).append([result["score"] for result in found])
+                rungs.items.setdefault(task, []).append([result["items"] for result in found])
+                rungs.clusters.setdefault(task, []).append([result.get("clusters") for result in found])
     seeds = len(project.seeds)
     for task in [task for task, by_seed in rungs.scores.items() if len(by_seed) < seeds]:
-        del rungs.scores[task], rungs.items[task]
+        del rungs.scores[task], rungs.items[task], rungs.clusters[task]
     return rungs
 
 

@@ -101,7 +101,8 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         complete = [scores for scores in tables.values() if scores is not None]
         if 1 < len(complete) == len(tables):
             _pool(algorithm(next(iter(by_seed.values()))), project, complete, outcome)
-        left = (project.out / name for name in ("scores.csv", "items.json", "weights.json"))
+        folders = [project.out, *(project.out / f"seed-{seed}" for seed in project.seeds)]
+        left = [folder / name for folder in folders for name in ("scores.csv", "items.json", "weights.json")]
         outcome.stale = [path for path in left if path.exists() and path not in outcome.files.values()]
         return outcome
 

@@ -37,12 +37,13 @@ def test_science_qa(tmp_path):
     )
     found = read(tmp_path, "format=llava from=out.jsonl metric=acc")
     assert (found.items, found.score) == ({"4": 1.0, "11": 0.0, "5": 0.0}, None)
+    assert found.higher_is_better
     write_json(
         tmp_path / "result.json",
         {"acc": 100 / 3, "correct": 1, "count": 3, "results": {"4": 0}, "outputs": {"4": "A"}},
     )
     found = read(tmp_path, "format=llava from=result.json metric=acc")
-    assert (found.items, found.score) == (None, 100 / 3)
+    assert (found.items, found.score, found.higher_is_better) == (None, 100 / 3, True)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,10 @@ def review(question, *scores):
 
 def test_reviews(tmp_path):
     write_jsonl(tmp_path / "r.jsonl", [review(0, 8, 6), review(1, 10, 3.0)])
-    assert read(tmp_path, "format=llava from=r.jsonl metric=review").items == {"0": 6.0, "1": 3.0}
+    found = read(tmp_path, "format=llava from=r.jsonl metric=review")
+    assert (found.items, found.higher_is_better) == ({"0": 6.0, "1": 3.0}, True)
     relative = read(tmp_path, "format=llava from=r.jsonl metric=relative")
-    assert (relative.items, relative.score) == (None, 50.0)
+    assert (relative.items, relative.score, relative.higher_is_better) == (None, 50.0, True)
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,16 @@ def test_an_id_of_several_questions_is_told_and_can_be_made_one(tmp_path):
             lambda rows: rows[2]["conversations"][1].update(value=[]),
             "expected a text or a list of texts as value",
         ),
+        (
+            lambda rows: rows[2]["conversations"][1].update(value=["x", 3]),
+            "expected a text or a list of texts as value",
+        ),
         (lambda rows: rows[2].pop("id"), "record 3, field 'id': expected an id, got nothing"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path, change, words):
     text = visatb(tmp_path, ITEMS)
     edited(tmp_path, change)
-    with pytest.raises(ValueError, match=words):
-        read(tmp_path, text)
+    for option in ("", " id=id+question"):
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path, text + option)

@@ -70,6 +70,11 @@ def test_yes_or_no(tmp_path):
     write_table(tmp_path / "llava_POPE_score.csv", [{"split": "Overall", "Overall": 66.7, "acc": 50.0}])
     found = read(tmp_path, "format=vlmevalkit from=POPE metric=acc")
     assert (found.score, found.items) == (50.0, {"0": 1.0, "1": 0.0})
+    # The items may do without the column, the score not.
+    assert read(tmp_path, "format=vlmevalkit from=POPE metric=acc split=Overall") == found
+    write_table(tmp_path / "llava_POPE_score.csv", [{"Overall": 66.7, "acc": 50.0}])
+    with pytest.raises(ValueError, match="no split 'Overall'; there is no column split"):
+        read(tmp_path, "format=vlmevalkit from=POPE metric=acc split=Overall")
 
 
 def test_captions_have_a_score_alone(tmp_path):

@@ -1,6 +1,7 @@
 """The comparison of final models: the paper's own tables, laws of the measures, and their intervals."""
 
 import csv
+import json
 from importlib import resources
 
 import pytest
@@ -77,6 +78,7 @@ def test_measures_are_those_of_the_mean_scores_over_the_seeds():
 
     gains = improvement(by_task("CoTBal"), by_task("STL"), lower_is_better=["c"])
     row = row_of(content, "CoTBal")
+    assert row["scores"]["a"] == pytest.approx(by_task("CoTBal")["a"]["a"])
     assert row["improvement"] == pytest.approx(gains)
     assert row["delta_i"] == pytest.approx(delta_i(gains))
     assert row["delta_e"] == pytest.approx(delta_e(gains))
@@ -260,6 +262,9 @@ def test_what_is_not_finished_is_named_and_left_out():
     assert [row["name"] for row in content["methods"]] == list(METHODS)
     assert content["missing"] == {"TLA": ["b/one", "b/two", "c"], "DWA": ["a", "b/one", "b/two", "c"]}
     assert "Not finished, and so left out: TLA, DWA." in content["statements"]
+    two = drawn(seeds=(0, 1))
+    halves = {**two.models, "TLA": {0: two.models["EW"][0], 1: part}}
+    assert compare(Finals(COLUMNS, halves))["missing"] == {"TLA": ["b/one", "b/two", "c"]}
     with pytest.raises(ValueError, match="no method has all its scores; missing: TLA: b/one, b/two, c"):
         compare(Finals(COLUMNS, {"TLA": {0: part}}))
     with pytest.raises(ValueError, match="no model of GradNorm; there are STL, EW, CoTBal"):
@@ -326,6 +331,22 @@ def test_a_file_of_something_else_is_told(tmp_path, name, text, message):
         read_finals(tmp_path / name)
 
 
+def test_items_come_with_a_csv_and_are_those_of_its_columns(tmp_path):
+    path, items = tmp_path / "a.csv", tmp_path / "items.json"
+    path.write_text("run,a,b\nSTL,0.5,0.5\nours,1,0.5\n")
+    halves = {"a": [0, 1], "b": [1, 0]}
+    content = {"schema_version": 1, "items": {"STL": halves, "ours": {**halves, "a": [1, 1]}}}
+    items.write_text(json.dumps(content))
+    found = read_finals(path, items)
+    assert found.models["ours"][0].items == {"a": [1, 1], "b": [1, 0]}
+    assert compare(found)["no_intervals"] is None
+    items.write_text(json.dumps({**content, "items": {"STL": {"c": [1, 0]}}}))
+    with pytest.raises(ValueError, match=r"items\['STL'\]: no such column 'c'"):
+        read_finals(path, items)
+    with pytest.raises(ValueError, match="holds its own; they belong to a CSV"):
+        read_finals(write_finals(tmp_path / "finals.json", drawn()), items)
+
+
 def test_a_transform_says_that_lower_is_better(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("run,a,b\ntransform,reciprocal,\nSTL,2,1\nours,1,1.5\n")
@@ -343,3 +364,21 @@ def test_tables_are_merged_by_their_tests_and_names_that_come_twice_are_told_apa
     higher = (*COLUMNS[:3], Column("c"))
     with pytest.raises(ValueError, match="y: c: x says that lower is better"):
         merged({"x": first, "y": Finals(higher, {})})
+
+
+def test_other_clusters_in_one_of_the_tables_are_other_items_and_give_no_interval():
+    first, second, pairs = drawn(), drawn(generator=1), [place // 2 for place in range(60)]
+    ours = Finals(COLUMNS, {"STL": first.models["STL"]}, {"a": pairs})
+    for theirs, reason in (
+        ({"a": [0, *pairs[:-1]]}, "a was scored on items of other clusters: on others, or in another order"),
+        ({"a": pairs}, None),
+        ({}, None),
+    ):
+        both = merged({"x": ours, "y": Finals(COLUMNS, {"EW": second.models["EW"]}, theirs)})
+        assert compare(both)["no_intervals"] == reason
+
+
+def test_nothing_is_compared_with_equal_weights_where_they_are_the_baseline():
+    content = compare(drawn(), baseline="EW")
+    assert (content["baseline"], content["reference"]) == ("EW", None)
+    assert row_of(content, "CoTBal")["delta_i_difference"] is None

@@ -112,6 +112,12 @@ class Notes:
     def failed(self, name: str, reason: str) -> None:
         self.told.append(("failed", f"{name}: {reason}"))
 
+    def queued(self, name: str, job: str) -> None:
+        self.told.append(("queued", f"{name}: {job}"))
+
+    def noted(self, text: str) -> None:
+        self.told.append(("noted", text))
+
     def waited(self) -> None:
         self.waits += 1
 

@@ -97,6 +97,26 @@ def test_without_probes_only_rule_cotbal_has_weights():
         algorithm.weights(results, "one2all")
 
 
+@pytest.mark.parametrize("with_items", [True, False])
+def test_without_probes_the_items_are_kept_for_the_intervals(with_items, tmp_path):
+    results = {"mini/scores": result(MINI), "equal/scores": result([0.9, 0.8, 0.7])}
+    algorithm = Algorithm1(
+        ToyRecipe(with_items=with_items, turned={"b": "complement: 2.0"}), mode="no-probes"
+    )
+    models = algorithm.two_models(results)
+    assert (models.mini, models.equal) == (MINI, [0.9, 0.8, 0.7])
+    assert models.transforms == {"b": "complement: 2.0"}
+    assert set(models.items) == ({"mini", "equal"} if with_items else set())
+    assert set(algorithm.write_scores(models, tmp_path)) == {"scores", *(["items"] if with_items else [])}
+    results["equal/scores"]["items"] = None
+    assert algorithm.two_models(results).items == {}
+
+
+def test_temperature_and_alpha_are_the_papers_where_nothing_else_is_said():
+    found = Algorithm1(ToyRecipe()).weights(RESULTS)
+    assert dict(found) == estimate_weights(Scores(TASKS, MINI, PROBES), fixed={"chat": 1.0}).weights
+
+
 def test_final_run_waits_for_all_estimation_runs_and_has_its_size_before():
     algorithm = Algorithm1(ToyRecipe())
     assert [spec.name for spec in algorithm.estimation_runs()] == ["mini", "probe a", "probe b", "probe c"]

@@ -59,7 +59,7 @@ def test_table_is_read_back_and_is_no_table_of_probes(tmp_path):
         TwoModels.from_csv(path)
 
 
-@pytest.mark.parametrize("scores", [([0.0, 0.3, 0.4], EQUAL), (MINI, [-0.1, 0.4, 0.8])])
+@pytest.mark.parametrize("scores", [([0.0, 0.3, 0.4], EQUAL), (MINI, [0.0, 0.4, 0.8])])
 def test_score_that_is_not_above_zero_is_told_with_its_task(scores):
     with pytest.raises(ValueError, match="task 'a': the difficulty needs scores > 0"):
         TwoModels(TASKS, *scores).weights()
@@ -102,3 +102,38 @@ def test_pairing_narrows_the_intervals_and_missing_or_other_items_are_told():
         TwoModels(TASKS, *means, items={"mini": items["mini"]}).intervals()
     with pytest.raises(ValueError, match="expected the score of task 'a' to be the mean of its items"):
         TwoModels(TASKS, MINI, EQUAL, items=items).intervals()
+
+
+def test_level_is_that_of_the_interval():
+    generator = torch.Generator().manual_seed(0)
+    rows = {"mini": drawn(generator, MINI, 400), "equal": drawn(generator, EQUAL, 400)}
+    items = {run: dict(zip(TASKS, row.tolist(), strict=True)) for run, row in rows.items()}
+    models = TwoModels(TASKS, *(row.mean(1).tolist() for row in rows.values()), items=items)
+    wide, narrow = (models.intervals(level=level, draws=8000).diff(dim=1) for level in (0.95, 0.6827))
+    # Two standard errors against one.
+    assert torch.allclose(wide / narrow, torch.full_like(wide, 1.96), atol=0.15)
+
+
+def test_seeds_are_pooled_by_their_means_with_the_items_that_all_have():
+    items = [
+        {"mini": {t: [k, k + 1.0] for t in TASKS}, "equal": {t: [1.0, k] for t in TASKS}} for k in (0.0, 2.0)
+    ]
+    first, second = (
+        TwoModels(TASKS, [m + k for m in MINI], [e - k for e in EQUAL], of_seed)
+        for k, of_seed in zip((0.0, 0.2), items, strict=True)
+    )
+    both = TwoModels.pooled([first, second])
+    assert both.mini == pytest.approx([m + 0.1 for m in MINI])
+    assert both.equal == pytest.approx([e - 0.1 for e in EQUAL])
+    assert both.items == {"mini": {t: [1.0, 2.0] for t in TASKS}, "equal": {t: [1.0, 1.0] for t in TASKS}}
+    assert TwoModels.pooled([first]) is first
+    bare = TwoModels(TASKS, MINI, EQUAL, {"mini": items[1]["mini"]})
+    assert set(TwoModels.pooled([first, bare]).items) == {"mini"}
+    with pytest.raises(ValueError, match="tasks"):
+        TwoModels.pooled([first, TwoModels(["a", "b", "d"], MINI, EQUAL)])
+
+
+def test_clusters_that_do_not_fit_the_items_are_refused():
+    items = {run: {t: [0.0, 1.0, 1.0] for t in TASKS} for run in ("mini", "equal")}
+    with pytest.raises(ValueError, match="clusters"):
+        TwoModels(TASKS, [2 / 3] * 3, [2 / 3] * 3, items, {"a": [0, 1]})

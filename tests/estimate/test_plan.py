@@ -42,7 +42,17 @@ def test_runs_that_others_wait_for_come_first_then_the_longest():
     ],
 )
 def test_what_is_left_is_the_plan_played_through(workers, done, running, left):
-    assert DEMO.remaining(done, running, workers) == left
+    seconds = {name: steps - done.get(name, 0) for name, steps in DEMO.steps.items()}
+    assert DEMO.remaining(seconds, running, workers) == left
+
+
+def test_what_is_left_begins_with_the_longest_run_beside_those_at_work():
+    plan = Plan([spec("x", 1), spec("y", 2), spec("z", 3), spec("w", 5)])
+    seconds = {"x": 0.1, "y": 0.2, "z": 0.3}
+    # z, and y before x beside it.
+    assert plan.remaining(seconds, [], 2) == pytest.approx(0.3)
+    # y ends first, and z follows it.
+    assert plan.remaining({"w": 0.5, "y": 0.2, "z": 0.4}, ["w", "y"], 2) == pytest.approx(0.6)
 
 
 def test_name_that_occurs_twice():
@@ -62,7 +72,7 @@ def test_time_left_of_thousands_of_runs_is_no_work():
         specs += [spec(f"evaluate {run} {task}", 20, f"train {run}") for task in range(64)]
     plan = Plan(specs)
     began = time.process_time()
-    assert plan.remaining({}, [], 8) == pytest.approx((65 * 100 + 65 * 64 * 20) / 8, rel=0.01)
+    assert plan.remaining(plan.steps, [], 8) == pytest.approx((65 * 100 + 65 * 64 * 20) / 8, rel=0.01)
     assert time.process_time() - began < 1.0
 
 

@@ -10,9 +10,10 @@ import time
 import pytest
 
 from cotbal.estimate import processes
+from cotbal.estimate.execution import Execution
 from cotbal.estimate.plan import Plan
-from cotbal.estimate.pool import MAX_RETRIES, Crew, RunError, in_a_line, run_plan, work_on
-from cotbal.estimate.store import Store, run_key
+from cotbal.estimate.pool import MAX_RETRIES, Crew, Pool, RunError, in_a_line, run_plan, work_on
+from cotbal.estimate.store import Record, Store, run_key
 from cotbal.estimate.worker_process import default_workers
 from tests.estimate.fake_runs import Notes, alive, small_plan, spec, starts
 
@@ -77,6 +78,22 @@ def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
         run_plan(plan, Store(tmp_path), Notes(), workers=1)
     assert len(starts(journal)) == MAX_RETRIES + 1
     assert processes.alive(Store(tmp_path).folder(run_key(plan["a"]))) == []
+
+
+def test_worker_that_dies_once_its_result_is_written_has_finished_its_run(tmp_path):
+    class Dead:
+        environment, stop = {}, staticmethod(lambda: -signal.SIGKILL)
+
+    execution, notes = Execution(Plan([spec("a", tmp_path / "journal")]), Store(tmp_path)), Notes()
+    execution.take_up()
+    worker = Dead()
+    worker.job = execution.jobs["a"]
+    execution.store.folder(worker.job.key).mkdir(parents=True)
+    execution.store.write(Record(worker.job.key, {}, 0.0, 1.0, 1.0), function="f", settings={})
+    pool = Pool(execution, notes, Crew([{}]), [worker])
+    pool._handle(worker, None)
+    assert notes.told == [("finished", "a")]
+    assert execution.over
 
 
 def test_reason_in_a_line_has_how_it_ended():

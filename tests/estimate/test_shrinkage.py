@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotbal.estimate.resample import Draws
 from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
-from cotbal.estimate.shrinkage import Shrinkage, shrunk_signals
+from cotbal.estimate.shrinkage import Shrinkage, ShrunkSignals, shrunk_signals
 from cotbal.estimate.uncertainty import uncertainty
 from tests.estimate.coverage import World, weight_errors
 
@@ -54,6 +55,44 @@ def test_a_value_goes_toward_the_mean_and_the_further_the_noisier(seed):
     assert bool(((found.applied(x) - mean).abs() <= (x - mean).abs() + 1e-12).all())
     order = errors.argsort()
     assert bool((found.reliability[order].diff() <= 0).all())
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_scatter_is_what_the_noise_does_not_explain(seed, n):
+    generator = torch.Generator().manual_seed(seed)
+    x, errors = torch.rand(2, n, generator=generator, dtype=torch.float64)
+    errors += 0.05
+    found = Shrinkage.fitted(x, errors)
+    kept = found.reliability[0]
+    tau2 = kept * errors[0] ** 2 / (1 - kept)
+    w = 1 / (tau2 + errors**2)
+    assert torch.allclose(found.shares, w / w.sum())
+    explained = (w * (x - (w * x).sum() / w.sum()) ** 2).sum().item()
+    assert explained == pytest.approx(n - 1, rel=1e-6) if tau2 > 0 else explained <= n - 1
+
+
+def test_one_known_value_is_the_mean_and_a_sure_one_among_equals_is_no_trouble():
+    alone = Shrinkage.fitted(column(3.0, math.nan), column(0.5, math.inf))
+    assert alone.reliability.tolist() == [1, 0]
+    assert alone.applied(column(3.0, math.nan)).tolist() == [3, 3]
+    equal = Shrinkage.fitted(column(0.5, 0.5, 0.5), column(0, 0.1, 0.1))
+    assert equal.reliability.tolist() == [1, 0, 0]
+    assert equal.applied(column(0.5, 0.5, 0.5)).tolist() == [0.5, 0.5, 0.5]
+
+
+def test_scores_that_move_together_have_sure_ratios():
+    C = torch.tensor([[1, 0.2, -0.1], [0.5, 1, 0.3], [0.1, 0.8, 1]], dtype=torch.float64)
+    D = column(0.2, 0.5, 0.7)
+
+    def scores(full):
+        mini = (1 - D) * full
+        return mini, mini[..., None, :] + C * (D * full)[..., None, :]
+
+    full = column(0.5, 0.6, 0.7)
+    drawn = full * torch.empty(50, 1).uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+    found = ShrunkSignals.of(Scores(["a", "b", "c"], *scores(full)), Draws(*scores(drawn)))
+    assert torch.allclose(found.contribution.reliability, torch.ones(6, dtype=torch.float64))
+    assert torch.allclose(found.difficulty.reliability, torch.ones(3, dtype=torch.float64))
 
 
 def test_a_value_that_is_not_known_becomes_the_mean_of_the_others():
@@ -151,6 +190,7 @@ def test_difficulty_of_the_equally_weighted_model_is_pulled_by_its_own_noise():
         (lambda s: Scores(s.tasks, s.mini, s.probes), {}, "items: expected the per-item scores"),
         (lambda s: s, {"precise": True}, "shrink: expected the difficulty of the probes"),
         (lambda s: Scores(s.tasks, [1.0] * 3, [[0.5] * 3] * 3), {}, "no task gains"),
+        (lambda s: Scores(s.tasks, [1.0] * 3, [[1.0] * 3] * 3), {}, "no task gains"),
     ],
 )
 def test_what_cannot_be_shrunk_is_told(change, options, words):

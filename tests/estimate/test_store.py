@@ -3,6 +3,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,13 @@ def test_result_whose_model_is_lost_or_cut_off_is_not_finished(store):
     assert store.record(RECORD.key) is None
 
 
+def test_log_that_grows_after_the_result_does_no_harm(store):
+    (store.folder(RECORD.key) / "log.txt").write_text("begun\n")
+    with write(store).with_name("log.txt").open("a") as log:
+        log.write("a library says good-bye\n")
+    assert store.record(RECORD.key) == RECORD
+
+
 def test_further_files_in_the_folder_do_no_harm(store):
     write(store).with_name("notes.txt").write_text("mine")
     assert store.record(RECORD.key) == RECORD
@@ -119,9 +127,11 @@ def test_result_that_is_not_finite_is_not_written(store):
 
 
 def test_second_process_is_told_who_holds_the_folder(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on a-node-with-a-very-long-name-that-was-here-before\n" * 2)
+    holder = f"in use by process {os.getpid()} on {os.uname().nodename}. Wait"
     with (
         locked(tmp_path),
-        pytest.raises(OutputInUseError, match=f"in use by process {os.getpid()} on"),
+        pytest.raises(OutputInUseError, match=re.escape(holder)),
         locked(tmp_path),
     ):
         pass
@@ -149,6 +159,8 @@ def test_whether_a_folder_is_in_use_can_be_asked_without_disturbing_its_user(tmp
     with locked(tmp_path / "out"):
         assert in_use(tmp_path / "out")
     assert not in_use(tmp_path / "out")
+    with locked(tmp_path / "out"):
+        pass
 
 
 def test_lock_waits_for_one_who_only_asks(tmp_path, monkeypatch):

@@ -51,3 +51,26 @@ def test_changed_data_and_a_new_task_are_told_by_name(tmp_path):
     more = {**tasks, "d": {"train": "chat.json", "validation": "val.jsonl"}}
     now, store = plan_and_store(tmp_path, tasks=more)
     assert done_again(now, store) == {"probe b": ["data of a, d (new)", "weights"]}
+
+
+def test_a_word_that_is_new_or_gone_is_told_against_the_latest_result(tmp_path):
+    write(tmp_path)
+    for started, words in ((9.0, " --lr 1 --bf16"), (5.0, " --lr 3")):
+        plan, store = plan_and_store(tmp_path, train={"command": "train {data} {output}" + words})
+        key = run_keys(plan)["mini"]
+        record = Record(key, {}, started, started + 1, 0.0)
+        store.write(record, function="f", settings=plan["mini"].settings, name="mini")
+    for words, told in (
+        (" --lr 1", "command, '--bf16' is gone"),
+        (" --lr 1 --bf16 --tf32", "command, '--tf32' is new"),
+        (" --lr 2 --bf16", "command, '1' is '2' now"),
+    ):
+        now, store = plan_and_store(tmp_path, train={"command": "train {data} {output}" + words})
+        assert done_again(now, store) == {"mini": [told]}
+
+
+def test_a_few_names_and_reasons_are_shown():
+    line = in_words({f"run {number}": [f"reason {number}"] for number in range(6)})
+    assert "again: run 0, run 1, run 2, run 3 and 2 more. " in line
+    assert "Changed: reason 0; reason 1; reason 2; reason 3. " in line
+    assert "Changed: nothing that is recorded. " in in_words({"run": []})

@@ -69,6 +69,8 @@ def changed(place, new):
             "mini_ratio: expected a share between 0 and 1 such as 1/32, got '32'",
         ),
         (changed(["mini_ratio"], "1/0"), "mini_ratio: expected a share"),
+        (changed(["mini_ratio"], 0), "mini_ratio: expected a share"),
+        (changed(["mini_ratio"], 1), "mini_ratio: expected a share"),
         (changed(["rule"], "coral"), "rule: expected one of cotbal, "),
         (changed(["seeds"], []), "seeds: list should have at least 1 item"),
         (changed(["seeds"], [1, 1]), "seeds: expected each once"),

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -108,11 +109,16 @@ def test_record_of_another_task_leaves_no_half_subset(project):
     assert not list((project.out / "data" / "mini").glob("*"))
 
 
-def test_validation_file_of_another_kind_is_only_hashed(project):
-    (project.folder / "val.jsonl").write_text("question,answer\n1,2\n")
-    facts = prepare(project).validation["a"]
+def test_validation_and_test_files_of_another_kind_are_only_hashed(tmp_path):
+    tasks = {task: {"train": f"{task}.json", "validation": "val.csv", "test": "val.csv"} for task in "ab"}
+    evaluate = {"command": "score {model} {scores} {data}"}
+    project = load_project(write(tmp_path, tasks=tasks, evaluate=evaluate))
+    (tmp_path / "val.csv").write_text("question,answer\n1,2\n")
+    data = prepare(project)
+    facts = data.validation["a"]
+    assert data.test["a", ""] == facts
     assert facts.records is None
-    assert len(facts.sha256) == 64
+    assert facts.sha256 == hashlib.sha256((tmp_path / "val.csv").read_bytes()).hexdigest()
 
 
 def peak(folder, count):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cotbal.balancing import by_name
 from cotbal.project.config import Project, load_project
@@ -15,7 +16,7 @@ from cotbal.project.template import EVALUATE, TRAIN
 TEXT = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text()
 
 
-@pytest.mark.parametrize(
+OF_MODEL = pytest.mark.parametrize(
     ("model", "prefix"),
     [
         (Project, ""),
@@ -26,10 +27,27 @@ TEXT = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text()
         (Slurm, "slurm."),
     ],
 )
+
+
+@OF_MODEL
 def test_every_key_is_told(model, prefix):
     rows = [line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `")]
     told = set(re.findall(r"`([^`]+)`", " ".join(rows)))
     assert {prefix + name for name in model.model_fields} <= told
+
+
+@OF_MODEL
+def test_the_defaults_that_are_told_are_those_of_the_code(model, prefix):
+    told = {}
+    for table in TEXT.split("| what | default |")[1:]:
+        for line in table.split("\n\n")[0].splitlines()[2:]:
+            _, names, _, defaults, _ = line.split("|")
+            keys, texts = re.findall(r"`([^`]+)`", names), defaults.strip().split(", ")
+            told |= dict(zip(keys, texts if len(texts) == len(keys) else texts * len(keys), strict=False))
+    for name, field in model.model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        if not field.is_required() and value not in (None, {}, Resources()):
+            assert yaml.safe_load(told[prefix + name]) == value, name
 
 
 def test_every_placeholder_is_told_in_its_table():

@@ -13,7 +13,7 @@ from cotbal.project.finals import collected, known_methods, same_models
 from cotbal.project.methods import parse_methods
 from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
-from cotbal.project.rungs import rung_data, rung_plan, shares
+from cotbal.project.rungs import measured, rung_data, rung_plan, shares
 from cotbal.project.session import store_of
 from tests.project.toy import content, write
 
@@ -129,6 +129,12 @@ def test_equal_weights_are_the_model_that_the_file_has(made, tmp_path):
     assert list(wanted.plan) == [f"evaluate equal on {task}" for task in "abc"]
     left = left_to_do(project, prepare(project), wanted, store_of(project))
     assert str(tmp_path / "equal") in left["runs"][0]["command"]
+    (ew,) = (
+        collected(project, prepare(project), parse_methods(["EW"], project), store_of(project))
+        .models["EW"]
+        .values()
+    )
+    assert ew.details["models"] == {"equal": str(tmp_path / "equal")}
     assert left["totals"]["trainings"] == 0
 
 
@@ -189,11 +195,37 @@ def test_rungs_have_nested_shares_above_the_mini_subset_each_scored_on_its_task(
     assert all(keys[name] == estimate[name] for name in ("mini", "probe a", "evaluate probe b on b"))
 
 
+def test_rungs_are_measured_of_the_tasks_that_have_all_of_theirs_under_every_seed(made):
+    tasks = {task: {"train": f"{task}.json", "validation": "val.jsonl", "metric": "EM"} for task in "ab"}
+    tasks["b"] |= {"better": "lower", "transform": "reciprocal"}
+    project, *_ = made(tasks=tasks, seeds=[0, 4])
+    data, store = rung_data(project), store_of(project)
+    plan = rung_plan(project, data)
+    order = {"mini": 0, "quarter": 1, "half": 2, "probe": 3}
+    for name, key in run_keys(plan).items():
+        if name.startswith("seed 4/evaluate half probe b"):
+            continue
+        result = {"output": "outputs/x"}
+        if " on " in name:
+            seed, _, run = name.partition("/")
+            score = order[run.split()[1]] + 10 * (seed == "seed 4")
+            result = {"score": score, "items": [score, score], "clusters": [0, 1]}
+        store.folder(key).mkdir(parents=True)
+        store.write(Record(key, result, 0.0, 1.0, 0.0), function="f", settings={})
+    rungs = measured(project, data, store)
+    assert rungs.shares == {"mini": 0.125, "1/4": 0.25, "1/2": 0.5, "full": 1.0}
+    assert (rungs.metrics, rungs.transforms) == ({"a": "EM", "b": "EM"}, {"a": "", "b": "reciprocal"})
+    assert rungs.scores == {"a": [[0, 1, 2, 3], [10, 11, 12, 13]]}
+    assert rungs.items == {"a": [[[s, s] for s in by_share] for by_share in rungs.scores["a"]]}
+    assert rungs.clusters == {"a": [[[0, 1]] * 4] * 2}
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
         ({"test": {}}, "tasks.a.test: expected a file, or files by names without '/'"),
         ({"test": {"x/y": "a.json"}}, "tasks.a.test: expected a file"),
+        ({"test": {"x": "a.json", "y/z": "a.json"}}, "tasks.a.test: expected a file"),
         ({"test": "a.json"}, r"tasks.a: its test files need \{data\} in the evaluation command"),
     ],
 )

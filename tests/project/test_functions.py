@@ -31,7 +31,7 @@ def fail(report):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a module of its own, which the test leaves as it found everything."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
     monkeypatch.setattr(sys, "path", list(sys.path))
     name = f"theirs_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MODULE)
@@ -71,6 +71,8 @@ def test_error_of_a_function_keeps_its_traceback_and_a_missing_one_is_told_in_a_
     [
         ("python:", "expected python:package.module:function, got ''"),
         ("python:train.py a=b", r"expected python:package.module:function, got 'train.py'"),
+        ("python:a.1b:c", r"expected python:package.module:function, got 'a.1b:c'"),
+        ("python:a.b:c a-b=1", "python:a.b:c: expected name=value, got 'a-b=1'"),
         ("python:a.b:c {data}", "python:a.b:c: expected name=value, got '{data}'"),
         ("python:a.b:c data={data} data=x", "python:a.b:c: data stands twice"),
         ("python:a.b:c 'data={data}", "expected quotes that close"),

@@ -3,9 +3,11 @@ import json
 import pytest
 
 from cotbal.collect.scoring import METRICS
+from cotbal.estimate import processes
 from cotbal.estimate.processes import CommandError
 from cotbal.project import job
 from cotbal.project.job import read_score
+from cotbal.weights import TaskWeights
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,9 @@ def test_score_with_and_without_items(tmp_path):
     path = tmp_path / "scores.json"
     path.write_text(json.dumps({"score": 0.75, "items": [1, 0.5], "more": "is ignored"}))
     assert read_score(path) == {"score": 0.75, "items": [1.0, 0.5]}
+    # Six digits of a percentage.
+    path.write_text('{"score": 66.6667, "items": [100, 100, 0]}')
+    assert read_score(path)["score"] == 66.6667
     path.write_text('{"score": 0.25}')
     assert read_score(path) == {"score": 0.25, "items": None}
     path.write_text('{"score": 1, "items": [1, 1], "clusters": [3, 4]}')
@@ -95,3 +100,69 @@ def test_answers_of_an_evaluation_that_resumes_are_kept_and_otherwise_removed(tm
     settings = {"command": command, "needs": {}, "context": {**context, "resume": resume}}
     scores = [job.evaluate(settings, folder, lambda done: None)["score"] for _ in range(2)]
     assert scores == ([1, 2] if resume else [1, 1])
+
+
+def training(tmp_path, command, **context):
+    """The settings of a training on a file of two records."""
+    (tmp_path / "a.json").write_text('[{"id": 1}, {"id": 2}]')
+    paths = {"out": str(tmp_path), "folder": str(tmp_path), "python_path": None}
+    parts = [{"task": "a", "files": [str(tmp_path / "a.json")]}]
+    numbers = {"samples": 2, "steps": 4, "work": 8, "resume": False}
+    settings = {"command": command, "format": "json", "weights": {"a": 1.0}}
+    return settings | {"context": {**paths, "parts": parts, **numbers, **context}}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_training_has_its_data_and_weights_and_leaves_its_model(tmp_path, resume):
+    folder, mixtures = tmp_path / "runs" / "key", tmp_path / "data" / "mixtures"
+    folder.mkdir(parents=True)
+    mixtures.mkdir(parents=True)
+    for name in (f".key.json.{'0' * 32}.tmp", f".other.json.{'0' * 32}.tmp"):
+        (mixtures / name).write_text("cut off")
+    # A checkpoint of an earlier try.
+    (tmp_path / "outputs" / "key").mkdir(parents=True)
+    (tmp_path / "outputs" / "key" / "checkpoint").write_text("half")
+    settings = training(tmp_path, "cp {data} {output}/data; cp {weights} {output}/weights", resume=resume)
+    result = job.train(settings, folder, lambda done: None)
+    assert result == {"output": "outputs/key", "samples": 2, "steps": 4}
+    output = tmp_path / result["output"]
+    assert json.loads((output / "data").read_text()) == [{"task": "a", "id": 1}, {"task": "a", "id": 2}]
+    assert TaskWeights.load(output / "weights").weights == {"a": 1.0}
+    assert (output / "checkpoint").exists() == resume
+    # The data may be large; another run may be writing its own.
+    assert [path.name for path in mixtures.iterdir()] == [f".other.json.{'0' * 32}.tmp"]
+
+
+def test_training_that_fails_or_leaves_nothing_is_told(tmp_path):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    lines = [f"line {number}" for number in range(30)]
+    (folder / "log.txt").write_text("\n".join(lines))
+    end = "\n".join([f"; the end of {folder / 'log.txt'}:", *lines[-job.LOG_LINES :]])
+    for command, message in (
+        ("exit 1", f"the command ended with exit status 1{end}"),
+        ("kill -9 $$", f"the command ended with signal 9{end}"),
+        ("true", f"the command ended well but left {{output}} empty: {tmp_path / 'outputs' / 'key'}"),
+    ):
+        with pytest.raises(CommandError) as caught:
+            job.train(training(tmp_path, command), folder, lambda done: None)
+        assert str(caught.value) == message
+
+
+def test_training_has_its_rule_and_a_free_port_and_leaves_no_process(tmp_path):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    settings = training(tmp_path, "sleep 60 & cp {weights} {output}/weights; echo {port} > {output}/port")
+    job.train({**settings, "rule": {"rule": "TLA"}}, folder, lambda done: None)
+    assert processes.alive(folder) == []
+    assert json.loads((tmp_path / "outputs" / "key" / "weights").read_text()) == {"rule": "TLA"}
+    assert int((tmp_path / "outputs" / "key" / "port").read_text()) > 0
+
+
+def test_progress_is_told_while_the_command_runs(tmp_path, monkeypatch):
+    folder, told = tmp_path / "runs" / "key", []
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(job, "LOOK_SECONDS", 0.0)
+    settings = training(tmp_path, f"echo '2/4 [' > {folder / 'log.txt'}; sleep 0.4; touch {{output}}/model")
+    job.train(settings, folder, told.append)
+    assert told[-1] == 4

@@ -22,6 +22,8 @@ def test_a_method_is_named_as_it_was_asked_for_and_trained_by_what_differs_from_
         ("CoTBal T=1.0 D=precise", "CoTBal T=1 D=precise", "CoTBal T=1 D=precise"),
         ("CoTBal D=real", "CoTBal D=real", "CoTBal"),
         ("difficulty alpha=1", None, None),
+        ("CoTBal alpha=0", "CoTBal alpha=0", "CoTBal alpha=0"),
+        ("CoTBal alpha=1", "CoTBal alpha=1", "CoTBal alpha=1"),
         ("dwa window=3", "DWA window=3", "DWA window=3"),
     ]:
         if name is None:
@@ -84,6 +86,7 @@ def test_a_dynamic_method_leaves_fixed_tasks_out_and_tla_counts_them(project):
         ("CoTBal T=cold", "T: expected a number, got 'cold'"),
         ("CoTBal T=0", "T: expected a number > 0"),
         ("CoTBal T=nan", "T: expected a number > 0"),
+        ("CoTBal T=inf", "T: expected a number > 0"),
         ("CoTBal alpha=2", r"alpha: expected a number in 0..1"),
         ("CoTBal D=guessed", "D: expected real or precise"),
         ("DWA T=1", "DWA has the options: window, temperature"),
@@ -94,6 +97,14 @@ def test_a_dynamic_method_leaves_fixed_tasks_out_and_tla_counts_them(project):
 def test_a_mistake_says_what_there_is(project, text, message):
     with pytest.raises(ValueError, match=message):
         parse_method(text, project())
+
+
+def test_the_precise_difficulty_has_no_items_to_shrink_by_which_is_told_before_its_runs(project):
+    toy = project(shrink=True)
+    assert parse_method("CoTBal T=1", toy).options["D"] == "real"
+    for text in ("CoTBal D=precise", "difficulty D=precise", "table3"):
+        with pytest.raises(ValueError, match="shrink: the runs of D=precise have no items"):
+            parse_methods([text], toy)
 
 
 def test_without_probes_there_is_cotbal_alone(project, tmp_path):

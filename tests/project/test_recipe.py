@@ -5,6 +5,7 @@ from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.outline import Throughput, outline, run_keys, throughput
 from cotbal.project.recipe import plan_of, recipes
+from cotbal.project.resources import Resources
 from cotbal.project.session import store_of
 from tests.project.toy import content, write
 
@@ -28,8 +29,8 @@ def runs(shown, kind):
 
 def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and_price(made):
     train = {"command": STEPS, "epochs": 2.0, "batch_size": 10, "samples_per_gpu_hour": 50.0}
-    evaluate = {"command": "e {model} {task} {scores}", "items_per_gpu_hour": 40.0}
-    _, _, plan, shown = made(train=train, evaluate=evaluate)
+    evaluate = {"command": "e {model} {task} {scores} {data}", "items_per_gpu_hour": 40.0}
+    project, _, plan, shown = made(train=train, evaluate=evaluate)
     trainings = runs(shown, "train")
     assert {name: run["samples"] for name, run in trainings.items()} == {
         "mini": 8 + 12 + 5,
@@ -50,6 +51,9 @@ def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and
         "of_full_data": 275 / 200,
         "gpu_hours": pytest.approx(275 * 2 / 50 + 12 * 0.5),
     }
+    first, out = evaluations["evaluate mini on a"], project.out
+    model, scores = out / "outputs" / trainings["mini"]["key"], out / "runs" / first["key"] / "scores.json"
+    assert first["command"] == f"e {model} a {scores} {project.folder / 'val.jsonl'}"
     # Samples of training and items in one unit, so that the time left is told rightly: 0.5 hours each.
     assert plan.steps["evaluate mini on a"] == 25
     assert trainings["mini"]["command"].endswith(" 0 --max_steps 5")
@@ -62,10 +66,12 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     # 25 samples in half an hour and 20 items in a quarter, on 2 GPUs.
     for name, seconds in (("mini", 1800.0), ("evaluate mini on a", 900.0)):
         store.folder(keys[name]).mkdir(parents=True)
-        store.write(Record(keys[name], {}, 0.0, seconds, 0.0), function="f", settings={})
+        store.write(Record(keys[name], {}, 100.0, 100.0 + seconds, 0.0), function="f", settings={})
     known = throughput(project, plan, store)
     assert known == Throughput(25.0, 40.0)
     assert outline(project, data, plan, known)["totals"]["gpu_hours"] == pytest.approx(275 / 25 + 240 / 40)
+    without = project.model_copy(update={"resources": Resources(slots=2)})
+    assert throughput(without, plan, store) == Throughput(50.0, 80.0)
 
 
 def test_precise_adds_two_runs_per_task_each_scored_on_its_task(made):
@@ -89,6 +95,17 @@ def test_step_matched_mini_run_takes_the_steps_of_the_mean_probe(made):
     assert mini["command"].endswith("--max_steps 9")
 
 
+def test_step_matching_knows_that_cheap_probes_have_a_quarter(made, tmp_path):
+    (tmp_path / "equal").mkdir()
+    (tmp_path / "equal" / "model.json").write_text("{}")
+    cheap = {"mode": "cheap", "equal_model": "equal", "mini_ratio": "1/16"}
+    *_, shown = made(step_matched=True, train={"command": STEPS, "batch_size": 10}, **cheap)
+    trainings = runs(shown, "train")
+    assert [run["work"] for run in trainings.values()] == [26, 25, 31, 20]  # 76 / 3 and its parts
+    with pytest.raises(ValueError, match="step_matched: mode no-probes has no probes to match"):
+        made(step_matched=True, train={"command": STEPS, "batch_size": 10}, **cheap | {"mode": "no-probes"})
+
+
 def test_step_matching_needs_the_steps_in_the_command(made):
     with pytest.raises(ValueError, match=r"toy.yaml, line 1: step_matched: it needs \{steps\}"):
         made(step_matched=True)
@@ -99,6 +116,7 @@ def test_several_seeds_have_runs_of_their_own(made):
     assert len(plan) == 32
     assert len({run["key"] for run in shown["runs"]}) == 32
     assert shown["runs"][0]["name"] == "seed 0/mini"
+    assert shown["totals"]["of_full_data"] == 275 / 200
     assert "evaluate probe a on b" in [run["name"].rpartition("/")[2] for run in shown["runs"]]
 
 
@@ -209,4 +227,4 @@ def test_mini_run_and_its_evaluations_start_first_so_that_a_broken_command_shows
     order = sorted(plan, key=plan.urgency, reverse=True)
     assert order[:4] == ["seed 0/mini", *(f"seed 0/evaluate mini on {task}" for task in "abc")]
     assert order[4] == "seed 0/probe b"
-    assert plan.remaining({}, [], 1) == sum(plan.steps.values())
+    assert plan.remaining(plan.steps, [], 1) == sum(plan.steps.values())

@@ -90,3 +90,18 @@ def test_several_seeds_without_probes_pool_too(tmp_path):
     files = [out / f"seed-{seed}" / "scores.csv" for seed in (0, 3)]
     call("weights", *files, "--fixed", "chat=1.5", "--out", tmp_path / "w")
     assert dict(TaskWeights.load(tmp_path / "w")) == dict(written)
+
+
+def test_weights_of_an_earlier_start_are_called_old_under_every_seed(tmp_path):
+    (tmp_path / "ew").mkdir()
+    (tmp_path / "ew" / "model.json").write_text("{}")
+    evaluate = {"command": "echo '{{\"score\": 0}}' > {scores}; test -d {model}"}
+    path = write(tmp_path, seeds=[0, 3], mode="no-probes", equal_model="ew", evaluate=evaluate)
+    old = tmp_path / "out" / "seed-3" / "weights.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    result = CliRunner().invoke(app, ["run", str(path)])
+    assert result.exit_code == 1
+    assert "No weights for seed 3: " in result.stderr
+    assert f"{old} is of an earlier start" in result.stderr
+    assert f"{old.with_name('scores.csv')} is of" not in result.stderr
