@@ -160,6 +160,12 @@ def test_unknown_options(model: LlamaForCausalLM, options: dict[str, Any], messa
     assert not is_patched(model)
 
 
+def test_an_unknown_level_is_told_before_a_training_is_set_up() -> None:
+    """LLaVA's training would come to it hours later."""
+    with pytest.raises(ValueError, match="level: expected one of auto, linear, logits, got 'rows'"):
+        cotbal.patch(level="rows")
+
+
 @pytest.mark.parametrize(
     ("target", "got"),
     [

@@ -20,7 +20,6 @@ def save_weighting(trainer: Any, weighting: Weighting, trial: Any) -> None:
     folder = (
         Path(trainer._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     )
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"schema_version": SCHEMA_VERSION, "state": weighting.state_dict()}
     write_text_atomically(folder / FILE_NAME, json.dumps(content) + "\n")
 

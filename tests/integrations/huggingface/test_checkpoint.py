@@ -38,8 +38,8 @@ def weights_of(run: OrderedTrainer) -> list[list[float]]:
 
 @pytest.mark.parametrize("logging_strategy", ["steps", "no"])
 def test_a_resumed_run_goes_on_as_if_never_stopped(tmp_path: Path, logging_strategy: str) -> None:
-    """Logging closes a step, too: without it only the checkpoint does."""
-    options = {"logging_strategy": logging_strategy}
+    """Logging closes a step, too: without it only the checkpoint does. AdamW has a state of its own."""
+    options = {"logging_strategy": logging_strategy, "optim": "adamw_torch", "learning_rate": 0.01}
     unbroken = trainer(tmp_path / "unbroken", DWA(window=1), 6, **options)
     unbroken.train()
     trainer(tmp_path / "broken", DWA(window=1), 3, **options).train()

@@ -57,6 +57,16 @@ def test_the_task_is_read_from_another_field_or_from_the_file() -> None:
         assert set(batch) == {"input_ids", "cotbal_task_ids"}
 
 
+def test_the_wrapped_collator_sees_nothing_of_the_tasks() -> None:
+    """Also where every record tells its task by its file alone."""
+    seen = []
+    records = [{"input_ids": [1], "path": "data/b.json"}, {"input_ids": [2], "path": "a.json"}]
+    files = {"file_field": "path", "file_tasks": {"a.json": "a", "b.json": "b"}}
+    batch = TaskCollator(lambda rows: seen.extend(rows) or {}, ["a", "b"], field="kind", **files)(records)
+    assert batch["cotbal_task_ids"].tolist() == [1, 0]
+    assert seen == [{"input_ids": [1]}, {"input_ids": [2]}]
+
+
 def test_records_without_tasks_make_a_batch_without_ids() -> None:
     records = [{key: record[key] for key in ("input_ids", "labels")} for record in RECORDS]
     assert set(TaskCollator(default_data_collator, ["a"])(records)) == {"input_ids", "labels"}

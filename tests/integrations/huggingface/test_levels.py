@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from cotbal.integrations.huggingface import acceptance
 from cotbal.integrations.huggingface.levels import install_loss
+from cotbal.integrations.huggingface.loss_position import LogitShape
 from cotbal.integrations.huggingface.no_logits import NoLogits, NoLogitsError
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import CASES, NO_LOSS_FUNCTION, Size, build, each
@@ -192,18 +193,32 @@ def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         acceptance.accepted_shape(model)
 
 
-def test_a_gradient_that_is_not_a_number_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a finite loss: Python's max() would lose it."""
+@pytest.mark.parametrize("factor", [float("nan"), 1.01])
+def test_one_gradient_that_is_off_or_not_a_number_is_seen(
+    monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """Behind a right loss, in one row alone: Python's max() would lose a NaN."""
     model, _ = build("LlamaForCausalLM")
     of_shape = acceptance._Batch.run
 
     def run(self: acceptance._Batch, *args: Any) -> list[Tensor]:
         loss, *gradients = of_shape(self, *args)
-        return [loss, gradients[0] * float("nan") if len(args) > 1 else gradients[0], *gradients[1:]]
+        if len(args) > 1:
+            gradients[0][1, 0] *= factor
+        return [loss, *gradients]
 
     monkeypatch.setattr(acceptance._Batch, "run", run)
     with pytest.raises(acceptance.NotExactError, match="is off by"):
         acceptance.accepted_shape(model)
+
+
+def test_a_scale_is_that_of_the_bias_as_well() -> None:
+    torch.manual_seed(0)
+    hidden, head, labels = torch.randn(2, 5, 8), nn.Linear(8, 11), torch.randint(11, (2, 5))
+    step_loss = begun()
+    with step_loss.micro_batch(TASK_IDS):
+        loss = LogitShape(scale=0.25).loss(step_loss, hidden, head, labels, True)
+    assert torch.isclose(loss, weighted(0.25 * head(hidden), labels), rtol=1e-5)
 
 
 def test_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,15 @@ def split(model: Any) -> None:
     model._tp_size = 2
 
 
+class Halved(nn.Linear):
+    def forward(self, hidden: Tensor) -> Tensor:
+        return 0.5 * super().forward(hidden)
+
+
+def subclass(model: Any) -> None:
+    model.lm_head = Halved(32, 100, bias=False)
+
+
 def halve_logits(model: Any) -> None:
     model.lm_head.register_forward_hook(lambda head, inputs, logits: 0.5 * logits)
 
@@ -48,6 +57,7 @@ def halve_logits(model: Any) -> None:
             quantise,
             r"quantized.dynamic.*Linear \(quantised, or with a forward of its own\).*llm_int8_skip",
         ),
+        (subclass, r"lm_head is a .*Halved \(quantised, or with a forward of its own\)"),
         (quantise_weight, "lm_head.weight is a quantised Tensor of torch.int8"),
         (offload, "lm_head's forward has been replaced.*on one device"),
         (take_away, "LlamaForCausalLM has no output embeddings"),
@@ -159,6 +169,15 @@ class InPlace(LlamaForCausalLM):
         return super().forward(*args, labels=labels.index_fill_(1, torch.tensor([-1]), -100), **kwargs)
 
 
+class TwoLosses(LlamaForCausalLM):
+    """Computes its loss twice, and returns the last."""
+
+    def forward(self, *args: Any, labels: Tensor, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, labels=labels, **kwargs)
+        outputs["loss"] = self.loss_function(outputs.logits, labels, self.vocab_size)
+        return outputs
+
+
 class OtherIgnored(LlamaForCausalLM):
     """Also ignores a token of its own."""
 
@@ -172,6 +191,7 @@ class OtherIgnored(LlamaForCausalLM):
     [
         (Aligned, "Aligned hands shift_labels to its loss_function.*put them into the batch as shift_labels"),
         (InPlace, "InPlace changes the labels of the batch in place.*change them in the collator"),
+        (TwoLosses, "TwoLosses computes more than one loss in a pass; it cannot be weighted"),
         (OtherIgnored, "ignore_index: expected -100 in the loss_function of OtherIgnored, got 7"),
     ],
 )

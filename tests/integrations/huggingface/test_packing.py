@@ -45,6 +45,13 @@ def test_shifted_labels_lose_what_the_next_segment_starts_with() -> None:
     assert targets.task_ids.tolist() == PER_TOKEN
 
 
+def test_shifted_labels_alone_give_the_model_its_labels() -> None:
+    """A model that gets none computes no loss."""
+    alone = {"shift_labels": LABELS, "cotbal_task_ids": IDS[:1]}
+    assert batch_targets(alone).labels is LABELS
+    assert alone["labels"] is LABELS
+
+
 def test_padding_behind_the_last_segment_is_no_segment() -> None:
     labels = torch.cat([LABELS, torch.full((1, 2), -100)], 1)
     positions = torch.cat([POSITIONS, torch.zeros(1, 2, dtype=torch.int64)], 1)
@@ -98,3 +105,5 @@ def test_batches_that_cannot_be_trained_on_are_refused() -> None:
     padded = {"labels": LABELS, "attention_mask": torch.ones(1, 8), "cotbal_task_ids": IDS}
     with pytest.raises(ValueError, match=r"expected one id per sample \(1,\), one per label \(1, 8\)"):
         batch_targets(padded | {"position_ids": POSITIONS})
+    with pytest.raises(ValueError, match=r"one per segment of a packed row .* got the shape \(1, 3\)"):
+        batch_targets({"labels": LABELS, "position_ids": torch.arange(8)[None], "cotbal_task_ids": IDS[None]})

@@ -11,7 +11,13 @@ from transformers import Trainer, TrainerCallback
 
 import cotbal
 from cotbal.balancing import DWA
-from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer, TaskCollator, TaskLogCallback
+from cotbal.integrations.huggingface import (
+    CoTBalMixin,
+    CoTBalTrainer,
+    TaskCollator,
+    TaskLogCallback,
+    patching,
+)
 from tests.integrations.huggingface.level_cases import build
 from tests.integrations.huggingface.training import (
     LEARNING_RATE,
@@ -280,11 +286,15 @@ def test_a_collator_that_was_put_over_ours_is_told(tmp_path: Path) -> None:
     assert type(trainer) is Plain
 
 
-def test_a_transformers_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cotbal.integrations.huggingface import patching
-
-    monkeypatch.setattr(patching, "version", lambda name: "4.37.2")
+@pytest.mark.parametrize("found", ["4.37.2", "4.51.3"])
+def test_a_transformers_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    monkeypatch.setattr(patching, "version", lambda name: found)
     with pytest.raises(
-        ImportError, match=r"transformers: expected 4\.52 or newer .* got 4\.37\.2; upgrade it"
+        ImportError, match=rf"transformers: expected 4\.52 or newer .* got {found}; upgrade it"
     ):
         cotbal.patch(plain(tmp_path), weights=WEIGHTS)
+
+
+def test_the_oldest_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patching, "version", lambda name: "4.52.dev0")
+    cotbal.patch(plain(tmp_path), weights=WEIGHTS)

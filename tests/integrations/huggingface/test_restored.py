@@ -1,6 +1,7 @@
 """A checkpoint is loaded whole, also where transformers saved it under other names than the parameters'."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,25 @@ def test_a_parameter_keeps_its_bits(tmp_path: Path) -> None:
     for (name, saved), got in zip(model.named_parameters(), other.parameters(), strict=True):
         assert got.dtype == saved.dtype, name
         assert torch.equal(got, saved), name
+
+
+def test_float64_keeps_its_bits(tmp_path: Path) -> None:
+    model = tiny_model().double()
+    with torch.no_grad():
+        model.lm_head.weight.add_(1e-12)
+    model.save_pretrained(tmp_path)
+    other = tiny_model(seed=1).double()
+    restore(other, str(tmp_path))
+    assert torch.equal(parameters(other), parameters(model))
+
+
+def test_the_trainer_tells_what_is_not_missed_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(Trainer, "_issue_warnings_after_load", lambda self, result: told.append(result))
+    run, whole = trainer(tmp_path, 1), SimpleNamespace(missing_keys=[], unexpected_keys=["more"])
+    run._issue_warnings_after_load(whole)
+    run._issue_warnings_after_load(SimpleNamespace(missing_keys=["lm_head.weight"], unexpected_keys=[]))
+    assert told == [whole]
 
 
 def test_what_is_not_there_under_any_name_is_told(tmp_path: Path) -> None:
