@@ -109,7 +109,7 @@ class CoTBalMixin(RestoredWeights):
             device=self.args.device,
             replicas=_tensor_parallel(self),
         )
-        self.tasks, self.weighting, self.step_loss = names, weighting, self.balance.step_loss
+        self.tasks, self.step_loss = names, self.balance.step_loss
         self._level, self._is_predicting, self._has_loss = level, False, False
         self._held: list[Any] = []
         self._opened_at: int | None = None
@@ -121,6 +121,18 @@ class CoTBalMixin(RestoredWeights):
         self.add_callback(self._task_logs)
         # The loss is that of the whole window; older versions are told in training_step.
         self.loss_is_scaled_for_ga = True
+
+    @property
+    def weighting(self) -> Weighting:
+        """The rule that the weights of each step come from."""
+        return self.balance.weighting
+
+    @weighting.setter
+    def weighting(self, rule: object) -> None:
+        raise AttributeError(
+            f"weighting: expected it to stay {type(self.weighting).__name__} once the trainer is made, got "
+            "another rule; weights that change by the step are a Weighting whose compute reads self.step"
+        )
 
     @property
     def meter(self) -> TaskMeter:

@@ -119,6 +119,13 @@ def test_a_list_of_weights_is_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     assert other.weighting.fixed == {"long": 1.0, "short": 2.0}
 
 
+def test_another_rule_in_the_place_of_the_trainers_is_not_ignored(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    with pytest.raises(AttributeError, match=r"weighting: .* stay StaticWeights .* reads self\.step"):
+        run.weighting = DWA(window=2)
+    assert run.weighting is run.balance.weighting
+
+
 def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tasks: .* got none; pass tasks=\[\.\.\.\]"):
         trainer(tmp_path, weights=DWA(window=2), data_collator=pad)
