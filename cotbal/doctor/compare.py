@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cotbal.doctor.batches import check_batch
 from cotbal.doctor.float32_head import heads_of, in_float32
 from cotbal.doctor.measure import milliseconds, peak_mib
 from cotbal.doctor.runners import Plain, Runner
@@ -92,8 +93,9 @@ def compare(
         runner: an engine around the model; without one the model is called as it is.
 
     Raises:
-        ValueError: the loss cannot be put into this model, or the batch has nothing to train on; the message
-            says why.
+        ValueError: the loss cannot be put into this model, or the batch does not fit it or has nothing to
+            train on; the message says why.
+        TypeError: labels that are not int64.
 
     Example:
         >>> from cotbal.doctor import compare, load_model, random_batch
@@ -106,8 +108,7 @@ def compare(
     runner = runner or Plain(model)
     device = next(model.parameters()).device
     inputs = {key: value.to(device) for key, value in batch.items() if not key.startswith("cotbal_")}
-    if not (inputs["labels"][:, 1:] != -100).any():
-        raise ValueError("batch: expected labels to train on, got -100 alone behind each row's first token")
+    check_batch(model, inputs)
     step_loss = StepLoss(2)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     heads = heads_of(model)
