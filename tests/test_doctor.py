@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import CohereConfig, CohereForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, CohereConfig, CohereForCausalLM
 
 from cotbal.doctor import compare, devices, load_batch, load_model, packages, random_batch, versions
 from cotbal.doctor.batches import check_batch
@@ -183,6 +183,12 @@ def test_models_from_a_folder_a_configuration_and_an_adapter(saved: Path, tmp_pa
 
 
 def test_models_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="model: expected a language model, got CLIPVisionModel, which has no"
+    ):
+        random_batch(
+            CLIPVisionModel(CLIPVisionConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1))
+        )
     with pytest.raises(FileNotFoundError, match="is not downloaded"):
         load_model("llava-hf/llava-1.5-7b-hf")
     file = tmp_path / "config.json"

@@ -38,9 +38,17 @@ def load_model(source: str | Path | None = None) -> Any:
 
 
 def random_batch(model: Any, seed: int = 0) -> dict[str, Tensor]:
-    """Two rows of random text, of which 30 % are labels; (2, S) int64 each."""
+    """Two rows of random text, of which 30 % are labels; (2, S) int64 each.
+
+    Raises:
+        ValueError: not a model of language.
+    """
     draw = torch.Generator().manual_seed(seed)
     config = model.config.get_text_config()
+    if not hasattr(config, "vocab_size"):
+        raise ValueError(
+            f"model: expected a language model, got {type(model).__name__}, which has no vocabulary"
+        )
     # Image tokens without an image would be an error.
     special = {value for value in special_ids(model.config.to_dict()) if value < config.vocab_size}
     usable = torch.tensor([token for token in range(config.vocab_size) if token not in special])
