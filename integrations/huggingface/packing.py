@@ -73,6 +73,9 @@ def _segment_starts(batch: MutableMapping[str, Any], labels: Tensor) -> Tensor |
     if boundaries is not None:
         starts = torch.zeros(labels.shape[-1] + 1, dtype=torch.bool, device=labels.device)
         return starts.index_fill_(0, boundaries.to(labels.device, torch.int64), True)[None, :-1]
+    if positions is not None and positions.ndim == 3 and positions.shape[0] == 4:
+        # Qwen-VL's rotary positions in three directions, behind those of the text, which tell the segments.
+        positions = positions[0]
     if positions is None or positions.shape != labels.shape or batch.get("attention_mask") is not None:
         return None
     starts = torch.ones_like(positions, dtype=torch.bool)
