@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from cotbal.balancing import DWA
 from cotbal.integrations.huggingface import CoTBalTrainer, TaskCollator
+from cotbal.integrations.huggingface.refusals import check_trainer
 from tests.integrations.huggingface.training import (
     TASKS,
     WEIGHTS,
@@ -46,6 +47,19 @@ def test_settings_that_change_after_the_construction(tmp_path: Path) -> None:
     run.args.label_smoothing_factor = 0.1
     with pytest.raises(ValueError, match=r"label_smoothing_factor: expected 0, got 0\.1"):
         run.train()
+
+
+def test_ligers_loss_is_refused_and_its_other_kernels_are_not(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.args.use_liger_kernel = True
+    for others in (None, {"rope": True}):
+        run.args.liger_kernel_config = others
+        with pytest.raises(
+            ValueError, match=r"use_liger_kernel: .*=\{'fused_linear_cross_entropy': False\}\)"
+        ):
+            check_trainer(run)
+    run.args.liger_kernel_config = {"fused_linear_cross_entropy": False}
+    check_trainer(run)
 
 
 def test_the_default_arguments_are_refused_with_the_remedy(tmp_path: Path) -> None:
