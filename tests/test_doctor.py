@@ -40,6 +40,14 @@ def test_both_levels_agree_with_the_models_own_loss(level: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_batch_of_one_row_is_weighted_too() -> None:
+    model = load_model()
+    found = compare(model, {key: value[:1] for key, value in random_batch(model).items()})
+    assert found.agrees
+    _, ones, _, weighted = found.passes
+    assert abs(weighted.gradient_norm / ones.gradient_norm - 1) > 0.05
+
+
 def test_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     state, seeds = torch.get_rng_state(), []
     with monkeypatch.context() as patched:

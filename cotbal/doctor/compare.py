@@ -18,7 +18,7 @@ from cotbal.step_loss import StepLoss
 # backward pass makes of gradients that are rounded to them.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
-# Two tasks far apart: rows take them by turns.
+# Two tasks far apart.
 _WEIGHTS = (0.25, 4.0)
 _ONES = (1.0, 1.0)
 
@@ -142,8 +142,12 @@ class _Check:
 
     @property
     def task_ids(self) -> Tensor:
+        """(B, S): rows take the tasks by turns, the tokens of a single row do."""
         labels = self.inputs["labels"]
-        return torch.arange(len(labels), device=labels.device) % len(_WEIGHTS)
+        rows, tokens = (torch.arange(size, device=labels.device) for size in labels.shape)
+        return (tokens.expand_as(labels) if len(rows) == 1 else rows[:, None].expand_as(labels)) % len(
+            _WEIGHTS
+        )
 
     def constants(self, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         labels = self.inputs["labels"]
@@ -167,13 +171,13 @@ class _Check:
         """Eq. 2 with torch's own cross-entropy, from the logits of the model without its loss."""
         weights, denominator = self.constants(_WEIGHTS)
         labels = self.inputs["labels"][:, 1:]
-        of_row = weights[self.task_ids, None] / denominator.float()
+        of_token = weights[self.task_ids[:, 1:]] / denominator.float()
         unlabelled = {key: value for key, value in self.inputs.items() if key != "labels"}
 
         def loss_of() -> Tensor:
             logits = self.runner(**unlabelled).logits[:, :-1].flatten(0, 1).float()
             rows = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
-            return (rows.view(labels.shape) * of_row).sum()
+            return (rows.view(labels.shape) * of_token).sum()
 
         return loss_of
 

@@ -83,7 +83,8 @@ def _check_arguments(args: Any) -> None:
     if getattr(args, "use_liger_kernel", False) and kernels.get("fused_linear_cross_entropy", True):
         raise ValueError(
             "use_liger_kernel: expected Liger's kernels without its loss, got them with it, which never "
-            f"sees the tasks. Pass {theirs}(liger_kernel_config={{'fused_linear_cross_entropy': False}}) beside it"
+            "sees the tasks. Beside it pass "
+            f"{theirs}(liger_kernel_config={{'fused_linear_cross_entropy': False}})"
         )
     if args.n_gpu > 1:
         raise ValueError(
