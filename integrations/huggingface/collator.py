@@ -123,6 +123,11 @@ class TaskCollator:
             raise ValueError(f"{error}; {OTHER_KEY}") from error
 
 
+def collator_tasks(collator: object) -> tuple[str, ...] | None:
+    """The task names of a `TaskCollator`, in the order of their ids; None of another collator."""
+    return collator.tasks if isinstance(collator, TaskCollator) else None
+
+
 def _check_mapping(name: str, value: object, holds: str) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name}: expected a mapping {holds}, got {type(value).__name__}; make a dict of it")

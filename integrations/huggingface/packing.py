@@ -53,7 +53,9 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
         )
     kind = getattr(task_ids, "dtype", type(task_ids).__name__)
     if kind != torch.int64:
-        raise TypeError(f"{TASK_IDS}: expected a tensor of int64, which no trainer casts, got {kind}")
+        raise TypeError(
+            f"{TASK_IDS}: expected a tensor of int64, which no trainer casts, got {kind}; make it torch.int64"
+        )
     shift = "shift_labels" not in batch
     starts = _segment_starts(batch, labels)
     if starts is not None:

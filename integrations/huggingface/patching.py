@@ -8,9 +8,9 @@ from torch import nn
 from transformers import Trainer
 
 from cotbal.balancing import StaticWeights, Weighting, stated_tasks
-from cotbal.integrations.huggingface.collator import TaskCollator
+from cotbal.integrations.huggingface.collator import TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.model_loss import ModelLoss
-from cotbal.integrations.huggingface.trainer import CoTBalMixin, CoTBalTrainer, collator_tasks
+from cotbal.integrations.huggingface.trainer import CoTBalMixin, CoTBalTrainer
 
 _OLDEST = (4, 52)
 _ABSENT = object()

@@ -100,7 +100,7 @@ def test_batches_that_cannot_be_trained_on_are_refused() -> None:
     ):
         batch_targets({"cotbal_task_ids": IDS})
     with pytest.raises(
-        TypeError, match=r"expected a tensor of int64, which no trainer casts, got torch\.float32"
+        TypeError, match=r"expected a tensor of int64, which no trainer casts, got torch\.float32; make it"
     ):
         batch_targets({"labels": LABELS, "cotbal_task_ids": torch.tensor([1.0])})
     padded = {"labels": LABELS, "attention_mask": torch.ones(1, 8), "cotbal_task_ids": IDS}

@@ -140,6 +140,15 @@ def test_another_rule_in_the_place_of_the_trainers_is_not_ignored(tmp_path: Path
     assert run.weighting is run.balance.weighting
 
 
+def test_a_collator_whose_ids_nothing_names_is_refused(tmp_path: Path) -> None:
+    """The order of the weights would be a guess: with the other order each task had another's weight."""
+    with pytest.raises(
+        ValueError,
+        match=r"data_collator: expected a TaskCollator, got function; pass TaskColl.* tasks=\[\.\.\.\]",
+    ):
+        trainer(tmp_path, data_collator=pad).train()
+
+
 def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tasks: .* got none; pass tasks=\[\.\.\.\]"):
         trainer(tmp_path, weights=DWA(window=2), data_collator=pad)
@@ -148,7 +157,10 @@ def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:
 
 def test_a_training_batch_without_ids(tmp_path: Path) -> None:
     without = trainer(
-        tmp_path, data_collator=pad, train_dataset=[record | {"task": 0} for record in records(8)]
+        tmp_path,
+        data_collator=pad,
+        tasks=TASKS,
+        train_dataset=[record | {"task": 0} for record in records(8)],
     )
     with pytest.raises(
         ValueError, match=r"cotbal_task_ids: expected .* data_collator=TaskCollator\(collator.* field=\.\.\."
