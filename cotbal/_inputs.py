@@ -287,7 +287,10 @@ def _check_denominator(denominator: Tensor | None, reduction: str, features: Ten
         or denominator.dtype not in _WEIGHT_DTYPES
         or denominator.ndim != 0
     ):
-        raise TypeError(f"denominator: expected a 0-d float32 tensor, got {denominator!r}")
+        raise TypeError(
+            f"denominator: expected a 0-d float32 tensor, got {denominator!r}; use "
+            "torch.as_tensor(denominator, dtype=torch.float32, device=logits.device)"
+        )
     if denominator.device != features.device:
         raise ValueError(
             f"denominator: expected a tensor on {features.device}, got one on {denominator.device}"

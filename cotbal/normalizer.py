@@ -87,7 +87,10 @@ def task_token_counts(
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         # An unsigned label would never, or wrongly, equal an ignore_index below 0.
         if not isinstance(kind, torch.dtype) or kind.is_floating_point or not kind.is_signed:
-            raise TypeError(f"{name}: expected a tensor of int64, got {kind}")
+            raise TypeError(
+                f"{name}: expected a tensor of int64, got {kind}; make it "
+                f"torch.as_tensor({name}, dtype=torch.int64)"
+            )
     task_ids = _per_token(task_ids, labels)
     if token_weights is not None and token_weights.shape != labels.shape:
         raise ValueError(

@@ -79,8 +79,9 @@ def patch(
         weights: `TaskWeights`, a mapping from task to weight, a list in the order of `tasks`, a file with any
             of these, or a rule of `cotbal.balancing`. By default the file that the environment variable
             COTBAL_WEIGHTS names, else all 1 with the curves of each task.
-        tasks: the names in the order of their ids, by default those of the weights, else of the data; or a
-            mapping from file to task, for records that do not name theirs.
+        tasks: the names in the order of their ids, by default those of the weights, else of the data (stated
+            for a model, which sees numbers alone); or a mapping from file to task, for records that do not
+            name theirs.
         level: "linear" computes the loss inside `lm_head`'s call and never holds all logits, "logits" works
             with any head, "auto" takes linear where it is exact.
         denominator: "step" counts the tokens of the whole optimizer step on all ranks (Eq. 2), "world" those
@@ -106,7 +107,7 @@ def patch(
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
         >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=2, **sizes)).train()
-        >>> handle = cotbal.patch(model, weights={"VQAv2": 0.8, "GQA": 1.2}, denominator="micro")
+        >>> handle = cotbal.patch(model, weights=[0.8, 1.2], tasks=["VQAv2", "GQA"], denominator="micro")
         >>> ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
         >>> loss = model(input_ids=ids, labels=ids, cotbal_task_ids=torch.tensor([1, 0])).loss
         >>> handle.patch.task_logs()["task_tokens/GQA"]

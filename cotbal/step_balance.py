@@ -16,8 +16,8 @@ from csrc_triton.checks import require
 _UNTRAINED = (
     "labels: expected the step before to train once on the tokens that were counted for it, which divide its "
     "loss. Change labels in the collator; leave no micro-batch of a window out (a skipped training_step, an "
-    "epoch that a callback stops within it) and run none twice (compute_loss called by hand). Counted less "
-    "trained on, by task: expected 0"
+    "epoch that a callback stops within it), run none twice (compute_loss called by hand), and give the loss "
+    "the `shift` of normalizer.add. Counted less trained on, by task: expected 0"
 )
 
 

@@ -6,9 +6,10 @@ import peft
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import CohereConfig, CohereForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, CohereConfig, CohereForCausalLM
 
 from cotbal.doctor import compare, devices, load_batch, load_model, packages, random_batch, versions
+from cotbal.doctor.batches import check_batch
 from cotbal.doctor.engine import compare_under_deepspeed
 from cotbal.integrations.huggingface import levels
 from cotbal.integrations.huggingface.loss_position import LogitShape
@@ -37,6 +38,14 @@ def test_both_levels_agree_with_the_models_own_loss(level: str) -> None:
     assert abs(weighted.gradient_norm / ones.gradient_norm - 1) > 0.05
     assert all(each.milliseconds > 0 and each.peak_mib > 0.5 for each in found.passes)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_batch_of_one_row_is_weighted_too() -> None:
+    model = load_model()
+    found = compare(model, {key: value[:1] for key, value in random_batch(model).items()})
+    assert found.agrees
+    _, ones, _, weighted = found.passes
+    assert abs(weighted.gradient_norm / ones.gradient_norm - 1) > 0.05
 
 
 def test_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +104,42 @@ def test_a_batch_without_labels_is_refused(tmp_path: Path) -> None:
         load_batch(tmp_path / "batch.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"labels": torch.full((2, 9), 3, dtype=torch.int32)},
+            "labels of int64, got torch.int32; use labels.lo",
+        ),
+        ({"labels": torch.full((9,), 3)}, r"labels \(B, S\), got the shape \(9,\); save what the collator"),
+        (
+            {"labels": torch.full((2, 5), 3)},
+            r"labels of the shape of input_ids, \(2, 9\), got \(2, 5\); pad both alike, labels wi",
+        ),
+        ({"labels": torch.full((2, 9), 512)}, r"labels in 0\.\.511, .* got 512; is it the tokenizer"),
+        ({"labels": torch.full((2, 9), -1)}, r"labels in 0\.\.511, .* got -1; .*a padded label is -100"),
+        ({"input_ids": torch.full((2, 9), 512)}, r"input_ids in 0\.\.511, .* got 512; is it the tokenizer"),
+    ],
+    ids=["dtype", "one row", "shorter", "beyond", "padded with -1", "tokens"],
+)
+def test_a_batch_that_does_not_fit_is_refused(changes: dict[str, torch.Tensor], message: str) -> None:
+    batch = {"input_ids": torch.full((2, 9), 3), "labels": torch.full((2, 9), 3)}
+    with pytest.raises((TypeError, ValueError), match=f"^batch: expected {message}"):
+        compare(load_model(), batch | changes)
+
+
+def test_an_image_token_may_lie_beyond_the_vocabulary() -> None:
+    model = load_model()
+    model.config.image_token_id = 600
+    check_batch(model, {"input_ids": torch.full((2, 9), 600), "labels": torch.full((2, 9), 3)})
+
+
+def test_a_batch_that_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"labels": torch.ones(2, 3)}, tmp_path / "batch.pt")
+    with pytest.raises(ValueError, match=r"batch\.pt: expected a whole safetensors file, .*; write it with"):
+        load_batch(tmp_path / "batch.pt")
+
+
 def test_bfloat16() -> None:
     model = load_model().bfloat16()
     found = compare(model, random_batch(model))
@@ -146,6 +191,12 @@ def test_models_from_a_folder_a_configuration_and_an_adapter(saved: Path, tmp_pa
 
 
 def test_models_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="model: expected a language model, got CLIPVisionModel, which has no"
+    ):
+        random_batch(
+            CLIPVisionModel(CLIPVisionConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1))
+        )
     with pytest.raises(FileNotFoundError, match="is not downloaded"):
         load_model("llava-hf/llava-1.5-7b-hf")
     file = tmp_path / "config.json"
@@ -153,7 +204,10 @@ def test_models_that_cannot_be_looked_at(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model type 'llava_llama'.*cotbal\.patch"):
         load_model(file)
     file.write_text(json.dumps({"model_type": "llama", "architectures": ["MyLlama"]}))
-    with pytest.raises(ValueError, match=r"expected a class of transformers in config\.json, got 'MyLlama'"):
+    with pytest.raises(ValueError, match=r"in config\.json, got 'MyLlama'; put its name there, as \"archit"):
+        load_model(file)
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: expected JSON, got Expecting .*; save it anew"):
         load_model(file)
 
 
@@ -222,3 +276,11 @@ def test_an_engine_that_does_not_start_says_why(tmp_path: Path) -> None:
     config.write_text(json.dumps({"zero_optimization": {"stage": 7}}))
     with pytest.raises(ValueError, match="the check under DeepSpeed failed"):
         compare_under_deepspeed(config)
+
+
+def test_a_configuration_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "zero2.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=r"zero2\.json: expected DeepSpeed's configuration, a JSON object, got"
+    ):
+        compare_under_deepspeed(tmp_path / "zero2.json")

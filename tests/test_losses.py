@@ -286,7 +286,7 @@ BAD = {
     "denominator as a number": (
         {"denominator": 3.0},
         TypeError,
-        "denominator: expected a 0-d float32 tensor",
+        r"denominator: expected a 0-d float32 tensor, got 3\.0; use torch\.as_tensor\(",
     ),
     "denominator of 0": ({"denominator": torch.tensor(0.0)}, ValueError, "denominator: .* got 0.0"),
     "denominator below 0": ({"denominator": torch.tensor(-1.0)}, ValueError, "denominator: .* got -1.0"),

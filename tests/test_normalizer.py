@@ -48,7 +48,7 @@ def test_wrong_ids_and_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="token_weights: expected the labels' shape"):
         task_token_counts(LABELS, IDS, 3, token_weights=torch.ones(3))
     # 156 is -100 in 8 bits without a sign.
-    with pytest.raises(TypeError, match=r"labels: expected a tensor of int64, got torch\.uint8"):
+    with pytest.raises(TypeError, match=r"labels: expected a tensor of int64, got torch\.uint8; make it"):
         task_token_counts(torch.full((1, 3), 156, dtype=torch.uint8), IDS[:1], 1)
     # An id where nothing is trained on may be anything.
     per_token = IDS[:, None].repeat(1, 3).masked_fill(LABELS == -100, -1)

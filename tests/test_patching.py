@@ -28,7 +28,7 @@ def model() -> LlamaForCausalLM:
 
 
 def put_in(model: Any, **options: Any) -> PatchHandle:
-    return cotbal.patch(model, **({"weights": WEIGHTS, "denominator": "micro"} | options))
+    return cotbal.patch(model, **({"weights": WEIGHTS, "tasks": TASKS, "denominator": "micro"} | options))
 
 
 def is_patched(model: Any) -> bool:

@@ -1,6 +1,7 @@
 """`cotbal doctor`: versions and devices, a model's level, one batch with its own loss and with ours."""
 
 import json
+import math
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -47,7 +48,10 @@ def doctor(
     with redirect_stdout(sys.stderr):
         compared = _compare(model, batch, level, deepspeed)
     problems = [f"{each.name}: {each.problem}" for each in found if each.problem]
-    if not compared.agrees:
+    own = compared.passes[0].loss
+    if not math.isfinite(own):
+        problems.append(f"the model's own loss is {own}: look at its weights, or give another --batch")
+    elif not compared.agrees:
         problems.append(f"loss or gradients differ by more than {compared.tolerance:g}; please report this")
     if as_json:
         typer.echo(json.dumps(_summary(found, machine, compared, problems), indent=2))

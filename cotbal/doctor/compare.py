@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cotbal.doctor.batches import check_batch
 from cotbal.doctor.float32_head import heads_of, in_float32
 from cotbal.doctor.measure import milliseconds, peak_mib
 from cotbal.doctor.runners import Plain, Runner
@@ -17,7 +18,7 @@ from cotbal.step_loss import StepLoss
 # backward pass makes of gradients that are rounded to them.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
-# Two tasks far apart: rows take them by turns.
+# Two tasks far apart.
 _WEIGHTS = (0.25, 4.0)
 _ONES = (1.0, 1.0)
 
@@ -92,8 +93,9 @@ def compare(
         runner: an engine around the model; without one the model is called as it is.
 
     Raises:
-        ValueError: the loss cannot be put into this model, or the batch has nothing to train on; the message
-            says why.
+        ValueError: the loss cannot be put into this model, or the batch does not fit it or has nothing to
+            train on; the message says why.
+        TypeError: labels that are not int64.
 
     Example:
         >>> from cotbal.doctor import compare, load_model, random_batch
@@ -106,8 +108,7 @@ def compare(
     runner = runner or Plain(model)
     device = next(model.parameters()).device
     inputs = {key: value.to(device) for key, value in batch.items() if not key.startswith("cotbal_")}
-    if not (inputs["labels"][:, 1:] != -100).any():
-        raise ValueError("batch: expected labels to train on, got -100 alone behind each row's first token")
+    check_batch(model, inputs)
     step_loss = StepLoss(2)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     heads = heads_of(model)
@@ -141,8 +142,12 @@ class _Check:
 
     @property
     def task_ids(self) -> Tensor:
+        """(B, S): rows take the tasks by turns, the tokens of a single row do."""
         labels = self.inputs["labels"]
-        return torch.arange(len(labels), device=labels.device) % len(_WEIGHTS)
+        rows, tokens = (torch.arange(size, device=labels.device) for size in labels.shape)
+        return (tokens.expand_as(labels) if len(rows) == 1 else rows[:, None].expand_as(labels)) % len(
+            _WEIGHTS
+        )
 
     def constants(self, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         labels = self.inputs["labels"]
@@ -166,13 +171,13 @@ class _Check:
         """Eq. 2 with torch's own cross-entropy, from the logits of the model without its loss."""
         weights, denominator = self.constants(_WEIGHTS)
         labels = self.inputs["labels"][:, 1:]
-        of_row = weights[self.task_ids, None] / denominator.float()
+        of_token = weights[self.task_ids[:, 1:]] / denominator.float()
         unlabelled = {key: value for key, value in self.inputs.items() if key != "labels"}
 
         def loss_of() -> Tensor:
             logits = self.runner(**unlabelled).logits[:, :-1].flatten(0, 1).float()
             rows = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
-            return (rows.view(labels.shape) * of_row).sum()
+            return (rows.view(labels.shape) * of_token).sum()
 
         return loss_of
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotbal.doctor.batches import special_ids
+
 # A model without weights is built with so many layers: what is looked at comes after them.
 _LAYERS = 2
 _ROWS, _LENGTH, _VALID = 2, 64, 0.3
@@ -36,11 +38,19 @@ def load_model(source: str | Path | None = None) -> Any:
 
 
 def random_batch(model: Any, seed: int = 0) -> dict[str, Tensor]:
-    """Two rows of random text, of which 30 % are labels; (2, S) int64 each."""
+    """Two rows of random text, of which 30 % are labels; (2, S) int64 each.
+
+    Raises:
+        ValueError: not a model of language.
+    """
     draw = torch.Generator().manual_seed(seed)
     config = model.config.get_text_config()
+    if not hasattr(config, "vocab_size"):
+        raise ValueError(
+            f"model: expected a language model, got {type(model).__name__}, which has no vocabulary"
+        )
     # Image tokens without an image would be an error.
-    special = {value for value in _special(model.config.to_dict()) if value < config.vocab_size}
+    special = {value for value in special_ids(model.config.to_dict()) if value < config.vocab_size}
     usable = torch.tensor([token for token in range(config.vocab_size) if token not in special])
     length = min(_LENGTH, getattr(config, "max_position_embeddings", _LENGTH))
     ids = usable[torch.randint(len(usable), (_ROWS, length), generator=draw)]
@@ -55,15 +65,20 @@ def load_batch(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file: what the collator made, with `input_ids` and `labels`.
 
     Raises:
-        ValueError: it holds no labels.
+        ValueError: it is no such file, or holds no labels.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    batch: dict[str, Tensor] = load_file(path)
+    remedy = 'write it with safetensors.torch.save_file(collator(records), "batch.safetensors")'
+    try:
+        batch: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a whole safetensors file, got {error}; {remedy}") from error
     if "labels" not in batch:
         raise ValueError(
             f"{path}: expected the tensors of a training batch with labels, got {', '.join(sorted(batch))}; "
-            'write it with safetensors.torch.save_file(collator(records), "batch.safetensors")'
+            f"{remedy}"
         )
     return batch
 
@@ -104,7 +119,13 @@ def _known(file: Path) -> Path:
     """The file, whose model type is one that transformers knows."""
     from transformers import CONFIG_MAPPING
 
-    model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: expected JSON, got {error}; save it anew with config.save_pretrained"
+        ) from error
+    model_type = content.get("model_type") if isinstance(content, dict) else None
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{file}: expected a model of transformers, got the model type {model_type!r}. LLaVA's own code "
@@ -119,7 +140,10 @@ def _class(config: Any) -> Any:
     name = (config.architectures or [None])[0]
     found = getattr(transformers, name or "", None)
     if found is None:
-        raise ValueError(f"architectures: expected a class of transformers in config.json, got {name!r}")
+        raise ValueError(
+            f"architectures: expected a class of transformers in config.json, got {name!r}; put its name "
+            'there, as "architectures": ["LlavaForConditionalGeneration"] (model.save_pretrained writes it)'
+        )
     return found
 
 
@@ -136,14 +160,3 @@ def _shortened(config: Any) -> Any:
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[: text.num_hidden_layers]
     return config
-
-
-def _special(config: dict[str, Any]) -> set[int]:
-    """The ids of special tokens, wherever they stand in a configuration."""
-    found: set[int] = set()
-    for key, value in config.items():
-        if isinstance(value, dict):
-            found |= _special(value)
-        elif str(key).endswith(("_token_id", "_token_index")) and isinstance(value, int):
-            found.add(value)
-    return found

@@ -73,16 +73,36 @@ class TaskCollator:
         """Returns the wrapped collator's batch with the ids of the records.
 
         Raises:
+            TypeError: records or a batch that are no mappings.
             ValueError: an unknown task, or some records with a task and some without.
         """
-        records = [{key: record[key] for key in record if key not in self._keys} for record in features]
-        batch = dict(self.collator(records))
+        for record in features:
+            _check_mapping("records", record, "from its keys to their values")
+        batch = self._batch(
+            [{key: record[key] for key in record if key not in self._keys} for record in features]
+        )
         if any(record.get(key) is not None for record in features for key in self._keys):
             batch[TASK_IDS] = torch.tensor([self._id(record) for record in features], dtype=torch.int64)
             labels = batch.get("shift_labels", batch.get("labels"))
             if self.count_valid and isinstance(labels, Tensor):
                 batch[VALID_COUNT] = int((labels != -100).sum())
         return batch
+
+    def _batch(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the wrapped collator makes of the records."""
+        try:
+            batch = self.collator(records)
+        except (TypeError, ValueError) as error:
+            text = [key for key in records[0] if isinstance(records[0][key], str)] if records else []
+            # Transformers' own make tensors of every key; another one may have failed over anything.
+            if not text or not type(self.collator).__module__.startswith("transformers."):
+                raise
+            raise ValueError(
+                f"{error} -- the records hold text under {', '.join(text)}, of which "
+                f"{type(self.collator).__name__} can make no tensor: remove those columns; {OTHER_KEY}"
+            ) from error
+        _check_mapping("collator", batch, "with the tensors of a batch")
+        return dict(batch)
 
     def _id(self, record: Mapping[str, Any]) -> int:
         try:
@@ -101,3 +121,13 @@ class TaskCollator:
             raise TypeError(f"{error}; {_NAMES_OF_CLASSES}") from error
         except ValueError as error:
             raise ValueError(f"{error}; {OTHER_KEY}") from error
+
+
+def collator_tasks(collator: object) -> tuple[str, ...] | None:
+    """The task names of a `TaskCollator`, in the order of their ids; None of another collator."""
+    return collator.tasks if isinstance(collator, TaskCollator) else None
+
+
+def _check_mapping(name: str, value: object, holds: str) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected a mapping {holds}, got {type(value).__name__}; make a dict of it")

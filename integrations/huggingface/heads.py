@@ -1,6 +1,7 @@
 """The model behind its wrappers: whether its loss is ours to take, and its head a plain product."""
 
 import sys
+from inspect import signature
 from typing import Any
 
 import torch
@@ -46,7 +47,13 @@ def check_loss(model: Any) -> None:
     """
     from transformers.loss.loss_utils import ForCausalLMLoss
 
-    name, own = type(model).__name__, model.loss_function
+    name = type(model).__name__
+    if model.get_output_embeddings() is None and "labels" not in signature(model.forward).parameters:
+        raise ValueError(
+            f"model: expected a class that takes labels and has a head, got {name}, the body alone; load it "
+            "by AutoModelForCausalLM or AutoModelForImageTextToText"
+        )
+    own = model.loss_function
     if own is not ForCausalLMLoss:
         raise ValueError(
             f"model: expected the loss of causal language models in {name}, "

@@ -53,7 +53,9 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
         )
     kind = getattr(task_ids, "dtype", type(task_ids).__name__)
     if kind != torch.int64:
-        raise TypeError(f"{TASK_IDS}: expected a tensor of int64, which no trainer casts, got {kind}")
+        raise TypeError(
+            f"{TASK_IDS}: expected a tensor of int64, which no trainer casts, got {kind}; make it torch.int64"
+        )
     shift = "shift_labels" not in batch
     starts = _segment_starts(batch, labels)
     if starts is not None:
@@ -73,6 +75,9 @@ def _segment_starts(batch: MutableMapping[str, Any], labels: Tensor) -> Tensor |
     if boundaries is not None:
         starts = torch.zeros(labels.shape[-1] + 1, dtype=torch.bool, device=labels.device)
         return starts.index_fill_(0, boundaries.to(labels.device, torch.int64), True)[None, :-1]
+    if positions is not None and positions.ndim == 3 and positions.shape[0] == 4:
+        # Qwen-VL's rotary positions in three directions, behind those of the text, which tell the segments.
+        positions = positions[0]
     if positions is None or positions.shape != labels.shape or batch.get("attention_mask") is not None:
         return None
     starts = torch.ones_like(positions, dtype=torch.bool)

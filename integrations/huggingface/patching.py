@@ -8,9 +8,9 @@ from torch import nn
 from transformers import Trainer
 
 from cotbal.balancing import StaticWeights, Weighting, stated_tasks
-from cotbal.integrations.huggingface.collator import TaskCollator
+from cotbal.integrations.huggingface.collator import TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.model_loss import ModelLoss
-from cotbal.integrations.huggingface.trainer import CoTBalMixin, CoTBalTrainer, collator_tasks
+from cotbal.integrations.huggingface.trainer import CoTBalMixin, CoTBalTrainer
 
 _OLDEST = (4, 52)
 _ABSENT = object()
@@ -29,8 +29,8 @@ def patch_huggingface(
     Args:
         target: a constructed `transformers.Trainer`, or a transformers model, PEFT's of one included.
         weighting: the rule that weights come from; None: all 1.
-        tasks: task names in the order of their ids; None: those of a Trainer's `TaskCollator`, else those of
-            the weights.
+        tasks: task names in the order of their ids; None with a Trainer: those of its `TaskCollator`, else
+            those of the weights.
         level: "linear", "logits" or "auto", as in `install_loss`.
         denominator: "step" with a Trainer; "world" or "micro" with a model.
 
@@ -145,7 +145,7 @@ class ModelPatch:
     Args:
         model: a transformers model, PEFT's of one, in `torch.compile` or DDP.
         weighting: constant weights.
-        tasks: task names in the order of their ids, or None.
+        tasks: task names in the order of their ids.
         level: as in `install_loss`.
         denominator: "world" or "micro".
 
@@ -163,13 +163,12 @@ class ModelPatch:
         denominator: str,
     ) -> None:
         _check_model_options(weighting, denominator)
-        names = stated_tasks(tasks, weighting)
-        if names is None:
+        if tasks is None:
             raise ValueError(
-                "tasks: expected the task names in the order of their ids, got neither tasks nor weights; "
-                "pass one of them to cotbal.patch()"
+                "tasks: expected the task names in the order of the ids in the batches, got None, and "
+                "weights by name tell no order; pass tasks=collator.tasks, those of your TaskCollator"
             )
-        self.loss = ModelLoss(model, names, weighting, level, denominator)
+        self.loss = ModelLoss(model, tasks, weighting, level, denominator)
 
     def describe(self) -> list[str]:
         """A line on each thing that was changed."""

@@ -79,6 +79,13 @@ def _check_arguments(args: Any) -> None:
             f"label_smoothing_factor: expected 0, got {args.label_smoothing_factor}; the Trainer's smoothing "
             "bypasses the task weights. Pass label_smoothing=... to the trainer instead"
         )
+    kernels = getattr(args, "liger_kernel_config", None) or {}
+    if getattr(args, "use_liger_kernel", False) and kernels.get("fused_linear_cross_entropy", True):
+        raise ValueError(
+            "use_liger_kernel: expected Liger's kernels without its loss, got them with it, which never "
+            "sees the tasks. Beside it pass "
+            f"{theirs}(liger_kernel_config={{'fused_linear_cross_entropy': False}})"
+        )
     if args.n_gpu > 1:
         raise ValueError(
             f"n_gpu: expected one GPU per process, got {args.n_gpu}: DataParallel splits a batch without its "

@@ -16,7 +16,7 @@ from transformers.trainer_utils import has_length
 from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
 from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
-from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator
+from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import check_steps, check_trainer
@@ -41,7 +41,8 @@ class CoTBalMixin(RestoredWeights):
         args: those of the trainer; so are all other keyword arguments.
         weights: `TaskWeights`, a mapping from task to weight, a list in the order of the tasks, a file with
             any of these, or a `Weighting`.
-        tasks: task names in the order of their ids; by default the collator's, else those of the weights.
+        tasks: task names in the order of their ids; by default the collator's. A collator that is no
+            `TaskCollator` in training needs them stated: the weights by name tell no order of its ids.
         level: "linear", "logits" or "auto", as in `install_loss`.
         label_smoothing: eps in 0..1, as in `cotbal.gtw_cross_entropy`.
         z_loss: zeta >= 0, likewise.
@@ -97,7 +98,7 @@ class CoTBalMixin(RestoredWeights):
             ValueError: as the class does.
         """
         check_trainer(self)
-        names = stated_tasks(tasks, weighting)
+        names, self._are_stated = stated_tasks(tasks, weighting), tasks is not None
         if names is None:
             raise ValueError(
                 "tasks: expected the task names in the order of their ids, got none; pass tasks=[...]"
@@ -109,7 +110,7 @@ class CoTBalMixin(RestoredWeights):
             device=self.args.device,
             replicas=_tensor_parallel(self),
         )
-        self.tasks, self.weighting, self.step_loss = names, weighting, self.balance.step_loss
+        self.tasks, self.step_loss = names, self.balance.step_loss
         self._level, self._is_predicting, self._has_loss = level, False, False
         self._held: list[Any] = []
         self._opened_at: int | None = None
@@ -121,6 +122,18 @@ class CoTBalMixin(RestoredWeights):
         self.add_callback(self._task_logs)
         # The loss is that of the whole window; older versions are told in training_step.
         self.loss_is_scaled_for_ga = True
+
+    @property
+    def weighting(self) -> Weighting:
+        """The rule that the weights of each step come from."""
+        return self.balance.weighting
+
+    @weighting.setter
+    def weighting(self, rule: object) -> None:
+        raise AttributeError(
+            f"weighting: expected it to stay {type(self.weighting).__name__} once the trainer is made, got "
+            "another rule; weights that change by the step are a Weighting whose compute reads self.step"
+        )
 
     @property
     def meter(self) -> TaskMeter:
@@ -142,9 +155,15 @@ class CoTBalMixin(RestoredWeights):
         """Checks that the collator numbers the tasks as the weights do.
 
         Raises:
-            ValueError: it does not.
+            ValueError: it does not, or nothing says how it does.
         """
         numbered = collator_tasks(self.data_collator)
+        if numbered is None and not self._are_stated:
+            raise ValueError(
+                f"data_collator: expected a TaskCollator, got {type(self.data_collator).__name__}; pass "
+                f"TaskCollator(collator, tasks), or where yours makes {TASK_IDS} tasks=[...] in the "
+                "order of those ids"
+            )
         if numbered is not None and numbered != self.tasks:
             raise ValueError(
                 f"tasks: expected the collator's {', '.join(numbered)} in that order, got "
@@ -352,11 +371,6 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
         >>> trainer.tasks, trainer.installed.level
         (('VQAv2', 'GQA'), 'linear')
     """
-
-
-def collator_tasks(collator: object) -> tuple[str, ...] | None:
-    """The task names of a `TaskCollator`, in the order of their ids; None of another collator."""
-    return collator.tasks if isinstance(collator, TaskCollator) else None
 
 
 def _past_ours(trainer: Any, came: str) -> str:

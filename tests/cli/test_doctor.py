@@ -48,6 +48,17 @@ def test_a_mismatch_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(done.stdout)["problems"]
 
 
+def test_a_model_without_a_loss_is_not_told_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = doctor.load_model()
+    loaded.lm_head.weight.data.fill_(float("nan"))
+    monkeypatch.setattr("cotbal.doctor.load_model", lambda _: loaded)
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["problems"] == [
+        "the model's own loss is nan: look at its weights, or give another --batch"
+    ]
+
+
 def test_a_mistake_is_one_line_and_exit_code_2() -> None:
     done = CliRunner().invoke(app, ["doctor", "no-such-model"])
     assert done.exit_code == 2

@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, default_data_collator
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
+    DataCollatorWithPadding,
+    default_data_collator,
+)
 
 from cotbal.integrations.huggingface import TaskCollator
 from tests.examples import check_examples
@@ -99,6 +104,31 @@ def test_the_numbers_of_a_class_label_are_refused_with_what_makes_names_of_them(
 def test_something_that_is_no_collator_is_refused() -> None:
     with pytest.raises(TypeError, match="collator: expected a callable that makes a batch, got list"):
         TaskCollator([], ["a"])
+
+
+def test_records_and_batches_that_are_no_mappings_are_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"^records: expected a mapping from .*, got tuple; make a dict of it"
+    ):
+        TaskCollator(default_data_collator, ["a"])([([1, 2], "a")])
+    with pytest.raises(TypeError, match=r"^collator: expected a mapping with the tensors .*, got list; make"):
+        TaskCollator(lambda records: [*records], ["a"])([{"input_ids": [1], "task": "a"}])
+
+
+def test_text_that_transformers_makes_no_tensor_of_is_named() -> None:
+    class Tokenizer:
+        padding_side = "right"
+        model_input_names = ("input_ids",)
+
+        def pad(self, features: Any, **_: Any) -> dict[str, torch.Tensor]:
+            return {key: torch.tensor([each[key] for each in features]) for key in features[0]}
+
+    records = [{"input_ids": [1], "id": "x7", "dataset": "a"}]
+    message = (
+        r"-- the records hold text under id, dataset, of which DataCollatorWithPadding .* field=\.\.\.\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        TaskCollator(DataCollatorWithPadding(Tokenizer()), ["a"])(records)
 
 
 def test_one_name_is_not_taken_for_its_letters() -> None:

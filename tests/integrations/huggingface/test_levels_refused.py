@@ -11,6 +11,7 @@ from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import Size, build
 from tests.integrations.huggingface.level_runs import run
+from tests.integrations.huggingface.training import tiny_model
 
 
 def quantise(model: Any) -> None:
@@ -144,6 +145,13 @@ def test_a_loss_that_does_not_shift_is_not_replaced() -> None:
     model.config.is_encoder_decoder = True
     with pytest.raises(ValueError, match="expected a decoder, got the encoder-decoder LlamaForCausalLM"):
         install_loss(model, StepLoss(2))
+
+
+def test_a_body_without_its_head_is_told_as_one() -> None:
+    with pytest.raises(
+        ValueError, match=r"takes labels and has a head, got LlamaModel, .* AutoModelForCausalLM"
+    ):
+        install_loss(tiny_model().model, StepLoss(2))
 
 
 def test_a_users_own_loss_is_not_dropped() -> None:

@@ -47,7 +47,7 @@ def nothing_stays_patched() -> Iterator[None]:
 
 
 def put_in(model: Any, **options: Any) -> Any:
-    return cotbal.patch(model, **({"weights": WEIGHTS, "denominator": "micro"} | options))
+    return cotbal.patch(model, **({"weights": WEIGHTS, "tasks": TASKS, "denominator": "micro"} | options))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -362,7 +362,7 @@ def test_the_stock_trainer_is_refused(tmp_path: Path) -> None:
             r"'world' or 'micro' with a model.* Use CoTBalTrainer or cotbal\.patch\(tr",
         ),
         ({"weights": DWA(window=2), "tasks": TASKS}, r"constant ones with a model, got DWA.* CoTBalTrainer"),
-        ({"weights": None}, "tasks: expected the task names .* got neither tasks nor weights; pass one of"),
+        ({"tasks": None}, r"tasks: expected the task names .* got None, .* pass tasks=collator\.tasks"),
         ({"tasks": {"a.json": "short"}}, "got a mapping from file to task"),
         ({"weights": {"short": 1.0}, "tasks": TASKS}, "no weight for task 'long'"),
     ],

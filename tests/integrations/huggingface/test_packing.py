@@ -15,7 +15,15 @@ IDS = torch.tensor([2, 0, 1])
 PER_TOKEN = [[2, 2, 2, 0, 0, 1, 1, 1]]
 
 
-@pytest.mark.parametrize("mark", [{"position_ids": POSITIONS}, {"cu_seq_lens_q": BOUNDARIES}])
+# The text's positions, then those of three directions: an image's tokens stand at one time.
+OF_QWEN_VL = torch.stack([POSITIONS, *[torch.tensor([[0, 1, 1, 0, 1, 0, 0, 1]])] * 3])
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [{"position_ids": POSITIONS}, {"cu_seq_lens_q": BOUNDARIES}, {"position_ids": OF_QWEN_VL}],
+    ids=["positions", "boundaries", "positions of Qwen-VL"],
+)
 def test_ids_per_segment_become_ids_per_token_and_first_tokens_no_targets(mark: dict[str, Any]) -> None:
     batch = {"labels": LABELS.clone(), "cotbal_task_ids": IDS, **mark}
     targets = batch_targets(batch)
@@ -99,7 +107,7 @@ def test_batches_that_cannot_be_trained_on_are_refused() -> None:
     ):
         batch_targets({"cotbal_task_ids": IDS})
     with pytest.raises(
-        TypeError, match=r"expected a tensor of int64, which no trainer casts, got torch\.float32"
+        TypeError, match=r"expected a tensor of int64, which no trainer casts, got torch\.float32; make it"
     ):
         batch_targets({"labels": LABELS, "cotbal_task_ids": torch.tensor([1.0])})
     padded = {"labels": LABELS, "attention_mask": torch.ones(1, 8), "cotbal_task_ids": IDS}

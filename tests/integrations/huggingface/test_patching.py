@@ -270,7 +270,7 @@ def test_a_trainer_that_is_balanced_already(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without the balanced loss, got a OrderedTrainer, which has it"):
         cotbal.patch(ours, weights=WEIGHTS)
     with pytest.raises(ValueError, match=r"already has a loss of cotbal; call restore\(\) or unpatch\(\)"):
-        cotbal.patch(ours.model, weights=WEIGHTS, denominator="micro")
+        cotbal.patch(ours.model, weights=WEIGHTS, tasks=TASKS, denominator="micro")
     assert isinstance(ours.model.forward.loss_position.step_loss, type(ours.step_loss))
 
 

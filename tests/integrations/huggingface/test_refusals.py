@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from cotbal.balancing import DWA
 from cotbal.integrations.huggingface import CoTBalTrainer, TaskCollator
+from cotbal.integrations.huggingface.refusals import check_trainer
 from tests.integrations.huggingface.training import (
     TASKS,
     WEIGHTS,
@@ -46,6 +47,19 @@ def test_settings_that_change_after_the_construction(tmp_path: Path) -> None:
     run.args.label_smoothing_factor = 0.1
     with pytest.raises(ValueError, match=r"label_smoothing_factor: expected 0, got 0\.1"):
         run.train()
+
+
+def test_ligers_loss_is_refused_and_its_other_kernels_are_not(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.args.use_liger_kernel = True
+    for others in (None, {"rope": True}):
+        run.args.liger_kernel_config = others
+        with pytest.raises(
+            ValueError, match=r"use_liger_kernel: .*=\{'fused_linear_cross_entropy': False\}\)"
+        ):
+            check_trainer(run)
+    run.args.liger_kernel_config = {"fused_linear_cross_entropy": False}
+    check_trainer(run)
 
 
 def test_the_default_arguments_are_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -119,6 +133,22 @@ def test_a_list_of_weights_is_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     assert other.weighting.fixed == {"long": 1.0, "short": 2.0}
 
 
+def test_another_rule_in_the_place_of_the_trainers_is_not_ignored(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    with pytest.raises(AttributeError, match=r"weighting: .* stay StaticWeights .* reads self\.step"):
+        run.weighting = DWA(window=2)
+    assert run.weighting is run.balance.weighting
+
+
+def test_a_collator_whose_ids_nothing_names_is_refused(tmp_path: Path) -> None:
+    """The order of the weights would be a guess: with the other order each task had another's weight."""
+    with pytest.raises(
+        ValueError,
+        match=r"data_collator: expected a TaskCollator, got function; pass TaskColl.* tasks=\[\.\.\.\]",
+    ):
+        trainer(tmp_path, data_collator=pad).train()
+
+
 def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tasks: .* got none; pass tasks=\[\.\.\.\]"):
         trainer(tmp_path, weights=DWA(window=2), data_collator=pad)
@@ -127,7 +157,10 @@ def test_a_rule_without_the_names_of_the_tasks(tmp_path: Path) -> None:
 
 def test_a_training_batch_without_ids(tmp_path: Path) -> None:
     without = trainer(
-        tmp_path, data_collator=pad, train_dataset=[record | {"task": 0} for record in records(8)]
+        tmp_path,
+        data_collator=pad,
+        tasks=TASKS,
+        train_dataset=[record | {"task": 0} for record in records(8)],
     )
     with pytest.raises(
         ValueError, match=r"cotbal_task_ids: expected .* data_collator=TaskCollator\(collator.* field=\.\.\."

@@ -8,7 +8,7 @@ import torch
 
 import cotbal
 from tests.integrations.huggingface.model_losses import BOUND, batch, eq2, micro_batches, model, relative
-from tests.integrations.huggingface.training import WEIGHTS
+from tests.integrations.huggingface.training import TASKS, WEIGHTS
 
 # PEFT 0.21 reads what transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -28,7 +28,7 @@ def adapted() -> Any:
 
 def test_a_patched_lora_model_is_eq_2() -> None:
     ours, theirs = adapted(), adapted()
-    with cotbal.patch(ours, weights=WEIGHTS, denominator="micro") as handle:
+    with cotbal.patch(ours, weights=WEIGHTS, tasks=TASKS, denominator="micro") as handle:
         assert "LlamaForCausalLM: linear level" in repr(handle)
         for rows in micro_batches():
             loss, expected = ours(**batch(rows)).loss, eq2(theirs, rows)
