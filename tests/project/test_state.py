@@ -129,6 +129,7 @@ def test_a_state_that_cannot_be_read_says_nothing(tmp_path, text):
 def test_a_disk_that_takes_no_state_stops_no_run(tmp_path):
     (tmp_path / "state.json").mkdir()
     StateFile(tmp_path, Notes()).started("x")
+    assert (tmp_path / "state.json").is_dir(), "the disk took it, so nothing was tried"
 
 
 def test_the_state_names_its_driver_and_version(state, tmp_path):

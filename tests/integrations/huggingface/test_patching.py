@@ -297,4 +297,4 @@ def test_a_transformers_that_is_too_old(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_oldest_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patching, "version", lambda name: "4.52.dev0")
-    cotbal.patch(plain(tmp_path), weights=WEIGHTS)
+    assert cotbal.patch(plain(tmp_path), weights=WEIGHTS) is not None
