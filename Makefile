@@ -8,7 +8,7 @@ LLAVA := .venv-llava
 LLAVA_NEXT := .venv-llava-next
 NEXT ?=
 # The oldest that the package takes, the first whose compiler takes the loss, and the newest.
-TORCH ?= 2.4.1 2.6.0 2.14.1
+TORCH ?= 2.4.1 2.6.0 2.15.0
 TORCH_TESTS := $(addprefix tests/test_,$(addsuffix .py,losses losses_input modules compile_ops backward_twice inplace \
   gradcheck step_loss step_balance normalizer weights))
 LLAVA_TESTS := tests/integrations/llava
@@ -30,7 +30,7 @@ help:
 	@echo "make test-full  the tests with their long matrices"
 	@echo "make test-llava the tests on LLaVA's own training alone"
 	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
-	@echo "make test-torch TORCH='2.4.1 2.14.1'  the losses and the kernels' compilation with these (gigabytes each)"
+	@echo "make test-torch TORCH='2.4.1 2.15.0'  the losses and the kernels' compilation with these (gigabytes each)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
 	@echo "make lint       ruff and mypy"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csrc_triton.compact import Compaction, RowMoves
 from csrc_triton.gather_rows import gather_rows
-from csrc_triton.launch import on_gpu_of
+from csrc_triton.launch import compile_options, on_gpu_of
 
 BLOCK, NUM_WARPS = 1024, 8
 # Rows of a step of the count of those before a block: they come from the cache, so latency is what counts.
@@ -128,7 +128,7 @@ def compact_to(
                 KEEPS_PLACES=keeps_places,
                 BLOCK=BLOCK,
                 STEP=STEP,
-                num_warps=NUM_WARPS,
+                **compile_options(NUM_WARPS),
             )
     return Compaction(index, inverse, compact_labels, compact_weights), fits
 
@@ -147,7 +147,7 @@ def put_rows(losses: Tensor, correct: Tensor, inverse: Tensor) -> tuple[Tensor, 
                 inverse,
                 n_rows,
                 BLOCK=BLOCK,
-                num_warps=NUM_WARPS,
+                **compile_options(NUM_WARPS),
             )
     return row_losses, row_correct
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import on_gpu_of
+from csrc_triton.launch import compile_options, on_gpu_of
 
 # 16 bytes a thread in 16 bits: four warps, one step for each 1024 columns.
 BLOCK = 1024
@@ -67,6 +67,6 @@ def gather_rows(source: Tensor, index: Tensor, *, out: Tensor, start: int = 0) -
                 start,
                 n_cols,
                 BLOCK=BLOCK,
-                num_warps=NUM_WARPS,
+                **compile_options(NUM_WARPS),
             )
     return out

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import WARP_SIZE, WORD, on_gpu_of, row_launch, stream_launch
+from csrc_triton.launch import WARP_SIZE, WORD, compile_options, on_gpu_of, row_launch, stream_launch
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -270,7 +270,7 @@ def gtw_cross_entropy_forward(
             BLOCK=launch.block,
             STEP=launch.step,
             WORD=WORD,
-            num_warps=launch.warps(WARP_SIZE),
+            **compile_options(launch.warps(WARP_SIZE)),
         )
     return losses, correct.view(torch.bool)
 
@@ -301,5 +301,5 @@ def scale_rows_(
             HAS_EDGES=has_edges,
             WORD=WORD,
             BLOCK=launch.block,
-            num_warps=launch.num_warps,
+            **compile_options(launch.num_warps),
         )

@@ -80,6 +80,15 @@ def _smallest(n_cols: int, entries: tuple[Launch, ...], otherwise: Launch) -> La
     return next((entry for entry in entries if n_cols <= entry.block), otherwise)
 
 
+def compile_options(num_warps: int) -> dict[str, int | bool]:
+    """What a kernel is compiled with: its warps, and a * b + c rounded once.
+
+    The second is said because Triton 3.10 no longer does so by itself: the table's registers, and the last
+    bit of a loss, would be others.
+    """
+    return {"num_warps": num_warps, "enable_fp_fusion": True}
+
+
 def on_gpu_of(tensor: Tensor) -> AbstractContextManager[None]:
     """Makes the tensor's GPU the current one: a kernel starts there, whichever its tensors are on.
 

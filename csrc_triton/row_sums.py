@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import on_gpu_of
+from csrc_triton.launch import compile_options, on_gpu_of
 from csrc_triton.rows import Rows
 from csrc_triton.task_stats import RowSums
 
@@ -180,7 +180,7 @@ def weigh_rows(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor, 
                 HAS_CLASS_WEIGHTS=rows.class_weights is not None,
                 HAS_DENOMINATOR=denominator is not None,
                 BLOCK=_BLOCK,
-                num_warps=_WARPS,
+                **compile_options(_WARPS),
             )
     return weights, mass, is_right
 
@@ -235,6 +235,6 @@ def sum_rows(
             HAS_DIVISOR=divisor is not None,
             READS_UNWEIGHTED=reads_unweighted,
             BLOCK=_SUM_BLOCK,
-            num_warps=_SUM_WARPS,
+            **compile_options(_SUM_WARPS),
         )
     return sums

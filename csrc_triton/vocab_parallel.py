@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import Launch, on_gpu_of
+from csrc_triton.launch import Launch, compile_options, on_gpu_of
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -264,7 +264,7 @@ def piece_statistics(
             HAS_CLASS_WEIGHTS=options.class_weights is not None,
             READS_UNWEIGHTED=reads_unweighted,
             BLOCK=launch.block,
-            num_warps=launch.num_warps,
+            **compile_options(launch.num_warps),
         )
     return statistics
 
@@ -339,7 +339,7 @@ def piece_losses(
             HAS_CLASS_WEIGHTS=class_weights is not None,
             READS_UNWEIGHTED=reads_unweighted,
             BLOCK=launch.block,
-            num_warps=launch.num_warps,
+            **compile_options(launch.num_warps),
         )
     return losses, correct.view(torch.bool)
 

@@ -7,6 +7,7 @@ import triton
 from triton.compiler import ASTSource
 
 from csrc_triton import compact_kernels as kernels
+from csrc_triton.launch import compile_options
 from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
 
 POINTERS = {
@@ -41,7 +42,7 @@ def source(kernel: triton.JITFunction, constants: dict[str, int]) -> ASTSource:
 if __name__ == "__main__":
     for target, gpu in TARGETS.items():
         for name, each in sources():
-            compiled = triton.compile(each, gpu, {"num_warps": kernels.NUM_WARPS})
+            compiled = triton.compile(each, gpu, compile_options(kernels.NUM_WARPS))
             line: dict[str, object] = {"target": target, "kernel": name}
             if "cubin" in compiled.asm:
                 line |= inspect_cubin(compiled.asm["cubin"])

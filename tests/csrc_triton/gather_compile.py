@@ -6,6 +6,7 @@ import triton
 from triton.compiler import ASTSource
 
 from csrc_triton import gather_rows as kernels
+from csrc_triton.launch import compile_options
 from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
 
 
@@ -29,7 +30,7 @@ def source(dtype: str) -> ASTSource:
 if __name__ == "__main__":
     for name, target in TARGETS.items():
         for dtype in ("bf16", "fp16", "fp32", "fp64"):
-            compiled = triton.compile(source(dtype), target, {"num_warps": kernels.NUM_WARPS})
+            compiled = triton.compile(source(dtype), target, compile_options(kernels.NUM_WARPS))
             line: dict[str, object] = {"target": name, "dtype": dtype}
             if "cubin" in compiled.asm:
                 line |= inspect_cubin(compiled.asm["cubin"])

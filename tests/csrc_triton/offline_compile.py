@@ -140,7 +140,9 @@ def _output(tool: str, *arguments: str) -> str:
 def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     """What the machine code of an entry does; for AMD that it compiles."""
     gpu = TARGETS[target]
-    compiled = triton.compile(entry.source(dtype), gpu, {"num_warps": entry.launch.warps(gpu.warp_size)})
+    compiled = triton.compile(
+        entry.source(dtype), gpu, table.compile_options(entry.launch.warps(gpu.warp_size))
+    )
     line: dict[str, object] = {
         "target": target,
         "dtype": dtype,

@@ -8,7 +8,7 @@ from triton.compiler import ASTSource
 
 from csrc_triton import gtw_cross_entropy as loss_kernels
 from csrc_triton import row_sums
-from csrc_triton.launch import STREAMS
+from csrc_triton.launch import STREAMS, compile_options
 from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
 
 POINTERS = {
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     for target, gpu in TARGETS.items():
         for name, (kernel, block, num_warps) in KERNELS.items():
             for source in sources(kernel, block):
-                compiled = triton.compile(source, gpu, {"num_warps": num_warps})
+                compiled = triton.compile(source, gpu, compile_options(num_warps))
                 line: dict[str, object] = {"target": target, "kernel": name}
                 if "cubin" in compiled.asm:
                     line |= inspect_cubin(compiled.asm["cubin"])

@@ -91,7 +91,14 @@ def test_programs_have_at_most_1024_threads(
         want_correct=False,
         ignore_index=-100,
     )
-    assert launched["num_warps"] == num_warps
+    assert launched == launched | table.compile_options(num_warps)
+
+
+def test_every_launch_says_how_it_is_compiled() -> None:
+    sources = "".join(path.read_text() for path in Path(table.__file__).parent.glob("*.py"))
+    launches = re.findall(r"_kernel\[.*?\]\(\n.*?\n +\)\n", sources, re.S)
+    assert len(launches) == sources.count("_kernel[")
+    assert [launch for launch in launches if "**compile_options(" not in launch] == []
 
 
 @pytest.mark.parametrize(

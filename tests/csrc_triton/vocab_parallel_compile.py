@@ -6,7 +6,7 @@ import triton
 from triton.compiler import ASTSource
 
 from csrc_triton import vocab_parallel as kernels
-from csrc_triton.launch import Launch
+from csrc_triton.launch import Launch, compile_options
 from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
 
 POINTERS = {"correct_ptr": "*i8", "labels_ptr": "*i64"} | dict.fromkeys(
@@ -49,7 +49,7 @@ if __name__ == "__main__":
         for dtype in ("bf16", "fp32"):
             for has_options, launch in ((False, kernels.PLAIN), (True, kernels.WITH_OPTIONS)):
                 for kernel in (kernels._piece_statistics_fwd_kernel, kernels._piece_losses_fwd_kernel):
-                    options = {"num_warps": launch.num_warps}
+                    options = compile_options(launch.num_warps)
                     compiled = triton.compile(source(kernel, dtype, launch, has_options), target, options)
                     line: dict[str, object] = {"target": name, "kernel": kernel.__name__, "dtype": dtype}
                     if "cubin" in compiled.asm:
