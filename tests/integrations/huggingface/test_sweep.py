@@ -16,7 +16,7 @@ README = Path(__file__).parents[3] / "README.md"
     ("name", "found", "said"),
     [
         ("Qwen3MoeForCausalLM", "exact", "linear"),
-        ("Llama4ForConditionalGeneration", "exact", "logits"),
+        ("OPTForCausalLM", "exact", "logits"),
         ("BartForCausalLM", "refused", "BartForCausalLM computed no loss through its loss_function"),
         ("Pix2StructForConditionalGeneration", "not built", "flattened_patches"),
     ],

@@ -3,16 +3,21 @@ from typing import Any
 import peft
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import build
 from tests.integrations.huggingface.level_runs import WEIGHTS, Run, errors, run, weighted
 
-# PEFT 0.21 reads what transformers 5.23 renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+# PEFT 0.21 uses what transformers 5.23 and 5.24 renamed.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:`{name}` is deprecated:FutureWarning")
+    for name in ("is_gradient_checkpointing", "past_key_values")
+]
 
 
 def adapted(config: peft.PeftConfig, name: str = "LlamaForCausalLM") -> tuple[Any, dict[str, Tensor]]:
@@ -107,6 +112,9 @@ def test_a_mixed_model() -> None:
     both(peft.get_peft_model(model, lora(init_lora_weights=False), mixed=True), batch)
 
 
+@pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION), reason="these transformers need a newer PEFT"
+)
 def test_an_adapter_that_transformers_put_in() -> None:
     model, batch = build("MistralForCausalLM")
     model.add_adapter(lora())
