@@ -220,7 +220,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, **found: str) -> dict[str, Any]:
 
 def test_versions_of_this_environment() -> None:
     found = {each.name: each for each in packages()}
-    assert found["torch"].installed == torch.__version__
+    # A CUDA build of the index names CUDA in the second alone.
+    assert torch.__version__.startswith(str(found["torch"].installed))
     assert not any(each.problem for each in found.values())
     assert all(devices())
 
