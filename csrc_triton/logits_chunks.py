@@ -131,6 +131,9 @@ class LogitsChunks:
             self._gradient = self._logits
         elif dtypes[1] is not None:
             self._gradient = weight.new_empty(rows.outer, width, dtype=dtypes[1])
+        if self._gradient is not None and not weight.is_cuda:
+            # oneDNN of torch 2.13 multiplies what stands behind a row by 0 where the CPU has AMX: NaN stays.
+            self._gradient[:, self.n_cols :] = 0
 
     def buffers(self, start: int, n_rows: int) -> tuple[Tensor, Tensor | None]:
         """Where the logits and the gradient of a chunk's rows from `start` on go; there may be no second."""

@@ -11,7 +11,7 @@ from csrc_triton import linear_gtw_cross_entropy
 from csrc_triton.compact import IN_TORCH, Compaction, RowMoves
 from csrc_triton.compact_kernels import IN_TRITON
 from csrc_triton.linear_gtw_cross_entropy import LinearResult
-from csrc_triton.logits_chunks import ChunkMemory, ChunkRows
+from csrc_triton.logits_chunks import ChunkMemory, ChunkRows, LogitsChunks
 from tests.csrc_triton.linear_cases import IGNORE, LinearCase, torch_row_loss, triton_row_loss
 from tests.tolerances import RELATIVE, assert_close
 
@@ -147,6 +147,18 @@ def test_low_precision_is_rounded_once(dtype: torch.dtype, into: str | None) -> 
     assert_rounded_once(got, gradient.t() @ hidden + start)
     assert_rounded_once(result.hidden_gradient[case.read], gradient @ weight)
     assert_rounded_once(result.bias_gradient, gradient.sum(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_stands_behind_the_gradients_rows_is_0(dtype: torch.dtype) -> None:
+    """A product on a CPU with AMX reads it, and NaN times 0 is NaN."""
+    weight = torch.zeros(131, 5, dtype=dtype)
+    dtypes = (torch.float32, dtype)
+    _, gradient = LogitsChunks(weight, ChunkRows(9, 9), dtypes, keeps_labels_apart=False).buffers(0, 9)
+    assert gradient is not None
+    whole = gradient.as_strided((9, gradient.stride(0)), gradient.stride())
+    assert whole.shape[1] > 131
+    assert not whole[:, 131:].any()
 
 
 def assert_rounded_once(actual: Tensor, exact: Tensor) -> None:
