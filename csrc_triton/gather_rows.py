@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.launch import compile_options, on_gpu_of
+from csrc_triton.row_math import store_zeros
 
 # 16 bytes a thread in 16 bits: four warps, one step for each 1024 columns.
 BLOCK = 1024
@@ -27,19 +28,17 @@ def _gather_rows_kernel(
     # 64-bit offsets: rows * columns passes 2^31 elements at ordinary sizes.
     row = tl.program_id(0).to(tl.int64)
     index = tl.load(index_ptr + row)
-    is_empty = index < 0
     position = index - start
-    is_inside = (index >= start) & (position < n_source)
-    if (is_empty & (start == 0)) | is_inside:
+    out_row_ptr = out_ptr + row * out_stride_row
+    if (index >= start) & (position < n_source):
         source_row_ptr = source_ptr + position * source_stride_row
-        out_row_ptr = out_ptr + row * out_stride_row
         lanes = tl.arange(0, BLOCK)
         for block in range(0, tl.cdiv(n_cols, BLOCK)):
             cols = block * BLOCK + lanes
             is_col = cols < n_cols
-            # A masked load, not a product with 0: what stands behind an empty row may be NaN.
-            values = tl.load(source_row_ptr + cols, mask=is_col & is_inside, other=0.0)
-            tl.store(out_row_ptr + cols, values, mask=is_col)
+            tl.store(out_row_ptr + cols, tl.load(source_row_ptr + cols, mask=is_col), mask=is_col)
+    elif (index < 0) & (start == 0):
+        store_zeros(out_row_ptr, 0, n_cols, BLOCK)
 
 
 def gather_rows(source: Tensor, index: Tensor, *, out: Tensor, start: int = 0) -> Tensor:
