@@ -87,6 +87,8 @@ def plain_heads(model: Any) -> list[nn.Linear]:
     heads = [head] if saved is None else [head.original_module, *saved.values()]
     for each in heads:
         _check_plain(each)
+        _check_forward(model, each)
+        _check_weight(each.weight)
     return heads
 
 
@@ -123,9 +125,12 @@ def _check_plain(head: nn.Module) -> None:
     if not isinstance(head, nn.Linear) or not _is_plain(head):
         raise LinearLevelError(
             f"{name} (quantised, or with a forward of its own), not a plain torch.nn.Linear. "
-            f'Keep one that is quantised whole by {_ADDING}; or use level="logits"'
+            f'Where it is quantised, keep it whole by {_ADDING}; or use level="logits"'
         )
-    if "forward" in head.__dict__:
+
+
+def _check_forward(model: Any, head: nn.Linear) -> None:
+    if "forward" in head.__dict__ and not _is_aligned(model, head):
         raise LinearLevelError(
             "lm_head's forward has been replaced (device_map with offloading, or another patch). "
             'Load the model on one device; or use level="logits"'
@@ -135,7 +140,23 @@ def _check_plain(head: nn.Module) -> None:
             f"lm_head has the forward hook {hook}, which may change its logits. Remove it; or use "
             'level="logits"'
         )
-    _check_weight(head.weight)
+
+
+def _is_aligned(model: Any, head: nn.Linear) -> bool:
+    """Whether it was accelerate that replaced the forward, and moves nothing: all is on one device.
+
+    Older versions do so in every layer of a quantised model.
+    """
+    hook: Any = getattr(head, "_hf_hook", None)
+    own, devices = getattr(head, "_old_forward", None), getattr(model, "hf_device_map", None) or {}
+    return (
+        type(hook).__name__ == "AlignDevicesHook"
+        and not hook.offload
+        and len({*devices.values()}) == 1
+        and getattr(own, "__func__", None) is nn.Linear.forward
+        # Of a patch over accelerate's it is that one.
+        and getattr(head.forward, "__wrapped__", None) == own
+    )
 
 
 def changing_hook(head: nn.Module) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel, Trainer, TrainerCallback
 
@@ -140,6 +141,16 @@ def test_an_adapter_on_a_quantised_head(kind: str) -> None:
     check(made, batch, kind, "auto", "logits")
     with pytest.raises(RuntimeError, match="floating point"):
         adapted(quantised(model, kind, llm_int8_skip_modules=[]), modules_to_save=["lm_head"])
+
+
+@pytest.mark.parametrize("saved", [None, ["lm_head"]], ids=["frozen", "saved"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_accelerates_hooks_in_every_layer(kind: str, saved: list[str] | None) -> None:
+    """Its older versions put them into quantised models."""
+    model, batch = original("LlamaForCausalLM")
+    made = dispatch_model(quantised(model, kind), {"": "cpu"}, force_hooks=True)
+    assert "forward" in vars(made.lm_head)
+    check(adapted(made, modules_to_save=saved), batch, kind, "linear")
 
 
 class Watch(TrainerCallback):
