@@ -174,6 +174,13 @@ class Watch(TrainerCallback):
         for parameter, before in zip(trained(model), own, strict=True):
             parameter.grad = before
 
+    def check(self, trainer: Any, kind: str, steps: int) -> None:
+        """Of a trainer `InOrder` that accumulated two micro-batches a step."""
+        assert len(self.errors) == steps
+        assert max(self.errors) <= BOUNDS[kind]
+        losses = [float(a + b) for a, b in zip(trainer.losses[::2], trainer.losses[1::2], strict=True)]
+        assert losses == pytest.approx(self.losses, rel=LOSS_BOUND)
+
 
 class PlainTrainer(InOrder, Trainer):
     pass
@@ -212,10 +219,7 @@ def test_a_trainers_steps_are_eq_2(
     trainer.add_callback(watch)
     before = [parameter.detach().clone() for parameter in trained(model)]
     trainer.train()
-    assert len(watch.errors) == 4
-    assert max(watch.errors) <= BOUNDS[kind]
-    losses = [float(a + b) for a, b in zip(trainer.losses[::2], trainer.losses[1::2], strict=True)]
-    assert losses == pytest.approx(watch.losses, rel=LOSS_BOUND)
+    watch.check(trainer, kind, steps=4)
     assert not any(torch.equal(a, b) for a, b in zip(before, trained(model), strict=True))
 
 
@@ -250,8 +254,7 @@ def test_trls_adapters_in_bfloat16(tmp_path: Path) -> None:
         assert trainer.installed.level == "linear"
         trainer.add_callback(watch)
         trainer.train()
-    assert len(watch.errors) == 5
-    assert max(watch.errors) <= BOUNDS["nf4 in bfloat16"]
+    watch.check(trainer, "nf4 in bfloat16", steps=5)
 
 
 def test_llavas_projector_and_tower_are_quantised_by_default() -> None:
