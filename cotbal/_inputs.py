@@ -172,7 +172,10 @@ def check_linear(
         )
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != hidden.dtype:
-            raise TypeError(f"{name}: expected the dtype of hidden, {hidden.dtype}, got {tensor.dtype}")
+            raise TypeError(
+                f"{name}: expected the dtype of hidden, {hidden.dtype}, got {tensor.dtype}; cast one to the "
+                "other, or compute under torch.autocast (bf16=True of a Trainer)"
+            )
         if tensor is not None and tensor.device != hidden.device:
             raise ValueError(f"{name}: expected a tensor on {hidden.device}, got one on {tensor.device}")
     if bias is not None and bias.shape != weight.shape[:1]:

@@ -330,7 +330,7 @@ def test_bad_input_is_named(name: str, level: str) -> None:
             torch.ones(50, 3).bfloat16(),
             {},
             TypeError,
-            "weight: expected the dtype of hidden",
+            r"expected the dtype of hidden, torch\.float32, got torch\.bfloat16; cast one to the other, or",
         ),
         (torch.ones(6, 3), torch.ones(50, 3), {"memory_budget": "max"}, ValueError, "memory_budget"),
         (torch.ones(6, 3), torch.ones(50, 3), {"memory_budget": 0}, ValueError, "memory_budget"),

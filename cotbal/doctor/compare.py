@@ -14,8 +14,8 @@ from cotbal.doctor.runners import Plain, Runner
 from cotbal.normalizer import task_token_counts
 from cotbal.step_loss import StepLoss
 
-# Relative errors by the model's dtype. float32: what the two ways round differently. 16 bits: what the body's
-# backward pass makes of gradients that are rounded to them.
+# Relative errors by the coarsest dtype that the model computes in. float32: what the two ways round
+# differently. 16 bits: what the body's backward pass makes of gradients that are rounded to them.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 # Two tasks far apart.
@@ -103,6 +103,7 @@ def compare(
         >>> compare(model, random_batch(model)).agrees
         True
     """
+    from cotbal.integrations.huggingface.heads import inner_model
     from cotbal.integrations.huggingface.levels import install_loss
 
     runner = runner or Plain(model)
@@ -110,11 +111,10 @@ def compare(
     inputs = {key: value.to(device) for key, value in batch.items() if not key.startswith("cotbal_")}
     check_batch(model, inputs)
     step_loss = StepLoss(2)
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     heads = heads_of(model)
     installed = install_loss(model, step_loss, level)
     # The model rounds its logits to 16 bits, which costs a gradient percents; ours at that level does not.
-    rounded = installed.level == "linear" and dtype.itemsize == 2
+    rounded = installed.level == "linear" and any(head.weight.dtype.itemsize == 2 for head in heads)
     check = _Check(runner, inputs, step_loss, heads if rounded else ())
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -124,7 +124,9 @@ def compare(
             by_hand = check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
     finally:
         installed.restore()
-    return Comparison(installed.level, installed.reason, TOLERANCE[dtype], (*own, *by_hand))
+    tolerance = max(TOLERANCE[dtype] for dtype in _dtypes(model))
+    reason = installed.reason + _left_out(inner_model(model))
+    return Comparison(installed.level, reason, tolerance, (*own, *by_hand))
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,21 @@ class _Check:
         )
         self.runner.clear()
         return _Found(measured, gradients)
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    """Those that it computes in; a layer of packed weights says by itself in which."""
+    of_parameters = {parameter.dtype for parameter in model.parameters()}
+    of_layers = {getattr(module, "compute_dtype", None) for module in model.modules()}
+    return {dtype for dtype in TOLERANCE if dtype in of_parameters | of_layers}
+
+
+def _left_out(model: Any) -> str:
+    """What the level of a random model does not know: a quantised head has the logits level."""
+    is_asked = getattr(model.config, "quantization_config", None) is not None
+    if not is_asked or hasattr(model, "quantization_method"):
+        return ""
+    return "; without the quantization_config of config.json, as there are no weights to quantise"
 
 
 def _errors(measured: Pass) -> tuple[float | None, float | None]:

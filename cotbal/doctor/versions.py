@@ -8,7 +8,17 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import torch
 
 # What training code brings; the least versions are those that cotbal itself declares.
-NAMES = ("torch", "triton", "transformers", "accelerate", "peft", "trl", "deepspeed", "flash-attn")
+NAMES = (
+    "torch",
+    "triton",
+    "transformers",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "deepspeed",
+    "flash-attn",
+)
 # The repository's own name, and that of its upload to PyPI.
 _LLAVA = ("llava", "llava-torch")
 _LLAVA_TRANSFORMERS = "4.37.2"

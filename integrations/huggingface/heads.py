@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 # Those of their hooks that stand at a head gather its parameters, or keep watch over what is saved there.
 _HOOKS_OF = ("torch.distributed.fsdp.", "torch.distributed._composable.", "deepspeed.", "accelerate.", "trl.")
+# A list of one's own takes the place of the default, which has lm_head in it.
+_ADDING = 'adding "lm_head" to llm_int8_skip_modules'
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -85,6 +87,8 @@ def plain_heads(model: Any) -> list[nn.Linear]:
     heads = [head] if saved is None else [head.original_module, *saved.values()]
     for each in heads:
         _check_plain(each)
+        _check_forward(model, each)
+        _check_weight(each.weight)
     return heads
 
 
@@ -103,19 +107,30 @@ def _is_peft(module: nn.Module) -> bool:
     return "peft" in sys.modules and type(module).__module__.partition(".")[0] == "peft"
 
 
+def _is_plain(head: nn.Linear) -> bool:
+    """Whether a call of it is one product: bitsandbytes' and others' layers have a forward of their own."""
+    return type(head).forward is nn.Linear.forward
+
+
 def _check_plain(head: nn.Module) -> None:
     name = f"lm_head is a {type(head).__module__}.{type(head).__qualname__}"
     if _is_peft(head):
+        base = getattr(head, "base_layer", None)
+        # PEFT cannot train a copy of a head whose weights are integers.
+        first = f", after {_ADDING}" if isinstance(base, nn.Linear) and not _is_plain(base) else ""
         raise LinearLevelError(
             f"{name}: an adapter adds to its logits. Train the head whole: take lm_head out of "
-            'target_modules and put it into modules_to_save; or use level="logits"'
+            f'target_modules and put it into modules_to_save{first}; or use level="logits"'
         )
-    if type(head).forward is not nn.Linear.forward or not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear) or not _is_plain(head):
         raise LinearLevelError(
             f"{name} (quantised, or with a forward of its own), not a plain torch.nn.Linear. "
-            'Keep lm_head out of the quantisation (llm_int8_skip_modules=["lm_head"]); or use level="logits"'
+            f'Where it is quantised, keep it whole by {_ADDING}; or use level="logits"'
         )
-    if "forward" in head.__dict__:
+
+
+def _check_forward(model: Any, head: nn.Linear) -> None:
+    if "forward" in head.__dict__ and not _is_aligned(model, head):
         raise LinearLevelError(
             "lm_head's forward has been replaced (device_map with offloading, or another patch). "
             'Load the model on one device; or use level="logits"'
@@ -125,7 +140,23 @@ def _check_plain(head: nn.Module) -> None:
             f"lm_head has the forward hook {hook}, which may change its logits. Remove it; or use "
             'level="logits"'
         )
-    _check_weight(head.weight)
+
+
+def _is_aligned(model: Any, head: nn.Linear) -> bool:
+    """Whether it was accelerate that replaced the forward, and moves nothing: all is on one device.
+
+    Older versions do so in every layer of a quantised model.
+    """
+    hook: Any = getattr(head, "_hf_hook", None)
+    own, devices = getattr(head, "_old_forward", None), getattr(model, "hf_device_map", None) or {}
+    return (
+        type(hook).__name__ == "AlignDevicesHook"
+        and not hook.offload
+        and len({*devices.values()}) == 1
+        and getattr(own, "__func__", None) is nn.Linear.forward
+        # Of a patch over accelerate's it is that one.
+        and getattr(head.forward, "__wrapped__", None) == own
+    )
 
 
 def changing_hook(head: nn.Module) -> str | None:

@@ -1,5 +1,6 @@
 """Heads, models and losses that a level cannot be put into: refused, each with what to do."""
 
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import Size, build
-from tests.integrations.huggingface.level_runs import run
+from tests.integrations.huggingface.level_runs import errors, run
 from tests.integrations.huggingface.training import tiny_model
 
 
@@ -26,6 +27,29 @@ def offload(model: Any) -> None:
     from accelerate.hooks import ModelHook, add_hook_to_module
 
     add_hook_to_module(model.lm_head, ModelHook())
+
+
+def align(model: Any) -> None:
+    """As accelerate does to each layer, here on one device."""
+    from accelerate import dispatch_model
+
+    dispatch_model(model, {"": "cpu"}, force_hooks=True)
+
+
+def align_on_two(model: Any) -> None:
+    align(model)
+    model.hf_device_map = {"model": 0, "lm_head": 1}
+
+
+def align_with_offload(model: Any) -> None:
+    align(model)
+    model.lm_head._hf_hook.offload = True
+
+
+def halve_over_aligned(model: Any) -> None:
+    align(model)
+    own = model.lm_head.forward
+    model.lm_head.forward = wraps(own)(lambda hidden: 0.5 * own(hidden))
 
 
 def take_away(model: Any) -> None:
@@ -61,6 +85,9 @@ def halve_logits(model: Any) -> None:
         (subclass, r"lm_head is a .*Halved \(quantised, or with a forward of its own\)"),
         (quantise_weight, "lm_head.weight is a quantised Tensor of torch.int8"),
         (offload, "lm_head's forward has been replaced.*on one device"),
+        (align_on_two, "lm_head's forward has been replaced.*on one device"),
+        (align_with_offload, "lm_head's forward has been replaced.*on one device"),
+        (halve_over_aligned, "lm_head's forward has been replaced.*another patch"),
         (take_away, "LlamaForCausalLM has no output embeddings"),
         (split, "split over tensor-parallel ranks"),
         (halve_logits, r"lm_head has the forward hook .*halve_logits.*, which may change its logits"),
@@ -72,6 +99,15 @@ def test_a_head_that_is_no_plain_product_is_refused(change: Any, why: str) -> No
     with pytest.raises(ValueError, match=f'level="linear": .*{why}'):
         install_loss(model, StepLoss(2), "linear")
     assert install_loss(model, StepLoss(2), "auto").level == "logits"
+
+
+def test_what_accelerate_does_to_a_head_on_one_device_is_no_change() -> None:
+    model, batch = build("LlamaForCausalLM")
+    align(model)
+    theirs = model.lm_head.forward
+    found = errors(model, batch)
+    assert found.exact, found
+    assert model.lm_head.forward == theirs
 
 
 def started(model: Any) -> StepLoss:

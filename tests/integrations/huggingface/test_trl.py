@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import cotbal
@@ -46,7 +47,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="</s>")
 
 
-def sft(folder: Path, cls: type = SFT, settings: dict[str, Any] | None = None, **options: Any) -> Any:
+def sft(
+    folder: Path,
+    cls: type = SFT,
+    settings: dict[str, Any] | None = None,
+    model: nn.Module | None = None,
+    **options: Any,
+) -> Any:
     args = trl.SFTConfig(
         str(folder),
         per_device_train_batch_size=4,
@@ -68,7 +75,7 @@ def sft(folder: Path, cls: type = SFT, settings: dict[str, Any] | None = None, *
         **(settings or {}),
     )
     return cls(
-        tiny_model(),
+        model or tiny_model(),
         args,
         train_dataset=datasets.Dataset.from_list(records(24)),
         processing_class=tokenizer(),
