@@ -193,11 +193,11 @@ def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         acceptance.accepted_shape(model)
 
 
-@pytest.mark.parametrize("factor", [float("nan"), 1.01])
+@pytest.mark.parametrize(("factor", "size"), [(float("nan"), 1.0), (1.01, 1.0), (1.01, 1e-4)])
 def test_one_gradient_that_is_off_or_not_a_number_is_seen(
-    monkeypatch: pytest.MonkeyPatch, factor: float
+    monkeypatch: pytest.MonkeyPatch, factor: float, size: float
 ) -> None:
-    """Behind a right loss, in one row alone: Python's max() would lose a NaN."""
+    """Behind a right loss, in one row alone, of small ones too: Python's max() would lose a NaN."""
     model, _ = build("LlamaForCausalLM")
     of_shape = acceptance._Batch.run
 
@@ -205,7 +205,7 @@ def test_one_gradient_that_is_off_or_not_a_number_is_seen(
         loss, *gradients = of_shape(self, *args)
         if len(args) > 1:
             gradients[0][1, 0] *= factor
-        return [loss, *gradients]
+        return [loss, *(size * each for each in gradients)]
 
     monkeypatch.setattr(acceptance._Batch, "run", run)
     with pytest.raises(acceptance.NotExactError, match="is off by"):
