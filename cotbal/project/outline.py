@@ -48,10 +48,15 @@ class Throughput:
 
 
 def throughput(project: Project, plan: Plan, finished: Mapping[str, Record]) -> Throughput:
-    """What the file says, else what the finished runs came to, their start and end included."""
+    """What the file says, else what the finished runs came to, their start and end included.
+
+    Those that went on from a checkpoint do not count: the hours before it are not known.
+    """
     amounts, hours = {"train": 0.0, "evaluate": 0.0}, {"train": 0.0, "evaluate": 0.0}
     gpus = max(1, project.resources.gpus_of_a_command)
     for name, record in finished.items():
+        if record.resumed:
+            continue
         kind = _kind(plan[name])
         amounts[kind] += _amount(plan[name])
         hours[kind] += (record.finished - record.started) / 3600 * gpus

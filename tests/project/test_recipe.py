@@ -73,6 +73,9 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     assert outline(project, data, plan, known)["totals"]["gpu_hours"] == pytest.approx(275 / 25 + 240 / 40)
     without = project.model_copy(update={"resources": Resources(slots=2)})
     assert throughput(without, plan, finished) == Throughput(50.0, 80.0)
+    # Of what went on from a checkpoint the hours before it are not known.
+    resumed = finished | {"mini": Record(keys["mini"], {"resumed": True}, 0.0, 1.0, 0.0)}
+    assert throughput(without, plan, resumed) == Throughput(None, 80.0)
 
 
 def test_precise_adds_two_runs_per_task_each_scored_on_its_task(made):

@@ -89,6 +89,24 @@ def test_requeued_job_is_waited_for(cluster, store):
     assert notes.about("noted") == []
 
 
+def test_bar_of_an_earlier_try_is_not_this_ones_progress(cluster, store, monkeypatch):
+    runs = Plan([spec("a", steps=8, work=8)])
+    runs["a"].context["steps"] = 4
+    log = store.folder(run_key(spec("a"))) / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("3/4 [00:01<00:01")
+    told = []
+    monkeypatch.setattr(JobNotes, "advanced", lambda self, name, steps: told.append(steps))
+
+    def trains():
+        with log.open("a") as stream:
+            stream.write("1/4 [")
+
+    cluster.lives["a"] = [["RUNNING", "RUNNING", trains, "RUNNING", "done"]]
+    work(store, runs)
+    assert {*told} == {2}
+
+
 def test_state_between_two_of_a_requeue_is_not_the_end(cluster, store, monkeypatch):
     monkeypatch.setattr(driver, "CONFIRM_SECONDS", 0.2)
     cluster.lives["a"] = [["RUNNING", "PREEMPTED", "PENDING", "RUNNING", "done"]]
