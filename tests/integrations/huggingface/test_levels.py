@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from cotbal.integrations.huggingface import acceptance
+from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.integrations.huggingface.loss_position import LogitShape
 from cotbal.integrations.huggingface.no_logits import NoLogits, NoLogitsError
@@ -380,3 +381,13 @@ def test_compiled_and_wrapped_models_are_found() -> None:
     compiled = torch.compile(model, backend="eager")
     install_loss(compiled, step_loss, "linear")
     assert torch.isclose(training_loss(compiled, batch, step_loss).loss, expected, rtol=1e-5)
+
+
+def test_a_model_that_ddp_holds_already_is_found() -> None:
+    model, _ = build("LlamaForCausalLM")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        held = nn.parallel.DistributedDataParallel(model)
+        assert inner_model(held) is inner_model(torch.compile(held, backend="eager")) is model
+    finally:
+        torch.distributed.destroy_process_group()
