@@ -1,6 +1,8 @@
 """The driver against a cluster whose jobs live as each test tells; `test_slurm_node.py` has a real one."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from cotbal.project.slurm.queue import SlurmError
 from cotbal.project.slurm.submission import was_submitted_whole
 from cotbal.project.slurm.tickets import (
     Ticket,
+    job_name,
     read_ticket,
     refuse_beside_jobs,
     slurm_folder,
@@ -221,6 +224,28 @@ def test_job_whose_submission_a_kill_cut_short_and_one_that_is_over_are_submitte
     assert len(done.records) == 3
     assert cluster.submissions == [["b", "a"], ["c"]]
     assert cluster.cancelled == ["7"]
+
+
+def test_runs_on_this_machine_ask_slurm_only_where_it_had_jobs_and_forget_those_that_are_gone(cluster, store):
+    cluster.silences = 1
+    refuse_beside_jobs(store.out)
+    assert cluster.silences == 1
+    write_ticket(store.out, Ticket("k", "s1", None, "7"))
+    with pytest.raises(
+        SlurmError, match=r"had jobs in a Slurm queue, and whether they are gone cannot be told"
+    ):
+        refuse_beside_jobs(store.out)
+    assert read_ticket(store.out, "k") is not None
+    refuse_beside_jobs(store.out)
+    assert read_ticket(store.out, "k") is None
+
+
+def test_jobs_of_two_folders_have_other_names(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    here = job_name(Path("."), "s1")
+    assert re.fullmatch(r"cotbal-[0-9a-f]{8}-s1", here)
+    assert here == job_name(tmp_path / "a", "s1") != job_name(tmp_path, "s1")
 
 
 def test_stopped_driver_leaves_its_jobs_and_says_how_to_end_them(cluster, store):
