@@ -8,11 +8,12 @@ import pytest
 
 from cotbal.estimate.store import Store, run_key
 from cotbal.project.slurm import driver
-from cotbal.project.slurm.queue import SlurmError
+from cotbal.project.slurm.queue import QueuedJob, SlurmError
 from cotbal.project.slurm.submission import was_submitted_whole
 from cotbal.project.slurm.tickets import (
     Ticket,
     job_name,
+    jobs_in_queue,
     read_ticket,
     refuse_beside_jobs,
     slurm_folder,
@@ -246,6 +247,15 @@ def test_jobs_of_two_folders_have_other_names(tmp_path, monkeypatch):
     here = job_name(Path("."), "s1")
     assert re.fullmatch(r"cotbal-[0-9a-f]{8}-s1", here)
     assert here == job_name(tmp_path / "a", "s1") != job_name(tmp_path, "s1")
+
+
+def test_job_whose_id_was_not_heard_is_that_of_its_name_and_its_place(tmp_path):
+    for place in (0, 1):
+        write_ticket(tmp_path, Ticket(f"k{place}", "s1", place))
+    names = {"8_1": job_name(tmp_path, "s0"), **dict.fromkeys(("9_0", "9_1"), job_name(tmp_path, "s1"))}
+    queue = {job: QueuedJob(job, "RUNNING", "None", name) for job, name in names.items()}
+    found = {key: queued.job for key, (_, queued) in jobs_in_queue(tmp_path, queue).items()}
+    assert found == {"k0": "9_0", "k1": "9_1"}
 
 
 def test_stopped_driver_leaves_its_jobs_and_says_how_to_end_them(cluster, store):
