@@ -206,9 +206,16 @@ def test_models_that_cannot_be_looked_at(tmp_path: Path) -> None:
     file.write_text(json.dumps({"model_type": "llama", "architectures": ["MyLlama"]}))
     with pytest.raises(ValueError, match=r"in config\.json, got 'MyLlama'; put its name there, as \"archit"):
         load_model(file)
-    file.write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: expected JSON, got Expecting .*; save it anew"):
-        load_model(file)
+
+
+def test_a_file_that_is_no_json_object_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    for text, got in (("{", "Expecting .*"), ("[]", "list")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=rf"config\.json: .* a model's config.* got {got}; save it anew"):
+            load_model(file)
+        with pytest.raises(ValueError, match=rf"config\.json: .* DeepSpeed's config.* got {got}; pass the"):
+            compare_under_deepspeed(file)
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, **found: str) -> dict[str, Any]:
@@ -277,11 +284,3 @@ def test_an_engine_that_does_not_start_says_why(tmp_path: Path) -> None:
     config.write_text(json.dumps({"zero_optimization": {"stage": 7}}))
     with pytest.raises(ValueError, match="the check under DeepSpeed failed"):
         compare_under_deepspeed(config)
-
-
-def test_a_configuration_that_is_no_json_is_named(tmp_path: Path) -> None:
-    (tmp_path / "zero2.json").write_text("{")
-    with pytest.raises(
-        ValueError, match=r"zero2\.json: expected DeepSpeed's configuration, a JSON object, got"
-    ):
-        compare_under_deepspeed(tmp_path / "zero2.json")

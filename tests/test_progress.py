@@ -160,6 +160,48 @@ def test_lost_run_is_to_be_done_again(clock):
     assert course.done == 10
 
 
+def resuming(n_runs=2):
+    """Of those that may go on from a checkpoint."""
+    return Plan([RunSpec(f"train {i}", "m:train", {}, 100, (), {"resume": True}) for i in range(n_runs)])
+
+
+def test_steps_before_a_checkpoint_are_done_and_tell_no_pace(clock):
+    course = Course(clock)
+    course.open(resuming(), {}, workers=1)
+    course.start("train 0")
+    clock.now = 10.0
+    # The start took 10 s; 80 steps are of the try before.
+    course.advance("train 0", 80)
+    assert course.done == 80
+    assert course.seconds_left() is None
+    clock.now = 40.0
+    course.advance("train 0", 90)
+    assert course.seconds_left() == pytest.approx(4 * (10 + 100))
+    clock.now = 80.0
+    course.finish("train 0")
+    course.start("train 1")
+    assert course.seconds_left() == pytest.approx(4 * 100)
+
+
+def test_run_that_tells_no_progress_tells_its_pace_at_the_end(clock):
+    course = Course(clock)
+    course.open(resuming(), {}, workers=1)
+    course.start("train 0")
+    clock.now = 50.0
+    course.finish("train 0")
+    assert course.seconds_left() == pytest.approx(50)
+
+
+def test_earlier_result_of_a_resumed_run_tells_no_pace(clock):
+    """Its seconds are those after the checkpoint."""
+    course = Course(clock)
+    found = {
+        f"train {i}": Record("k", {"resumed": True} if i else {}, 0.0, 400.0 - 399 * i, 1.0) for i in (0, 1)
+    }
+    course.open(resuming(3), found, workers=1)
+    assert course.seconds_left() == pytest.approx(400)
+
+
 def test_steps_beyond_the_announced_ones_do_not_pass_the_end(clock):
     course = Course(clock)
     course.open(PLAN, {}, workers=1)

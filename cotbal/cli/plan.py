@@ -78,12 +78,12 @@ def show_plan(project: Project, as_json: bool) -> None:
     """Writes the subsets and plan.json, and prints the plan."""
     from cotbal.estimate.store import write_json
     from cotbal.project.changes import done_again, in_words
-    from cotbal.project.outline import check_budget, outline, throughput
+    from cotbal.project.outline import check_budget, outline, recorded, throughput
     from cotbal.project.session import store_of
 
     data, plan = prepared(project)
-    store = store_of(project)
-    content = outline(project, data, plan, throughput(project, plan, store))
+    finished = recorded(plan, store_of(project))
+    content = outline(project, data, plan, throughput(project, plan, finished))
     path = project.out / "plan.json"
     write_json(path, content)
     if as_json:
@@ -96,11 +96,10 @@ def show_plan(project: Project, as_json: bool) -> None:
             options = sbatch_options(project.resources).items()
             named = [f"--{key.replace('_', '-')}={value}" for key, value in options if value is not None]
             typer.echo(f"Each run is a Slurm job: sbatch {' '.join(named)}")
-        finished = sum(store.record(run["key"]) is not None for run in content["runs"])
-        if again := done_again(plan, store):
+        if again := done_again(plan, finished, project.out):
             typer.echo(f"{in_words(again)}.")
         if finished:
-            typer.echo(f"{finished} of {len(plan)} runs are finished.")
+            typer.echo(f"{len(finished)} of {len(plan)} runs are finished.")
         typer.echo(f"Wrote {path} and the mini subsets under {project.out / 'data'}.")
     check_budget(project, content["totals"])
 

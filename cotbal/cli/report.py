@@ -119,7 +119,7 @@ def _project(
     from cotbal.cli.plan import load, prepared
     from cotbal.estimate.algorithm1 import MODES
     from cotbal.project.account import account
-    from cotbal.project.outline import run_keys
+    from cotbal.project.outline import recorded
     from cotbal.project.recipe import algorithm, recipes
     from cotbal.project.session import store_of
     from cotbal.report.findings import Settings, estimate_results
@@ -132,8 +132,7 @@ def _project(
         )
     data, plan = prepared(project)
     store = store_of(project)
-    records = {name: store.record(key) for name, key in run_keys(plan).items()}
-    found = {name: record.result for name, record in records.items() if record is not None}
+    found = {name: record.result for name, record in recorded(plan, store).items()}
     tables = {}
     for seed, recipe in recipes(project, data).items():
         method = algorithm(recipe)

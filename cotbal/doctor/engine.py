@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cotbal.doctor.compare import Comparison, Pass, compare
+from cotbal.doctor.json_file import json_object
 from cotbal.doctor.models import load_batch, load_model, random_batch
 
 _SECONDS = 900
@@ -71,7 +72,7 @@ def compare_under_deepspeed(
         OSError: no such file.
         ValueError: not a JSON object, or the engine failed; the message ends with its last lines.
     """
-    content = _json_object(config)
+    content = json_object(config, "DeepSpeed's configuration", "pass the file that the Trainer takes")
     with tempfile.TemporaryDirectory() as folder:
         request, result = Path(folder, "request.json"), Path(folder, "result.json")
         asked = {"config": content, "model": _text(model), "batch": _text(batch), "level": level}
@@ -91,19 +92,6 @@ def compare_under_deepspeed(
         found = json.loads(result.read_text(encoding="utf-8"))
     passes = tuple(Pass(**each) for each in found["passes"])
     return Comparison(found["level"], found["reason"], found["tolerance"], passes)
-
-
-def _json_object(config: str | Path) -> dict[str, Any]:
-    text = Path(config).read_text(encoding="utf-8")
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{config}: expected DeepSpeed's configuration, a JSON object, got {error}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{config}: expected DeepSpeed's configuration, a JSON object")
-    return content
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -1,7 +1,6 @@
 """The model and the batch that are looked at: the user's own, or small random ones."""
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cotbal.doctor.batches import special_ids
+from cotbal.doctor.json_file import json_object
 
 # A model without weights is built with so many layers: what is looked at comes after them.
 _LAYERS = 2
@@ -119,13 +119,8 @@ def _known(file: Path) -> Path:
     """The file, whose model type is one that transformers knows."""
     from transformers import CONFIG_MAPPING
 
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{file}: expected JSON, got {error}; save it anew with config.save_pretrained"
-        ) from error
-    model_type = content.get("model_type") if isinstance(content, dict) else None
+    content = json_object(file, "a model's configuration", "save it anew with config.save_pretrained")
+    model_type = content.get("model_type")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{file}: expected a model of transformers, got the model type {model_type!r}. LLaVA's own code "

@@ -59,7 +59,8 @@ class Course:
         self.plan, self.workers = plan, workers
         self._done = {name: plan[name].steps for name in finished}
         for name, record in finished.items():
-            self._add(self._earlier, name, record.finished - record.started, plan[name].steps)
+            if not record.resumed:
+                self._add(self._earlier, name, record.finished - record.started, plan[name].steps)
 
     def start(self, name: str) -> None:
         """A worker is busy with this run from now on."""
@@ -70,12 +71,14 @@ class Course:
         """The run has done so many steps, at most its own number."""
         gained = min(steps, self.plan[name].steps) - self._done[name]
         if gained > 0:
-            self._count(name, gained)
+            # What a run that may go on from a checkpoint tells first may be the work of an earlier try.
+            self._count(name, gained, 0 if _resumes(self.plan[name]) and not self._done[name] else gained)
 
     def finish(self, name: str) -> None:
         """The run has finished; one that shared another's result had not begun."""
         if name in self._counted:
-            self._count(name, self.plan[name].steps - self._done[name])
+            left = self.plan[name].steps - self._done[name]
+            self._count(name, left, left)
             del self._counted[name]
         self._done[name] = self.plan[name].steps
 
@@ -118,9 +121,9 @@ class Course:
             left[name] = max(0.0, left[name] - (now - counted))
         return self.plan.remaining(left, self._counted, self.workers)
 
-    def _count(self, name: str, steps: int) -> None:
+    def _count(self, name: str, steps: int, worked: int) -> None:
         now = self._clock()
-        self._add(self._session, name, now - self._counted[name], steps)
+        self._add(self._session, name, now - self._counted[name], worked)
         self._counted[name] = now
         self._done[name] += steps
 
@@ -138,6 +141,10 @@ class Course:
         """The time left for people."""
         seconds = self.seconds_left()
         return "estimating the time left" if seconds is None else f"about {in_words(seconds)} left"
+
+
+def _resumes(spec: RunSpec | LateSpec) -> bool:
+    return isinstance(spec, RunSpec) and bool(spec.context.get("resume"))
 
 
 def _kind(spec: RunSpec | LateSpec) -> str | None:

@@ -90,6 +90,11 @@ class Record:
     finished: float
     cpu_seconds: float
 
+    @property
+    def resumed(self) -> bool:
+        """Whether it went on from an earlier try, whose seconds are not among its own."""
+        return bool(self.result.get("resumed"))
+
 
 @dataclass(frozen=True)
 class Store:

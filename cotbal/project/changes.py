@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import RESULT_FILE, RunSpec, Store
-from cotbal.project.outline import run_keys
+from cotbal.estimate.store import RESULT_FILE, RunSpec
 
 NAMES_SHOWN = 4
 
 
-def done_again(plan: Plan, store: Store) -> dict[str, list[str]]:
+def done_again(plan: Plan, finished: Container[str], out: Path) -> dict[str, list[str]]:
     """The runs that are finished under other settings alone, with what differs; nothing: the training.
 
     The latest result of the same name is compared.
+
+    Args:
+        plan: the runs.
+        finished: the names of those that are finished under the plan's own settings.
+        out: the output folder.
     """
-    missing = {name for name, key in run_keys(plan).items() if store.record(key) is None}
-    earlier = _latest(store.out / "runs") if missing else {}
+    missing = {name for name in plan if name not in finished}
+    earlier = _latest(out / "runs") if missing else {}
     return {
         name: _differences(earlier[name]["settings"], spec.settings)
         for name in plan

@@ -12,7 +12,7 @@ from cotbal.estimate.store import RunSpec, Store
 from cotbal.project.config import Project
 from cotbal.project.data import Data
 from cotbal.project.methods import EW, STL, Method
-from cotbal.project.outline import outline, run_keys, throughput, totals
+from cotbal.project.outline import outline, recorded, throughput, totals
 from cotbal.project.recipe import GIVEN, ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.template import placeholders
 from cotbal.weights import TaskWeights
@@ -80,22 +80,22 @@ def outlined(
 ) -> dict[str, Any]:
     """As `left_to_do`, of a plan and of the runs that wait for it."""
     whole = Plan([*(plan[name] for name in plan), *late])
-    content = outline(project, data, whole, throughput(project, plan, store))
+    done = recorded(plan, store)
+    content = outline(project, data, whole, throughput(project, plan, done))
     names = {spec.name for spec in late}
     runs = []
     for run in content["runs"]:
         if run["name"] in names:
             runs.append({**run, "state": "waits", "command": None})
         else:
-            runs.append({**run, "state": "to do" if store.record(run["key"]) is None else "finished"})
+            runs.append({**run, "state": "finished" if run["name"] in done else "to do"})
     left = [run for run in runs if run["state"] != "finished"]
     return {**content, "runs": runs, "totals": totals(project, data, left)}
 
 
 def finished(plan: Plan, store: Store) -> Results:
     """The results on disk of the runs of a plan, by name."""
-    records = {name: store.record(key) for name, key in run_keys(plan).items()}
-    return {name: record.result for name, record in records.items() if record is not None}
+    return {name: record.result for name, record in recorded(plan, store).items()}
 
 
 def _check_weights_arrive(project: Project, method: Method) -> None:
@@ -171,8 +171,8 @@ def _algorithm(recipe: ProjectRecipe, method: Method) -> Algorithm1:
 
 
 def _check_estimate(estimate: Plan, store: Store) -> None:
-    lost = [name for name, key in run_keys(estimate).items() if store.record(key) is None]
-    if lost:
+    done = recorded(estimate, store)
+    if lost := [name for name in estimate if name not in done]:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise ValueError(
             f"the estimate is not finished: {len(lost)} of {len(estimate)} runs are missing "

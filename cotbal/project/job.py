@@ -47,9 +47,7 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
     context = settings["context"]
     paths = train_paths(Path(context["out"]), folder.name, settings["format"])
     output = Path(paths["output"])
-    if not context["resume"]:
-        shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
+    resumed = _make_output(output, context)
     # Left by a kill while they were written; they may be large.
     for stale in Path(paths["data"]).parent.glob(f".{folder.name}.*.tmp"):
         stale.unlink()
@@ -64,7 +62,8 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
     if not any(output.iterdir()):
         raise CommandError(f"the command ended well but left {{output}} empty: {output}")
     Path(paths["data"]).unlink()
-    return {"output": f"outputs/{folder.name}", "samples": context["samples"], "steps": context["steps"]}
+    result = {"output": f"outputs/{folder.name}", "samples": context["samples"], "steps": context["steps"]}
+    return result | resumed
 
 
 def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
@@ -88,11 +87,9 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         raise CommandError(
             f"the model of {trained[0] if trained else 'equal'!r} is gone: {paths['model']}{advice}"
         )
-    if not context.get("resume"):
-        shutil.rmtree(paths["output"], ignore_errors=True)
-    Path(paths["output"]).mkdir(parents=True, exist_ok=True)
+    resumed = _make_output(Path(paths["output"]), context)
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
-    return read_score(Path(paths["scores"]), context.get("metric"))
+    return read_score(Path(paths["scores"]), context.get("metric")) | resumed
 
 
 def train_paths(out: Path, key: str, form: str) -> dict[str, str]:
@@ -170,6 +167,14 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+def _make_output(output: Path, context: Mapping[str, Any]) -> dict[str, bool]:
+    """Makes {output}; what a result says in addition where the run may go on from what lies there."""
+    if not context.get("resume"):
+        shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    return {"resumed": True} if any(output.iterdir()) else {}
+
+
 def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report) -> None:
     """Runs a command or a function to its end; whatever it has started ends with it."""
     if is_function(command):
@@ -178,6 +183,7 @@ def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report)
     print(f"$ {command}", flush=True)
     # The worker's own is the driver's; the command may be another Python.
     environment = {"PYTHONPATH": context["python_path"]}
+    start = log_size(folder / LOG_FILE)
     process = processes.start(command, folder, environment, Path(context["folder"]))
     looked = time.monotonic()
     try:
@@ -185,7 +191,7 @@ def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report)
             time.sleep(POLL_SECONDS)
             if time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
-                report(work_done(folder / LOG_FILE, context))
+                report(work_done(folder / LOG_FILE, context, start))
     finally:
         processes.end(folder)
         process.wait()
@@ -197,19 +203,30 @@ def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report)
         )
 
 
-def work_done(log: Path, context: Mapping[str, Any]) -> int:
-    """The work done as far as the log's last progress bar over all steps tells, such as "17/120 ["."""
+def log_size(log: Path) -> int:
+    """The bytes that are in a log, those of an earlier try."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def work_done(log: Path, context: Mapping[str, Any], start: int = 0) -> int:
+    """The work done as far as the log's last progress bar over all steps tells, such as "17/120 [".
+
+    Args:
+        log: the run's log, which goes on after an earlier try's.
+        context: with the "steps" of the run and its "work".
+        start: where this try's part of the log begins.
+    """
     steps: int | None = context.get("steps")
     if steps is None:
         return 0
-    seen = re.findall(rf"\b(\d+)/{steps} \[", _tail(log))
+    seen = re.findall(rf"\b(\d+)/{steps} \[", _tail(log, start))
     return int(context["work"]) * min(int(seen[-1]), steps) // steps if seen else 0
 
 
-def _tail(log: Path) -> str:
+def _tail(log: Path, start: int = 0) -> str:
     try:
         with log.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, 2) - LOG_BYTES))
+            stream.seek(max(start, stream.seek(0, 2) - LOG_BYTES))
             return stream.read().decode(errors="replace")
     except OSError:
         return ""

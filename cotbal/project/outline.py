@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import RunSpec, Store, run_key
+from cotbal.estimate.store import Record, RunSpec, Store, run_key
 from cotbal.project.config import Project
 from cotbal.project.data import Data, Part
 from cotbal.project.job import evaluate_paths, train_paths
@@ -28,6 +28,12 @@ def run_keys(plan: Plan) -> dict[str, str]:
     return keys
 
 
+def recorded(plan: Plan, store: Store) -> dict[str, Record]:
+    """The finished runs of a project's plan by name; each result is read and its files are looked at."""
+    records = {name: store.record(key) for name, key in run_keys(plan).items()}
+    return {name: record for name, record in records.items() if record is not None}
+
+
 @dataclass(frozen=True)
 class Throughput:
     """Samples trained on and items scored in an hour of one GPU; None where it is not known.
@@ -41,15 +47,19 @@ class Throughput:
     evaluate: float | None
 
 
-def throughput(project: Project, plan: Plan, store: Store) -> Throughput:
-    """What the file says, else what the finished runs came to, their start and end included."""
+def throughput(project: Project, plan: Plan, finished: Mapping[str, Record]) -> Throughput:
+    """What the file says, else what the finished runs came to, their start and end included.
+
+    Those that went on from a checkpoint do not count: the hours before it are not known.
+    """
     amounts, hours = {"train": 0.0, "evaluate": 0.0}, {"train": 0.0, "evaluate": 0.0}
     gpus = max(1, project.resources.gpus_of_a_command)
-    for name, key in run_keys(plan).items():
-        if (record := store.record(key)) is not None:
-            kind = _kind(plan[name])
-            amounts[kind] += _amount(plan[name])
-            hours[kind] += (record.finished - record.started) / 3600 * gpus
+    for name, record in finished.items():
+        if record.resumed:
+            continue
+        kind = _kind(plan[name])
+        amounts[kind] += _amount(plan[name])
+        hours[kind] += (record.finished - record.started) / 3600 * gpus
     measured = {kind: amounts[kind] / hours[kind] if hours[kind] else None for kind in amounts}
     return Throughput(
         project.train.samples_per_gpu_hour or measured["train"],

@@ -21,7 +21,7 @@ from cotbal.project.agreement import Watch
 from cotbal.project.changes import done_again, in_words
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
-from cotbal.project.outline import check_budget, outline, throughput
+from cotbal.project.outline import check_budget, outline, recorded, throughput
 from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.slurm.driver import work_on_slurm
 from cotbal.project.slurm.tickets import refuse_beside_jobs
@@ -85,11 +85,11 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         data = prepare(project)
         plan = plan_of(project, data)
         store = store_of(project)
-        known = throughput(project, plan, store)
-        content = outline(project, data, plan, known)
+        finished = recorded(plan, store)
+        content = outline(project, data, plan, throughput(project, plan, finished))
         write_json(project.out / "plan.json", content)
         check_budget(project, content["totals"])
-        again = done_again(plan, store)
+        again = done_again(plan, finished, project.out)
         with listener() as progress:
             if again:
                 progress.noted(in_words(again))

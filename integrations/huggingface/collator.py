@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotbal.integrations.huggingface.row_order import check_order
 from cotbal.tasks import TaskIndex, declared_fields, record_task, task_names
 
 # PEFT's forward has a parameter `task_ids` of its own, which it drops without a word.
@@ -24,8 +25,9 @@ class TaskCollator:
     """Wraps a collator: its batch gets the records' task ids, int64 (B,), under `cotbal_task_ids`.
 
     A collator that flattens its records into one row gets one id per segment. Rows or segments are in the
-    order of the records: one that sorts them would have their ids mixed up. Records of which none tells a
-    task make a batch without ids: enough for evaluation, refused in training.
+    order of the records: one that sorts rows is refused where their tokens tell, and one that sorts segments
+    would have their ids mixed up. Records of which none tells a task make a batch without ids: enough for
+    evaluation, refused in training.
 
     Args:
         collator: makes the batch, from records without the keys that tell their task.
@@ -74,7 +76,7 @@ class TaskCollator:
 
         Raises:
             TypeError: records or a batch that are no mappings.
-            ValueError: an unknown task, or some records with a task and some without.
+            ValueError: an unknown task, some records with a task and some without, or rows in another order.
         """
         for record in features:
             _check_mapping("records", record, "from its keys to their values")
@@ -82,6 +84,7 @@ class TaskCollator:
             [{key: record[key] for key in record if key not in self._keys} for record in features]
         )
         if any(record.get(key) is not None for record in features for key in self._keys):
+            check_order(features, batch)
             batch[TASK_IDS] = torch.tensor([self._id(record) for record in features], dtype=torch.int64)
             labels = batch.get("shift_labels", batch.get("labels"))
             if self.count_valid and isinstance(labels, Tensor):

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import Trainer
 
 from cotbal.balancing import StaticWeights, Weighting, stated_tasks
-from cotbal.integrations.huggingface.collator import TaskCollator, collator_tasks
+from cotbal.integrations.huggingface.collator import TASK_IDS, TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.model_loss import ModelLoss
 from cotbal.integrations.huggingface.trainer import CoTBalMixin, CoTBalTrainer
 
@@ -30,7 +30,7 @@ def patch_huggingface(
         target: a constructed `transformers.Trainer`, or a transformers model, PEFT's of one included.
         weighting: the rule that weights come from; None: all 1.
         tasks: task names in the order of their ids; None with a Trainer: those of its `TaskCollator`, else
-            those of the weights.
+            those of the weights, which a collator that makes its own ids is refused with.
         level: "linear", "logits" or "auto", as in `install_loss`.
         denominator: "step" with a Trainer; "world" or "micro" with a model.
 
@@ -121,7 +121,8 @@ class TrainerPatch:
         names = stated_tasks(collator_tasks(trainer.data_collator) if tasks is None else tasks, weighting)
         trainer.__class__ = _balanced_class(self._own_class)
         if names is not None and collator_tasks(trainer.data_collator) is None:
-            trainer.data_collator = TaskCollator(trainer.data_collator, names)
+            wrap = TaskCollator if tasks is not None else _NamesAlone
+            trainer.data_collator = wrap(trainer.data_collator, names)
         trainer.start_balancing(weighting, names, level)
         try:
             trainer.check_collator()
@@ -187,6 +188,19 @@ class ModelPatch:
     def task_logs(self) -> dict[str, float]:
         """`TaskMeter.read` of the micro-batches since the last call: a collective, every rank calls it."""
         return self.loss.balance.logs()
+
+
+class _NamesAlone(TaskCollator):
+    """In the order of the weights, which is not that of ids that the wrapped collator makes itself."""
+
+    def _batch(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._batch(records)
+        if TASK_IDS in batch:
+            raise ValueError(
+                f"tasks: expected the task names in the order of the {TASK_IDS} that the collator makes, got "
+                "None, and weights by name tell no order; pass tasks=[...] in the order of those ids"
+            )
+        return batch
 
 
 def _balanced_class(own: type) -> type:

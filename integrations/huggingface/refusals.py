@@ -67,6 +67,14 @@ def check_steps(trainer: Any) -> None:
         )
 
 
+def another_loss(trainer: Any, came: str) -> str:
+    """What is said where `compute_loss` trains on another loss than the step's."""
+    return (
+        f"compute_loss: expected {type(trainer).__name__} to train on the loss of the step, got {came}: the "
+        "task weights would have no effect. Return the loss of super().compute_loss, or of the model"
+    )
+
+
 def _check_arguments(args: Any) -> None:
     theirs = type(args).__name__
     if args.remove_unused_columns:

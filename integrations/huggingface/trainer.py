@@ -19,7 +19,7 @@ from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weig
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
-from cotbal.integrations.huggingface.refusals import check_steps, check_trainer
+from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer
 from cotbal.integrations.huggingface.restored import RestoredWeights
 from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
@@ -177,7 +177,10 @@ class CoTBalMixin(RestoredWeights):
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
         self._held, self._opened_at, self._has_begun = [], None, False
-        return super()._inner_training_loop(*args, **kwargs)
+        outcome = super()._inner_training_loop(*args, **kwargs)
+        # No step comes after the last in which it would be checked.
+        self.flush()
+        return outcome
 
     def get_train_dataloader(self) -> DataLoader:
         """The trainer's, after `check_collator`."""
@@ -232,7 +235,7 @@ class CoTBalMixin(RestoredWeights):
             result = run(model, inputs, return_outputs)
             loss = result[0] if return_outputs else result
             if not self.step_loss.leads_to(loss):
-                raise ValueError(_past_ours(self, "one that computes a loss of its own from the logits"))
+                raise ValueError(another_loss(self, "one that computes a loss of its own from the logits"))
         self._has_loss = True
         # A tensor of its own: DeepSpeed without ZeRO divides the model's very output by the accumulation.
         loss = loss.clone()
@@ -248,7 +251,7 @@ class CoTBalMixin(RestoredWeights):
         finally:
             self.model_accepts_loss_kwargs = accepts
         if not self._has_loss:
-            raise ValueError(_past_ours(self, "one that does not call super().compute_loss"))
+            raise ValueError(another_loss(self, "one that does not call super().compute_loss"))
         return loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -268,9 +271,13 @@ class CoTBalMixin(RestoredWeights):
         return model
 
     def flush(self) -> None:
-        """`StepBalance.flush`: a collective, so every rank calls it. Within a step there is nothing to do."""
+        """`StepBalance.flush` and the check of that step: a collective, so every rank calls it.
+
+        Within a step there is nothing to do.
+        """
         if not self._is_in_window:
             self.balance.flush()
+            self.balance.check_trained()
 
     def task_logs(self) -> dict[str, float]:
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
@@ -371,13 +378,6 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
         >>> trainer.tasks, trainer.installed.level
         (('VQAv2', 'GQA'), 'linear')
     """
-
-
-def _past_ours(trainer: Any, came: str) -> str:
-    return (
-        f"compute_loss: expected {type(trainer).__name__} to train on the loss of the step, got {came}: the "
-        "task weights would have no effect. Return the loss of super().compute_loss, or of the model"
-    )
 
 
 def _tensor_parallel(trainer: Any) -> int:

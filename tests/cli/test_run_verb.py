@@ -18,7 +18,7 @@ from cotbal.cli.main import app
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.items_json import read_items
 from cotbal.estimate.processes import alive
-from cotbal.estimate.store import locked
+from cotbal.estimate.store import Store, locked
 from cotbal.weights import TaskWeights
 from tests.cli.watching import children, wait_until
 from tests.project.toy import content, starts, write
@@ -97,6 +97,21 @@ def test_second_start_does_nothing_and_status_tells_all_is_finished(unbroken):
     assert {run["state"] for run in shown.values()} == {"finished"}
     assert shown["evaluate mini on a"]["score"] == pytest.approx((8**0.5 + 0.2 * (12**0.5 + 5**0.5)) / 20)
     assert "16 finished" in call("status", folder / "toy.yaml").stdout
+
+
+def test_plan_reads_each_result_once(unbroken, monkeypatch):
+    """One holds the score of every item, and its folder may lie on a slow disk."""
+    folder, _ = unbroken
+    read, own = Counter(), Store.record
+
+    def record(store, key):
+        read[key] += 1
+        return own(store, key)
+
+    monkeypatch.setattr(Store, "record", record)
+    assert "16 of 16 runs are finished." in call("plan", folder / "toy.yaml").stdout
+    assert len(read) == 16
+    assert set(read.values()) == {1}
 
 
 def test_plan_and_dry_run_show_the_commands_that_run_and_start_none(tmp_path):

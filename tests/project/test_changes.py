@@ -4,7 +4,7 @@ from cotbal.estimate.store import Record
 from cotbal.project.changes import done_again, in_words
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.outline import run_keys
+from cotbal.project.outline import recorded, run_keys
 from cotbal.project.recipe import plan_of
 from cotbal.project.session import store_of
 from tests.project.toy import content, write
@@ -17,6 +17,10 @@ def plan_and_store(folder, **changes):
     return plan_of(project, prepare(project)), store_of(project)
 
 
+def again(plan, store):
+    return done_again(plan, recorded(plan, store), store.out)
+
+
 def finish(plan, store, names):
     for name in names:
         key, spec = run_keys(plan)[name], plan[name]
@@ -26,14 +30,14 @@ def finish(plan, store, names):
 def test_only_what_was_finished_under_other_settings_is_told_with_what_differs(tmp_path):
     write(tmp_path)
     plan, store = plan_and_store(tmp_path, train={"command": "train {data} {output} --lr 1"})
-    assert done_again(plan, store) == {}
+    assert again(plan, store) == {}
     finish(plan, store, ["mini", "probe a", "evaluate mini on a"])
     (store.folder("half")).mkdir()
     (store.folder("half") / "result.json").write_text('{"name": "probe b"')
-    assert done_again(plan, store) == {}
+    assert again(plan, store) == {}
 
     now, store = plan_and_store(tmp_path, train={"command": "train {data} {output} --lr 2 --bf16"})
-    found = done_again(now, store)
+    found = again(now, store)
     changed = "command, '1' is '2 --bf16' now"
     # Of the evaluation nothing differs but its model.
     assert found == {"mini": [changed], "evaluate mini on a": [], "probe a": [changed]}
@@ -50,7 +54,7 @@ def test_changed_data_and_a_new_task_are_told_by_name(tmp_path):
     tasks = content(tmp_path)["tasks"]
     more = {**tasks, "d": {"train": "chat.json", "validation": "val.jsonl"}}
     now, store = plan_and_store(tmp_path, tasks=more)
-    assert done_again(now, store) == {"probe b": ["data of a, d (new)", "weights"]}
+    assert again(now, store) == {"probe b": ["data of a, d (new)", "weights"]}
 
 
 def test_a_word_that_is_new_or_gone_is_told_against_the_latest_result(tmp_path):
@@ -66,7 +70,7 @@ def test_a_word_that_is_new_or_gone_is_told_against_the_latest_result(tmp_path):
         (" --lr 2 --bf16", "command, '1' is '2' now"),
     ):
         now, store = plan_and_store(tmp_path, train={"command": "train {data} {output}" + words})
-        assert done_again(now, store) == {"mini": [told]}
+        assert again(now, store) == {"mini": [told]}
 
 
 def test_a_few_names_and_reasons_are_shown():

@@ -154,6 +154,19 @@ def test_value_that_does_not_fit_is_told_with_its_place(tmp_path, change, messag
     assert "\n" not in str(caught.value)
 
 
+def test_item_of_a_list_is_told_with_its_line(tmp_path):
+    text = yaml.safe_dump(content(tmp_path, seeds=[0, "x", 2]))
+    line = text.splitlines().index("- x") + 1
+    with pytest.raises(ValueError, match=rf"line {line}: seeds\.1: input should be a valid integer"):
+        load(tmp_path, text)
+
+
+def test_sentence_of_ones_own_is_told_as_it_is(tmp_path):
+    """Without the value, which may be the whole file."""
+    with pytest.raises(ValueError, match=r"line 1: step_matched: it needs \{steps\} in train\.command$"):
+        load(tmp_path, content(tmp_path, step_matched=True))
+
+
 def test_several_seeds_need_the_seed_in_the_command(tmp_path):
     value = content(tmp_path, seeds=[0, 1], train={"command": "t {data} {output}"})
     with pytest.raises(ValueError, match=r"several need \{seed\}"):
@@ -171,8 +184,10 @@ def test_validation_file_is_asked_for_where_the_command_uses_it(tmp_path):
     ("text", "message"),
     [
         ("a: [1", "line 1: expected YAML"),
+        ("a: \x07", "toy.yaml: expected YAML, got unacceptable character #x0007"),
         ("output: a\nbase_model: b\noutput: c", "line 3: output stands twice; keep one"),
         ("tasks:\n  a: {train: x}\n  a: {train: y}", "line 3: tasks.a stands twice"),
+        ("seeds:\n- 0\n- a: 1\n  a: 2", "line 4: seeds.1.a stands twice"),
         ("- 1", "line 1: input should be"),
         ("", "output: this key is missing (and 4 more mistakes)"),
     ],

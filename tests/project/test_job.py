@@ -83,6 +83,16 @@ def test_progress_is_that_of_the_last_bar_over_all_steps(tmp_path, log, work):
     assert job.work_done(path, {"steps": None, "work": 1000}) == 0
 
 
+def test_bar_of_an_earlier_try_is_not_this_ones_progress(tmp_path, monkeypatch):
+    folder, told = tmp_path / "runs" / "key", []
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("3/4 [00:01<00:01")
+    monkeypatch.setattr(job, "LOOK_SECONDS", 0.0)
+    command = f"sleep 0.3; echo '1/4 [' >> {folder / 'log.txt'}; sleep 0.3; touch {{output}}/model"
+    job.train(training(tmp_path, command), folder, told.append)
+    assert [*dict.fromkeys(told)] == [0, 2]
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_answers_of_an_evaluation_that_resumes_are_kept_and_otherwise_removed(tmp_path, resume):
     folder = tmp_path / "runs" / "key"
@@ -124,7 +134,8 @@ def test_training_has_its_data_and_weights_and_leaves_its_model(tmp_path, resume
     (tmp_path / "outputs" / "key" / "checkpoint").write_text("half")
     settings = training(tmp_path, "cp {data} {output}/data; cp {weights} {output}/weights", resume=resume)
     result = job.train(settings, folder, lambda done: None)
-    assert result == {"output": "outputs/key", "samples": 2, "steps": 4}
+    expected = {"output": "outputs/key", "samples": 2, "steps": 4}
+    assert result == expected | ({"resumed": True} if resume else {})
     output = tmp_path / result["output"]
     assert json.loads((output / "data").read_text()) == [{"task": "a", "id": 1}, {"task": "a", "id": 2}]
     assert TaskWeights.load(output / "weights").weights == {"a": 1.0}

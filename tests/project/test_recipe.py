@@ -3,7 +3,7 @@ import pytest
 from cotbal.estimate.store import Record
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.outline import Throughput, outline, run_keys, throughput
+from cotbal.project.outline import Throughput, outline, recorded, run_keys, throughput
 from cotbal.project.recipe import plan_of, recipes
 from cotbal.project.resources import Resources
 from cotbal.project.session import store_of
@@ -18,7 +18,7 @@ def made(tmp_path):
         project = load_project(write(tmp_path, **changes), precise=precise, step_matched=step_matched)
         data = prepare(project)
         plan = plan_of(project, data)
-        return project, data, plan, outline(project, data, plan, throughput(project, plan, store_of(project)))
+        return project, data, plan, outline(project, data, plan, throughput(project, plan, {}))
 
     return made
 
@@ -67,11 +67,15 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     for name, seconds in (("mini", 1800.0), ("evaluate mini on a", 900.0)):
         store.folder(keys[name]).mkdir(parents=True)
         store.write(Record(keys[name], {}, 100.0, 100.0 + seconds, 0.0), function="f", settings={})
-    known = throughput(project, plan, store)
+    finished = recorded(plan, store)
+    known = throughput(project, plan, finished)
     assert known == Throughput(25.0, 40.0)
     assert outline(project, data, plan, known)["totals"]["gpu_hours"] == pytest.approx(275 / 25 + 240 / 40)
     without = project.model_copy(update={"resources": Resources(slots=2)})
-    assert throughput(without, plan, store) == Throughput(50.0, 80.0)
+    assert throughput(without, plan, finished) == Throughput(50.0, 80.0)
+    # Of what went on from a checkpoint the hours before it are not known.
+    resumed = finished | {"mini": Record(keys["mini"], {"resumed": True}, 0.0, 1.0, 0.0)}
+    assert throughput(without, plan, resumed) == Throughput(None, 80.0)
 
 
 def test_precise_adds_two_runs_per_task_each_scored_on_its_task(made):

@@ -54,7 +54,7 @@ def test_file_cut_anywhere_is_noticed(tmp_path, chunk, form):
         ('[{"a": 1},]', "record 2: expected an object, got ']'"),
         ('[{"a": 1}] {"a": 2}', "record 2: expected nothing after the array"),
         ('[{"a": 1}]x', "record 2: expected nothing after the array"),
-        ('[{"a": 1}, {"a": x, "b": "and something more"}]', "record 2: expecting value"),
+        ('[{"a": 1}, {"a": x, "b": "and something more"}]', "record 2: expecting value (its character 7)"),
         ('{"a": 1}\nhello', "record 2: expected an object, got 'hello'"),
         ('{"a": "line\nbreak, and more of it"}', "record 1: invalid control character at"),
     ],

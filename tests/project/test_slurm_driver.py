@@ -1,15 +1,19 @@
 """The driver against a cluster whose jobs live as each test tells; `test_slurm_node.py` has a real one."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from cotbal.estimate.store import Store, run_key
 from cotbal.project.slurm import driver
-from cotbal.project.slurm.queue import SlurmError
+from cotbal.project.slurm.queue import QueuedJob, SlurmError
 from cotbal.project.slurm.submission import was_submitted_whole
 from cotbal.project.slurm.tickets import (
     Ticket,
+    job_name,
+    jobs_in_queue,
     read_ticket,
     refuse_beside_jobs,
     slurm_folder,
@@ -87,6 +91,24 @@ def test_requeued_job_is_waited_for(cluster, store):
     assert notes.about("lost") == ["a: job 1_1 is requeued"]
     assert notes.about("started").count("a") == 2
     assert notes.about("noted") == []
+
+
+def test_bar_of_an_earlier_try_is_not_this_ones_progress(cluster, store, monkeypatch):
+    runs = Plan([spec("a", steps=8, work=8)])
+    runs["a"].context["steps"] = 4
+    log = store.folder(run_key(spec("a"))) / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("3/4 [00:01<00:01")
+    told = []
+    monkeypatch.setattr(JobNotes, "advanced", lambda self, name, steps: told.append(steps))
+
+    def trains():
+        with log.open("a") as stream:
+            stream.write("1/4 [")
+
+    cluster.lives["a"] = [["RUNNING", "RUNNING", trains, "RUNNING", "done"]]
+    work(store, runs)
+    assert {*told} == {2}
 
 
 def test_state_between_two_of_a_requeue_is_not_the_end(cluster, store, monkeypatch):
@@ -203,6 +225,37 @@ def test_job_whose_submission_a_kill_cut_short_and_one_that_is_over_are_submitte
     assert len(done.records) == 3
     assert cluster.submissions == [["b", "a"], ["c"]]
     assert cluster.cancelled == ["7"]
+
+
+def test_runs_on_this_machine_ask_slurm_only_where_it_had_jobs_and_forget_those_that_are_gone(cluster, store):
+    cluster.silences = 1
+    refuse_beside_jobs(store.out)
+    assert cluster.silences == 1
+    write_ticket(store.out, Ticket("k", "s1", None, "7"))
+    with pytest.raises(
+        SlurmError, match=r"had jobs in a Slurm queue, and whether they are gone cannot be told"
+    ):
+        refuse_beside_jobs(store.out)
+    assert read_ticket(store.out, "k") is not None
+    refuse_beside_jobs(store.out)
+    assert read_ticket(store.out, "k") is None
+
+
+def test_jobs_of_two_folders_have_other_names(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    here = job_name(Path("."), "s1")
+    assert re.fullmatch(r"cotbal-[0-9a-f]{8}-s1", here)
+    assert here == job_name(tmp_path / "a", "s1") != job_name(tmp_path, "s1")
+
+
+def test_job_whose_id_was_not_heard_is_that_of_its_name_and_its_place(tmp_path):
+    for place in (0, 1):
+        write_ticket(tmp_path, Ticket(f"k{place}", "s1", place))
+    names = {"8_1": job_name(tmp_path, "s0"), **dict.fromkeys(("9_0", "9_1"), job_name(tmp_path, "s1"))}
+    queue = {job: QueuedJob(job, "RUNNING", "None", name) for job, name in names.items()}
+    found = {key: queued.job for key, (_, queued) in jobs_in_queue(tmp_path, queue).items()}
+    assert found == {"k0": "9_0", "k1": "9_1"}
 
 
 def test_stopped_driver_leaves_its_jobs_and_says_how_to_end_them(cluster, store):

@@ -10,7 +10,7 @@ from cotbal.estimate.execution import Execution, Job
 from cotbal.estimate.plan import Plan
 from cotbal.estimate.pool import LOG_LINES, MAX_RETRIES, Listener
 from cotbal.estimate.store import LOG_FILE, Store
-from cotbal.project.job import work_done
+from cotbal.project.job import log_size, work_done
 from cotbal.project.resources import Resources
 from cotbal.project.slurm.queue import (
     QueuedJob,
@@ -56,12 +56,14 @@ class Live:
         job: the run.
         ticket: its job.
         started: whether the job has been seen at work.
+        log_start: the bytes that were in the run's log then.
         over_since: when Slurm first showed the job as over, or not at all.
     """
 
     job: Job
     ticket: Ticket
     started: bool = False
+    log_start: int = 0
     over_since: float | None = None
 
     @property
@@ -203,11 +205,11 @@ class SlurmPool:
                 self.listener.queued(live.job.name, live.id)
         else:
             live.over_since = None
-            if not live.started:
-                live.started = True
-                self.listener.started(live.job.name)
             log, context = self._folder(live.job) / LOG_FILE, live.job.spec.context
-            if "work" in context and (done := work_done(log, context)):
+            if not live.started:
+                live.started, live.log_start = True, log_size(log)
+                self.listener.started(live.job.name)
+            if "work" in context and (done := work_done(log, context, live.log_start)):
                 self.listener.advanced(live.job.name, done)
 
     def _doubt(self, live: Live, queued: QueuedJob | None) -> None:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import HPSearchBackend
 
 from cotbal.balancing import DWA, RLW, TLA
 from cotbal.integrations.huggingface.checkpoint import load_weighting
@@ -167,6 +169,46 @@ def test_an_empty_task_in_a_step_is_no_loss_of_0(tmp_path: Path) -> None:
     logged = [entry for entry in run.state.log_history if "task_weight/short" in entry]
     assert [entry["task_weight/short"] for entry in logged] == [1.0, 1.0]
     assert not any("task_loss/long" in entry for entry in logged)
+
+
+def searching(folder: Path) -> OrderedTrainer:
+    args = arguments(folder, 4, 2, 3, save_strategy="steps", save_steps=3)
+    return OrderedTrainer(
+        args=args,
+        model_init=lambda: tiny_model(),
+        train_dataset=records(24),
+        data_collator=collator(),
+        weights=DWA(window=1),
+    )
+
+
+def state_of(folder: Path, number: int | None = None) -> Any:
+    run = folder if number is None else folder / f"run-{number}"
+    return json.loads((run / "checkpoint-3" / FILE).read_text())["state"]
+
+
+def test_the_state_of_a_trial_is_beside_its_checkpoint(tmp_path: Path) -> None:
+    run = searching(tmp_path)
+    run.train()
+    run.hp_search_backend, run.hp_name = HPSearchBackend.OPTUNA, None
+    run._save_checkpoint(run.model, SimpleNamespace(number=2))
+    assert (tmp_path / "run-2" / "checkpoint-3" / "model.safetensors").exists()
+    assert state_of(tmp_path, 2) == state_of(tmp_path)
+
+
+def test_a_search_by_optuna(tmp_path: Path) -> None:
+    """Each trial starts afresh: the first is as it would be alone."""
+    pytest.importorskip("optuna")
+    alone, run = searching(tmp_path / "alone"), searching(tmp_path)
+    run.eval_dataset, rates = records(4), iter([0.1, 0.01])
+    best = run.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("rate", *[next(rates)] * 2)}, n_trials=2
+    )
+    alone.train()
+    assert best.run_id == "0"
+    assert state_of(tmp_path, 0) == state_of(tmp_path / "alone") != state_of(tmp_path, 1)
+    assert state_of(tmp_path, 1)["step"] == 3
+    assert not [*tmp_path.glob("checkpoint-*")]
 
 
 class RunsOutOfMemory(OrderedTrainer):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from cotbal.integrations.huggingface import acceptance
+from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.integrations.huggingface.loss_position import LogitShape
 from cotbal.integrations.huggingface.no_logits import NoLogits, NoLogitsError
@@ -193,11 +194,11 @@ def test_a_small_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         acceptance.accepted_shape(model)
 
 
-@pytest.mark.parametrize("factor", [float("nan"), 1.01])
+@pytest.mark.parametrize(("factor", "size"), [(float("nan"), 1.0), (1.01, 1.0), (1.01, 1e-4)])
 def test_one_gradient_that_is_off_or_not_a_number_is_seen(
-    monkeypatch: pytest.MonkeyPatch, factor: float
+    monkeypatch: pytest.MonkeyPatch, factor: float, size: float
 ) -> None:
-    """Behind a right loss, in one row alone: Python's max() would lose a NaN."""
+    """Behind a right loss, in one row alone, of small ones too: Python's max() would lose a NaN."""
     model, _ = build("LlamaForCausalLM")
     of_shape = acceptance._Batch.run
 
@@ -205,7 +206,7 @@ def test_one_gradient_that_is_off_or_not_a_number_is_seen(
         loss, *gradients = of_shape(self, *args)
         if len(args) > 1:
             gradients[0][1, 0] *= factor
-        return [loss, *gradients]
+        return [loss, *(size * each for each in gradients)]
 
     monkeypatch.setattr(acceptance._Batch, "run", run)
     with pytest.raises(acceptance.NotExactError, match="is off by"):
@@ -380,3 +381,13 @@ def test_compiled_and_wrapped_models_are_found() -> None:
     compiled = torch.compile(model, backend="eager")
     install_loss(compiled, step_loss, "linear")
     assert torch.isclose(training_loss(compiled, batch, step_loss).loss, expected, rtol=1e-5)
+
+
+def test_a_model_that_ddp_holds_already_is_found() -> None:
+    model, _ = build("LlamaForCausalLM")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        held = nn.parallel.DistributedDataParallel(model)
+        assert inner_model(held) is inner_model(torch.compile(held, backend="eager")) is model
+    finally:
+        torch.distributed.destroy_process_group()

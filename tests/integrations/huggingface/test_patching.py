@@ -161,6 +161,31 @@ def test_a_task_collator_stays_and_gives_the_names(tmp_path: Path) -> None:
     assert "data_collator: wrapped in a TaskCollator" in repr(cotbal.patch(other, weights=WEIGHTS))
 
 
+def test_a_collator_whose_ids_nothing_names_is_refused(tmp_path: Path) -> None:
+    """With the weights in another order each task had another's weight."""
+
+    def numbers(features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return pad(features) | {"cotbal_task_ids": torch.tensor([each["number"] for each in features])}
+
+    data = [
+        {"number": TASKS.index(each["task"]), **{key: each[key] for key in ("input_ids", "labels")}}
+        for each in records(24)
+    ]
+    options = {"data_collator": numbers, "train_dataset": data}
+    reordered = dict(reversed(WEIGHTS.items()))
+    refused = plain(tmp_path, **options)
+    cotbal.patch(refused, weights=reordered)
+    with pytest.raises(
+        ValueError, match=r"tasks: expected .* cotbal_task_ids .*; pass tasks=\[\.\.\.\] in the"
+    ):
+        refused.train()
+    named, read = plain(tmp_path, **options), plain(tmp_path)
+    cotbal.patch(named, weights=reordered, tasks=TASKS)
+    cotbal.patch(read, weights=reordered)
+    assert read.tasks == TASKS[::-1]
+    assert torch.equal(train(named)[0], train(read)[0])
+
+
 def test_weights_may_change_with_the_steps(tmp_path: Path) -> None:
     patched = plain(tmp_path, args=arguments(tmp_path, 4, 2, steps=4))
     cotbal.patch(patched, weights=DWA(window=1), tasks=TASKS)

@@ -122,6 +122,34 @@ def test_a_step_that_trains_on_other_tokens_than_were_counted_is_an_error(
         run.train()
 
 
+class LeavesTheLastOut(OrderedTrainer):
+    """The last of the 12 micro-batches, after which no step comes."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return torch.zeros(()) if self.calls == 12 else super().training_step(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logging_strategy": "no"},
+        {"logging_steps": 4},
+        {"logging_strategy": "no", "save_strategy": "steps", "save_steps": 4},
+    ],
+)
+def test_the_last_step_is_checked_as_well(tmp_path: Path, options: dict[str, Any]) -> None:
+    """At the end, or before it is logged or saved."""
+    run = trainer(tmp_path, LeavesTheLastOut, records(24))
+    for name, value in options.items():
+        setattr(run.args, name, value)
+    with pytest.raises(ValueError, match="expected the step before to train once on the tokens that were"):
+        run.train()
+    assert (run.calls, run.state.global_step) == (12, 4)
+    assert not [entry for entry in run.state.log_history if "task_loss/short" in entry]
+    assert not [*tmp_path.glob("checkpoint-*")]
+
+
 def test_a_training_that_stops_within_a_window_is_none(tmp_path: Path) -> None:
     """Its gradients are dropped, and a second training starts from what its steps left."""
 
