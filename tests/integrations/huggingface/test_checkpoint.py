@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import HPSearchBackend
 
 from cotbal.balancing import DWA, RLW, TLA
 from cotbal.integrations.huggingface.checkpoint import load_weighting
@@ -187,18 +185,8 @@ def state_of(folder: Path, number: int | None = None) -> Any:
     return json.loads((run / "checkpoint-3" / FILE).read_text())["state"]
 
 
-def test_the_state_of_a_trial_is_beside_its_checkpoint(tmp_path: Path) -> None:
-    run = searching(tmp_path)
-    run.train()
-    run.hp_search_backend, run.hp_name = HPSearchBackend.OPTUNA, None
-    run._save_checkpoint(run.model, SimpleNamespace(number=2))
-    assert (tmp_path / "run-2" / "checkpoint-3" / "model.safetensors").exists()
-    assert state_of(tmp_path, 2) == state_of(tmp_path)
-
-
 def test_a_search_by_optuna(tmp_path: Path) -> None:
     """Each trial starts afresh: the first is as it would be alone."""
-    pytest.importorskip("optuna")
     alone, run = searching(tmp_path / "alone"), searching(tmp_path)
     run.eval_dataset, rates = records(4), iter([0.1, 0.01])
     best = run.hyperparameter_search(
