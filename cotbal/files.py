@@ -1,13 +1,14 @@
-"""Writing files so that a reader, or a kill, never meets half of one."""
+"""Writing files so that a reader, or a kill, never meets half of one, and reading a JSON object."""
 
 import contextlib
 import errno
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def slug(name: str) -> str:
@@ -61,3 +62,26 @@ def writing_atomically(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def json_object(path: str | Path, expected: str, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: the file.
+        expected: what it should hold, for the error message.
+        remedy: what to do where it does not, likewise.
+
+    Raises:
+        OSError: no such file.
+        ValueError: not JSON, or not an object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected {expected}, a JSON object, got {error}; {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path}: expected {expected}, a JSON object, got {type(content).__name__}; {remedy}"
+        )
+    return content

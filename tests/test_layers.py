@@ -77,7 +77,7 @@ OWN = {
         "cotbal.weights",
     },
     "cotbal.patching": {"cotbal.balancing", "cotbal.integrations", "cotbal.tasks"},
-    "cotbal.doctor": {"cotbal.integrations", "cotbal.normalizer", "cotbal.step_loss"},
+    "cotbal.doctor": {"cotbal.files", "cotbal.integrations", "cotbal.normalizer", "cotbal.step_loss"},
     "cotbal": {
         "cotbal.estimate",
         "cotbal.gradcheck",

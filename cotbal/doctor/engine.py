@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from cotbal.doctor.compare import Comparison, Pass, compare
-from cotbal.doctor.json_file import json_object
 from cotbal.doctor.models import load_batch, load_model, random_batch
+from cotbal.files import json_object
 
 _SECONDS = 900
 # Of the engine's own output, when it fails.

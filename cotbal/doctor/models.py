@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cotbal.doctor.batches import special_ids
-from cotbal.doctor.json_file import json_object
+from cotbal.files import json_object
 
 # A model without weights is built with so many layers: what is looked at comes after them.
 _LAYERS = 2

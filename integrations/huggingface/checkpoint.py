@@ -7,7 +7,7 @@ from typing import Any
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cotbal.balancing import StaticWeights, Weighting
-from cotbal.files import write_text_atomically
+from cotbal.files import json_object, write_text_atomically
 
 SCHEMA_VERSION = 1
 FILE_NAME = "cotbal_weighting.json"
@@ -38,7 +38,7 @@ def load_weighting(weighting: Weighting, checkpoint: str | Path) -> None:
             f"resume_from_checkpoint: expected {FILE_NAME} in {checkpoint}, got none; a run of "
             f"{type(weighting).__name__} goes on from a checkpoint of its own only"
         )
-    content = _content(path)
+    content = json_object(path, "the state of a rule", "resume from another checkpoint")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"{path}: expected schema_version {SCHEMA_VERSION}, got {content.get('schema_version')!r}; "
@@ -51,15 +51,3 @@ def load_weighting(weighting: Weighting, checkpoint: str | Path) -> None:
             f"{path}: expected the whole state of a {type(weighting).__name__}, got a part of it "
             f"({type(error).__name__}: {error}); resume from another checkpoint"
         ) from error
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, got {error}; resume from another checkpoint") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path}: expected a JSON object, got {type(content).__name__}; resume from another checkpoint"
-        )
-    return content

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -35,6 +36,15 @@ def test_a_paragraph_of_the_help_fills_the_lines_of_the_terminal(words, text, mo
 def test_the_version_is_that_of_the_package():
     shown = CliRunner().invoke(app, ["--version"])
     assert (shown.exit_code, shown.output) == (0, f"cotbal {cotbal.__version__}\n")
+
+
+def test_recipes_are_shown_and_can_be_copied(tmp_path):
+    shown = CliRunner().invoke(app, ["plan", "--recipes"]).stdout.split()
+    for recipe in shown:
+        shutil.copy(recipe, tmp_path)
+    copied = sorted(path.name for path in tmp_path.iterdir())
+    assert copied == ["digits.yaml", "huggingface.yaml", "llava.yaml"]
+    assert CliRunner().invoke(app, ["plan"]).exit_code == 2
 
 
 def test_help_imports_nothing_heavy():

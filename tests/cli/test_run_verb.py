@@ -395,12 +395,3 @@ def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(
     assert call("run", path).exit_code == 0
     assert not list(half.parent.iterdir())
     assert (tmp_path / "out" / "scores.csv").read_text() == (unbroken[0] / "out" / "scores.csv").read_text()
-
-
-def test_recipes_are_shown_and_can_be_copied(tmp_path):
-    shown = call("plan", "--recipes").stdout.split()
-    for recipe in shown:
-        shutil.copy(recipe, tmp_path)
-    copied = sorted(path.name for path in tmp_path.iterdir())
-    assert copied == ["digits.yaml", "huggingface.yaml", "llava.yaml"]
-    assert call("plan").exit_code == 2

@@ -96,8 +96,8 @@ def test_a_rule_of_another_kind_or_without_its_state_is_refused(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "expected JSON, got"),
-        ("[]", "expected a JSON object, got list"),
+        ("{", "expected the state of a rule, a JSON object, got"),
+        ("[]", "expected the state of a rule, a JSON object, got list"),
         ('{"schema_version": 1}', "expected the whole state of a DWA, got a part of it"),
     ],
 )
