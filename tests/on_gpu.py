@@ -25,7 +25,7 @@ TINY = (40,)
 PLAIN: dict[str, Any] = {}
 
 
-def inputs(device: str, *, rows: int = ROWS) -> dict[str, Tensor]:
+def inputs(device: str, *, rows: int) -> dict[str, Tensor]:
     """Labels for any of the vocabularies, a third of them ignored, and tasks; the same each time."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(*TINY, (rows,), generator=generator)
@@ -37,7 +37,7 @@ def inputs(device: str, *, rows: int = ROWS) -> dict[str, Tensor]:
     }
 
 
-def every_option(device: str, n_cols: int, rows: int = ROWS) -> dict[str, Any]:
+def every_option(device: str, n_cols: int, rows: int) -> dict[str, Any]:
     generator = torch.Generator(device).manual_seed(2)
     return {
         "token_weights": torch.rand(rows, generator=generator, device=device),
@@ -53,7 +53,7 @@ def normal(*shape: int, device: str, dtype: torch.dtype) -> Tensor:
     return torch.randn(shape, generator=generator, device=device).to(dtype)
 
 
-def accuracy(device: str, vocabularies: tuple[int, ...]) -> Iterator[Check]:
+def accuracy(device: str, vocabularies: tuple[int, ...], rows: int) -> Iterator[Check]:
     """Loss and gradients are no further from float64 than plain torch's, at both levels."""
     import cotbal
 
@@ -64,18 +64,18 @@ def accuracy(device: str, vocabularies: tuple[int, ...]) -> Iterator[Check]:
 
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
     for n_cols, dtype, has_options in product(vocabularies, dtypes, (False, True)):
-        options = every_option(device, n_cols) if has_options else PLAIN
-        logits = normal(ROWS, n_cols, device=device, dtype=dtype)
+        options = every_option(device, n_cols, rows) if has_options else PLAIN
+        logits = normal(rows, n_cols, device=device, dtype=dtype)
         hidden, weight = (
-            normal(count, 64, device=device, dtype=dtype) / 4 for count in (ROWS, min(n_cols, 32003))
+            normal(count, 64, device=device, dtype=dtype) / 4 for count in (rows, min(n_cols, 32003))
         )
         what = f"V = {n_cols}, {str(dtype).removeprefix('torch.')}, {'all' if has_options else 'no'} options"
-        check = partial(cotbal.check_gradients, impl="triton", upstream=0.25, **inputs(device))
+        check = partial(cotbal.check_gradients, impl="triton", upstream=0.25, **inputs(device, rows=rows))
         yield f"logits, {what}", partial(check, cotbal.gtw_cross_entropy, logits, **options)
         yield f"in place, {what}", partial(check, inplace, logits, **options)
         if n_cols <= 32003:
             linear = partial(check, cotbal.linear_gtw_cross_entropy, hidden, weight, **options)
-            yield f"linear, {what}", partial(linear, valid_count=ROWS)
+            yield f"linear, {what}", partial(linear, valid_count=rows)
             yield f"linear in chunks, {what}", partial(linear, memory_budget="min")
 
 
@@ -152,8 +152,8 @@ def in_a_cuda_graph(step: Callable[[], tuple[Tensor, ...]]) -> None:
 
 
 def checks(device: str, *, tiny: bool) -> Iterator[Check]:
-    yield from accuracy(device, TINY if tiny else VOCABULARIES)
-    for level, step in both_levels(device):
+    yield from accuracy(device, TINY, 12) if tiny else accuracy(device, VOCABULARIES, ROWS)
+    for level, step in both_levels(device, 32 if tiny else 512):
         yield f"{level}, the same bits twice", partial(same_bits, step)
     if device == "cuda":
         for level, step in both_levels(device):

@@ -139,6 +139,7 @@ def digits(folder, **resources):
     return path
 
 
+@pytest.mark.full
 def test_digit_world_with_a_cancelled_and_a_requeued_job_scores_as_on_one_machine(node, cotbal, tmp_path):
     path = digits(tmp_path / "slurm", **SLURM)
     driver, squeue = cotbal("run", path), ("squeue", "--noheader", "--array", "--format=%i %t")
