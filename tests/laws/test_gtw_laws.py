@@ -10,12 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import cotbal
-from tests.laws.cases import IGNORE, IMPL_DTYPES, Case, cases
+from tests.laws.cases import IGNORE, Case, cases, everywhere, of_itself
 from tests.tolerances import LOSS, assert_close, assert_gradients_close, assert_losses_close
-
-everywhere = pytest.mark.parametrize(
-    ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
-)
 
 
 def loss_and_gradient(case: Case, impl: str, **options: object) -> tuple[Tensor, Tensor]:
@@ -102,7 +98,7 @@ def test_stats_equal_the_reference(impl: str, dtype: torch.dtype, data: st.DataO
     assert torch.equal(stats.correct_count, counted)
 
 
-@everywhere
+@of_itself
 @pytest.mark.parametrize("mode", ["sum", "denominator"])
 @given(st.data())
 def test_linear_in_the_weights(impl: str, dtype: torch.dtype, mode: str, data: st.DataObject) -> None:
@@ -122,7 +118,7 @@ def test_linear_in_the_weights(impl: str, dtype: torch.dtype, mode: str, data: s
     )
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_scaling_all_weights_changes_nothing(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
@@ -132,7 +128,7 @@ def test_scaling_all_weights_changes_nothing(impl: str, dtype: torch.dtype, data
     assert_gradients_close(scaled_gradient, gradient, dtype)
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_relabelling_tasks_changes_nothing(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
@@ -144,7 +140,7 @@ def test_relabelling_tasks_changes_nothing(impl: str, dtype: torch.dtype, data: 
         assert torch.equal(got, expected)
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_permuting_rows_permutes_the_gradient(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype, token_weights=False))
@@ -158,7 +154,7 @@ def test_permuting_rows_permutes_the_gradient(impl: str, dtype: torch.dtype, dat
     assert_gradients_close(permuted_gradient, gradient[:, order], dtype)
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_micro_batches_add_up_under_the_denominator_of_the_step(
     impl: str, dtype: torch.dtype, data: st.DataObject
@@ -222,7 +218,7 @@ def test_nothing_valid_is_zero_with_its_graph(
     assert stats.token_count.tolist() == [0]
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_same_bits_every_time(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
@@ -230,7 +226,7 @@ def test_same_bits_every_time(impl: str, dtype: torch.dtype, data: st.DataObject
         assert torch.equal(first, second)
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_rows_need_not_be_contiguous(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
@@ -251,7 +247,7 @@ def test_rows_need_not_be_contiguous(impl: str, dtype: torch.dtype, data: st.Dat
         assert_gradients_close(leaf.grad, expected[1], dtype)
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_an_id_per_sample_is_an_id_per_token(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
@@ -264,7 +260,7 @@ def test_an_id_per_sample_is_an_id_per_token(impl: str, dtype: torch.dtype, data
     assert torch.equal(got, expected)
 
 
-@everywhere
+@of_itself
 @given(st.data())
 def test_shift_takes_everything_from_the_next_position(
     impl: str, dtype: torch.dtype, data: st.DataObject

@@ -7,12 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import cotbal
-from tests.laws.cases import IGNORE, IMPL_DTYPES, Case, cases
+from tests.laws.cases import IGNORE, Case, cases, everywhere
 from tests.tolerances import LOSS, RELATIVE, assert_close, assert_gradients_close
-
-everywhere = pytest.mark.parametrize(
-    ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
-)
 
 
 def features_of(case: Case, width: int = 9) -> tuple[Tensor, Tensor]:

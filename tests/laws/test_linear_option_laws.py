@@ -7,13 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import cotbal
-from tests.laws.cases import IGNORE, IMPL_DTYPES, Case
+from tests.laws.cases import IGNORE, Case, everywhere
 from tests.laws.options import Allowed, Options, exact, option_cases
 from tests.tolerances import FLOOR, LOSS, RELATIVE, assert_close, assert_gradients_close
 
-everywhere = pytest.mark.parametrize(
-    ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
-)
 seldom = settings(max_examples=settings.default.max_examples // 4)
 WIDTH = 9
 ONE = torch.ones((), dtype=torch.float64)

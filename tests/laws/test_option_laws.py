@@ -11,13 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import cotbal
-from tests.laws.cases import IGNORE, IMPL_DTYPES, Case, cases
+from tests.laws.cases import IGNORE, Case, cases, everywhere
 from tests.laws.options import Allowed, Options, class_weights, exact, option_cases
 from tests.tolerances import LOSS, assert_close, assert_gradients_close, assert_losses_close
 
-everywhere = pytest.mark.parametrize(
-    ("impl", "dtype"), IMPL_DTYPES, ids=lambda value: str(value).split(".")[-1]
-)
 # These run the kernel several times an example, and much of it is in the first law already.
 half_as_often = settings(max_examples=settings.default.max_examples // 2)
 seldom = settings(max_examples=settings.default.max_examples // 4)
