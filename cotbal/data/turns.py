@@ -31,13 +31,20 @@ class Turn(NamedTuple):
 to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
+class _Temporary(sqlite3.Connection):
+    """Closed with what holds it: from Python 3.13 on a connection is not closed in silence."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def temporary_database(cache: int = 16384) -> sqlite3.Connection:
     """A database in a temporary file; without a name, it is gone with the process, also a killed one.
 
     Args:
         cache: KiB of memory that it takes.
     """
-    database = sqlite3.connect("", isolation_level=None)
+    database = sqlite3.connect("", isolation_level=None, factory=_Temporary)
     for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", f"cache_size=-{cache}"):
         database.execute(f"PRAGMA {setting}")
     database.execute("BEGIN")

@@ -91,7 +91,8 @@ def test_reading_of_an_array_stops_at_a_broken_record(tmp_path):
 
 def test_deep_nesting_is_no_crash(tmp_path):
     kinds = set()
-    for depth in (50, *range(880, 1010)):
+    # Where Python stops reading depends on its version.
+    for depth in (50, *range(880, 1010), *range(1450, 1510, 7), *range(9900, 10050, 7), 100_000):
         deep = "[" * depth + "]" * depth
         text = f'[{{"id": {deep}, "task": {deep}, "image": {deep}, "conversations": {deep}}}]'
         (tmp_path / "a.json").write_text(text)
