@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import has_length
 
-from cotbal.integrations.huggingface.sft import is_sft_trainer
+from cotbal.integrations.huggingface.sft import computes_its_loss_in, is_sft_trainer
 
 # PEFT's prompt learning that adds no positions to the labels.
 _PREFIXES_OF_KEYS = ("PREFIX_TUNING", "CARTRIDGE")
@@ -28,6 +28,12 @@ def check_trainer(trainer: Any) -> None:
         raise ValueError(
             f"loss_type: expected 'nll', got {loss_type!r}, another loss than cross-entropy, which the task "
             "weights would replace. Leave it out of the SFTConfig"
+        )
+    if is_sft_trainer(trainer) and computes_its_loss_in(trainer.model):
+        raise ValueError(
+            "loss_type: expected 'nll', got 'chunked_nll', the default of TRL 1.6 to 1.14: a loss in the "
+            "model's forward, past the task weights. Pass SFTConfig(loss_type='nll'); the logits are not "
+            "held whole then either, see trainer.installed"
         )
     if is_sft_trainer(trainer) and _packs(trainer.args):
         raise ValueError(

@@ -4,7 +4,10 @@ import sys
 from functools import partial
 from typing import Any
 
+import torch
 from transformers import Trainer
+
+_NAME = "trl.trainer.sft_trainer"
 
 
 def is_sft_trainer(trainer: object) -> bool:
@@ -24,5 +27,11 @@ def past_sft(trainer: Any, compute_loss: Any) -> Any:
     return partial(Trainer.compute_loss, trainer)
 
 
+def computes_its_loss_in(model: torch.nn.Module) -> bool:
+    """Whether TRL has put a forward of its own, its loss in it, in the place of the model's."""
+    forwards = (module.__dict__.get("forward") for module in model.modules())
+    return any(getattr(forward, "__module__", None) == _NAME for forward in forwards)
+
+
 def _module() -> Any:
-    return sys.modules.get("trl.trainer.sft_trainer")
+    return sys.modules.get(_NAME)

@@ -312,7 +312,7 @@ def test_commands_left_by_a_driver_and_workers_killed_at_once_are_ended_before_t
     driver = start(path)
     wait_until(lambda: starts(tmp_path), driver)
     (worker,) = children(driver.pid)
-    (folder,) = (tmp_path / "out" / "runs").glob("*/")
+    (folder,) = (path for path in (tmp_path / "out" / "runs").iterdir() if path.is_dir())
     # So that the worker cannot clean up when its driver is gone.
     os.kill(worker, signal.SIGSTOP)
     driver.kill()

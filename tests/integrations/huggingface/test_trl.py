@@ -32,6 +32,10 @@ datasets = pytest.importorskip("datasets")
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 
 
+# The default of TRL 1.6 to 1.14 is another, with a loss of TRL's own.
+NLL = {"loss_type": "nll"} if hasattr(trl.SFTConfig, "loss_type") else {}
+
+
 class SFT(InOrder, CoTBalMixin, trl.SFTTrainer):
     pass
 
@@ -72,7 +76,7 @@ def sft(
         bf16=False,
         average_tokens_across_devices=True,
         dataset_num_proc=None,
-        **(settings or {}),
+        **NLL | (settings or {}),
     )
     return cls(
         model or tiny_model(),
@@ -111,6 +115,18 @@ def test_a_patched_sft_trainer_keeps_its_own_collator(tmp_path: Path) -> None:
         assert trainer.data_collator.collator is own
         check(trainer)
     assert (type(trainer), trainer.data_collator) == (PlainSFT, own)
+
+
+@pytest.mark.skipif(
+    not hasattr(trl.trainer.sft_trainer, "_patch_chunked_ce_lm_head"), reason="needs TRL 1.6 to 1.14"
+)
+def test_a_loss_of_trls_inside_the_models_forward_is_told(tmp_path: Path) -> None:
+    theirs = {"loss_type": "chunked_nll"}
+    with pytest.raises(ValueError, match=r"Pass SFTConfig\(loss_type='nll'\)"):
+        sft(tmp_path, settings=theirs, weights=WEIGHTS, data_collator=collator())
+    trainer = sft(tmp_path, PlainSFT, theirs)
+    with pytest.raises(ValueError, match=r"Pass SFTConfig\(loss_type='nll'\)"):
+        cotbal.patch(trainer, weights=WEIGHTS)
 
 
 class Own(trl.SFTTrainer):

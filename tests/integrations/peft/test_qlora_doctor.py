@@ -67,4 +67,4 @@ def test_a_configuration_alone_is_looked_at_without_its_quantisation(tmp_path: P
 def test_the_version_is_told() -> None:
     found = {each.name: each for each in packages()}
     assert found["bitsandbytes"].installed
-    assert torch.__version__ == found["torch"].installed
+    assert torch.__version__.startswith(str(found["torch"].installed))
