@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import wraps
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
+from cotbal.integrations.swift.channels import with_channels
 from cotbal.integrations.swift.refusals import check_arguments
 
 _OLDEST = (4, 6)
@@ -19,10 +20,10 @@ _NEEDED = {
     "swift.trainers": (
         "Seq2SeqTrainer._get_data_collator",
         "Seq2SeqTrainer._compute_acc",
-        "Seq2SeqTrainer.get_use_logits_to_keep",
         "TrainerFactory.TRAINER_MAPPING",
         "TrainerFactory.get_training_args",
     ),
+    "swift.dataset": ("DatasetLoader.load",),
     "swift.loss_scale": ("get_loss_scale",),
 }
 
@@ -34,11 +35,13 @@ class Choice:
     Attributes:
         weights: as of `CoTBalMixin`; None: the file that COTBAL_WEIGHTS names.
         tasks: task names in the order of their ids; None: those of the weights, else of the data.
+        file_tasks: task by dataset, for records that name none.
         level: as in `install_loss`.
     """
 
     weights: Weights | None = None
     tasks: tuple[str, ...] | None = None
+    file_tasks: Mapping[str, str] = field(default_factory=dict)
     level: str = "auto"
 
     def weighting(self) -> Weighting:
@@ -65,14 +68,18 @@ chosen = Choice()
 
 
 def balance(
-    weights: Weights | None = None, *, tasks: Iterable[str] | None = None, level: str = "auto"
+    weights: Weights | None = None,
+    *,
+    tasks: Iterable[str] | Mapping[str, str] | None = None,
+    level: str = "auto",
 ) -> None:
     """Makes `swift sft` train with the balanced loss, in the process whose `--external_plugins` calls this.
 
     Args:
         weights: a file, a mapping from task to weight, `TaskWeights` or a `Weighting`; None: the file that
             COTBAL_WEIGHTS names. A task is what the key `channel` of a record holds.
-        tasks: task names in the order of their ids, for a `Weighting` that names none; None: those of the
+        tasks: the task by dataset of `--dataset`, its path or bare name, for records without a channel; or
+            task names in the order of their ids, for a `Weighting` that names none. None: those of the
             weights, else of the data.
         level: "linear", "logits" or "auto", as in `install_loss`.
 
@@ -81,13 +88,18 @@ def balance(
     """
     _check_package()
     global chosen
-    chosen = Choice(weights, None if tasks is None else tuple(tasks), level)
+    if isinstance(tasks, Mapping):
+        chosen = Choice(weights, None, tasks, level)
+    else:
+        chosen = Choice(weights, None if tasks is None else tuple(tasks), level=level)
     factory = import_module("swift.trainers").TrainerFactory
     if factory.TRAINER_MAPPING.get("causal_lm") == _TRAINER:
         return
     factory.TRAINER_MAPPING["causal_lm"] = _TRAINER
     # Where every stage makes its arguments, before a model is loaded.
     factory.get_training_args = classmethod(_checked(factory.get_training_args.__func__))
+    loader = import_module("swift.dataset").DatasetLoader
+    loader.load = with_channels(loader.load, lambda: chosen.file_tasks)
 
 
 def _checked(own: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """ms-swift's Seq2SeqTrainer with the exact loss of the step; the task is what a record's `channel` holds."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from swift.trainers import Seq2SeqTrainer
@@ -12,10 +12,7 @@ from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.no_logits import NoLogits
 from cotbal.integrations.huggingface.trainer import CoTBalMixin
 from cotbal.integrations.swift import plugging
-from cotbal.tasks import unknown_task
-
-# ms-swift's own word for the source of a record; its template and its collator know it.
-CHANNEL = "channel"
+from cotbal.integrations.swift.channels import CHANNEL, channel_counts, known_channels
 
 
 class ChannelCollator(TaskCollator):
@@ -53,17 +50,12 @@ class CoTBalSeq2SeqTrainer(CoTBalMixin, Seq2SeqTrainer):
                 "none; call balance(..., tasks=[...])"
             )
         self._channels = names
-        super().__init__(
-            *args,
-            train_dataset=train_dataset,
-            weights=weighting,
-            level=plugging.chosen.level,
-            **kwargs,
-        )
+        level = plugging.chosen.level
+        super().__init__(*args, train_dataset=train_dataset, weights=weighting, level=level, **kwargs)
         # It would cut the labels after they were counted; the linear level makes no logits of ignored ones.
         self.args.use_logits_to_keep = False
         if counts is not None and self.is_world_process_zero():
-            print(f"cotbal: {_summary(counts, weighting)}", flush=True)
+            print(f"cotbal: {_summary(counts, names, weighting)}", flush=True)
 
     def _get_data_collator(self, *args: Any) -> ChannelCollator:
         return ChannelCollator(super()._get_data_collator(*args), self._channels, field=CHANNEL)
@@ -74,46 +66,9 @@ class CoTBalSeq2SeqTrainer(CoTBalMixin, Seq2SeqTrainer):
             super()._compute_acc(outputs, labels, **kwargs)
 
 
-def channel_counts(dataset: Any) -> Counter[str | None] | None:
-    """How many records each channel has, None for those without; None where they are streamed."""
-    while hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
-    columns = getattr(dataset, "column_names", None)
-    if columns is None or not hasattr(dataset, "__len__"):
-        return None
-    return Counter(dataset[CHANNEL]) if CHANNEL in columns else Counter({None: len(dataset)})
-
-
-def known_channels(counts: Mapping[str | None, int], names: Sequence[str] | None) -> tuple[str, ...]:
-    """The task names in the order of their ids, where every record's channel is one of them.
-
-    Args:
-        counts: records by channel.
-        names: those of the weights; None: the channels of the data, sorted.
-
-    Raises:
-        ValueError: records without a channel, or of one that has no weight.
-    """
-    present = sorted(name for name in counts if name is not None)
-    known = present if names is None else list(names)
-    if counts.get(None):
-        raise ValueError(
-            f"channel: expected each record's task in it, got none in {counts[None]} of "
-            f'{sum(counts.values())} records; known tasks: {", ".join(known)}. Write "channel" into each '
-            'record, or name the key that tells it: --columns \'{"task": "channel"}\''
-        )
-    unknown = [name for name in present if name not in known]
-    if unknown:
-        raise ValueError(
-            f"channel: expected tasks that have a weight, got {counts[unknown[0]]} records of "
-            f"{unknown_task(unknown[0], known)}. Add it to the weights, or take those records out"
-        )
-    return tuple(known)
-
-
-def _summary(counts: Mapping[str | None, int], weighting: Weighting) -> str:
+def _summary(counts: Counter[str | None], names: Sequence[str], weighting: Weighting) -> str:
     given = getattr(weighting, "given", None)
     rule = f"weights by {type(weighting).__name__}"
     if given is not None:
-        rule = "weights " + ", ".join(f"{name} {weight:g}" for name, weight in given.items())
-    return f"{sum(counts.values())} records: {', '.join(f'{k} {v}' for k, v in counts.items())}; {rule}"
+        rule = "weights " + ", ".join(f"{name} {given[name]:g}" for name in names)
+    return f"{sum(counts.values())} records: {', '.join(f'{name} {counts[name]}' for name in names)}; {rule}"

@@ -3,9 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -135,19 +133,3 @@ def test_an_ms_swift_that_lacks_what_this_stands_on(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(plugging, "_NEEDED", {"json": ("JSONEncoder.encode", "JSONEncoder.nothing")})
     with pytest.raises(ImportError, match=r"expected json.JSONEncoder.nothing, which is not in 4\.6\.0"):
         balance()
-
-
-def test_the_plugin_file_is_where_the_module_says(capsys: pytest.CaptureFixture[str]) -> None:
-    from runpy import run_module
-
-    run_module("cotbal.integrations.swift", run_name="__main__")
-    assert Path(capsys.readouterr().out.strip()).is_file()
-
-
-def test_all_that_it_stands_on_is_there() -> None:
-    """In a process of its own: to import ms-swift warns, and a warning is an error here."""
-    import subprocess
-
-    code = "from cotbal.integrations.swift.plugging import _check_package; _check_package()"
-    done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """Loss and gradients of each optimizer step of ms-swift's own training are Eq. 2 over the whole step."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +119,31 @@ def check(ranks: list[dict[str, Any]]) -> None:
 
 
 def test_a_plugin_of_ones_own(world: World, tmp_path: Path) -> None:
-    """With a rule whose tasks are those of the data, at the logits level, and with weights in the file."""
+    """Weights, a rule whose tasks are those of the data, and the task of each file."""
     head = "from cotbal.balancing import TLA\nfrom cotbal.integrations.swift import balance\n"
-    (tmp_path / "weights.py").write_text(
-        f"{head}balance({{'chat': 1.0, 'vqa': 0.4, 'caption': 1.9}}, level='logits')\n"
-    )
-    (tmp_path / "rule.py").write_text(f"{head}balance(TLA())\n")
+    calls = {
+        "weights": "{'chat': 1.0, 'vqa': 0.4, 'caption': 1.9}, level='logits'",
+        "rule": "TLA()",
+        "files": "tasks={'vqa.jsonl': 'vqa', 'caption.jsonl': 'caption', 'chat_text.jsonl': 'none of these'}",
+    }
+    plugins = {name: tmp_path / f"{name}.py" for name in calls}
+    for name, call in calls.items():
+        plugins[name].write_text(f"{head}balance({call})\n")
+    for task in ("vqa", "caption"):
+        records = [json.loads(line) for line in world.data(task).read_text().splitlines()]
+        untold = [json.dumps({"messages": record["messages"]}) for record in records]
+        (tmp_path / f"{task}.jsonl").write_text("\n".join(untold))
+    data = (tmp_path / "vqa.jsonl", tmp_path / "caption.jsonl", world.data("chat"))
+    streaming = f"{_FULL} --streaming true --max_steps 3"
     cases = [
-        Case("weights", plugin=tmp_path / "weights.py"),
-        Case("rule", plugin=tmp_path / "rule.py"),
+        Case("weights", plugin=plugins["weights"]),
+        Case("rule", plugin=plugins["rule"]),
+        Case("files", plugin=plugins["files"], data=data),
+        Case("files, streaming", streaming, plugin=plugins["files"], data=data),
     ]
     results = run_cases(world, tmp_path / "runs", cases)
-    check(results["weights"])
+    for name in ("weights", "files", "files, streaming"):
+        check(results[name])
     assert results["weights"][0]["level"] == "logits"
     assert not results["rule"][0]["error"], results["rule"][0]["error"]
     assert results["rule"][0]["tasks"] == ("caption", "chat", "vqa")
