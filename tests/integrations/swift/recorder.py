@@ -55,10 +55,11 @@ class Recorder(TrainerCallback):
         """The steps with this rank's share of Eq. 2, and the losses that the trainer logged."""
         model, self.steps = _model(self.trainer.model), self.steps[:-1]
         logged = [entry["loss"] for entry in self.trainer.state.log_history if "loss" in entry]
+        evaluated = [entry["eval_loss"] for entry in self.trainer.state.log_history if "eval_loss" in entry]
         share = [_share(model, step, weights, self.trainer.processing_class) for step in self.steps]
         level = getattr(getattr(self.trainer, "installed", None), "level", None)
         tasks = getattr(self.trainer, "tasks", None)
-        return {"steps": share, "logged": logged, "level": level, "tasks": tasks}
+        return {"steps": share, "logged": logged, "level": level, "tasks": tasks, "evaluated": evaluated}
 
 
 @contextmanager

@@ -35,6 +35,7 @@ ALONE = (
     Case("pictures", _TOWER, kind="vision"),
     Case("pictures, LoRA", _LORA, kind="vision"),
     Case("pictures, one record in a row", f"{_TOWER} --per_device_train_batch_size 1", kind="vision"),
+    Case("evaluation", f"{_FULL} --learning_rate 0 --split_dataset_ratio 0.25 --eval_strategy epoch"),
     Case("unbroken", _SAVED),
     Case("resumed", f"{_SAVED} --resume_from_checkpoint {{folder}}/unbroken/checkpoint-2"),
 )
@@ -54,12 +55,13 @@ def _stock(case: Case) -> Case:
     return Case(f"stock, {case.name}", case.words, case.kind, None, case.stage)
 
 
+EVALUATED = ALONE[13]
 CONTROLS = (ALONE[0], ALONE[3], ALONE[5], ALONE[10], TWO_RANKS[0], TWO_RANKS[4])
 
 
 @pytest.fixture(scope="module")
 def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    controls = [_stock(case) for case in CONTROLS if case in ALONE]
+    controls = [_stock(case) for case in (*CONTROLS, EVALUATED) if case in ALONE]
     return run_cases(world, tmp_path_factory.mktemp("alone") / "runs", [*ALONE, *controls])
 
 
@@ -100,6 +102,13 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(alone: Results) -> None:
     unbroken, resumed = (alone[name][0]["steps"] for name in ("unbroken", "resumed"))
     assert len(unbroken) == 4
     assert [step["losses"] for step in resumed] == [step["losses"] for step in unbroken[2:]]
+
+
+def test_evaluation_is_ms_swifts_own(alone: Results) -> None:
+    """At a learning rate of 0 both evaluate the same model."""
+    ours, theirs = (alone[name][0]["evaluated"] for name in (EVALUATED.name, _stock(EVALUATED).name))
+    assert ours
+    assert ours == theirs
 
 
 def test_the_linear_level_is_taken(alone: Results) -> None:
