@@ -7,6 +7,7 @@ RIVALS := .venv-bench
 LLAVA := .venv-llava
 LLAVA_NEXT := .venv-llava-next
 NEXT ?=
+SWIFT := .venv-swift
 # The oldest that the package takes, the first whose compiler takes the loss, and the newest.
 TORCH ?= 2.4.1 2.6.0 2.15.0
 TORCH_TESTS := $(addprefix tests/test_,$(addsuffix .py,losses losses_input modules compile_ops backward_twice inplace \
@@ -24,12 +25,14 @@ THREADS ?= 2
 DEMO_ARGS ?=
 
 .PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-torch test-breakage test-gpu lint format bench bench-rivals clean
+.PHONY: test-swift
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
 	@echo "make test-llava the tests on LLaVA's own training alone"
 	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
+	@echo "make test-swift  the tests on ms-swift's own training"
 	@echo "make test-torch TORCH='2.4.1 2.15.0'  the losses and the kernels' compilation with these (gigabytes each)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
@@ -68,6 +71,16 @@ $(LLAVA_NEXT)/.ready: tests/integrations/llava_next/requirements.txt $(LLAVA)/.r
 	@$(LLAVA_NEXT)/bin/python -m pip install --quiet --requirement $< --editable .
 	@touch $@
 
+# What ms-swift pins below what the other tests run with; the rest, torch among it, is $(VENV)'s.
+$(SWIFT)/.ready: tests/integrations/swift/requirements.txt $(VENV)/.ready
+	@echo "== making $(SWIFT) (ms-swift and what it imports: once, a few minutes)"
+	@test -x $(SWIFT)/bin/python || $(BIN)/python -m venv $(SWIFT)
+	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  echo "import site; site.addsitedir('$$($(BIN)/python -c "$$purelib")')" \
+	  > "$$($(SWIFT)/bin/python -c "$$purelib")/venv.pth"
+	@$(SWIFT)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
@@ -101,6 +114,10 @@ test-llava-next: $(LLAVA_NEXT)/.ready
 	@test -n "$(NEXT)" || { echo "name a checkout of LLaVA-NeXT's repository: make test-llava-next NEXT=..."; exit 1; }
 	@echo "== tests on LLaVA-NeXT's own training"
 	@COTBAL_TEST_LLAVA_NEXT=$(abspath $(NEXT)) $(LLAVA_NEXT)/bin/python -m pytest tests/integrations/llava_next
+
+test-swift: $(SWIFT)/.ready
+	@echo "== tests on ms-swift's own training"
+	@$(SWIFT)/bin/python -m pytest tests/integrations/swift
 
 # Each torch comes with its own Triton. Not in make test: 5 GB on the disk for each.
 .venv-torch-%/.ready: pyproject.toml setup.py
@@ -153,4 +170,5 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
+	rm -rf $(SWIFT)
 	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

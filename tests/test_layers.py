@@ -153,7 +153,7 @@ ESTIMATION = {
 OTHERS = {
     "csrc_triton": {"triton"},
     # Pillow and tqdm are LLaVA's own: its generation is asked with pictures and shows how far it is.
-    "cotbal.integrations": {"PIL", "accelerate", "peft", "tqdm", "transformers"},
+    "cotbal.integrations": {"PIL", "accelerate", "peft", "swift", "tqdm", "transformers"},
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.collect": {"openpyxl"},
     "cotbal.data": {"PIL", "pyarrow", "tokenizers", "transformers"},

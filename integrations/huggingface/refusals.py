@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers.trainer_utils import has_length
 
 from cotbal.integrations.huggingface.sft import computes_its_loss_in, is_sft_trainer
@@ -41,6 +42,7 @@ def check_trainer(trainer: Any) -> None:
             "Pass SFTConfig(padding_free=True, max_length=None), which packs each batch; a data set that you "
             "prepared yourself needs dataset_kwargs={'skip_prepare_dataset': True}"
         )
+    _check_processes(trainer.accelerator.num_processes)
     peft = getattr(trainer.model, "active_peft_config", None)
     if peft is not None and peft.is_prompt_learning and peft.peft_type not in _PREFIXES_OF_KEYS:
         raise ValueError(
@@ -79,6 +81,16 @@ def another_loss(trainer: Any, came: str) -> str:
         f"compute_loss: expected {type(trainer).__name__} to train on the loss of the step, got {came}: the "
         "task weights would have no effect. Return the loss of super().compute_loss, or of the model"
     )
+
+
+def _check_processes(known: int) -> None:
+    """Each process takes itself for the only one where accelerate was not told of the others."""
+    group = dist.get_world_size() if dist.is_initialized() else 1
+    if group > known:
+        raise ValueError(
+            f"num_processes: expected accelerate to know the {group} processes of the group, got {known}: "
+            "nothing would average their gradients. On a CPU pass use_cpu=True"
+        )
 
 
 def _check_arguments(args: Any) -> None:

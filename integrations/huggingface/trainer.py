@@ -182,14 +182,14 @@ class CoTBalMixin(RestoredWeights):
         self.flush()
         return outcome
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """The trainer's, after `check_collator`."""
         self.check_collator()
         dispatches = self.accelerator.dispatch_batches
         if dispatches is None:
             dispatches = isinstance(self.train_dataset, IterableDataset)
         with self._tensors_alone() if dispatches else nullcontext():
-            return super().get_train_dataloader()
+            return super().get_train_dataloader(*args, **kwargs)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """The trainer's; its batches hold tensors only."""

@@ -75,7 +75,7 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
     resume, evaluated = options.pop("resume", False), options.pop("evaluated", None)
     trainer = OrderedTrainer(
         tiny_model(n_layers),
-        arguments(folder, ddp_backend="gloo", **options),
+        arguments(folder, **{"ddp_backend": "gloo"} | options),
         train_dataset=dataset,
         eval_dataset=None if evaluated is None else Stream(evaluated),
         data_collator=make_batch,
@@ -91,6 +91,15 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
         "eval_losses": [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry],
         "world": trainer.accelerator.num_processes,
     }
+
+
+def _train_unknown(rank: int, folder: Path, data: list[Record]) -> dict[str, Any]:
+    """Without `use_cpu` or a backend accelerate looks for the others on GPUs alone."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        return _train(rank, folder, data, {"use_cpu": False, "ddp_backend": None})
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run(two: Ranks, folder: Path, data: list[Record], **options: Any) -> list[dict[str, Any]]:
@@ -145,6 +154,12 @@ def test_ranks_that_make_unequal_steps_are_an_error_and_no_wait(two: Ranks, tmp_
     start = parameters(model)
     reference, _ = expected(model, by(data, 8, 2), WEIGHTS)
     assert all(deviation(outcome["parameters"], reference, start) <= BOUND for outcome in outcomes)
+
+
+def test_ranks_that_accelerate_does_not_know_are_an_error(two: Ranks, tmp_path: Path) -> None:
+    for outcome in two.run(_train_unknown, [0, 1], [tmp_path] * 2, [records(8)] * 2):
+        assert isinstance(outcome, ValueError)
+        assert "expected accelerate to know the 2 processes of the group, got 1: " in str(outcome)
 
 
 def test_an_epoch_that_does_not_divide_and_a_resume_before_its_end(two: Ranks, tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""What each optimizer step of ms-swift trained on, its loss and its gradients, and Eq. 2 for them in float64.
+
+Nothing of cotbal is asked: a record's task is read in its own answer, the model is read from disk again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from swift.trainers import Seq2SeqTrainer
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, Qwen2ForCausalLM, TrainerCallback
+
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "pixel_values")
+
+
+@dataclass
+class Step:
+    """One optimizer step on this rank.
+
+    Attributes:
+        batches: what each micro-batch was.
+        losses: what `training_step` returned for each.
+        parameters: those that are trained, as they were before the step.
+        gradients: theirs, just before the step.
+    """
+
+    batches: list[dict[str, Tensor]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Recorder(TrainerCallback):
+    """Notes the steps of the trainer that is made while `recording`."""
+
+    def __init__(self) -> None:
+        self.steps = [Step()]
+        self.trainer: Any = None
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        step = self.steps[-1]
+        for name, parameter in self.trainer.accelerator.unwrap_model(self.trainer.model).named_parameters():
+            if parameter.requires_grad:
+                step.parameters[name] = parameter.detach().clone()
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                step.gradients[name] = gradient.clone()
+        self.steps.append(Step())
+
+    def results(self, weights: dict[str, float]) -> dict[str, Any]:
+        """The steps with this rank's share of Eq. 2, and the losses that the trainer logged."""
+        model, self.steps = _model(self.trainer.model), self.steps[:-1]
+        logged = [entry["loss"] for entry in self.trainer.state.log_history if "loss" in entry]
+        evaluated = [entry["eval_loss"] for entry in self.trainer.state.log_history if "eval_loss" in entry]
+        share = [_share(model, step, weights, self.trainer.processing_class) for step in self.steps]
+        level = getattr(getattr(self.trainer, "installed", None), "level", None)
+        tasks = getattr(self.trainer, "tasks", None)
+        return {"steps": share, "logged": logged, "level": level, "tasks": tasks, "evaluated": evaluated}
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """The next Seq2SeqTrainer, of whichever class made from it, is noted."""
+    recorder, own_init, own_step = Recorder(), Seq2SeqTrainer.__init__, Seq2SeqTrainer.training_step
+
+    def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
+        own_init(trainer, *args, **kwargs)
+        recorder.trainer = trainer
+        trainer.add_callback(recorder)
+
+    def training_step(
+        trainer: Any, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        kept = {key: inputs[key].clone() for key in (*_INPUTS, "labels") if inputs.get(key) is not None}
+        loss = own_step(trainer, model, inputs, *args, **kwargs)
+        recorder.steps[-1].batches.append(kept)
+        recorder.steps[-1].losses.append(float(loss))
+        return loss
+
+    Seq2SeqTrainer.__init__, Seq2SeqTrainer.training_step = init, training_step
+    try:
+        yield recorder
+    finally:
+        Seq2SeqTrainer.__init__, Seq2SeqTrainer.training_step = own_init, own_step
+
+
+def _model(trained: nn.Module) -> nn.Module:
+    """A model of the same parameters in float64, from disk, that ms-swift never had in its hands."""
+    adapters = getattr(trained, "peft_config", None)
+    inner = trained if adapters is None else trained.get_base_model()
+    chosen = {each.__name__: each for each in (LlavaForConditionalGeneration, Qwen2ForCausalLM)}
+    model = chosen[type(inner).__name__].from_pretrained(inner.model_dir, dtype=torch.float64)
+    model.config._attn_implementation = "eager"
+    if adapters is not None:
+        model = get_peft_model(model, adapters["default"], autocast_adapter_dtype=False)
+    return model.double().eval()
+
+
+def _share(model: nn.Module, step: Step, weights: dict[str, float], tokenizer: Any) -> dict[str, Any]:
+    """This rank's sums of Eq. 2, the gradient of the numerator, and what the step really had."""
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in step.parameters)
+        parameter.grad = None
+    with torch.no_grad():
+        for name, value in step.parameters.items():
+            parameters[name].copy_(value)
+    numerator = denominator = 0.0
+    for batch in step.batches:
+        for loss, count, task in _segments(model, batch, weights, tokenizer):
+            if count:
+                (weights[task] * loss).backward()
+                numerator, denominator = (
+                    numerator + weights[task] * float(loss),
+                    denominator + weights[task] * count,
+                )
+    names = list(step.parameters)
+    flat = [
+        torch.zeros_like(parameters[name]) if parameters[name].grad is None else parameters[name].grad
+        for name in names
+    ]
+    return {
+        "numerator": numerator,
+        "denominator": denominator,
+        "gradient": torch.cat([each.flatten() for each in flat]),
+        "losses": step.losses,
+        "trained": torch.cat([step.gradients[name].double().flatten() for name in names]),
+    }
+
+
+def _segments(
+    model: nn.Module, batch: dict[str, Tensor], weights: dict[str, float], tokenizer: Any
+) -> Iterator[tuple[Tensor, int, str]]:
+    """The summed loss, the number of targets and the task of each record, one at a time."""
+    labels, ids = batch["labels"], batch["input_ids"]
+    pictures = iter(batch.get("pixel_values", ()))
+    for row in range(len(labels)):
+        for part in _parts(batch, row):
+            own_labels, own_ids = labels[row, part], ids[row, part]
+            image = getattr(model.config, "image_token_id", None)
+            has_picture = image is not None and bool((own_ids == image).any())
+            extra = {"pixel_values": next(pictures)[None].double()} if has_picture else {}
+            logits = model(input_ids=own_ids[None], use_cache=False, **extra).logits[0, :-1]
+            targets = own_labels[1:]
+            valid = targets != -100
+            chosen = logits[valid].log_softmax(-1).gather(1, targets[valid][:, None])
+            words = tokenizer.decode(own_ids).split()
+            (task,) = {task for task in weights if task in words}
+            yield -chosen.sum(), int(valid.sum()), task
+
+
+def _parts(batch: dict[str, Tensor], row: int) -> list[slice]:
+    """Where the records of a row lie: one without its padding, or packed ones, whose positions restart."""
+    mask = batch.get("attention_mask")
+    if mask is not None:
+        where = mask[row].nonzero().flatten()
+        return [slice(int(where[0]), int(where[-1]) + 1)]
+    positions = batch["position_ids"][row]
+    starts = [*(positions == 0).nonzero().flatten().tolist(), len(positions)]
+    return [slice(a, b) for a, b in pairwise(starts)]

@@ -1,0 +1,165 @@
+"""A tiny world for ms-swift on disk: a text model, a LLaVA, pictures and records; always alike.
+
+python -m tests.integrations.swift.world <folder>
+"""
+
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+WEIGHTS = {"vqa": 0.4, "caption": 1.9, "chat": 1.0}
+_SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>"]
+_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_IMAGE, _PATCH = 28, 14
+# At initialisation every token's loss is about log V, whatever its task: then weights would hardly matter.
+_HEAD_SCALE = 12.0
+_WORDS = [
+    "a",
+    "the",
+    "red",
+    "green",
+    "blue",
+    "cat",
+    "dog",
+    "tree",
+    "house",
+    "sits",
+    "runs",
+    "near",
+    "under",
+    "two",
+]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where each part lies."""
+
+    folder: Path
+
+    @property
+    def text(self) -> Path:
+        return self.folder / "qwen"
+
+    @property
+    def vision(self) -> Path:
+        return self.folder / "llava"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.json"
+
+    def data(self, task: str, kind: str = "text") -> Path:
+        """Its records: `kind` is "text" or "vision"."""
+        return self.folder / f"{task}_{kind}.jsonl"
+
+
+def make_world(folder: Path) -> World:
+    world = World(folder)
+    (folder / "images").mkdir(parents=True)
+    world.weights.write_text(json.dumps(WEIGHTS))
+    drawn = random.Random(0)
+    records = [_record(drawn, task, index) for task in WEIGHTS for index in range(8)]
+    for task in WEIGHTS:
+        own = [record for record in records if record["channel"] == task]
+        _write(world.data(task), own)
+        pictured = [record if task == "chat" else _with_picture(folder, record, drawn) for record in own]
+        _write(world.data(task, "vision"), pictured)
+    tokenizer = _tokenizer([message["content"] for record in records for message in record["messages"]])
+    _text_model(world.text, tokenizer)
+    _vision_model(world.vision, tokenizer)
+    return world
+
+
+def _record(drawn: random.Random, task: str, index: int) -> dict[str, Any]:
+    """Answers of one word, of a sentence and of any length; each is another one, which tells the record."""
+    length = {"vqa": 1, "caption": 7, "chat": 1 + 3 * (index % 3)}[task]
+    answer = " ".join(drawn.choice(_WORDS) for _ in range(length))
+    question = " ".join(drawn.choice(_WORDS) for _ in range(drawn.randint(2, 6)))
+    messages = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": f"{answer} {task} {index}"},
+    ]
+    return {"messages": messages, "channel": task}
+
+
+def _with_picture(folder: Path, record: dict[str, Any], drawn: random.Random) -> dict[str, Any]:
+    path = folder / "images" / f"{record['messages'][1]['content'].replace(' ', '_')}.png"
+    size = (drawn.randint(20, 40), drawn.randint(20, 40))
+    Image.frombytes("RGB", size, drawn.randbytes(3 * size[0] * size[1])).save(path)
+    user, answer = record["messages"]
+    asked = user | {"content": f"<image>{user['content']}"}
+    return record | {"messages": [asked, answer], "images": [str(path)]}
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
+    pieces = ByteLevelBPETokenizer()
+    pieces.train_from_iterator(lines, vocab_size=360, special_tokens=_SPECIAL, show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces._tokenizer,
+        **{"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "<|im_end|>"},
+        additional_special_tokens=_SPECIAL[2:],
+        model_max_length=256,
+    )
+
+
+def _text_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **_SIZES)
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(_HEAD_SCALE)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _vision_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(1)
+    tower = CLIPVisionConfig(image_size=_IMAGE, patch_size=_PATCH, **_SIZES)
+    config = LlavaConfig(
+        vision_config=tower,
+        text_config=LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **_SIZES),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+        image_seq_length=(_IMAGE // _PATCH) ** 2,
+    )
+    model = LlavaForConditionalGeneration(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(_HEAD_SCALE)
+    model.save_pretrained(folder)
+    size = {"height": _IMAGE, "width": _IMAGE}
+    LlavaProcessor(
+        image_processor=CLIPImageProcessor(size={"shortest_edge": _IMAGE}, crop_size=size),
+        tokenizer=tokenizer,
+        patch_size=_PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+    ).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    make_world(Path(sys.argv[1]))
