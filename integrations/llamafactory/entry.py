@@ -56,12 +56,12 @@ def prepare(words: list[str]) -> Callable[[], Any]:
     run = BalancedRun(take_options(arguments))
     run.install()
     if "LOCAL_RANK" in os.environ:
-        return partial(tuner.run_exp, arguments)
+        return partial(run.train, partial(tuner.run_exp, arguments))
     run.replaced.set(tuner, "run_exp", partial(tuner.run_exp, arguments))
     # The file that it has torchrun start.
     run.replaced.set(launcher, "__file__", str(Path(__file__).with_name("__main__.py")))
     sys.argv[1:] = ["train", *words]
-    return launcher.launch
+    return partial(run.train, launcher.launch)
 
 
 def _refuse(message: str) -> int:

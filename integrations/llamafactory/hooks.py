@@ -45,6 +45,13 @@ class BalancedRun:
             module = found[where, name]
             self.replaced.set(module, name, partial(hook, getattr(module, name)))
 
+    def train(self, own: Callable[[], Any]) -> None:
+        """Runs LLaMA-Factory's own training; its functions are as they were afterwards."""
+        try:
+            own()
+        finally:
+            self.replaced.undo()
+
     def _arguments(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         parsed = own(*args, **kwargs)
         self.tasks = checked_tasks(*parsed)

@@ -3,7 +3,6 @@
 python -m tests.integrations.llamafactory.record ours|stock <folder> train my.yaml
 """
 
-import copy
 import os
 import sys
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 import torch
 from llamafactory.train import tuner
 from llamafactory.train.callbacks import LogCallback
-from llamafactory.train.sft import workflow
 from transformers import Trainer
 
 from cotbal.integrations.llamafactory.entry import main
 
 # What each optimizer step was made of, in order.
 steps: list[dict[str, Any]] = []
-references: list[Any] = []
 
 
 class Recorder(LogCallback):
@@ -41,19 +38,14 @@ class Recorder(LogCallback):
 
 
 def record(mode: str, folder: Path, words: list[str]) -> int:
-    load_model, training_step = workflow.load_model, Trainer.training_step
-
-    def loaded(*args: Any, **kwargs: Any) -> Any:
-        model = load_model(*args, **kwargs)
-        references.append(copy.deepcopy(model).double())
-        return model
+    training_step = Trainer.training_step
 
     def stepped(trainer: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         kept = {k: v.detach().clone() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
         steps[-1]["batches"].append({k: v for k, v in kept.items() if not k.startswith("cotbal_")})
         return training_step(trainer, model, inputs, *args, **kwargs)
 
-    workflow.load_model, Trainer.training_step, tuner.LogCallback = loaded, stepped, Recorder
+    Trainer.training_step, tuner.LogCallback = stepped, Recorder
     if mode == "ours":
         code = main(words)
     else:
@@ -63,7 +55,7 @@ def record(mode: str, folder: Path, words: list[str]) -> int:
     if code == 0:
         folder.mkdir(parents=True, exist_ok=True)
         rank = os.environ.get("RANK", "0")
-        torch.save({"reference": references[0], "steps": steps}, folder / f"rank{rank}.pt")
+        torch.save(steps, folder / f"rank{rank}.pt")
     return code
 
 

@@ -39,7 +39,9 @@ def make_world(folder: Path) -> None:
     for kind, has_image in (("", False), ("_img", True)):
         for task in TASKS:
             name = task + kind
-            records = [_record(task, has_image and task != "chat", draw, folder, index) for index in range(24)]
+            records = [
+                _record(task, has_image and task != "chat", draw, folder, index) for index in range(24)
+            ]
             if name == "chat":
                 # LLaMA-Factory drops it: two of the user's turns in a row.
                 records[3]["messages"].insert(0, records[3]["messages"][0])
