@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 RIVALS := .venv-bench
 LLAVA := .venv-llava
 LLAVA_NEXT := .venv-llava-next
+FACTORY := .venv-llamafactory
 NEXT ?=
 # The oldest that the package takes, the first whose compiler takes the loss, and the newest.
 TORCH ?= 2.4.1 2.6.0 2.15.0
@@ -23,13 +24,14 @@ JOBS ?= 2
 THREADS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-torch test-breakage test-gpu lint format bench bench-rivals clean
+.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-llamafactory test-torch test-breakage test-gpu lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
 	@echo "make test-llava the tests on LLaVA's own training alone"
 	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
+	@echo "make test-llamafactory  the tests on LLaMA-Factory's own training"
 	@echo "make test-torch TORCH='2.4.1 2.15.0'  the losses and the kernels' compilation with these (gigabytes each)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
@@ -68,6 +70,18 @@ $(LLAVA_NEXT)/.ready: tests/integrations/llava_next/requirements.txt $(LLAVA)/.r
 	@$(LLAVA_NEXT)/bin/python -m pip install --quiet --requirement $< --editable .
 	@touch $@
 
+# LLaMA-Factory asks for older packages; torch and the tools are $(VENV)'s. Its pins would bring another torch, and
+# torchaudio's compiled part asks for CUDA's libraries; no test has sound.
+$(FACTORY)/.ready: tests/integrations/llamafactory/requirements.txt $(VENV)/.ready
+	@echo "== making $(FACTORY) (LLaMA-Factory's training code: once, a minute)"
+	@test -x $(FACTORY)/bin/python || $(BIN)/python -m venv $(FACTORY)
+	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  $(BIN)/python -c "$$purelib" > "$$($(FACTORY)/bin/python -c "$$purelib")/base.pth"
+	@$(FACTORY)/bin/python -m pip install --quiet --requirement $< --editable .
+	@$(FACTORY)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5 torchaudio==2.11.1
+	@rm -f $(FACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so
+	@touch $@
+
 demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
@@ -101,6 +115,10 @@ test-llava-next: $(LLAVA_NEXT)/.ready
 	@test -n "$(NEXT)" || { echo "name a checkout of LLaVA-NeXT's repository: make test-llava-next NEXT=..."; exit 1; }
 	@echo "== tests on LLaVA-NeXT's own training"
 	@COTBAL_TEST_LLAVA_NEXT=$(abspath $(NEXT)) $(LLAVA_NEXT)/bin/python -m pytest tests/integrations/llava_next
+
+test-llamafactory: $(FACTORY)/.ready
+	@echo "== tests on LLaMA-Factory's own training, $(JOBS) processes"
+	@$(FACTORY)/bin/python -m pytest tests/integrations/llamafactory -n $(JOBS) --dist worksteal
 
 # Each torch comes with its own Triton. Not in make test: 5 GB on the disk for each.
 .venv-torch-%/.ready: pyproject.toml setup.py
@@ -153,4 +171,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) $(FACTORY) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

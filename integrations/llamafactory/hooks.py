@@ -91,10 +91,11 @@ class _Processor:
     own: Any
 
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        columns, made = dict(examples), {}
+        columns = dict(examples)
         if _TASK not in columns:
             return self.own.preprocess_dataset(columns)
         tasks = columns.pop(_TASK)
+        made: dict[str, list[Any]] = {}
         for index, task in enumerate(tasks):
             rows = self.own.preprocess_dataset({key: [column[index]] for key, column in columns.items()})
             if rows:

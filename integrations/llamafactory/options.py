@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotbal.balancing import StaticWeights, Weighting, as_weighting, by_name
+from cotbal.integrations.huggingface.levels import LEVELS
 from cotbal.tasks import task_names, unknown_task
 
 _KEYS = ("cotbal_weights", "cotbal_rule", "cotbal_rule_options", "cotbal_level")
@@ -54,10 +55,11 @@ class Options:
         """
         try:
             if self.rule is not None:
-                return by_name(self.rule, **(self.rule_options or {}))
-            weighting = StaticWeights() if self.weights is None else as_weighting(self.weights, tasks)
-            if isinstance(weighting, StaticWeights) and weighting.given is not None:
-                weighting.given.to_tensor(tasks)
+                weighting = by_name(self.rule, **(self.rule_options or {}))
+            else:
+                weighting = StaticWeights() if self.weights is None else as_weighting(self.weights, tasks)
+            # The trainer does it again; here nothing is loaded yet.
+            return weighting.bind(tasks)
         except OSError as error:
             raise RefusedError(
                 f"cotbal_weights: expected a file that can be read, got {error.filename}: {error.strerror}"
@@ -67,7 +69,6 @@ class Options:
             raise RefusedError(
                 f"{key}: {error}. Tasks are the names in `dataset`: {', '.join(tasks)}"
             ) from error
-        return weighting
 
 
 def take_options(arguments: MutableMapping[str, Any]) -> Options:
@@ -80,6 +81,8 @@ def take_options(arguments: MutableMapping[str, Any]) -> Options:
     for key in given:
         if key not in _KEYS:
             raise RefusedError(f"expected one of {', '.join(_KEYS)}, got {unknown_task(key, _KEYS)}")
+    if given.get("cotbal_level", "auto") not in LEVELS:
+        raise RefusedError(f"cotbal_level: expected {', '.join(LEVELS)}, got {given['cotbal_level']!r}")
     options = Options(**{key.removeprefix("cotbal_"): value for key, value in given.items()})
     if options.rule is not None and options.weights is not None:
         raise RefusedError("cotbal_rule: expected no cotbal_weights beside it, got both; leave one out")
