@@ -11,6 +11,12 @@ from cotbal.integrations.llamafactory.options import RefusedError, take_options
 
 _USAGE = "python -m cotbal.integrations.llamafactory train my.yaml [key=value ...]"
 
+# What LLaMA-Factory takes another way by.
+_OTHER_WAYS = {
+    "USE_V1": "that is another trainer, which never sees the tasks; unset it",
+    "USE_RAY": "Ray's workers are processes without the weights; unset it, and launch with torchrun",
+}
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code: 0 after a training, 2 where something that it was given cannot be right.
@@ -44,15 +50,14 @@ def prepare(words: list[str]) -> Callable[[], Any]:
         ImportError: no LLaMA-Factory, or one without the functions that are wrapped.
         RefusedError: keys that cannot be right.
     """
-    if os.environ.get("USE_V1", "0").lower() in ("true", "y", "1"):
-        raise RefusedError("USE_V1: expected it unset, got it set: that is another trainer; unset it")
+    for name, why in _OTHER_WAYS.items():
+        if os.environ.get(name, "0").lower() in ("true", "y", "1"):
+            raise RefusedError(f"{name}: expected it unset, got {os.environ[name]}: {why}")
     from cotbal.integrations.llamafactory.hooks import BalancedRun, theirs
 
     launcher, tuner = theirs("launcher", "launch"), theirs("train.tuner", "run_exp")
     sys.argv[1:] = words
     arguments = dict(tuner.read_args())
-    if tuner.get_ray_args(dict(arguments)).use_ray:
-        raise RefusedError("use_ray: expected false, got true: its workers have no weights; use torchrun")
     run = BalancedRun(take_options(arguments))
     run.install()
     if "LOCAL_RANK" in os.environ:

@@ -31,7 +31,7 @@ SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     (
         {"cotbal_weights": _WRONG},
-        "tasks: no weight for task 'caption' (did you mean 'captoin'?); known tasks: vqa, captoin, chat",
+        "tasks: no weight for task 'caption' (did you mean 'captoin'?); known tasks: captoin, chat, vqa",
     ),
     ({"cotbal_weights": _WRONG}, "Tasks are the names in `dataset`: vqa, caption, chat"),
     ({"cotbal_weights": [1.0, 2.0]}, "cotbal_weights: "),
@@ -45,7 +45,6 @@ SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
         "cotbal_rule: fixed: expected a task of the data, got 'cht' (did you mean 'chat'?)",
     ),
     ({"cotbal_level": "lniear"}, "cotbal_level: expected auto, linear, logits, got 'lniear'"),
-    ({"use_ray": True}, "use_ray: expected false, got true"),
 )
 LINES = (
     (["chat", "my.yaml"], "expected a yaml file, got chat; python -m cotbal.integrations.llamafactory train"),
@@ -96,6 +95,13 @@ def test_a_data_set_tokenized_without_tasks(world: Path, tmp_path: Path) -> None
         result = train(case, world, tmp_path / f"{mode} again")
         assert result.returncode == code, result.stderr
         assert ("expected the key 'task' in its records, got none" in result.stderr) is (mode == "stock")
+
+
+@pytest.mark.parametrize("name", ["USE_V1", "USE_RAY"])
+def test_another_way_of_training(tmp_path: Path, name: str) -> None:
+    result = run(["-m", "cotbal.integrations.llamafactory", "train", "my.yaml"], tmp_path, **{name: "1"})
+    assert result.returncode == 2, result.stderr
+    assert f"cotbal: {name}: expected it unset, got 1: " in result.stderr
 
 
 def test_another_version_is_told(tmp_path: Path) -> None:
