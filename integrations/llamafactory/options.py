@@ -23,6 +23,8 @@ _REFUSED = {
     "use_kt": _OTHER_WAY,
     "enable_liger_kernel": _OWN_LOSS,
     "use_unsloth": _OWN_LOSS,
+    "label_smoothing_factor": "transformers' smoothing bypasses the weights; leave it out",
+    "moe_aux_loss_coef": "a router's own loss is not divided by the step's weighted tokens; leave it out",
     "neat_packing": _PACKED,
     "packing": _PACKED,
 }
