@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 RIVALS := .venv-bench
 LLAVA := .venv-llava
 LLAVA_NEXT := .venv-llava-next
-NEXT ?=
+FACTORY := .venv-llamafactory
 SWIFT := .venv-swift
+NEXT ?=
 # The oldest that the package takes, the first whose compiler takes the loss, and the newest.
 TORCH ?= 2.4.1 2.6.0 2.15.0
 TORCH_TESTS := $(addprefix tests/test_,$(addsuffix .py,losses losses_input modules compile_ops backward_twice inplace \
@@ -24,14 +25,20 @@ JOBS ?= 2
 THREADS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-torch test-breakage test-gpu lint format bench bench-rivals clean
-.PHONY: test-swift
+# $(call on-top-of,B,A): the environment A with all that B has, its editable packages too.
+on-top-of = test -x $(2)/bin/python || $(1)/bin/python -m venv $(2); \
+  purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+  echo "import site; site.addsitedir('$$($(1)/bin/python -c "$$purelib")')" \
+  > "$$($(2)/bin/python -c "$$purelib")/beneath.pth"
+
+.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-llamafactory test-swift test-torch test-breakage test-gpu lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
 	@echo "make test-full  the tests with their long matrices"
 	@echo "make test-llava the tests on LLaVA's own training alone"
 	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
+	@echo "make test-llamafactory  the tests on LLaMA-Factory's own training"
 	@echo "make test-swift  the tests on ms-swift's own training"
 	@echo "make test-torch TORCH='2.4.1 2.15.0'  the losses and the kernels' compilation with these (gigabytes each)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
@@ -65,20 +72,25 @@ $(LLAVA)/.ready: requirements-llava.txt pyproject.toml setup.py
 # What LLaVA-NeXT needs instead; the rest, torch and DeepSpeed among it, is $(LLAVA)'s.
 $(LLAVA_NEXT)/.ready: tests/integrations/llava_next/requirements.txt $(LLAVA)/.ready
 	@echo "== making $(LLAVA_NEXT) (what LLaVA-NeXT's training code imports: once, a minute)"
-	@test -x $(LLAVA_NEXT)/bin/python || $(LLAVA)/bin/python -m venv $(LLAVA_NEXT)
-	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
-	  $(LLAVA)/bin/python -c "$$purelib" > "$$($(LLAVA_NEXT)/bin/python -c "$$purelib")/llava.pth"
-	@$(LLAVA_NEXT)/bin/python -m pip install --quiet --requirement $< --editable .
+	@$(call on-top-of,$(LLAVA),$(LLAVA_NEXT))
+	@$(LLAVA_NEXT)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
 # What ms-swift pins below what the other tests run with; the rest, torch among it, is $(VENV)'s.
 $(SWIFT)/.ready: tests/integrations/swift/requirements.txt $(VENV)/.ready
 	@echo "== making $(SWIFT) (ms-swift and what it imports: once, a few minutes)"
-	@test -x $(SWIFT)/bin/python || $(BIN)/python -m venv $(SWIFT)
-	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
-	  echo "import site; site.addsitedir('$$($(BIN)/python -c "$$purelib")')" \
-	  > "$$($(SWIFT)/bin/python -c "$$purelib")/venv.pth"
+	@$(call on-top-of,$(VENV),$(SWIFT))
 	@$(SWIFT)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+# LLaMA-Factory asks for older packages; torch and the tools are $(VENV)'s. Its pins would bring another torch, and
+# torchaudio's compiled part asks for CUDA's libraries; no test has sound.
+$(FACTORY)/.ready: tests/integrations/llamafactory/requirements.txt $(VENV)/.ready
+	@echo "== making $(FACTORY) (LLaMA-Factory's training code: once, a minute)"
+	@$(call on-top-of,$(VENV),$(FACTORY))
+	@$(FACTORY)/bin/python -m pip install --quiet --requirement $<
+	@$(FACTORY)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5 torchaudio==2.11.1
+	@rm -f $(FACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so
 	@touch $@
 
 demo: $(VENV)/.ready
@@ -118,6 +130,10 @@ test-llava-next: $(LLAVA_NEXT)/.ready
 test-swift: $(SWIFT)/.ready
 	@echo "== tests on ms-swift's own training"
 	@$(SWIFT)/bin/python -m pytest tests/integrations/swift
+
+test-llamafactory: $(FACTORY)/.ready
+	@echo "== tests on LLaMA-Factory's own training, $(JOBS) processes"
+	@$(FACTORY)/bin/python -m pytest tests/integrations/llamafactory -n $(JOBS) --dist worksteal
 
 # Each torch comes with its own Triton. Not in make test: 5 GB on the disk for each.
 .venv-torch-%/.ready: pyproject.toml setup.py
@@ -170,5 +186,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(SWIFT)
-	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) $(FACTORY) $(SWIFT) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""LLaMA-Factory: its own supervised fine-tuning with one weight per dataset, exact over each step."""

@@ -1,0 +1,6 @@
+"""`python -m cotbal.integrations.llamafactory train my.yaml`, in place of `llamafactory-cli`."""
+
+from cotbal.integrations.llamafactory.entry import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,74 @@
+"""From the command line to LLaMA-Factory's own launcher, with its functions wrapped."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cotbal.integrations.llamafactory.options import RefusedError, take_options
+
+_USAGE = "python -m cotbal.integrations.llamafactory train my.yaml [key=value ...]"
+
+# What LLaMA-Factory takes another way by.
+_OTHER_WAYS = {
+    "USE_V1": "that is another trainer, which never sees the tasks; unset it",
+    "USE_RAY": "Ray's workers are processes without the weights; unset it, and launch with torchrun",
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code: 0 after a training, 2 where something that it was given cannot be right.
+
+    Args:
+        words: the command line; None: the process's own.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    # LLaMA-Factory's launcher starts this under torchrun without it.
+    words = words[1:] if words[:1] == ["train"] else words
+    if not words or not words[0].endswith((".yaml", ".yml")):
+        return _refuse(f"expected a yaml file, got {words[0] if words else 'none'}; {_USAGE}")
+    try:
+        prepare(words)()
+    except FileNotFoundError as error:
+        if error.filename is None or Path(error.filename) != Path(words[0]).absolute():
+            raise
+        return _refuse(f"expected a yaml file that can be read, got {words[0]}: {error.strerror}")
+    except (ImportError, RefusedError) as error:
+        return _refuse(str(error))
+    return 0
+
+
+def prepare(words: list[str]) -> Callable[[], Any]:
+    """What trains: LLaMA-Factory's `run_exp`, or its launcher, which starts one such process for each GPU.
+
+    Args:
+        words: the yaml file, and changes to its keys; `sys.argv` is made of them.
+
+    Raises:
+        ImportError: no LLaMA-Factory, or one without the functions that are wrapped.
+        RefusedError: keys that cannot be right.
+    """
+    for name, why in _OTHER_WAYS.items():
+        if os.environ.get(name, "0").lower() in ("true", "y", "1"):
+            raise RefusedError(f"{name}: expected it unset, got {os.environ[name]}: {why}")
+    from cotbal.integrations.llamafactory.hooks import BalancedRun, theirs
+
+    launcher, tuner = theirs("launcher", "launch"), theirs("train.tuner", "run_exp")
+    sys.argv[1:] = words
+    arguments = dict(tuner.read_args())
+    run = BalancedRun(take_options(arguments))
+    run.install()
+    if "LOCAL_RANK" in os.environ:
+        return partial(run.train, partial(tuner.run_exp, arguments))
+    run.replaced.set(tuner, "run_exp", partial(tuner.run_exp, arguments))
+    # The file that it has torchrun start.
+    run.replaced.set(launcher, "__file__", str(Path(__file__).with_name("__main__.py")))
+    sys.argv[1:] = ["train", *words]
+    return partial(run.train, launcher.launch)
+
+
+def _refuse(message: str) -> int:
+    print(f"cotbal: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return 2

@@ -1,0 +1,147 @@
+"""The functions of LLaMA-Factory that are wrapped: each calls its own one and adds the task."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from cotbal.balancing import Weighting
+from cotbal.integrations.huggingface.patching import patch_huggingface
+from cotbal.integrations.llamafactory.options import Options, RefusedError, checked_tasks
+from cotbal.replacements import Replacements
+
+_TASK = "task"
+_NAME = "cotbal_task"
+_INSTALL = "this was made for 0.9.5: pip install llamafactory==0.9.5, with what it asks for"
+
+
+@dataclass
+class BalancedRun:
+    """One training: its options, and from its parsed arguments on its tasks and their weights."""
+
+    options: Options
+    tasks: tuple[str, ...] = ()
+    weighting: Weighting | None = None
+    replaced: Replacements = field(default_factory=Replacements)
+
+    def install(self) -> None:
+        """Wraps the functions.
+
+        Raises:
+            ImportError: this LLaMA-Factory has not all of them.
+        """
+        hooks: dict[tuple[str, str], Callable[..., Any]] = {
+            ("train.tuner", "get_train_args"): self._arguments,
+            ("data.loader", "get_dataset_list"): _datasets_with_names,
+            ("data.converter", "get_dataset_converter"): _converter,
+            ("data.loader", "_get_dataset_processor"): _processor,
+            ("data.loader", "_get_preprocessed_dataset"): _preprocessed,
+            ("train.sft.workflow", "CustomSeq2SeqTrainer"): self._trainer,
+        }
+        found = {key: theirs(*key) for key in hooks}
+        for (where, name), hook in hooks.items():
+            module = found[where, name]
+            self.replaced.set(module, name, partial(hook, getattr(module, name)))
+
+    def train(self, own: Callable[[], Any]) -> None:
+        """Runs LLaMA-Factory's own training; its functions are as they were afterwards."""
+        try:
+            own()
+        finally:
+            self.replaced.undo()
+
+    def _arguments(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        parsed = own(*args, **kwargs)
+        self.tasks = checked_tasks(*parsed)
+        self.weighting = self.options.weighting(self.tasks)
+        return parsed
+
+    def _trainer(self, own: Callable[..., Any], **arguments: Any) -> Any:
+        if _TASK not in next(iter(arguments["train_dataset"])):
+            raise RefusedError(
+                f"train_dataset: expected the key {_TASK!r} in its records, got none: a data set at "
+                "tokenized_path was written without it. Give another tokenized_path, and it is written anew"
+            )
+        trainer = own(**arguments)
+        patch = patch_huggingface(
+            trainer, weighting=self.weighting, tasks=self.tasks, level=self.options.level
+        )
+        if trainer.is_world_process_zero():
+            print(*(f"cotbal: {line}" for line in patch.describe()), sep="\n", flush=True)
+        return trainer
+
+
+@dataclass
+class _Converter:
+    """Their converter of a record, which keeps none of the record's own keys, and the record's task."""
+
+    own: Callable[[dict[str, Any]], dict[str, Any]]
+    task: str
+
+    def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
+        return {**self.own(example), _TASK: self.task}
+
+
+@dataclass
+class _Processor:
+    """Their tokenization, a record at a time: those that are not valid are dropped with their tasks."""
+
+    own: Any
+
+    def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        columns = dict(examples)
+        if _TASK not in columns:
+            return self.own.preprocess_dataset(columns)
+        tasks = columns.pop(_TASK)
+        made: dict[str, list[Any]] = {}
+        for index, task in enumerate(tasks):
+            rows = self.own.preprocess_dataset({key: [column[index]] for key, column in columns.items()})
+            if rows:
+                rows[_TASK] = [task] * len(rows["input_ids"])
+            for key, values in rows.items():
+                made.setdefault(key, []).extend(values)
+        return made
+
+    def print_data_example(self, example: dict[str, Any]) -> None:
+        self.own.print_data_example(example)
+
+
+def _datasets_with_names(own: Callable[..., Any], names: Any, *args: Any, **kwargs: Any) -> Any:
+    attributes = own(names, *args, **kwargs)
+    for name, each in zip(names or (), attributes, strict=True):
+        setattr(each, _NAME, name)
+    return attributes
+
+
+def _converter(own: Callable[..., Any], formatting: str, attributes: Any, *args: Any, **kwargs: Any) -> Any:
+    return _Converter(own(formatting, attributes, *args, **kwargs), getattr(attributes, _NAME))
+
+
+def _processor(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return _Processor(own(*args, **kwargs))
+
+
+def _preprocessed(
+    own: Callable[..., Any], dataset: Any, *args: Any, is_eval: bool = False, **kwargs: Any
+) -> Any:
+    # Evaluation is the trainer's own, on datasets that need no weight.
+    dataset = dataset.remove_columns([_TASK]) if is_eval and dataset is not None else dataset
+    return own(dataset, *args, is_eval=is_eval, **kwargs)
+
+
+def theirs(where: str, name: str) -> Any:
+    """A module of LLaMA-Factory that has this function.
+
+    Raises:
+        ImportError: there is none.
+    """
+    try:
+        module = importlib.import_module(f"llamafactory.{where}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}; {_INSTALL}") from error
+    if not hasattr(module, name):
+        found = version("llamafactory")
+        raise ImportError(f"llamafactory: expected {where}.{name}, got {found} without it; {_INSTALL}")
+    return module

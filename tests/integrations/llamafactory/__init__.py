@@ -1,0 +1,5 @@
+"""LLaMA-Factory's own training, by the real package, which `make test-llamafactory` installs."""
+
+from importlib.util import find_spec
+
+IS_ABSENT = find_spec("llamafactory") is None

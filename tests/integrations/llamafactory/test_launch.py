@@ -1,0 +1,68 @@
+"""The launch module itself: LLaMA-Factory's own launcher starts it on every device, and a run goes on."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integrations.llamafactory import IS_ABSENT
+
+if IS_ABSENT:
+    pytest.skip("no llamafactory: make test-llamafactory", allow_module_level=True)
+
+from tests.integrations.llamafactory.runs import Case, run, train
+
+_MODULE = ["-m", "cotbal.integrations.llamafactory", "train"]
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_llamafactorys_launcher_starts_us_on_each_device(world: Path, tmp_path: Path) -> None:
+    """As where there are several; ranks that torchrun starts by hand make the same steps."""
+    case = Case("launcher", n_ranks=2, options={"ddp_backend": "gloo", "max_steps": 2})
+    result = train(case, world, tmp_path / "by hand")
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump(case.settings(world, tmp_path / "out")))
+    # A venv's torchrun, whatever this environment is stacked on.
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    torchrun = binaries / "torchrun"
+    torchrun.write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+    torchrun.chmod(0o755)
+    environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "PATH": f"{binaries}:/usr/bin:/bin"}
+    result = run([*_MODULE, str(path), "seed=42"], tmp_path, **environment)
+    assert result.returncode == 0, result.stderr
+    assert "Initializing 2 distributed tasks" in result.stdout + result.stderr
+    assert _curves(tmp_path / "out") == _curves(tmp_path / "by hand" / "out")
+
+
+def test_a_resumed_run_equals_the_unbroken_one(world: Path, tmp_path: Path) -> None:
+    """Under a rule, whose state is in the checkpoint."""
+    rule = {"cotbal_weights": None, "cotbal_rule": "dwa", "cotbal_rule_options": {"window": 1}}
+    case = Case("resume", options={"save_strategy": "steps", "save_steps": 2, "max_steps": 4, **rule})
+    result = train(case, world, tmp_path)
+    assert result.returncode == 0, result.stderr
+    whole = _curves(tmp_path / "out")
+    assert len({each["task_weight/vqa"] for each in whole}) > 1, "the rule's weights never change"
+    # As after a kill: the checkpoint is what LLaMA-Factory finds in the output folder.
+    shutil.move(tmp_path / "out" / "checkpoint-2", tmp_path / "checkpoint-2")
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    shutil.move(tmp_path / "checkpoint-2", tmp_path / "out" / "checkpoint-2")
+    result = run([*_MODULE, str(tmp_path / "my.yaml")], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "checkpoint-2" in result.stdout + result.stderr
+    assert _curves(tmp_path / "out") == whole
+
+
+def _curves(out: Path) -> list[dict[str, Any]]:
+    """The losses and the tasks' curves of each step."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for each in json.loads((out / "trainer_state.json").read_text())["log_history"]:
+        kept = {key: value for key, value in each.items() if key == "loss" or key.startswith("task_")}
+        by_step.setdefault(each["step"], {}).update(kept)
+    return [by_step[step] for step in sorted(by_step)]

@@ -1,0 +1,132 @@
+"""Tiny models and datasets on disk, as LLaMA-Factory reads them: a Llama, and a LLaVA with its images.
+
+python -m tests.integrations.llamafactory.world <folder>
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+TASKS = ("vqa", "caption", "chat")
+_SPECIAL = ["<s>", "</s>", "<pad>", "<image>"]
+_IMAGE_SIZE, _PATCH_SIZE = 28, 14
+_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+# At initialisation every token's loss is about log V, whatever its task: then weights would hardly matter.
+_HEAD_SCALE = 12.0
+_WORDS = {"vqa": (1, 3), "caption": (8, 25), "chat": (3, 12)}
+
+
+def make_world(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    info, lines = {}, []
+    for kind, has_image in (("", False), ("_img", True)):
+        for task in TASKS:
+            name = task + kind
+            records = [
+                _record(task, has_image and task != "chat", draw, folder, index) for index in range(24)
+            ]
+            if name == "chat":
+                # LLaMA-Factory drops it: two of the user's turns in a row.
+                records[3]["messages"].insert(0, records[3]["messages"][0])
+            (folder / f"{name}.json").write_text(json.dumps(records))
+            info[name] = {
+                "file_name": f"{name}.json",
+                "formatting": "sharegpt",
+                "columns": {"messages": "messages"} | ({"images": "images"} if has_image else {}),
+                "tags": {
+                    "role_tag": "role",
+                    "content_tag": "content",
+                    "user_tag": "user",
+                    "assistant_tag": "assistant",
+                },
+            }
+            lines += [turn["content"] for each in records for turn in each["messages"]]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    tokenizer = _tokenizer(lines)
+    _llama(tokenizer, folder / "llama")
+    _llava(tokenizer, folder / "llava")
+
+
+def _record(task: str, has_image: bool, draw: Any, folder: Path, index: int) -> dict[str, Any]:
+    """A question that names its task, by which the tests know it again, and an answer of its length."""
+    answer = " ".join(f"w{draw.integers(40)}" for _ in range(draw.integers(*_WORDS[task])))
+    question = f"{'<image>' if has_image else ''}[{task}] q{index} w{draw.integers(40)}?"
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    record: dict[str, Any] = {"messages": turns, "task": "a key of the user's own"}
+    if has_image:
+        path = folder / f"{task}{index}.png"
+        Image.fromarray(draw.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(path)
+    record["images"] = [path.name] if has_image else []
+    return record
+
+
+def _tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    pieces.train_from_iterator(lines, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens=["<image>"],
+    )
+
+
+def _text(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    ids = {"pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1}
+    return LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **_SIZES, **ids)
+
+
+def _llama(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    torch.manual_seed(0)
+    _save(LlamaForCausalLM(_text(tokenizer)), folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _llava(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    torch.manual_seed(1)
+    vision = CLIPVisionConfig(image_size=_IMAGE_SIZE, patch_size=_PATCH_SIZE, projection_dim=32, **_SIZES)
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(vision_config=vision, text_config=_text(tokenizer), image_token_index=image)
+    _save(LlavaForConditionalGeneration(config), folder)
+    size = {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": _IMAGE_SIZE}, crop_size=size),
+        tokenizer=tokenizer,
+        patch_size=_PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+
+
+def _save(model: Any, folder: Path) -> None:
+    with torch.no_grad():
+        model.lm_head.weight.mul_(_HEAD_SCALE)
+    model.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    make_world(Path(sys.argv[1]))
