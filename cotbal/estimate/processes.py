@@ -19,6 +19,8 @@ from pathlib import Path
 MARK = "COTBAL_RUN"
 # Between SIGTERM and SIGKILL: enough to close files, not to save a checkpoint.
 GRACE_SECONDS = 3.0
+# Loading a program takes microseconds, where the machine is not busy with others.
+LOAD_SECONDS = 1.0
 PROC = Path("/proc")
 
 _starting = threading.Lock()
@@ -49,12 +51,27 @@ def alive(folder: Path) -> list[int]:
     """Process ids of what runs for the run in `folder`, this process left out."""
     mark = f"{MARK}={folder.resolve()}".encode()
     found = []
-    for environment in PROC.glob("[0-9]*/environ"):
+    for process in PROC.glob("[0-9]*"):
         # Another user's process, or one that has just ended.
         with contextlib.suppress(OSError):
-            if mark in environment.read_bytes().split(b"\0"):
-                found.append(int(environment.parent.name))
+            if mark in _environment(process).split(b"\0"):
+                found.append(int(process.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def _environment(process: Path) -> bytes:
+    """A process's variables; for a moment a program that is just being loaded shows none."""
+    deadline = time.monotonic() + LOAD_SECONDS
+    while not (variables := (process / "environ").read_bytes()):
+        # See proc(5): a kernel thread and what has ended have no memory.
+        fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+        memory, end_of_variables = int(fields[20]), int(fields[48])
+        if not memory or time.monotonic() > deadline:
+            break
+        if end_of_variables:
+            return (process / "environ").read_bytes()
+        time.sleep(0.001)
+    return variables
 
 
 def end(folder: Path) -> None:

@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from cotbal.estimate import processes
 
@@ -59,3 +60,25 @@ def test_nothing_starts_after_the_end_for_good(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_program_that_is_being_loaded_is_found(tmp_path, monkeypatch):
+    """Its environment is empty for a moment; `end` would take it for ended."""
+    for _ in range(200):
+        started = processes.start("sleep 60", tmp_path, {})
+        # All of /proc would take longer than the moment, mostly.
+        monkeypatch.setattr(processes, "PROC", Only(started.pid))
+        found = processes.alive(tmp_path)
+        started.kill()
+        started.wait()
+        assert found == [started.pid]
+
+
+class Only:
+    """Of /proc, one process."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def glob(self, pattern):
+        return [Path(pattern.replace("[0-9]*", f"/proc/{self.pid}"))]
