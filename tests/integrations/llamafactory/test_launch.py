@@ -15,6 +15,7 @@ if IS_ABSENT:
     pytest.skip("no llamafactory: make test-llamafactory", allow_module_level=True)
 
 from tests.integrations.llamafactory.runs import Case, run, train
+from tests.ports import free_port
 
 _MODULE = ["-m", "cotbal.integrations.llamafactory", "train"]
 pytestmark = pytest.mark.timeout(600)
@@ -38,6 +39,26 @@ def test_llamafactorys_launcher_starts_us_on_each_device(world: Path, tmp_path: 
     assert result.returncode == 0, result.stderr
     assert "Initializing 2 distributed tasks" in result.stdout + result.stderr
     assert _curves(tmp_path / "out") == _curves(tmp_path / "by hand" / "out")
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_engines_make_the_steps_of_ddp(world: Path, tmp_path: Path, stage: int) -> None:
+    losses = []
+    for name, options in (
+        ("DDP", {"ddp_backend": "gloo"}),
+        ("ZeRO", {"deepspeed": str(tmp_path / "zero.json")}),
+    ):
+        config = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
+        config |= {"gradient_clipping": "auto", "zero_optimization": {"stage": stage}}
+        (tmp_path / "zero.json").write_text(json.dumps(config))
+        case = Case(name, n_ranks=2, options=options)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(case.settings(world, tmp_path / name)))
+        launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+        result = run([*launch, *_MODULE, str(path)], tmp_path)
+        assert result.returncode == 0, result.stderr
+        losses.append([each["loss"] for each in _curves(tmp_path / name)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6), losses
 
 
 def test_a_resumed_run_equals_the_unbroken_one(world: Path, tmp_path: Path) -> None:
