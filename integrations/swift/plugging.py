@@ -51,8 +51,10 @@ class Choice:
             OSError: its file cannot be read.
             ValueError: there is none, or it cannot be right.
         """
-        weights = self.weights or os.environ.get("COTBAL_WEIGHTS")
-        if not weights:
+        weights = self.weights
+        if weights is None:
+            weights = os.environ.get("COTBAL_WEIGHTS") or None
+        if weights is None:
             raise ValueError(
                 "COTBAL_WEIGHTS: expected it to name the JSON file with the task weights, got none; "
                 "export COTBAL_WEIGHTS=weights.json, or call balance(weights=...) in a plugin of your own"

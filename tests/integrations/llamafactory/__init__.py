@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-IS_ABSENT = find_spec("llamafactory") is None
+IS_INSTALLED = find_spec("llamafactory") is not None

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.llamafactory import IS_ABSENT
+from tests.integrations.llamafactory import IS_INSTALLED
 
-if IS_ABSENT:
+if not IS_INSTALLED:
     pytest.skip("no llamafactory: make test-llamafactory", allow_module_level=True)
 
 from tests.integrations.llamafactory.runs import WEIGHTS, Case, train

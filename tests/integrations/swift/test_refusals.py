@@ -109,6 +109,16 @@ def test_no_weights_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         Choice().weighting()
 
 
+def test_empty_weights_are_no_wish_for_those_of_the_variable(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cotbal.integrations.swift.plugging import Choice
+
+    monkeypatch.setenv("COTBAL_WEIGHTS", str(world.weights))
+    with pytest.raises(ValueError, match="weights: expected"):
+        Choice({}).names()
+
+
 @pytest.mark.parametrize("found", ["3.9.0", "4.5.1"])
 def test_an_older_ms_swift(monkeypatch: pytest.MonkeyPatch, found: str) -> None:
     from cotbal.integrations.swift import balance, plugging
