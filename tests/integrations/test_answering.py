@@ -1,4 +1,4 @@
-"""What every generation is made of, without a model: batches, parts of several processes, words of the command."""
+"""What every generation is made of, without a model: batches, parts of processes, words of the command."""
 
 import json
 from pathlib import Path

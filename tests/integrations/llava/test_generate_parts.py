@@ -2,7 +2,7 @@
 
 import shlex
 
-import llava
+import llava.model.builder
 import pytest
 import torch
 
