@@ -36,8 +36,8 @@ def test_batches_are_of_one_kind_and_like_lengths() -> None:
 
 @pytest.mark.parametrize("shard", ["4/4", "x", "1/0", "-1/2"])
 def test_a_share_that_is_none(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "m", "--questions", "q", "--out", "o", f"--shard={shard}"]
     with pytest.raises(SystemExit) as stopped:
-        words = ["--model", "m", "--questions", "q", "--out", "o", f"--shard={shard}"]
         parser_of("ask", "", "").parse_args(words)
     assert stopped.value.code == 2
     assert "expected I/N with 0 <= I < N" in capsys.readouterr().err
