@@ -9,6 +9,14 @@ from cotbal.tasks import find_task, unknown_task
 
 # ms-swift's template and collator know it.
 CHANNEL = "channel"
+# By the name that ms-swift gives it.
+_ONCE = {
+    "messages": "messages",
+    "images": "pictures",
+    "videos": "videos",
+    "audios": "sounds",
+    CHANNEL: "task",
+}
 
 
 def channel_counts(dataset: Any) -> Counter[str | None] | None:
@@ -70,6 +78,30 @@ def with_channels(own: Callable[..., Any], file_tasks: Callable[[], Mapping[str,
         return dataset.add_column(CHANNEL, filled)
 
     return load
+
+
+def one_key_each(own: Callable[..., Any]) -> Callable[..., Any]:
+    """ms-swift's `RowPreprocessor.safe_rename_columns`, which leaves out what stands under a second key.
+
+    Args:
+        own: its own; given a data set and the new name by key.
+    """
+
+    @wraps(own)
+    def rename(dataset: Any, columns: Mapping[str, str]) -> Any:
+        new = {key.lower(): name for key, name in columns.items()}
+        for name, what in _ONCE.items():
+            keys = sorted(key for key in dataset.column_names or () if new.get(key.lower(), key) == name)
+            if len(keys) > 1:
+                spare = name if name in keys else keys[0]
+                raise ValueError(
+                    f"--dataset: expected the {what} of all records under one key, got {' and '.join(keys)}: "
+                    "ms-swift takes one for all. Write them under one; to leave one out, name it, as in "
+                    f'--columns \'{{"{spare}": "unused"}}\''
+                )
+        return own(dataset, columns)
+
+    return rename
 
 
 def _channels(dataset: Any) -> list[str | None]:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
-from cotbal.integrations.swift.channels import with_channels
+from cotbal.integrations.swift.channels import one_key_each, with_channels
 from cotbal.integrations.swift.refusals import check_arguments
 
 _OLDEST = (4, 6)
@@ -23,7 +23,7 @@ _NEEDED = {
         "TrainerFactory.TRAINER_MAPPING",
         "TrainerFactory.get_training_args",
     ),
-    "swift.dataset": ("DatasetLoader.load",),
+    "swift.dataset": ("DatasetLoader.load", "RowPreprocessor.safe_rename_columns"),
     "swift.loss_scale": ("get_loss_scale",),
 }
 
@@ -100,8 +100,10 @@ def balance(
     factory.TRAINER_MAPPING["causal_lm"] = _TRAINER
     # Where every stage makes its arguments, before a model is loaded.
     factory.get_training_args = classmethod(_checked(factory.get_training_args.__func__))
-    loader = import_module("swift.dataset").DatasetLoader
-    loader.load = with_channels(loader.load, lambda: chosen.file_tasks)
+    data = import_module("swift.dataset")
+    data.DatasetLoader.load = with_channels(data.DatasetLoader.load, lambda: chosen.file_tasks)
+    rows = data.RowPreprocessor
+    rows.safe_rename_columns = staticmethod(one_key_each(rows.safe_rename_columns))
 
 
 def _checked(own: Callable[..., Any]) -> Callable[..., Any]:

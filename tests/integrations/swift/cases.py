@@ -60,10 +60,11 @@ class Case:
 
 
 def environment(world: World) -> dict[str, str]:
-    """Without a GPU or a hub, the caches in the world's folder, the weights named."""
+    """Without a GPU or a hub, the caches in the world's folder, weights and pictures named."""
     away = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     caches = {"MODELSCOPE_CACHE": str(world.folder / "cache"), "HF_HOME": str(world.folder / "hf")}
-    return os.environ | away | caches | {"COTBAL_WEIGHTS": str(world.weights)}
+    named = {"COTBAL_WEIGHTS": str(world.weights), "ROOT_IMAGE_DIR": str(world.folder / "images")}
+    return os.environ | away | caches | named
 
 
 def run_cases(

@@ -59,7 +59,8 @@ class Recorder(TrainerCallback):
         share = [_share(model, step, weights, self.trainer.processing_class) for step in self.steps]
         level = getattr(getattr(self.trainer, "installed", None), "level", None)
         tasks = getattr(self.trainer, "tasks", None)
-        return {"steps": share, "logged": logged, "level": level, "tasks": tasks, "evaluated": evaluated}
+        found = {"steps": share, "logged": logged, "level": level, "tasks": tasks, "evaluated": evaluated}
+        return found | {"prompts": [each for step in self.steps for each in _prompts(step)]}
 
 
 @contextmanager
@@ -98,6 +99,15 @@ def _model(trained: nn.Module) -> nn.Module:
     if adapters is not None:
         model = get_peft_model(model, adapters["default"], autocast_adapter_dtype=False)
     return model.double().eval()
+
+
+def _prompts(step: Step) -> Iterator[list[int]]:
+    """The tokens before the first that is trained on, of each record of a step."""
+    for batch in step.batches:
+        for row, labels in enumerate(batch["labels"]):
+            for part in _parts(batch, row):
+                valid = (labels[part] != -100).nonzero().flatten()
+                yield batch["input_ids"][row, part][: int(valid[0])].tolist()
 
 
 def _share(model: nn.Module, step: Step, weights: dict[str, float], tokenizer: Any) -> dict[str, Any]:
