@@ -26,6 +26,7 @@ from cotbal.weights import TaskWeights
 METRICS = ("EM", "CIDEr", "Acc@IoU", "mIoU")
 LOG_LINES = 20
 LOG_BYTES = 1 << 14
+_LAUNCHER_ERROR = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError"
 POLL_SECONDS = 0.05
 # How often the log is searched for a progress bar.
 LOOK_SECONDS = 2.0
@@ -197,10 +198,19 @@ def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report)
         process.wait()
     if status:
         how = f"exit status {status}" if status > 0 else f"signal {-status}"
-        log = _tail(folder / LOG_FILE).splitlines()[-LOG_LINES:]
+        log = _without_launcher(_tail(folder / LOG_FILE).splitlines())[-LOG_LINES:]
         raise CommandError(
             "\n".join([f"the command ended with {how}; the end of {folder / LOG_FILE}:", *log])
         )
+
+
+def _without_launcher(lines: list[str]) -> list[str]:
+    """The lines without torchrun's own report, which says that a process failed and not why."""
+    told = max((place for place, line in enumerate(lines) if _LAUNCHER_ERROR in line), default=0)
+    starts = [place for place, line in enumerate(lines[:told]) if line.startswith("Traceback ")]
+    # Its error is followed by a table between lines of =.
+    ends = [place for place, line in enumerate(lines[told:], told) if line and not line.strip("=")]
+    return lines[: starts[-1]] + lines[ends[1] + 1 :] if starts and len(ends) > 1 else lines
 
 
 def log_size(log: Path) -> int:

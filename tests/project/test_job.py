@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -158,6 +159,22 @@ def test_training_that_fails_or_leaves_nothing_is_told(tmp_path):
         with pytest.raises(CommandError) as caught:
             job.train(training(tmp_path, command), folder, lambda done: None)
         assert str(caught.value) == message
+
+
+def test_the_end_of_the_log_is_that_of_the_training_and_not_of_torchrun(tmp_path):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    (tmp_path / "train.py").write_text("raise ValueError('the reason')")
+    command = f"{sys.executable} -m torch.distributed.run --master_port {{port}} {tmp_path / 'train.py'}"
+    told = training(tmp_path, f"{command} > {folder / 'log.txt'} 2>&1")
+    with pytest.raises(CommandError) as caught:
+        job.train(told, folder, lambda done: None)
+    assert "ValueError: the reason" in str(caught.value)
+    assert "ChildFailedError" in (folder / "log.txt").read_text()
+    # The next try's log goes on after it.
+    told = training(tmp_path, f"echo another reason >> {folder / 'log.txt'}; exit 1")
+    with pytest.raises(CommandError, match=r"ValueError: the reason(.*\n)+another reason$"):
+        job.train(told, folder, lambda done: None)
 
 
 def test_training_has_its_rule_and_a_free_port_and_leaves_no_process(tmp_path):
