@@ -1,6 +1,7 @@
 """Which checkpoint in an `--output_dir` of ms-swift is the one to go on from, or to ask."""
 
 from pathlib import Path
+from typing import Any
 
 from cotbal.files import json_object
 
@@ -17,9 +18,22 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     Args:
         folder: an `--output_dir`.
     """
-    whole = [path.parent for path in Path(folder).glob(f"checkpoint-*/{_STATE}")]
-    numbered = [path for path in whole if path.name.removeprefix("checkpoint-").isdecimal()]
-    return max(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    found = [path.parent for path in Path(folder).glob(f"checkpoint-*/{_STATE}")]
+    steps = {path.name.removeprefix("checkpoint-"): path for path in found if _is_whole(path)}
+    newest = max((step for step in steps if step.isdecimal()), key=int, default=None)
+    return None if newest is None else steps[newest]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        _state(checkpoint)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    return json_object(checkpoint / _STATE, "the state of a training", "name another checkpoint")
 
 
 def trained_checkpoint(folder: str | Path) -> Path:
@@ -40,7 +54,7 @@ def trained_checkpoint(folder: str | Path) -> Path:
             f"--model: expected a model, or an --output_dir with a checkpoint in it, got {folder} "
             "without one; train with --save_strategy steps or epoch, and --add_version false"
         )
-    state = json_object(newest / _STATE, "the state of a training", "name another checkpoint")
+    state = _state(newest)
     if state.get("global_step") != state.get("max_steps"):
         raise ValueError(
             f"--model: expected a training that ended, got {newest}, step {state.get('global_step')} of "

@@ -188,10 +188,10 @@ def test_a_folder_that_is_no_end_of_a_training(
 def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     """Not the one that was being written, nor that of ms-swift's link."""
     assert newest_checkpoint(tmp_path) is None
-    for step, whole in ((8, True), (90, True), (100, True), (110, False)):
+    for step, state in ((8, "{}"), (90, "{}"), (100, "{}"), (110, '{"best'), (120, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        if whole:
-            (folder / "trainer_state.json").write_text("{}")
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
     (tmp_path / "last-checkpoint").symlink_to("checkpoint-90")
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
