@@ -81,7 +81,7 @@ def test_a_rule_in_the_place_of_weights(results: Results) -> None:
 
 @pytest.mark.parametrize("what", _SECOND)
 def test_a_second_key_of_one_meaning_is_refused(results: Results, what: str) -> None:
-    """ms-swift as it is trains on without the pictures, or without the records."""
+    """ms-swift as it is loses the pictures, or the records, of one of them."""
     keys, spare = _SECOND[what]
     error = results[what][0]["error"]
     assert f"ValueError: --dataset: expected the {what} of all records under one key, got {keys}" in error
