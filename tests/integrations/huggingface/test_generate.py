@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from PIL import Image
 from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -26,7 +27,7 @@ from transformers import (
 
 from cotbal.collect.one_model import score_file
 from cotbal.integrations.answering.questions import Question
-from cotbal.integrations.huggingface import generate
+from cotbal.integrations.huggingface import chat, generate
 from cotbal.integrations.huggingface.chat import load_chat
 from cotbal.project import recipe_files
 
@@ -291,9 +292,9 @@ def _without(folder: Path, pattern: str, copy: Path) -> Path:
 
 def test_the_prompt_of_a_question_is_that_of_a_training_record(world: World) -> None:
     """What `apply_chat_template` makes of a whole conversation begins with it, token by token."""
-    chat = load_chat(str(world.vision), None, torch.device("cpu"))
+    loaded = load_chat(str(world.vision), None, torch.device("cpu"))
     question = Question(1, "what is it", "0.png", None)
-    prompt = chat.prompts([question], [[0]], [0], world.images)[0].inputs["input_ids"][0].tolist()
+    prompt = loaded.prompts([question], [[0]], [0], world.images)[0].inputs["input_ids"][0].tolist()
     parts = [
         {"type": "image", "image": Image.open(world.images / "0.png")},
         {"type": "text", "text": "what is it"},
@@ -302,9 +303,39 @@ def test_the_prompt_of_a_question_is_that_of_a_training_record(world: World) -> 
         {"role": "user", "content": parts},
         {"role": "answer", "content": [{"type": "text", "text": "a"}]},
     ]
-    whole = chat.processor.apply_chat_template([turns], tokenize=True, return_dict=True)["input_ids"][0]
+    whole = loaded.processor.apply_chat_template([turns], tokenize=True, return_dict=True)["input_ids"][0]
     assert list(whole[: len(prompt)]) == prompt
     assert len(whole) > len(prompt)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_prompt_begins_once(begins: bool, world: World, tmp_path: Path) -> None:
+    """As LLaVA-1.5's does, whose tokenizer begins a text that its template did not begin."""
+    processor = LlavaProcessor.from_pretrained(world.vision)
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    processor.chat_template = _PARTS if begins else _PARTS.replace("<s>", "")
+    folder = _without(world.vision, "tokenizer*", tmp_path / "beginning")
+    processor.save_pretrained(folder)
+    loaded = load_chat(str(folder), None, torch.device("cpu"))
+    question = Question(1, "what is it", None, None)
+    prompt = loaded.prompts([question], [[0]], [0], world.images)[0].inputs["input_ids"][0].tolist()
+    assert prompt.count(1) == (2 if begins else 1)
+    assert prompt[0] == 1
+
+
+def test_the_precision(world: World) -> None:
+    def precision(device: str, saved: torch.dtype | None, name: str = "auto") -> torch.dtype:
+        return chat._dtype(name, Qwen2Config(dtype=saved), torch.device(device))
+
+    assert precision("cpu", torch.bfloat16) == torch.float32
+    assert precision("cuda", torch.float32) == precision("cuda", None) == torch.bfloat16
+    assert precision("cuda", torch.float16) == torch.float16
+    assert precision("cuda", torch.float16, "float32") == torch.float32
+    loaded = load_chat(str(world.text), None, torch.device("cpu"), dtype="bfloat16", attention="eager")
+    assert loaded.model.dtype == torch.bfloat16
+    assert loaded.model.config._attn_implementation == "eager"
 
 
 def test_the_recipes_evaluation_is_understood() -> None:
