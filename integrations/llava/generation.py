@@ -9,11 +9,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cotbal.integrations.llava.questions import Batch, Question
+from cotbal.integrations.answering.questions import Batch, Question, picture_of
 
 _IMAGE = "<image>"
 
@@ -155,7 +154,7 @@ class Prompts(Dataset[Asked]):
             input_ids[n, longest - len(row) :], mask[n, longest - len(row) :] = row, 1
         if asked[0].image is None:
             return Asked(number, input_ids, mask, None, None)
-        pictures = [self._picture(question) for question in asked]
+        pictures = [picture_of(question, self._folder) for question in asked]
         model = self._checkpoint.model
         images = self._tools.process_images(pictures, self._checkpoint.processor, model.config)
         return Asked(number, input_ids, mask, images, [picture.size for picture in pictures])
@@ -187,14 +186,6 @@ class Prompts(Dataset[Asked]):
                 f"question {question.id!r}: expected at most {most} tokens with its picture, got {rows}"
             )
         return ids
-
-    def _picture(self, question: Question) -> Image.Image:
-        path = self._folder / str(question.image)
-        try:
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
-        except OSError as error:
-            raise ValueError(f"question {question.id!r}: expected a picture in {path}: {error}") from error
 
 
 def answer(checkpoint: Checkpoint, asked: Asked, most: int) -> tuple[list[str], int]:

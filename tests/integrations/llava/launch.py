@@ -105,3 +105,6 @@ def _backbone(case: Case) -> Iterator[None]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    # Gloo's threads, alive at the end of the process, abort it now and then.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -23,9 +23,9 @@ from llava.train import train as llava_train
 from PIL import Image
 
 from cotbal.collect.one_model import score_file
+from cotbal.integrations.answering.questions import Question, read_questions
 from cotbal.integrations.llava import generate
 from cotbal.integrations.llava.generation import Prompts, answer, load_checkpoint
-from cotbal.integrations.llava.questions import Question, read_questions
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.launch import run
 from tests.integrations.llava.world import World

@@ -8,10 +8,11 @@ import llava
 import pytest
 import torch
 
+from cotbal.integrations.answering.answers import Answers
+from cotbal.integrations.answering.command import longest_answer
+from cotbal.integrations.answering.questions import Question, batches_of, read_questions
 from cotbal.integrations.llava import generate
-from cotbal.integrations.llava.answers import Answers
 from cotbal.integrations.llava.generation import load_checkpoint
-from cotbal.integrations.llava.questions import Question, batches_of, read_questions
 from cotbal.project import recipe_files
 
 # torch's deprecations in the code of LLaVA and transformers.
@@ -75,5 +76,5 @@ def test_captions_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"question_id": 1, "text": "?", "task": "ShareGPT4V"}))
     questions, _ = read_questions(path)
-    assert generate.longest_answer(questions) == 1024
-    assert generate.longest_answer([questions[0]._replace(task="GQA")]) == 128
+    assert longest_answer(questions) == 1024
+    assert longest_answer([questions[0]._replace(task="GQA")]) == 128

@@ -82,3 +82,6 @@ def _ids_noted(recording: Recording) -> Iterator[None]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    # Gloo's threads, alive at the end of the process, abort it now and then.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

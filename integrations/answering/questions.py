@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 Batch = list[int]
 
 
@@ -60,6 +62,20 @@ def check_images(questions: Sequence[Question], folder: Path) -> None:
             f"--image-folder: {len(missing)} of {len(questions)} questions have a picture that is not there, "
             f"the first is question {first.id!r} with {folder / str(first.image)}"
         )
+
+
+def picture_of(question: Question, folder: Path) -> Image.Image:
+    """The picture of a question that has one, in RGB.
+
+    Raises:
+        ValueError: the file is no picture.
+    """
+    path = folder / str(question.image)
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"question {question.id!r}: expected a picture in {path}: {error}") from error
 
 
 def batches_of(questions: Sequence[Question], size: int) -> list[Batch]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cotbal.files import write_text_atomically
-from cotbal.integrations.llava.questions import Batch, Question
+from cotbal.integrations.answering.questions import Batch, Question
 
 
 class Answers:

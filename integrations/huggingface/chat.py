@@ -1,0 +1,282 @@
+"""A Hugging Face chat model with its processor, and its greedy answers to a batch of questions."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+)
+
+from cotbal.integrations.answering.questions import Batch, Question, picture_of
+
+_ADAPTER = "adapter_config.json"
+
+
+class Asked(NamedTuple):
+    """A batch, ready for the model.
+
+    Attributes:
+        number: of the batch.
+        inputs: what the processor makes, `input_ids` (B, S) padded on the left among it.
+    """
+
+    number: int
+    inputs: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A model that is loaded.
+
+    Attributes:
+        model: in evaluation mode, its generation greedy.
+        processor: a processor, or the tokenizer of a model without pictures.
+        system: the system message, if there is one.
+        variables: of the chat template, such as `enable_thinking`.
+    """
+
+    model: Any
+    processor: Any
+    system: str | None
+    variables: Mapping[str, Any]
+
+    def prompts(
+        self, questions: Sequence[Question], batches: Sequence[Batch], wanted: Sequence[int], folder: Path
+    ) -> "Prompts":
+        """The wanted batches, as the chat template and the processor make them.
+
+        Raises:
+            ValueError: a picture for a model that takes none.
+        """
+        pictured = next((question for question in questions if question.image is not None), None)
+        if pictured is not None and _tokenizer(self.processor) is self.processor:
+            raise ValueError(
+                f"question {pictured.id!r}: expected no picture, as {type(self.model).__name__} takes text "
+                f"alone, got {pictured.image}"
+            )
+        text = self.model.config.get_text_config()
+        asked = [[questions[n] for n in batches[number]] for number in wanted]
+        prompts = Prompts(
+            self.processor,
+            self.system,
+            self.variables,
+            getattr(text, "max_position_embeddings", None),
+            list(zip(wanted, asked, strict=True)),
+            folder,
+        )
+        if os.environ.get("RANK", "0") == "0":
+            print(f"cotbal: the first prompt: {prompts.text(0)!r}", file=sys.stderr, flush=True)
+        return prompts
+
+    def answer(self, asked: Asked, most: int) -> tuple[list[str], int]:
+        """The greedy answers to a batch, and how many of them were cut at `most` new tokens."""
+        model, tokenizer = self.model, _tokenizer(self.processor)
+        inputs = {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+            for name, value in asked.inputs.items()
+        }
+        with torch.inference_mode():
+            output: Tensor = model.generate(**inputs, max_new_tokens=most)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        ends = torch.tensor(model.generation_config.eos_token_id, device=new.device)
+        ended = torch.isin(new, ends).any(dim=1)
+        return texts, int((~ended).sum()) if new.shape[1] >= most else 0
+
+
+class Prompts(Dataset[Asked]):
+    """Batches of questions, made where they are loaded; a process that does so needs no model.
+
+    Args:
+        processor: a processor, or the tokenizer of a model without pictures.
+        system: the system message, if there is one.
+        variables: of the chat template.
+        positions: that the model has; None where nothing tells.
+        wanted: number and questions of each batch.
+        folder: of the pictures.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        system: str | None,
+        variables: Mapping[str, Any],
+        positions: int | None,
+        wanted: Sequence[tuple[int, Sequence[Question]]],
+        folder: Path,
+    ) -> None:
+        self._processor, self._system, self._variables = processor, system, variables
+        self._positions, self._wanted, self._folder = positions, wanted, folder
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def __getitem__(self, place: int) -> Asked:
+        """The batch.
+
+        Raises:
+            ValueError: a prompt is longer than the model's positions, or the picture's file is none.
+        """
+        number, asked = self._wanted[place]
+        inputs = self._processor.apply_chat_template(
+            [self.conversation(question) for question in asked],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
+            **self._variables,
+        )
+        for question, length in zip(asked, inputs["attention_mask"].sum(dim=1).tolist(), strict=True):
+            if self._positions is not None and length > self._positions:
+                raise ValueError(
+                    f"question {question.id!r}: expected at most {self._positions} tokens, which are the "
+                    f"model's positions, got {length}"
+                )
+        return Asked(number, dict(inputs))
+
+    def conversation(self, question: Question) -> list[dict[str, Any]]:
+        """What the chat template is given: a processor's takes a message in parts, a tokenizer's its text."""
+        in_parts = _tokenizer(self._processor) is not self._processor
+
+        def message(role: str, text: str, *before: dict[str, Any]) -> dict[str, Any]:
+            parts = [*before, {"type": "text", "text": text}]
+            return {"role": role, "content": parts if in_parts else text}
+
+        pictures: list[dict[str, Any]] = []
+        if question.image is not None:
+            pictures = [{"type": "image", "image": picture_of(question, self._folder)}]
+        first = [] if self._system is None else [message("system", self._system)]
+        return [*first, message("user", question.text, *pictures)]
+
+    def text(self, place: int) -> str:
+        """The first prompt of a batch as the chat template writes it, a picture as its placeholder."""
+        conversation = self.conversation(self._wanted[place][1][0])
+        written: str = self._processor.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=False, **self._variables
+        )
+        return written
+
+
+def load_chat(
+    model: str,
+    base: str | None,
+    device: torch.device,
+    *,
+    dtype: str = "auto",
+    attention: str | None = None,
+    template: str | None = None,
+    system: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> Chat:
+    """A model, or a LoRA on its base model, ready to answer greedily.
+
+    Args:
+        model: a folder that a training wrote, or a name of the hub.
+        base: the model that a LoRA belongs to (by default what the LoRA names), and whose processor is taken
+            where the folder has none.
+        device: where to.
+        dtype: `auto` is bfloat16 on a GPU, float16 where the model was saved so, and float32 on a CPU.
+        attention: an `attn_implementation` of transformers; None: its own choice.
+        template: a chat template (Jinja) in place of the model's.
+        system: a system message.
+        variables: of the chat template.
+
+    Raises:
+        ImportError: a LoRA, and no PEFT.
+        OSError, ValueError: no such model, none that chats, or one without processor or chat template.
+    """
+    adapter = Path(model) / _ADAPTER
+    weights = model
+    if adapter.is_file():
+        weights = base or json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    config = AutoConfig.from_pretrained(weights)
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    processor = _processor(model, base or weights, AutoProcessor if sees else AutoTokenizer)
+    tokenizer = _tokenizer(processor)
+    # The end of a prompt has to be at the end of its row.
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if template is not None:
+        processor.chat_template = template
+    if not (processor.chat_template or tokenizer.chat_template):
+        raise ValueError(
+            f"--model: expected a chat template in {model}, got none: the prompts would not be those of the "
+            "training; give it with --chat-template"
+        )
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    options = {} if attention is None else {"attn_implementation": attention}
+    loaded = kind.from_pretrained(weights, torch_dtype=_dtype(dtype, config, device), **options)
+    # Before PEFT wraps it, whose generate may be its own.
+    loaded.generation_config = _greedy(loaded.generation_config, tokenizer)
+    if adapter.is_file():
+        try:
+            from peft import PeftModel
+        except ImportError as error:
+            raise ImportError(f"{model}: a LoRA needs PEFT: pip install peft") from error
+        loaded = PeftModel.from_pretrained(loaded, model)
+    loaded.to(device).eval()
+    return Chat(loaded, processor, system, variables or {})
+
+
+def _tokenizer(processor: Any) -> Any:
+    """The processor's, or itself."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def _processor(model: str, base: str, kind: Any) -> Any:
+    """The folder's own, else the base model's.
+
+    Raises:
+        ValueError: neither has one.
+    """
+    errors = []
+    for name in dict.fromkeys((model, base)):
+        if Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file():
+            # Of some families transformers would make a tokenizer without a vocabulary.
+            errors.append(f"{name}: no tokenizer_config.json")
+            continue
+        try:
+            return kind.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            errors.append(f"{name}: {error}")
+    raise ValueError(
+        "--model: expected a processor or tokenizer in the folder, as a trainer saves it, "
+        f"or in that of --base, got neither: {'; '.join(errors)}"
+    )
+
+
+def _dtype(name: str, config: Any, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        found: torch.dtype = getattr(torch, name)
+        return found
+    if device.type == "cpu":
+        return torch.float32
+    saved = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return torch.float16 if saved is torch.float16 else torch.bfloat16
+
+
+def _greedy(own: Any, tokenizer: Any) -> GenerationConfig:
+    """Greedy, without what the checkpoint says of sampling or of penalties; it ends as an answer does."""
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=[end for end in dict.fromkeys([*ends, tokenizer.eos_token_id]) if end is not None],
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+    )

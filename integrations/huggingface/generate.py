@@ -1,0 +1,112 @@
+"""`python -m cotbal.integrations.huggingface.generate`: a chat model's answers to held-out questions."""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cotbal.integrations.answering.command import exit_code, generate, parser_of
+from cotbal.integrations.huggingface.chat import Chat, load_chat
+
+_DESCRIPTION = """\
+The greedy answers of a Hugging Face chat model, with pictures or of text alone, to held-out questions, by its
+own chat template, in batches. Start it again after anything: only what is missing is generated.
+"""
+_EXAMPLES = """\
+examples:
+  python -m cotbal.integrations.huggingface.generate --model checkpoints/qwen2.5-vl-cotbal \\
+      --questions mixture/validation/VQAv2.jsonl --image-folder images --out answers/VQAv2.jsonl
+  cotbal score --questions mixture/validation/VQAv2.jsonl --predictions answers/VQAv2.jsonl
+
+  # on 8 GPUs; or once with --shard 0/8, once with --shard 1/8, ... on any machines that share the folder
+  torchrun --nproc_per_node 8 -m cotbal.integrations.huggingface.generate --model ... --questions ...
+
+A question is a line {"question_id", "text", "image"?, "task"?}, an answer {"question_id", "text"}. A LoRA is
+put on the model that its folder names, or on --base. The prompt has to be that of the training: the first one
+is printed. Exit code 2: something given cannot be right.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code: 0 where the answers of this process are written, 2 where something cannot be right.
+
+    Args:
+        words: the command line; None: the process's own.
+    """
+    options = _parser().parse_args(words)
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    # The processes that load pictures are forks of one that has tokenized.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    template = options.chat_template and options.chat_template.read_text(encoding="utf-8")
+    settings = {
+        "base": options.base,
+        "dtype": options.dtype,
+        "attention": options.attention,
+        "chat_template": template,
+        "system": options.system,
+        "chat_template_kwargs": options.chat_template_kwargs,
+        "transformers": version("transformers"),
+    }
+
+    def load(device: torch.device) -> Chat:
+        return load_chat(
+            options.model,
+            options.base,
+            device,
+            dtype=options.dtype,
+            attention=options.attention,
+            template=template,
+            system=options.system,
+            variables=options.chat_template_kwargs,
+        )
+
+    generate(options, settings, load)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("python -m cotbal.integrations.huggingface.generate", _DESCRIPTION, _EXAMPLES)
+    add = parser.add_argument
+    add(
+        "--base",
+        metavar="MODEL",
+        help="for a LoRA (default: the model that it names), and for a folder without a tokenizer",
+    )
+    add(
+        "--dtype",
+        choices=["auto", "bfloat16", "float16", "float32"],
+        default="auto",
+        help="auto: bfloat16 on a GPU, or float16 where it was saved so; float32 on a CPU",
+    )
+    add("--attention", metavar="NAME", help="such as flash_attention_2 (default: transformers' own choice)")
+    add("--chat-template", type=Path, metavar="FILE", help="a Jinja file in place of the model's own")
+    add("--system", metavar="TEXT", help="a system message, if the training had one")
+    add(
+        "--chat-template-kwargs",
+        type=_mapping,
+        default={},
+        metavar="JSON",
+        help="variables of the chat template, such as '{\"enable_thinking\": false}'",
+    )
+    return parser
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return content
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,297 @@
+"""`python -m cotbal.integrations.huggingface.generate`: answers as greedy decoding by hand makes them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import peft
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from PIL import Image
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from cotbal.collect.one_model import score_file
+from cotbal.integrations.answering.questions import Question
+from cotbal.integrations.huggingface import generate
+from cotbal.integrations.huggingface.chat import load_chat
+
+_TOKENS = 10
+_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_IMAGE, _PATCH = 28, 14
+_SPECIAL = ["<pad>", "<s>", "</s>", "<|end|>", "<image>"]
+_TEXT = (
+    "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<s>answer:{{ tone | default('') }}{% endif %}"
+)
+_PARTS = (
+    "{% for m in messages %}<s>{{ m.role }}:{% for part in m.content %}"
+    "{{ '<image>\n' if part.type == 'image' else part.text }}{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<s>answer:{% endif %}"
+)
+_WORDS = ["what", "which", "colour", "number", "is", "it", "that", "the", "shown", "here", "and", "there"]
+
+
+class World(NamedTuple):
+    """A folder of a text model and one of a LLaVA, questions, and their pictures."""
+
+    text: Path
+    vision: Path
+    images: Path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("chat")
+    made = World(folder / "text", folder / "vision", folder / "images")
+    pieces = ByteLevelBPETokenizer()
+    pieces.train_from_iterator([" ".join(_WORDS)] * 4, vocab_size=320, special_tokens=_SPECIAL)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=pieces._tokenizer, bos_token="<s>", eos_token="<|end|>", pad_token="<pad>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.chat_template = _TEXT
+    tokenizer.save_pretrained(made.text)
+    size = {"vocab_size": len(tokenizer), "num_key_value_heads": 2, "max_position_embeddings": 96}
+    config = Qwen2Config(**size, **_SIZES, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    _save(Qwen2ForCausalLM, config, made.text)
+    tokenizer.chat_template = None
+    LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": _IMAGE}, crop_size={"height": _IMAGE, "width": _IMAGE}),
+        tokenizer,
+        patch_size=_PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_PARTS,
+    ).save_pretrained(made.vision)
+    vision = CLIPVisionConfig(image_size=_IMAGE, patch_size=_PATCH, projection_dim=32, **_SIZES)
+    config = LlavaConfig(
+        vision_config=vision, text_config=config, image_token_index=tokenizer.convert_tokens_to_ids("<image>")
+    )
+    _save(LlavaForConditionalGeneration, config, made.vision)
+    made.images.mkdir()
+    draw = np.random.default_rng(0)
+    for n in range(0, 12, 2):
+        pixels = draw.integers(0, 255, (30, 40 + n, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(made.images / f"{n}.png")
+    return made
+
+
+def _save(kind: Any, config: Any, folder: Path) -> None:
+    """With what a checkpoint may say of its generation, and an end that is drawn now and then."""
+    torch.manual_seed(0)
+    model = kind(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(12)
+    sampled = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.7}
+    for name, value in sampled.items():
+        setattr(model.generation_config, name, value)
+    model.generation_config.eos_token_id = list(range(40, 80))
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """Some long, so that batches are padded much; those with pictures have some without among them."""
+
+    def written(pictured: bool) -> Path:
+        path = tmp_path_factory.mktemp("asked") / "questions.jsonl"
+        draw = np.random.default_rng(1)
+        lines = []
+        for n in range(12):
+            text = " ".join(draw.choice(_WORDS, draw.integers(2, 6) * (4 if n % 3 == 1 else 1)))
+            image = {"image": f"{n}.png"} if pictured and n % 2 == 0 else {}
+            lines.append({"question_id": f"q{n}", **image, "text": text, "answer": "no", "task": "GQA"})
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return written
+
+
+def ask(folder: Path, asked: Path, images: Path, out: Path, *more: object) -> dict[str, str]:
+    options = {"model": folder, "questions": asked, "image-folder": images, "out": out, "workers": 0}
+    options |= {"max-new-tokens": _TOKENS}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    assert generate.main([*words, *map(str, more)]) == 0
+    if not out.exists():
+        return {}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(set(row) == {"question_id", "text"} for row in rows)
+    return {row["question_id"]: row["text"] for row in rows}
+
+
+def by_hand(world: World, folder: Path, asked: Path, model: Any, system: str = "") -> dict[str, str]:
+    """Greedy decoding, a token at a time, from prompts written here; no batch, no padding, no cache."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    pictures = CLIPImageProcessor.from_pretrained(folder) if folder == world.vision else None
+    found, ends = {}, {3, *range(40, 80)}
+    for line in map(json.loads, asked.read_text().splitlines()):
+        seen = "<image>" * (_IMAGE // _PATCH) ** 2 + "\n" if "image" in line else ""
+        prompt = f"{system}<s>user:{seen}{line['text']}<|end|><s>answer:"
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+        length, given = ids.shape[1], {}
+        if "image" in line:
+            picture = Image.open(world.images / line["image"]).convert("RGB")
+            given = {"pixel_values": pictures(picture, return_tensors="pt").pixel_values}
+        while ids.shape[1] < length + _TOKENS and int(ids[0, -1]) not in ends:
+            with torch.no_grad():
+                next_id = model(input_ids=ids, use_cache=False, **given).logits[:, -1:].argmax(-1)
+            ids = torch.cat([ids, next_id], dim=1)
+        found[line["question_id"]] = tokenizer.decode(ids[0, length:], skip_special_tokens=True).strip()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["text", "vision"])
+def test_batches_answer_as_greedy_decoding_by_hand(
+    kind: str, world: World, questions: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    folder = getattr(world, kind)
+    asked = questions(kind == "vision")
+    model = (Qwen2ForCausalLM if kind == "text" else LlavaForConditionalGeneration).from_pretrained(folder)
+    own = by_hand(world, folder, asked, model.eval())
+    for size in (1, 5):
+        assert ask(folder, asked, world.images, tmp_path / f"{size}.jsonl", "--batch-size", size) == own
+    # What is asked matters; some end by themselves, some are cut.
+    assert len(set(own.values())) > 4
+    lengths = {len(text.split()) for text in own.values()}
+    assert len(lengths) > 1
+
+
+def test_a_picture_matters(world: World, questions: Callable[[bool], Path], tmp_path: Path) -> None:
+    asked = questions(True)
+    before = ask(world.vision, asked, world.images, tmp_path / "before.jsonl")
+    other = tmp_path / "images"
+    other.mkdir()
+    for path in world.images.iterdir():
+        Image.new("RGB", (40, 40), "red").save(other / path.name)
+    after = ask(world.vision, asked, other, tmp_path / "after.jsonl")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed
+    assert changed <= {f"q{n}" for n in range(0, 12, 2)}
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's call
+@pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
+def test_a_lora_is_put_on_its_base(
+    task_type: str | None, world: World, questions: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    base = Qwen2ForCausalLM.from_pretrained(world.text)
+    options = LoraConfig(
+        r=4, target_modules="all-linear", init_lora_weights=False, lora_alpha=16, task_type=task_type
+    )
+    tuned = peft.get_peft_model(base, options)
+    tuned.save_pretrained(tmp_path / "lora")
+    asked = questions(False)
+    loaded = PeftModel.from_pretrained(Qwen2ForCausalLM.from_pretrained(world.text), tmp_path / "lora")
+    own = by_hand(world, world.text, asked, loaded.eval())
+    assert ask(tmp_path / "lora", asked, world.images, tmp_path / "named.jsonl") == own
+    assert ask(tmp_path / "lora", asked, world.images, tmp_path / "o.jsonl", "--base", world.text) == own
+    assert ask(world.text, asked, world.images, tmp_path / "base.jsonl") != own
+
+
+def test_a_system_message_and_variables_reach_the_template(
+    world: World,
+    questions: Callable[[bool], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = questions(False)
+    model = Qwen2ForCausalLM.from_pretrained(world.text).eval()
+    own = by_hand(world, world.text, asked, model, "<s>system:it is here<|end|>")
+    assert ask(world.text, asked, world.images, tmp_path / "s.jsonl", "--system", "it is here") == own
+    assert "the first prompt: '<s>system:it is here<|end|><s>user:" in capsys.readouterr().err
+    template = tmp_path / "template.jinja"
+    template.write_text(_TEXT.replace("<s>{{ m.role", "<s>system:it is here<|end|><s>{{ m.role"))
+    assert ask(world.text, asked, world.images, tmp_path / "t.jsonl", "--chat-template", template) == own
+    ask(world.text, asked, world.images, tmp_path / "v.jsonl", "--chat-template-kwargs", '{"tone": "the"}')
+    assert "<|end|><s>answer:the'" in capsys.readouterr().err
+
+
+def test_shares_are_put_together_and_scored(
+    world: World, questions: Callable[[bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = questions(True)
+    whole = ask(world.vision, asked, world.images, tmp_path / "whole.jsonl", "--batch-size", 4)
+    assert "answers were cut after 10 tokens" in capsys.readouterr().err
+    out = tmp_path / "parts.jsonl"
+    assert ask(world.vision, asked, world.images, out, "--batch-size", 4, "--shard", "1/2") == {}
+    assert ask(world.vision, asked, world.images, out, "--batch-size", 4, "--shard", "0/2") == whole
+    assert score_file(asked, out).items == [float(text.lower() == "no") for text in whole.values()]
+
+
+def test_what_the_answers_depend_on_is_kept(
+    world: World, questions: Callable[[bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, out = questions(False), tmp_path / "out.jsonl"
+    ask(world.text, asked, world.images, out)
+    command = ["--model", world.text, "--questions", asked, "--out", out, "--max-new-tokens", _TOKENS]
+    command += ["--image-folder", world.images, "--system", "it"]
+    assert generate.main([*map(str, command)]) == 2
+    assert "got system None, not system 'it'; move them away" in capsys.readouterr().err
+
+
+def test_what_cannot_be_right_is_one_line_and_code_2(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: object, text: str = "what", *more: str, **fields: str) -> str:
+        path = tmp_path / "q.jsonl"
+        path.write_text(json.dumps({"question_id": 1, "text": text, **fields}))
+        words = ["--model", str(folder), "--questions", str(path), "--out", str(tmp_path / "o.jsonl")]
+        words += ["--image-folder", str(world.images), "--workers", "0", *more]
+        assert generate.main(words) == 2
+        assert not (tmp_path / "o.jsonl").exists()
+        for left in (tmp_path / "o.jsonl.parts").glob("*"):
+            left.unlink()
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("cotbal: ")
+        return said
+
+    assert "question 1: expected no picture, as Qwen2ForCausalLM takes text" in refused(
+        world.text, image="0.png"
+    )
+    assert "expected at most 96 tokens, which are the model's positions, got" in refused(
+        world.text, "there " * 99
+    )
+    assert "expected a chat template" in refused(_without(world.text, "chat_template.jinja", tmp_path / "n"))
+    bare = _without(world.text, "tokenizer*", tmp_path / "bare")
+    assert "expected a processor or tokenizer in the folder" in refused(bare)
+    assert "none" in refused(tmp_path / "none")
+
+
+def _without(folder: Path, pattern: str, copy: Path) -> Path:
+    copy.mkdir()
+    for path in folder.iterdir():
+        if not path.match(pattern):
+            (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def test_the_prompt_of_a_question_is_that_of_a_training_record(world: World) -> None:
+    """What `apply_chat_template` makes of a whole conversation begins with it, token by token."""
+    chat = load_chat(str(world.vision), None, torch.device("cpu"))
+    question = Question(1, "what is it", "0.png", None)
+    prompt = chat.prompts([question], [[0]], [0], world.images)[0].inputs["input_ids"][0].tolist()
+    parts = [
+        {"type": "image", "image": Image.open(world.images / "0.png")},
+        {"type": "text", "text": "what is it"},
+    ]
+    turns = [
+        {"role": "user", "content": parts},
+        {"role": "answer", "content": [{"type": "text", "text": "a"}]},
+    ]
+    whole = chat.processor.apply_chat_template([turns], tokenize=True, return_dict=True)["input_ids"][0]
+    assert list(whole[: len(prompt)]) == prompt
+    assert len(whole) > len(prompt)
