@@ -13,6 +13,7 @@ from typing import Any
 from cotbal.balancing import Weighting
 from cotbal.integrations.huggingface.patching import patch_huggingface
 from cotbal.integrations.llamafactory.options import Options, RefusedError, checked_tasks
+from cotbal.integrations.llamafactory.prompts import compared_prompts
 from cotbal.integrations.llamafactory.records import FOLDER, TaskFile, write_datasets
 from cotbal.replacements import Replacements
 
@@ -49,6 +50,7 @@ class BalancedRun:
         """
         hooks: dict[tuple[str, str], Callable[..., Any]] = {
             ("train.tuner", "get_train_args"): self._arguments,
+            ("hparams.parser", "get_last_checkpoint"): _last_whole_checkpoint,
             ("data.loader", "get_dataset_list"): _datasets_with_names,
             ("data.converter", "get_dataset_converter"): _converter,
             ("data.loader", "_get_dataset_processor"): _processor,
@@ -95,7 +97,9 @@ class BalancedRun:
             trainer, weighting=self.weighting, tasks=self.tasks, level=self.options.level
         )
         if trainer.is_world_process_zero():
-            print(*(f"cotbal: {line}" for line in patch.describe()), sep="\n", flush=True)
+            names = ("tokenizer", "processor")
+            prompts = compared_prompts(arguments["data_collator"].template, *map(arguments.get, names))
+            print(*(f"cotbal: {line}" for line in (*patch.describe(), prompts)), sep="\n", flush=True)
         return trainer
 
 
@@ -132,6 +136,16 @@ class _Processor:
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         self.own.print_data_example(example)
+
+
+def _last_whole_checkpoint(own: Callable[..., Any], folder: str) -> str | None:
+    """The last that is complete: the trainer writes its state last. A kill may have cut the next one off."""
+    numbers = (
+        path.parent.name.removeprefix("checkpoint-")
+        for path in Path(folder).glob("checkpoint-*/trainer_state.json")
+    )
+    last = max((int(number) for number in numbers if number.isdecimal()), default=None)
+    return None if last is None else str(Path(folder) / f"checkpoint-{last}")
 
 
 def _datasets_with_names(own: Callable[..., Any], names: Any, *args: Any, **kwargs: Any) -> Any:
