@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
@@ -131,14 +132,16 @@ class Prompts(Dataset[Asked]):
             ValueError: a prompt is longer than the model's positions, or the picture's file is none.
         """
         number, asked = self._wanted[place]
-        inputs = self._processor.apply_chat_template(
-            [self.conversation(question) for question in asked],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-            **self._variables,
+        pictures = [self._pictures(question) for question in asked]
+        texts = [self._written(question) for question in asked]
+        tokenizer = _tokenizer(self._processor)
+        given: dict[str, Any] = {"images": pictures} if any(pictures) else {}
+        # As `apply_chat_template` does, which takes these words in another place in each version.
+        begun = tokenizer is self._processor or (
+            tokenizer.bos_token is not None and texts[0].startswith(tokenizer.bos_token)
+        )
+        inputs = self._processor(
+            text=texts, padding=True, return_tensors="pt", add_special_tokens=not begun, **given
         )
         for question, length in zip(asked, inputs["attention_mask"].sum(dim=1).tolist(), strict=True):
             if self._positions is not None and length > self._positions:
@@ -148,27 +151,30 @@ class Prompts(Dataset[Asked]):
                 )
         return Asked(number, dict(inputs))
 
-    def conversation(self, question: Question) -> list[dict[str, Any]]:
-        """What the chat template is given: a processor's takes a message in parts, a tokenizer's its text."""
+    def text(self, place: int) -> str:
+        """The first prompt of a batch as the chat template writes it, a picture as its placeholder."""
+        return self._written(self._wanted[place][1][0])
+
+    def _written(self, question: Question) -> str:
+        # A processor's template takes a message in parts, a tokenizer's its text.
         in_parts = _tokenizer(self._processor) is not self._processor
 
         def message(role: str, text: str, *before: dict[str, Any]) -> dict[str, Any]:
             parts = [*before, {"type": "text", "text": text}]
             return {"role": role, "content": parts if in_parts else text}
 
-        pictures: list[dict[str, Any]] = []
-        if question.image is not None:
-            pictures = [{"type": "image", "image": picture_of(question, self._folder)}]
+        picture: list[dict[str, Any]] = [{"type": "image"}] if question.image is not None else []
         first = [] if self._system is None else [message("system", self._system)]
-        return [*first, message("user", question.text, *pictures)]
-
-    def text(self, place: int) -> str:
-        """The first prompt of a batch as the chat template writes it, a picture as its placeholder."""
-        conversation = self.conversation(self._wanted[place][1][0])
         written: str = self._processor.apply_chat_template(
-            conversation, add_generation_prompt=True, tokenize=False, **self._variables
+            [*first, message("user", question.text, *picture)],
+            add_generation_prompt=True,
+            tokenize=False,
+            **self._variables,
         )
         return written
+
+    def _pictures(self, question: Question) -> list[Any]:
+        return [] if question.image is None else [picture_of(question, self._folder)]
 
 
 def load_chat(
@@ -218,8 +224,11 @@ def load_chat(
             "training; give it with --chat-template"
         )
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    options = {} if attention is None else {"attn_implementation": attention}
-    loaded = kind.from_pretrained(weights, torch_dtype=_dtype(dtype, config, device), **options)
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    # Its new name is an unknown one to transformers before 4.56.
+    old = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
+    options["torch_dtype" if old else "dtype"] = _dtype(dtype, config, device)
+    loaded = kind.from_pretrained(weights, **options)
     # Before PEFT wraps it, whose generate may be its own.
     loaded.generation_config = _greedy(loaded.generation_config, tokenizer)
     if adapter.is_file():

@@ -1,6 +1,7 @@
 """`python -m cotbal.integrations.huggingface.generate`: answers as greedy decoding by hand makes them."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from cotbal.collect.one_model import score_file
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface import generate
 from cotbal.integrations.huggingface.chat import load_chat
+from cotbal.project import recipe_files
 
 _TOKENS = 10
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -59,7 +61,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     pieces = ByteLevelBPETokenizer()
     pieces.train_from_iterator([" ".join(_WORDS)] * 4, vocab_size=320, special_tokens=_SPECIAL)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=pieces._tokenizer, bos_token="<s>", eos_token="<|end|>", pad_token="<pad>"
+        tokenizer_object=pieces._tokenizer,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<pad>",
+        model_input_names=["input_ids", "attention_mask"],
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.chat_template = _TEXT
@@ -95,6 +101,10 @@ def _save(kind: Any, config: Any, folder: Path) -> None:
     model = kind(config)
     with torch.no_grad():
         model.lm_head.weight.mul_(12)
+        # At initialisation a prompt hardly changes what follows its last token.
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "embed" not in name and "lm_head" not in name:
+                weight.mul_(8)
     sampled = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.7}
     for name, value in sampled.items():
         setattr(model.generation_config, name, value)
@@ -295,3 +305,14 @@ def test_the_prompt_of_a_question_is_that_of_a_training_record(world: World) -> 
     whole = chat.processor.apply_chat_template([turns], tokenize=True, return_dict=True)["input_ids"][0]
     assert list(whole[: len(prompt)]) == prompt
     assert len(whole) > len(prompt)
+
+
+def test_the_recipes_evaluation_is_understood() -> None:
+    """Every word of the command in `huggingface.yaml`, up to the score."""
+    recipe = next(path for path in recipe_files() if path.name == "huggingface.yaml").read_text()
+    command = recipe.split("evaluate:")[1].split("command: >-")[1].split("&&")[0]
+    words = shlex.split(command.replace("{", "").replace("}", ""))
+    module = words.index("cotbal.integrations.huggingface.generate")
+    options = generate._parser().parse_args(words[module + 1 :])
+    assert (options.model, str(options.questions)) == ("model", "data")
+    assert str(options.out) == "output/answers.jsonl"
