@@ -27,7 +27,8 @@ def compared_prompts(template: Any, tokenizer: Any, processor: Any) -> str:
     except Exception as error:
         return f"chat template: the one that is saved cannot ask: {error}; give generation --chat-template"
     # As a processor does it: a tokenizer adds nothing.
-    adds = processor is not None and not text.startswith(tokenizer.bos_token or text)
+    begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    adds = processor is not None and not begun
     ids = tokenizer.encode(text, add_special_tokens=adds)
     if ids == trained:
         return _AGREES

@@ -16,6 +16,7 @@ import torch
 
 from cotbal.integrations.llamafactory.options import RefusedError
 from cotbal.integrations.llamafactory.records import FOLDER, read_tasks, write_datasets
+from tests.integrations.llamafactory.llava_records import llava_records, write
 from tests.integrations.llamafactory.runs import WEIGHTS, Case, train
 
 _TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
@@ -36,32 +37,11 @@ def test_it_trains_as_on_a_dataset_for_each_task(world: Path, tmp_path: Path, ca
     weights = {f"{task}_img": weight for task, weight in WEIGHTS.items()} | {"absent": 3.0}
     options = case.options | {"dataset": None, "dataset_dir": None, "cotbal_data": str(path)}
     one = Case(case.name, case.kind, case.n_ranks, options | {"cotbal_weights": weights})
-    _write(path, _llava_records(world))
+    write(path, llava_records(world))
     result = train(one, world, tmp_path / "one file")
     assert result.returncode == 0, result.stderr
     _assert_same_steps(tmp_path / "by hand", tmp_path / "one file", case.n_ranks)
     assert not (tmp_path / "one file" / "out" / FOLDER).exists()
-
-
-def _llava_records(world: Path) -> list[dict[str, Any]]:
-    """The world's records as LLaVA has them, those of the tasks in turn."""
-    of_tasks = [
-        [_llava_record(each, f"{task}_img") for each in json.loads((world / f"{task}_img.json").read_text())]
-        for task in WEIGHTS
-    ]
-    return [each for in_turn in zip(*of_tasks, strict=True) for each in in_turn]
-
-
-def _llava_record(record: dict[str, Any], task: str) -> dict[str, Any]:
-    question, answer = (turn["content"] for turn in record["messages"])
-    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    image = {"image": record["images"][0]} if record["images"] else {}
-    return {"id": 1 if image else "one", **image, "conversations": turns, "task": task}
-
-
-def _write(path: Path, records: list[Any]) -> None:
-    lines = [json.dumps(record) for record in records]
-    path.write_text("\n".join(lines) if path.suffix == ".jsonl" else json.dumps(records, indent=1))
 
 
 def _assert_same_steps(folder: Path, other: Path, n_ranks: int) -> None:
@@ -87,7 +67,7 @@ def test_the_records_of_a_task_keep_their_order(tmp_path: Path) -> None:
         for n in range(4500)
     ]
     records[3]["conversations"].insert(0, {"from": "system", "value": "2020-01-01"})
-    _write(path, records)
+    write(path, records)
     file = read_tasks(path)
     assert (file.tasks, file.pictured) == (names, True)
     made = write_datasets(file, tmp_path / "made")
@@ -105,11 +85,11 @@ def test_the_records_of_a_task_keep_their_order(tmp_path: Path) -> None:
 
 def test_other_records_are_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    _write(path, [{"conversations": _TURNS, "task": "a"}])
+    write(path, [{"conversations": _TURNS, "task": "a"}])
     first = read_tasks(path)
     made = write_datasets(first, tmp_path / "made")
     assert write_datasets(read_tasks(path), tmp_path / "made") == made
-    _write(path, [{"conversations": _TURNS, "task": "a"}] * 2)
+    write(path, [{"conversations": _TURNS, "task": "a"}] * 2)
     again = write_datasets(read_tasks(path), tmp_path / "made")
     assert again != made
     assert pyarrow.parquet.read_table(again / "000-a.parquet").num_rows == 2
@@ -144,7 +124,7 @@ def test_other_records_are_written_anew(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
 def test_a_record_that_is_not_as_it_must_be(tmp_path: Path, record: Any, said: str, name: str) -> None:
-    _write(tmp_path / name, [{"conversations": _TURNS, "task": "a"}, record])
+    write(tmp_path / name, [{"conversations": _TURNS, "task": "a"}, record])
     with pytest.raises(RefusedError) as refused:
         read_tasks(tmp_path / name)
     assert str(refused.value).startswith(f"cotbal_data: {tmp_path / name}, record 2: expected ")
