@@ -234,9 +234,9 @@ def test_ready_made_files_are_valid_and_use_the_whole_machine(path):
     assert used == [None, None] if path.name == "digits.yaml" else ",".join(used) == "0,1,2,3,4,5,6,7"
 
 
-def test_there_are_three_ready_made_files():
+def test_there_are_four_ready_made_files():
     names = [path.name for path in recipe_files()]
-    assert names == ["digits.yaml", "huggingface.yaml", "llava.yaml"]
+    assert names == ["digits.yaml", "huggingface.yaml", "llamafactory.yaml", "llava.yaml"]
 
 
 def test_project_is_not_changed_by_reading_it_back(tmp_path):

@@ -25,11 +25,12 @@ TRAINING = {
 EVALUATION = {"{gpus}": "1", "--batch-size 16": "--batch-size 16 --max-new-tokens 6 --workers 0"}
 # Of each task, so that what a model has not seen it does not know.
 _N_QUESTIONS = 16
+TASKS = ("vqa", "caption", "chat")
 
 
 def write_project(folder: Path, model: Path) -> Path:
     """The file of a project with two tasks to weight and one of a fixed weight; its data beside it."""
-    for task in ("vqa", "caption", "chat"):
+    for task in TASKS:
         facts = [(f"[{task}] q{n}?", f"w{n * 7 % 40}") for n in range(_N_QUESTIONS)]
         _write(folder / f"{task}.json", [_record(task, *fact) for fact in facts])
         questions = [
