@@ -152,8 +152,18 @@ ESTIMATION = {
 # What a component may need besides torch. Triton belongs to the kernels; the core needs nothing else.
 OTHERS = {
     "csrc_triton": {"triton"},
-    # Pillow and tqdm are LLaVA's own: its generation is asked with pictures and shows how far it is.
-    "cotbal.integrations": {"PIL", "accelerate", "peft", "swift", "tqdm", "transformers"},
+    # Pillow and tqdm are LLaVA's own: its generation takes pictures and shows how far it is. LLaMA-Factory
+    # reads its keys by omegaconf and its data by pyarrow.
+    "cotbal.integrations": {
+        "PIL",
+        "accelerate",
+        "omegaconf",
+        "peft",
+        "pyarrow",
+        "swift",
+        "tqdm",
+        "transformers",
+    },
     "cotbal.doctor": {"deepspeed", "peft", "safetensors", "transformers"},
     "cotbal.collect": {"openpyxl"},
     "cotbal.data": {"PIL", "pyarrow", "tokenizers", "transformers"},

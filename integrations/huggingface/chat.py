@@ -47,12 +47,14 @@ class Chat:
         processor: a processor, or the tokenizer of a model without pictures.
         system: the system message, if there is one.
         variables: of the chat template, such as `enable_thinking`.
+        newline: whether a picture's question is on a line of its own.
     """
 
     model: Any
     processor: Any
     system: str | None
     variables: Mapping[str, Any]
+    newline: bool = False
 
     def prompts(
         self, questions: Sequence[Question], batches: Sequence[Batch], wanted: Sequence[int], folder: Path
@@ -77,6 +79,7 @@ class Chat:
             getattr(text, "max_position_embeddings", None),
             list(zip(wanted, asked, strict=True)),
             folder,
+            self.newline,
         )
         if os.environ.get("RANK", "0") == "0":
             print(f"cotbal: the first prompt: {prompts.text(0)!r}", file=sys.stderr, flush=True)
@@ -108,6 +111,7 @@ class Prompts(Dataset[Asked]):
         positions: that the model has; None where nothing tells.
         wanted: number and questions of each batch.
         folder: of the pictures.
+        newline: whether a picture's question is on a line of its own.
     """
 
     def __init__(
@@ -118,7 +122,9 @@ class Prompts(Dataset[Asked]):
         positions: int | None,
         wanted: Sequence[tuple[int, Sequence[Question]]],
         folder: Path,
+        newline: bool = False,
     ) -> None:
+        self._newline = newline
         self._processor, self._system, self._variables = processor, system, variables
         self._positions, self._wanted, self._folder = positions, wanted, folder
 
@@ -164,9 +170,10 @@ class Prompts(Dataset[Asked]):
             return {"role": role, "content": parts if in_parts else text}
 
         picture: list[dict[str, Any]] = [{"type": "image"}] if question.image is not None else []
+        own_line = "\n" if picture and self._newline else ""
         first = [] if self._system is None else [message("system", self._system)]
         written: str = self._processor.apply_chat_template(
-            [*first, message("user", question.text, *picture)],
+            [*first, message("user", own_line + question.text, *picture)],
             add_generation_prompt=True,
             tokenize=False,
             **self._variables,
@@ -187,6 +194,7 @@ def load_chat(
     template: str | None = None,
     system: str | None = None,
     variables: Mapping[str, Any] | None = None,
+    newline: bool = False,
 ) -> Chat:
     """A model, or a LoRA on its base model, ready to answer greedily.
 
@@ -200,6 +208,7 @@ def load_chat(
         template: a chat template (Jinja) in place of the model's.
         system: a system message.
         variables: of the chat template.
+        newline: whether a picture's question is on a line of its own, as LLaVA's records have it.
 
     Raises:
         ImportError: a LoRA, and no PEFT.
@@ -238,7 +247,7 @@ def load_chat(
             raise ImportError(f"{model}: a LoRA needs PEFT: pip install peft") from error
         loaded = PeftModel.from_pretrained(loaded, model)
     loaded.to(device).eval()
-    return Chat(loaded, processor, system, variables or {})
+    return Chat(loaded, processor, system, variables or {}, newline)
 
 
 def _tokenizer(processor: Any) -> Any:

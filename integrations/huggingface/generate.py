@@ -53,6 +53,7 @@ def _run(options: argparse.Namespace) -> None:
         "chat_template": template,
         "system": options.system,
         "chat_template_kwargs": options.chat_template_kwargs,
+        "newline_after_image": options.newline_after_image,
         "transformers": version("transformers"),
     }
 
@@ -66,6 +67,7 @@ def _run(options: argparse.Namespace) -> None:
             template=template,
             system=options.system,
             variables=options.chat_template_kwargs,
+            newline=options.newline_after_image,
         )
 
     generate(options, settings, load)
@@ -88,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--attention", metavar="NAME", help="such as flash_attention_2 (default: transformers' own choice)")
     add("--chat-template", type=Path, metavar="FILE", help="a Jinja file in place of the model's own")
     add("--system", metavar="TEXT", help="a system message, if the training had one")
+    add(
+        "--newline-after-image",
+        action="store_true",
+        help="ask on the line after the picture, if the training's records said '<image>\\n...' and the chat "
+        "template adds no line",
+    )
     add(
         "--chat-template-kwargs",
         type=_mapping,

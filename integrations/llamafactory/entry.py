@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.integrations.llamafactory.options import RefusedError, take_options
+from cotbal.integrations.llamafactory.records import read_tasks
 
-_USAGE = "python -m cotbal.integrations.llamafactory train my.yaml [key=value ...]"
+_USAGE = "python -m cotbal.integrations.llamafactory train [my.yaml] [key=value ...]"
+_YAML = (".yaml", ".yml")
 
 # What LLaMA-Factory takes another way by.
 _OTHER_WAYS = {
@@ -27,8 +29,8 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     # LLaMA-Factory's launcher starts this under torchrun without it.
     words = words[1:] if words[:1] == ["train"] else words
-    if not words or not words[0].endswith((".yaml", ".yml")):
-        return _refuse(f"expected a yaml file, got {words[0] if words else 'none'}; {_USAGE}")
+    if not words or not (words[0].endswith(_YAML) or "=" in words[0]):
+        return _refuse(f"expected a yaml file or key=value, got {words[0] if words else 'none'}; {_USAGE}")
     try:
         prepare(words)()
     except FileNotFoundError as error:
@@ -44,7 +46,7 @@ def prepare(words: list[str]) -> Callable[[], Any]:
     """What trains: LLaMA-Factory's `run_exp`, or its launcher, which starts one such process for each GPU.
 
     Args:
-        words: the yaml file, and changes to its keys; `sys.argv` is made of them.
+        words: the yaml file and changes to its keys, or the keys alone; `sys.argv` is made of them.
 
     Raises:
         ImportError: no LLaMA-Factory, or one without the functions that are wrapped.
@@ -57,8 +59,13 @@ def prepare(words: list[str]) -> Callable[[], Any]:
 
     launcher, tuner = theirs("launcher", "launch"), theirs("train.tuner", "run_exp")
     sys.argv[1:] = words
-    arguments = dict(tuner.read_args())
-    run = BalancedRun(take_options(arguments))
+    arguments = dict(tuner.read_args() if words[0].endswith(_YAML) else _keys(words))
+    options = take_options(arguments)
+    run = BalancedRun(options, None if options.data is None else read_tasks(options.data))
+    if run.file is not None:
+        if run.file.pictured and arguments.get("media_dir") is None:
+            raise RefusedError("media_dir: expected the folder of the records' pictures, got none")
+        arguments["dataset"] = list(run.file.tasks)
     run.install()
     if "LOCAL_RANK" in os.environ:
         return partial(run.train, partial(tuner.run_exp, arguments))
@@ -67,6 +74,13 @@ def prepare(words: list[str]) -> Callable[[], Any]:
     run.replaced.set(launcher, "__file__", str(Path(__file__).with_name("__main__.py")))
     sys.argv[1:] = ["train", *words]
     return partial(run.train, launcher.launch)
+
+
+def _keys(words: list[str]) -> Any:
+    """The keys and values of the words, read as LLaMA-Factory reads those behind a yaml file."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.from_cli(words))
 
 
 def _refuse(message: str) -> int:

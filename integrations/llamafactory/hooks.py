@@ -1,15 +1,20 @@
 """The functions of LLaMA-Factory that are wrapped: each calls its own one and adds the task."""
 
 import importlib
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from cotbal.balancing import Weighting
 from cotbal.integrations.huggingface.patching import patch_huggingface
 from cotbal.integrations.llamafactory.options import Options, RefusedError, checked_tasks
+from cotbal.integrations.llamafactory.prompts import compared_prompts
+from cotbal.integrations.llamafactory.records import FOLDER, TaskFile, write_datasets
 from cotbal.replacements import Replacements
 
 _TASK = "task"
@@ -19,11 +24,22 @@ _INSTALL = "this was made for 0.9.5: pip install llamafactory==0.9.5, with what 
 
 @dataclass
 class BalancedRun:
-    """One training: its options, and from its parsed arguments on its tasks and their weights."""
+    """One training, and from its parsed arguments on its tasks and their weights.
+
+    Attributes:
+        options: ours.
+        file: with the records of all tasks, None where there is none.
+        tasks: their names, in the order of `dataset`.
+        weighting: what their weights come from.
+        datasets: the folder that was made of the file.
+        replaced: the functions that are wrapped.
+    """
 
     options: Options
+    file: TaskFile | None = None
     tasks: tuple[str, ...] = ()
     weighting: Weighting | None = None
+    datasets: Path | None = None
     replaced: Replacements = field(default_factory=Replacements)
 
     def install(self) -> None:
@@ -34,6 +50,7 @@ class BalancedRun:
         """
         hooks: dict[tuple[str, str], Callable[..., Any]] = {
             ("train.tuner", "get_train_args"): self._arguments,
+            ("hparams.parser", "get_last_checkpoint"): _last_whole_checkpoint,
             ("data.loader", "get_dataset_list"): _datasets_with_names,
             ("data.converter", "get_dataset_converter"): _converter,
             ("data.loader", "_get_dataset_processor"): _processor,
@@ -51,12 +68,23 @@ class BalancedRun:
             own()
         finally:
             self.replaced.undo()
+        if self.datasets is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+            # The records are no part of the model. A run that was cut off finds them again.
+            shutil.rmtree(self.datasets.parent, ignore_errors=True)
 
     def _arguments(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         parsed = own(*args, **kwargs)
         self.tasks = checked_tasks(*parsed)
         self.weighting = self.options.weighting(self.tasks)
+        if self.file is not None:
+            self._make_datasets(self.file, *parsed[1:3])
         return parsed
+
+    def _make_datasets(self, file: TaskFile, data: Any, training: Any) -> None:
+        """Has LLaMA-Factory read the file from a folder that the processes share, as its caches."""
+        with training.main_process_first(local=not data.data_shared_file_system, desc="cotbal_data"):
+            self.datasets = write_datasets(file, Path(training.output_dir) / FOLDER)
+        data.dataset_dir = str(self.datasets)
 
     def _trainer(self, own: Callable[..., Any], **arguments: Any) -> Any:
         if _TASK not in next(iter(arguments["train_dataset"])):
@@ -69,7 +97,9 @@ class BalancedRun:
             trainer, weighting=self.weighting, tasks=self.tasks, level=self.options.level
         )
         if trainer.is_world_process_zero():
-            print(*(f"cotbal: {line}" for line in patch.describe()), sep="\n", flush=True)
+            names = ("tokenizer", "processor")
+            prompts = compared_prompts(arguments["data_collator"].template, *map(arguments.get, names))
+            print(*(f"cotbal: {line}" for line in (*patch.describe(), prompts)), sep="\n", flush=True)
         return trainer
 
 
@@ -106,6 +136,16 @@ class _Processor:
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         self.own.print_data_example(example)
+
+
+def _last_whole_checkpoint(own: Callable[..., Any], folder: str) -> str | None:
+    """The last that is complete: the trainer writes its state last. A kill may have cut the next one off."""
+    numbers = (
+        path.parent.name.removeprefix("checkpoint-")
+        for path in Path(folder).glob("checkpoint-*/trainer_state.json")
+    )
+    last = max((int(number) for number in numbers if number.isdecimal()), default=None)
+    return None if last is None else str(Path(folder) / f"checkpoint-{last}")
 
 
 def _datasets_with_names(own: Callable[..., Any], names: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,15 +1,15 @@
 """Our keys in LLaMA-Factory's yaml, and what of its own keys cannot be exact beside them."""
 
 import os
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cotbal.balancing import StaticWeights, Weighting, as_weighting, by_name
 from cotbal.integrations.huggingface.levels import LEVELS
 from cotbal.tasks import task_names, unknown_task
 
-_KEYS = ("cotbal_weights", "cotbal_rule", "cotbal_rule_options", "cotbal_level")
+_KEYS = ("cotbal_data", "cotbal_weights", "cotbal_rule", "cotbal_rule_options", "cotbal_level")
 _OTHER_LOSS = "it trains on another loss than cross-entropy, which the weights would replace; leave it out"
 _OTHER_WAY = "it trains by another trainer than run_sft's, which never sees the tasks; leave it out"
 _OWN_LOSS = "it computes the loss inside the model, which never sees the tasks; leave it out"
@@ -28,6 +28,13 @@ _REFUSED = {
     "neat_packing": _PACKED,
     "packing": _PACKED,
 }
+# Beside cotbal_data.
+_OTHER_DATA = {
+    "dataset": "the tasks of its records are the datasets",
+    "dataset_dir": "its records are all there is",
+    "eval_dataset": "it would be looked for among its tasks; val_size takes some of its records",
+    "tokenized_path": "what lies there would be trained on, whatever the records are",
+}
 
 
 class RefusedError(ValueError):
@@ -39,11 +46,13 @@ class Options:
     """What the yaml says to cotbal.
 
     Attributes:
+        data: a file with the records of all tasks; None: each entry of `dataset` is a task.
         weights: a file, a mapping from dataset to weight or a list in the order of `dataset`; None: all 1.
         rule: the name of a rule that computes the weights instead, with its options.
         level: as in `install_loss`.
     """
 
+    data: str | None = None
     weights: Any = None
     rule: str | None = None
     rule_options: MutableMapping[str, Any] | None = None
@@ -68,9 +77,8 @@ class Options:
             ) from error
         except (TypeError, ValueError) as error:
             key = "cotbal_weights" if self.rule is None else "cotbal_rule"
-            raise RefusedError(
-                f"{key}: {error}. Tasks are the names in `dataset`: {', '.join(tasks)}"
-            ) from error
+            where = "the names in `dataset`" if self.data is None else f"those in {self.data}"
+            raise RefusedError(f"{key}: {error}. Tasks are {where}: {', '.join(tasks)}") from error
 
 
 def take_options(arguments: MutableMapping[str, Any]) -> Options:
@@ -86,13 +94,24 @@ def take_options(arguments: MutableMapping[str, Any]) -> Options:
     if given.get("cotbal_level", "auto") not in LEVELS:
         raise RefusedError(f"cotbal_level: expected {', '.join(LEVELS)}, got {given['cotbal_level']!r}")
     options = Options(**{key.removeprefix("cotbal_"): value for key, value in given.items()})
+    if options.data is not None:
+        _refuse_other_data(arguments)
     if options.rule is not None and options.weights is not None:
         raise RefusedError("cotbal_rule: expected no cotbal_weights beside it, got both; leave one out")
     if options.rule is None and options.rule_options is not None:
         raise RefusedError("cotbal_rule_options: expected cotbal_rule beside it, got none; name the rule")
     if options.rule is None and options.weights is None:
-        return Options(weights=os.environ.get("COTBAL_WEIGHTS") or None, level=options.level)
+        return replace(options, weights=os.environ.get("COTBAL_WEIGHTS") or None)
     return options
+
+
+def _refuse_other_data(arguments: Mapping[str, Any]) -> None:
+    for key, why in _OTHER_DATA.items():
+        if arguments.get(key) is not None:
+            raise RefusedError(
+                f"{key}: expected none beside cotbal_data, got {arguments[key]}: {why}; leave it out, or say "
+                f"{key}=null"
+            )
 
 
 def checked_tasks(*parsed: Any) -> tuple[str, ...]:

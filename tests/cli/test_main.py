@@ -43,7 +43,7 @@ def test_recipes_are_shown_and_can_be_copied(tmp_path):
     for recipe in shown:
         shutil.copy(recipe, tmp_path)
     copied = sorted(path.name for path in tmp_path.iterdir())
-    assert copied == ["digits.yaml", "huggingface.yaml", "llava.yaml", "swift.yaml"]
+    assert copied == ["digits.yaml", "huggingface.yaml", "llamafactory.yaml", "llava.yaml", "swift.yaml"]
     assert CliRunner().invoke(app, ["plan"]).exit_code == 2
 
 

@@ -1,9 +1,9 @@
 import json
-import re
 import shlex
 
 import pytest
 import typer.main
+import yaml
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
@@ -70,11 +70,11 @@ def test_the_servers_file_is_written(files):
     assert len(json.loads((files / "u.json").read_text())) == 5
 
 
-def test_the_recipes_evaluation_is_understood():
-    recipe = next(path for path in recipe_files() if path.name == "llava.yaml").read_text()
-    words = shlex.split(
-        re.search(r"cotbal score (--questions.*)", recipe)[1].replace("{", "").replace("}", "")
-    )
+@pytest.mark.parametrize("name", ["huggingface.yaml", "llamafactory.yaml", "llava.yaml", "swift.yaml"])
+def test_the_recipes_evaluation_is_understood(name):
+    recipe = next(path for path in recipe_files() if path.name == name).read_text()
+    command = yaml.safe_load(recipe)["evaluate"]["command"].partition("cotbal score ")[2]
+    words = shlex.split(command.replace("{", "").replace("}", ""))
     parsed = typer.main.get_command(app).commands["score"].make_context("score", words).params
     assert {str(parsed[name]) for name in ("questions", "predictions", "scores")} == {
         "data",

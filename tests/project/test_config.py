@@ -236,7 +236,7 @@ def test_ready_made_files_are_valid_and_use_the_whole_machine(path):
 
 def test_the_ready_made_files():
     names = [path.name for path in recipe_files()]
-    assert names == ["digits.yaml", "huggingface.yaml", "llava.yaml", "swift.yaml"]
+    assert names == ["digits.yaml", "huggingface.yaml", "llamafactory.yaml", "llava.yaml", "swift.yaml"]
 
 
 def test_project_is_not_changed_by_reading_it_back(tmp_path):

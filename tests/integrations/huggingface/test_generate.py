@@ -231,6 +231,17 @@ def test_a_system_message_and_variables_reach_the_template(
     assert "<|end|><s>answer:the'" in capsys.readouterr().err
 
 
+def test_a_question_on_the_line_after_its_picture(
+    world: World, questions: Callable[[bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those without a picture are asked as ever."""
+    for name, words, between in (("same", [], "\n"), ("next", ["--newline-after-image"], "\n\n")):
+        ask(world.vision, questions(True), world.images, tmp_path / f"{name}.jsonl", *words)
+        assert f"the first prompt: {f'<s>user:<image>{between}'!r}"[:-1] in capsys.readouterr().err
+    ask(world.text, questions(False), world.images, tmp_path / "text.jsonl", "--newline-after-image")
+    assert "\\n" not in capsys.readouterr().err
+
+
 def test_shares_are_put_together_and_scored(
     world: World, questions: Callable[[bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,9 +349,10 @@ def test_the_precision(world: World) -> None:
     assert loaded.model.config._attn_implementation == "eager"
 
 
-def test_the_recipes_evaluation_is_understood() -> None:
-    """Every word of the command in `huggingface.yaml`, up to the score."""
-    recipe = next(path for path in recipe_files() if path.name == "huggingface.yaml").read_text()
+@pytest.mark.parametrize("name", ["huggingface.yaml", "llamafactory.yaml"])
+def test_the_recipes_evaluation_is_understood(name: str) -> None:
+    """Every word of the command, up to the score."""
+    recipe = next(path for path in recipe_files() if path.name == name).read_text()
     command = recipe.split("evaluate:")[1].split("command: >-")[1].split("&&")[0]
     words = shlex.split(command.replace("{", "").replace("}", ""))
     module = words.index("cotbal.integrations.huggingface.generate")

@@ -15,6 +15,11 @@ if not IS_INSTALLED:
 from tests.integrations.llamafactory.runs import Case, run, train
 
 _WRONG = {"vqa": 1.0, "captoin": 1.0, "chat": 1.0}
+_DATA = {
+    "cotbal_data": str(Path(__file__).with_name("one_record.json")),
+    "dataset": None,
+    "dataset_dir": None,
+}
 # What is changed in a yaml that trains, and what is said then.
 SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"stage": "pt"}, "stage: expected sft, got pt, whose loss has no tasks; train it with llamafactory-cli"),
@@ -46,11 +51,37 @@ SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
         {"cotbal_rule": "dwa", "cotbal_weights": None, "cotbal_rule_options": {"fixed": {"cht": 1.0}}},
         "cotbal_rule: fixed: expected a task of the data, got 'cht' (did you mean 'chat'?)",
     ),
+    (
+        {"cotbal_data": "data.jsonl"},
+        "dataset: expected none beside cotbal_data, got vqa,caption,chat: the tasks of its records are the",
+    ),
+    (
+        _DATA | {"dataset_dir": "."},
+        "dataset_dir: expected none beside cotbal_data, got .: its records are all",
+    ),
+    (_DATA | {"eval_dataset": "vqa"}, "eval_dataset: expected none beside cotbal_data, got vqa: it would be"),
+    (
+        _DATA | {"tokenized_path": "t"},
+        "tokenized_path: expected none beside cotbal_data, got t: what lies the",
+    ),
+    (
+        _DATA | {"cotbal_data": "none.jsonl"},
+        "cotbal_data: expected a file that can be read, got none.jsonl: ",
+    ),
+    (_DATA | {"media_dir": None}, "media_dir: expected the folder of the records' pictures, got none"),
+    (
+        _DATA | {"cotbal_weights": {"cht": 1.0}},
+        "cotbal_weights: tasks: no weight for task 'chat' (did you mean 'cht'?); known tasks: cht. Add it to",
+    ),
+    (_DATA | {"cotbal_weights": {"cht": 1.0}}, f"Tasks are those in {_DATA['cotbal_data']}: chat"),
     ({"cotbal_level": "lniear"}, "cotbal_level: expected auto, linear, logits, got 'lniear'"),
 )
 LINES = (
-    (["chat", "my.yaml"], "expected a yaml file, got chat; python -m cotbal.integrations.llamafactory train"),
-    (["train"], "expected a yaml file, got none"),
+    (
+        ["chat", "my.yaml"],
+        "expected a yaml file or key=value, got chat; python -m cotbal.integrations.llamaf",
+    ),
+    (["train"], "expected a yaml file or key=value, got none"),
     (["train", "absent.yaml"], "expected a yaml file that can be read, got absent.yaml"),
 )
 pytestmark = pytest.mark.timeout(600)

@@ -1,4 +1,4 @@
-"""Tiny models and datasets on disk, as LLaMA-Factory reads them: a Llama, and a LLaVA with its images.
+"""Tiny models and datasets on disk, as LLaMA-Factory reads them: two Llamas, and a LLaVA with its images.
 
 python -m tests.integrations.llamafactory.world <folder>
 """
@@ -24,11 +24,28 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 TASKS = ("vqa", "caption", "chat")
-_SPECIAL = ["<s>", "</s>", "<pad>", "<image>"]
+_SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>"]
 _IMAGE_SIZE, _PATCH_SIZE = 28, 14
 _SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 # At initialisation every token's loss is about log V, whatever its task: then weights would hardly matter.
 _HEAD_SCALE = 12.0
+_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+# What Qwen2.5's writes where there are no tools.
+_QWEN = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\n" + _SYSTEM + "<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+# A processor's, whose messages are in parts.
+_LLAVA = (
+    _VICUNA + "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else ' ' }}{% for part in m.content %}"
+    "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{{ '</s>' if m.role == 'assistant' }}"
+    "{% endfor %}{{ ' ASSISTANT:' if add_generation_prompt }}"
+)
 _WORDS = {"vqa": (1, 3), "caption": (8, 25), "chat": (3, 12)}
 
 
@@ -61,6 +78,9 @@ def make_world(folder: Path) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info))
     tokenizer = _tokenizer(lines)
     _llama(tokenizer, folder / "llama")
+    tokenizer.chat_template = _QWEN
+    _llama(tokenizer, folder / "qwen")
+    tokenizer.chat_template = None
     _llava(tokenizer, folder / "llava")
 
 
@@ -119,6 +139,7 @@ def _llava(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         patch_size=_PATCH_SIZE,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+        chat_template=_LLAVA,
     ).save_pretrained(folder)
 
 
