@@ -1,4 +1,4 @@
-"""README's table of model classes: `python -m tests.integrations.huggingface.levels_table`.
+"""The adapter's table of model classes: `python -m tests.integrations.huggingface.levels_table`.
 
 What each class supports, found by running it; the peak memory of forward and backward at both levels.
 """

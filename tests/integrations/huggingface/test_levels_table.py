@@ -1,4 +1,4 @@
-"""README's table of model classes says what these tests find."""
+"""The table of model classes in the README of `integrations/huggingface/` says what these tests find."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.integrations.huggingface.level_cases import CASES, FROM_5, each
 from tests.integrations.huggingface.levels_table import HEADER, peaks, support
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "integrations/huggingface/README.md"
 
 # The tiny models' peaks hang on torch's allocator and the attention that transformers chooses.
 TOLERANCE = 0.15
