@@ -1,1 +1,4 @@
-"""Adapters to training frameworks, one folder each; a framework is imported only by its own adapter."""
+"""Adapters to training frameworks, one folder each, and `answering`, which those that generate share.
+
+A framework is imported only by its own adapter.
+"""
