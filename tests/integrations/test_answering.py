@@ -43,6 +43,14 @@ def test_a_share_that_is_none(shard: str, capsys: pytest.CaptureFixture[str]) ->
     assert "expected I/N with 0 <= I < N" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "x"])
+def test_a_batch_of_none(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "m", "--questions", "q", "--out", "o", f"--batch-size={size}"]
+    with pytest.raises(SystemExit):
+        parser_of("ask", "", "").parse_args(words)
+    assert f"expected a number above 0, got '{size}'" in capsys.readouterr().err
+
+
 def test_captions_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"question_id": 1, "text": "?", "task": "ShareGPT4V"}))

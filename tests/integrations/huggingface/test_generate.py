@@ -1,6 +1,7 @@
 """`python -m cotbal.integrations.huggingface.generate`: answers as greedy decoding by hand makes them."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +264,22 @@ def test_what_the_answers_depend_on_is_kept(
     command += ["--image-folder", world.images, "--system", "it"]
     assert generate.main([*map(str, command)]) == 2
     assert "got system None, not system 'it'; move them away" in capsys.readouterr().err
+    # A model that was trained anew in the same folder.
+    copy = _without(world.text, "none", tmp_path / "copy")
+    ask(copy, asked, world.images, tmp_path / "copy.jsonl")
+    os.utime(copy / "model.safetensors", ns=(1, 1))
+    command = [
+        "--model",
+        copy,
+        "--questions",
+        asked,
+        "--out",
+        tmp_path / "copy.jsonl",
+        "--max-new-tokens",
+        10,
+    ]
+    assert generate.main([*map(str, [*command, "--image-folder", world.images])]) == 2
+    assert "model_files" in capsys.readouterr().err
 
 
 def test_what_cannot_be_right_is_one_line_and_code_2(
@@ -291,6 +308,7 @@ def test_what_cannot_be_right_is_one_line_and_code_2(
     bare = _without(world.text, "tokenizer*", tmp_path / "bare")
     assert "expected a processor or tokenizer in the folder" in refused(bare)
     assert "none" in refused(tmp_path / "none")
+    assert "1 of 1 questions have a picture that is not there" in refused(world.vision, image="no.png")
 
 
 def _without(folder: Path, pattern: str, copy: Path) -> Path:
