@@ -77,10 +77,21 @@ def parser_of(program: str, description: str, epilog: str) -> argparse.ArgumentP
     return parser
 
 
-def exit_code(run: Callable[[], None]) -> int:
-    """0 after `run`, 2 with one line where something that it was given cannot be right."""
+def exit_code(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    words: Sequence[str] | None,
+) -> int:
+    """0 where the answers of this process are written, 2 with one line where something cannot be right.
+
+    Args:
+        parser: made by `parser_of`.
+        run: what is done with its options.
+        words: the command line; None: the process's own.
+    """
+    options = parser.parse_args(words)
     try:
-        run()
+        run(options)
     except OSError as error:
         message = (
             f"expected a file that can be read, got {error.filename}: {error.strerror}"

@@ -136,13 +136,8 @@ def _arguments(checkpoint: Path) -> dict[str, Any]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 where the answers of this process are written, 2 where something cannot be right.
-
-    Args:
-        words: the command line; None: the process's own.
-    """
-    options = _parser().parse_args(words)
-    return exit_code(lambda: _run(options))
+    """The exit code of this command line; None: the process's own."""
+    return exit_code(_parser(), _run, words)
 
 
 def _run(options: argparse.Namespace) -> None:
