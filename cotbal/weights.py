@@ -1,5 +1,7 @@
 """The bridge between estimation and training: one weight per task, with where it came from."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,12 +9,13 @@ from ctypes import c_float
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cotbal.files import write_text_atomically
 from cotbal.tasks import task_names, unknown_task
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA_VERSION = 1
 _FILE_KEYS = {"schema_version", "weights", "rule", "temperature", "alpha", "fixed", "provenance"}
@@ -77,6 +80,8 @@ class TaskWeights(Mapping[str, float]):
         Raises:
             ValueError: a task has no weight or comes twice, or its weight is too small or large for float32.
         """
+        import torch
+
         names = task_names(tasks)
         for name in names:
             if name not in self.weights:
@@ -107,7 +112,7 @@ class TaskWeights(Mapping[str, float]):
         return write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, tasks: Iterable[str] | None = None) -> "TaskWeights":
+    def load(cls, path: str | Path, tasks: Iterable[str] | None = None) -> TaskWeights:
         """Return the weights in a JSON file: what `save` wrote, `{task: weight}`, or a list `[weight, ...]`.
 
         Args:
@@ -125,7 +130,7 @@ class TaskWeights(Mapping[str, float]):
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
-    def of_list(cls, weights: Sequence[float], tasks: Iterable[str] | None) -> "TaskWeights":
+    def of_list(cls, weights: Sequence[float], tasks: Iterable[str] | None) -> TaskWeights:
         """Return the weights of a list in the order of `tasks`.
 
         Raises:
@@ -140,7 +145,7 @@ class TaskWeights(Mapping[str, float]):
         return cls(dict(zip(names, weights, strict=True)))
 
     @classmethod
-    def _from_json(cls, content: object) -> "TaskWeights":
+    def _from_json(cls, content: object) -> TaskWeights:
         if not isinstance(content, dict):
             raise ValueError(f"expected a JSON object, got {type(content).__name__}")
         if "schema_version" not in content:

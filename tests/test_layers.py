@@ -51,7 +51,7 @@ OWN = {
     "cotbal.tasks": set(),
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),
-    "cotbal.estimate": {"cotbal.files", "cotbal.tasks", "cotbal.weights"},
+    "cotbal.estimate": {"cotbal._on_demand", "cotbal.files", "cotbal.tasks", "cotbal.weights"},
     "cotbal.collect": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.compare": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.project": {
@@ -78,7 +78,9 @@ OWN = {
     },
     "cotbal.patching": {"cotbal.balancing", "cotbal.integrations", "cotbal.tasks"},
     "cotbal.doctor": {"cotbal.files", "cotbal.integrations", "cotbal.normalizer", "cotbal.step_loss"},
-    "cotbal": {
+    "cotbal._on_demand": set(),
+    "cotbal": {"cotbal._on_demand", "cotbal._public"},
+    "cotbal._public": {
         "cotbal.estimate",
         "cotbal.gradcheck",
         "cotbal.losses",
@@ -168,7 +170,7 @@ OTHERS = {
     "cotbal.collect": {"openpyxl"},
     "cotbal.data": {"PIL", "pyarrow", "tokenizers", "transformers"},
     "cotbal.progress": {"rich"},
-    # Apart from cotbal.estimate, which `import cotbal` brings: LLaVA-NeXT pins pydantic 1.
+    # Apart from cotbal.estimate, which the public names bring: LLaVA-NeXT pins pydantic 1.
     "cotbal.project": {"pydantic", "submitit", "yaml"},
     "cotbal.report": {"PIL", "jinja2", "matplotlib", "numpy", "rich"},
     "cotbal.demo": {"PIL", "numpy", "safetensors", "sklearn", "transformers"},

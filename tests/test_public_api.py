@@ -64,10 +64,43 @@ def test_every_metric_example_runs(name: str) -> None:
 def test_importing_does_nothing_but_import() -> None:
     """No output, no kernel, no GPU, none of the extras' packages."""
     code = (
-        "import sys, torch; before = set(sys.modules); import cotbal; "
+        "import sys, torch; before = set(sys.modules); import cotbal; cotbal.GTWLoss; "
         "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
         "heavy = new & {'triton', 'transformers', 'matplotlib', 'rich', 'typer', 'sklearn', 'jinja2'}; "
         "assert not heavy, heavy; assert not torch.cuda.is_initialized()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_is_no_name_is_no_attribute() -> None:
+    assert set(NAMES) < set(dir(cotbal))
+    for name in ("cross_entropy", "_cross_entropy", "__wrapped__"):
+        with pytest.raises(AttributeError, match=f"module 'cotbal' has no attribute '{name}'"):
+            getattr(cotbal, name)
+
+
+def test_names_and_modules_are_there_without_another_import() -> None:
+    code = (
+        "import sys, cotbal, cotbal.estimate; assert 'torch' not in sys.modules; "
+        "cotbal.losses.vocab_parallel_gtw_cross_entropy, cotbal.balancing.DWA, cotbal.estimate.RULES; "
+        "from cotbal import *; gtw_cross_entropy, metrics.cider"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cotbal.cli.main",
+        "cotbal.estimate.worker",
+        "cotbal.project.slurm.task",
+        "cotbal.collect.one_model",
+        "cotbal.data.mix",
+        "cotbal.data.check.run",
+    ],
+)
+def test_what_needs_no_torch_does_not_wait_for_it(module: str) -> None:
+    """A worker of a pool, a Slurm job, a process that checks data: each would start seconds later."""
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,18 +1,22 @@
 """From every run's result files to one score table with its items."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cotbal.collect.align import ValidationSet, align
 from cotbal.collect.formats import reader
 from cotbal.collect.found import Found
 from cotbal.collect.source import Source
 from cotbal.estimate.score_csv import MINI, SINGLE_FULL, SINGLE_MINI
-from cotbal.estimate.scores import Scores
 from cotbal.tasks import task_names, unknown_task
+
+if TYPE_CHECKING:
+    from cotbal.estimate.scores import Scores
 
 _SINGLE = (SINGLE_MINI, SINGLE_FULL)
 
@@ -136,6 +140,9 @@ def _scores(
         run: {task: column.items[run] for task, column in columns.items() if column.items}
         for run in (MINI, *tasks)
     }
+    # Here, for it imports torch: who only reads or checks data need not wait for it.
+    from cotbal.estimate.scores import Scores
+
     return Scores(
         tasks,
         row(MINI),

@@ -1,17 +1,10 @@
 """From validation scores to task weights, and Algorithm 1 that makes the scores."""
 
-from cotbal.estimate.rules import RULES, estimate_weights, weights_from_signals
-from cotbal.estimate.scores import Scores
-from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "RULES",
-    "Scores",
-    "all2one",
-    "contribution",
-    "difficulty",
-    "estimate_weights",
-    "one2all",
-    "unidentified",
-    "weights_from_signals",
-]
+if TYPE_CHECKING:
+    from cotbal.estimate._public import *
+else:
+    from cotbal._on_demand import on_demand
+
+    __getattr__, __dir__ = on_demand(__name__)

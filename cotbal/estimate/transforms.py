@@ -1,12 +1,15 @@
 """Turning a metric where lower is better into a score where higher is better."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cotbal.tasks import unknown_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _EXPECTED = "expected 'reciprocal' (1/m) or 'complement: bound' (bound - m)"
 
@@ -37,21 +40,21 @@ def oriented(values: Tensor, tasks: tuple[str, ...], transforms: Mapping[str, st
     Raises:
         ValueError: a value <= 0 where the reciprocal is asked for.
     """
-    columns = list(values.unbind(-1))
+    turned = values.clone()
     for place, task in enumerate(tasks):
         if task not in transforms:
             continue
-        column = columns[place]
+        column = values[..., place]
         if transforms[task] == "reciprocal":
             if bool((column <= 0).any()):
                 raise ValueError(
                     f"transforms[{task!r}]: the reciprocal needs values > 0, got {column.min().item()}; "
                     "use 'complement: bound'"
                 )
-            columns[place] = 1.0 / column
+            turned[..., place] = 1.0 / column
         else:
-            columns[place] = _bound(transforms[task]) - column
-    return torch.stack(columns, dim=-1)
+            turned[..., place] = _bound(transforms[task]) - column
+    return turned
 
 
 def oriented_items(items: Tensor, task: str, transforms: Mapping[str, str]) -> Tensor:
