@@ -21,7 +21,8 @@ LLAVA_ACCELERATE := $(LLAVA)/accelerate-0.21.0
 FLASH_FILE := $(RIVALS)/cross_entropy.py
 # One thread per process: OpenMP threads of parallel processes spin against each other.
 export OMP_NUM_THREADS := 1
-JOBS ?= 2
+# One more than the two cores: many tests wait for processes of their own.
+JOBS ?= 3
 THREADS ?= 2
 DEMO_ARGS ?=
 

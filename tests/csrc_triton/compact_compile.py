@@ -8,7 +8,7 @@ from triton.compiler import ASTSource
 
 from csrc_triton import compact_kernels as kernels
 from csrc_triton.launch import compile_options
-from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
+from tests.csrc_triton.offline_compile import asked, inspect_cubin
 
 POINTERS = {
     "compact_weights_ptr": "*fp32",
@@ -40,7 +40,7 @@ def source(kernel: triton.JITFunction, constants: dict[str, int]) -> ASTSource:
 
 
 if __name__ == "__main__":
-    for target, gpu in TARGETS.items():
+    for target, gpu in asked().items():
         for name, each in sources():
             compiled = triton.compile(each, gpu, compile_options(kernels.NUM_WARPS))
             line: dict[str, object] = {"target": target, "kernel": name}

@@ -4,8 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+# The long matrix has the others too.
+TARGETS = pytest.mark.parametrize(
+    "targets",
+    [("sm_90", "gfx942"), pytest.param(("sm_80", "sm_90", "sm_100", "gfx942"), marks=pytest.mark.full)],
+    ids=len,
+)
+
+
+def for_targets(targets: Sequence[str]) -> list[str]:
+    """The arguments that name them."""
+    return [f"--target={target}" for target in targets]
 
 
 def compiled(script: str, cache: Path, *arguments: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from triton.compiler import ASTSource
 
 from csrc_triton import gather_rows as kernels
 from csrc_triton.launch import compile_options
-from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
+from tests.csrc_triton.offline_compile import asked, inspect_cubin
 
 
 def source(dtype: str) -> ASTSource:
@@ -28,7 +28,7 @@ def source(dtype: str) -> ASTSource:
 
 
 if __name__ == "__main__":
-    for name, target in TARGETS.items():
+    for name, target in asked().items():
         for dtype in ("bf16", "fp16", "fp32", "fp64"):
             compiled = triton.compile(source(dtype), target, compile_options(kernels.NUM_WARPS))
             line: dict[str, object] = {"target": name, "dtype": dtype}

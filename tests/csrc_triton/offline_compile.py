@@ -157,6 +157,13 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     return line
 
 
+def asked() -> dict[str, GPUTarget]:
+    """The targets that a command line names which names nothing else; all where it names none."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
+    return {name: TARGETS[name] for name in parser.parse_args().target or TARGETS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", action="store_true", help="a table in place of JSON lines")

@@ -9,7 +9,7 @@ from triton.compiler import ASTSource
 from csrc_triton import gtw_cross_entropy as loss_kernels
 from csrc_triton import row_sums
 from csrc_triton.launch import STREAMS, compile_options
-from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
+from tests.csrc_triton.offline_compile import asked, inspect_cubin
 
 POINTERS = {
     "labels_ptr": "*i64",
@@ -52,7 +52,7 @@ def sources(kernel: triton.JITFunction, block: int) -> Iterator[ASTSource]:
 
 
 if __name__ == "__main__":
-    for target, gpu in TARGETS.items():
+    for target, gpu in asked().items():
         for name, (kernel, block, num_warps) in KERNELS.items():
             for source in sources(kernel, block):
                 compiled = triton.compile(source, gpu, compile_options(num_warps))

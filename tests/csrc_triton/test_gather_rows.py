@@ -9,7 +9,7 @@ from torch import Tensor
 from csrc_triton import compact
 from csrc_triton import gather_rows as kernel
 from csrc_triton.compact import GatherRows, compact_to
-from tests.csrc_triton.compiled import compiled
+from tests.csrc_triton.compiled import TARGETS, compiled, for_targets
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 everywhere = pytest.mark.parametrize(
@@ -90,9 +90,10 @@ def test_offsets_beyond_2_to_the_31(gather: GatherRows) -> None:
     assert far.tolist() == [[0.0, 0.0], [0.0, 0.0], [5.0, 6.0]]
 
 
-def test_kernel_compiles_without_spills(tmp_path: Path) -> None:
-    lines = compiled("gather_compile", tmp_path)
-    assert len(lines) == 4 * 4
+@TARGETS
+def test_kernel_compiles_without_spills(tmp_path: Path, targets: tuple[str, ...]) -> None:
+    lines = compiled("gather_compile", tmp_path, *for_targets(targets))
+    assert len(lines) == len(targets) * 4
     for line in lines:
         if "registers" in line:
             assert line["spill_bytes"] == 0, line

@@ -12,7 +12,7 @@ from csrc_triton import reference, vocab_pieces
 from csrc_triton import vocab_parallel as kernels
 from csrc_triton.options import LossOptions
 from csrc_triton.vocab_pieces import Piece, combine, label_logits
-from tests.csrc_triton.compiled import compiled
+from tests.csrc_triton.compiled import TARGETS, compiled, for_targets
 from tests.tolerances import FLOOR, LOSS, RELATIVE, assert_close, assert_losses_close
 
 IGNORE = -100
@@ -249,9 +249,10 @@ def test_kernel_and_torch_path_agree_on_what_a_piece_tells() -> None:
     assert (by_kernel[:, weights == 0] == 0).all()
 
 
-def test_kernels_compile_without_spills(tmp_path: Path) -> None:
-    lines = compiled("vocab_parallel_compile", tmp_path)
-    assert len(lines) == 4 * 2 * 2 * 2
+@TARGETS
+def test_kernels_compile_without_spills(tmp_path: Path, targets: tuple[str, ...]) -> None:
+    lines = compiled("vocab_parallel_compile", tmp_path, *for_targets(targets))
+    assert len(lines) == len(targets) * 2 * 2 * 2
     for line in lines:
         if "registers" in line:
             assert line["spill_bytes"] == 0, line

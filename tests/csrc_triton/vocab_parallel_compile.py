@@ -7,7 +7,7 @@ from triton.compiler import ASTSource
 
 from csrc_triton import vocab_parallel as kernels
 from csrc_triton.launch import Launch, compile_options
-from tests.csrc_triton.offline_compile import TARGETS, inspect_cubin
+from tests.csrc_triton.offline_compile import asked, inspect_cubin
 
 POINTERS = {"correct_ptr": "*i8", "labels_ptr": "*i64"} | dict.fromkeys(
     (
@@ -45,7 +45,7 @@ def source(kernel: triton.JITFunction, dtype: str, launch: Launch, has_options: 
 
 
 if __name__ == "__main__":
-    for name, target in TARGETS.items():
+    for name, target in asked().items():
         for dtype in ("bf16", "fp32"):
             for has_options, launch in ((False, kernels.PLAIN), (True, kernels.WITH_OPTIONS)):
                 for kernel in (kernels._piece_statistics_fwd_kernel, kernels._piece_losses_fwd_kernel):
