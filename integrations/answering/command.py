@@ -73,7 +73,7 @@ def parser_of(program: str, description: str, epilog: str) -> argparse.ArgumentP
     add("--batch-size", type=_positive, default=16, metavar="N", help="questions at once (default: 16)")
     add("--max-new-tokens", type=_positive, metavar="N", help="of an answer (default: 128; ShareGPT4V 1024)")
     add("--shard", type=_shard, metavar="I/N", help="the I-th of N processes (default: as torchrun says)")
-    add("--workers", type=int, default=4, metavar="N", help="processes that load pictures (default: 4)")
+    add("--workers", type=int, default=4, metavar="N", help="processes that prepare prompts (default: 4)")
     return parser
 
 
