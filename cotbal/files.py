@@ -35,6 +35,17 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
     return Path(path)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all.
+
+    Raises:
+        ValueError: a float is NaN or infinite (they are no JSON).
+        TypeError: a value is of a type that JSON does not have.
+        OSError: the disk cannot take the file.
+    """
+    write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
 def remove_leftovers(folder: str | Path) -> None:
     """Removes what a killed `writing_atomically` left in a folder; nobody else may be writing there."""
     for path in Path(folder).glob(".*.tmp"):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-from cotbal.estimate.course import Course
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import Record
+from cotbal.runs.course import Course
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import Record
 
 if TYPE_CHECKING:
     from rich.console import Console

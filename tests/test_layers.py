@@ -51,7 +51,8 @@ OWN = {
     "cotbal.tasks": set(),
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),
-    "cotbal.estimate": {"cotbal._on_demand", "cotbal.files", "cotbal.tasks", "cotbal.weights"},
+    "cotbal.runs": {"cotbal.files"},
+    "cotbal.estimate": {"cotbal._on_demand", "cotbal.files", "cotbal.runs", "cotbal.tasks", "cotbal.weights"},
     "cotbal.collect": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.compare": {"cotbal.estimate", "cotbal.files", "cotbal.metrics", "cotbal.tasks"},
     "cotbal.project": {
@@ -59,10 +60,11 @@ OWN = {
         "cotbal.compare",
         "cotbal.estimate",
         "cotbal.files",
+        "cotbal.runs",
         "cotbal.weights",
     },
     "cotbal.data": {"cotbal.collect", "cotbal.files", "cotbal.project", "cotbal.tasks"},
-    "cotbal.progress": {"cotbal.estimate"},
+    "cotbal.progress": {"cotbal.runs"},
     "cotbal.report": {"cotbal.estimate", "cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
         "csrc_triton",
@@ -97,6 +99,7 @@ OWN = {
         "cotbal.metrics",
         "cotbal.normalizer",
         "cotbal.report",
+        "cotbal.runs",
         "cotbal.weights",
     },
     "cotbal.cli": {
@@ -111,6 +114,7 @@ OWN = {
         "cotbal.progress",
         "cotbal.project",
         "cotbal.report",
+        "cotbal.runs",
         "cotbal.weights",
     },
 }
@@ -146,6 +150,7 @@ ESTIMATION = {
     "cotbal.estimate",
     "cotbal.metrics",
     "cotbal.report",
+    "cotbal.runs",
     "cotbal.demo",
     "cotbal.cli",
     "cotbal.progress",

@@ -93,7 +93,7 @@ def test_names_and_modules_are_there_without_another_import() -> None:
     "module",
     [
         "cotbal.cli.main",
-        "cotbal.estimate.worker",
+        "cotbal.runs.worker",
         "cotbal.project.slurm.task",
         "cotbal.collect.one_model",
         "cotbal.data.mix",

@@ -86,8 +86,8 @@ def _run(
     plan: Demo, out: Path, workers: int | None, notes: Console
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     from cotbal.demo.run import headline, run_demo
-    from cotbal.estimate.pool import RunError
     from cotbal.progress import progress_on
+    from cotbal.runs.pool import RunError
 
     command = f"cotbal demo {'--full ' if plan.tla else ''}--profile {plan.profile} --seed {plan.seeds[0]}"
     command += "" if plan.device == Device.CPU.value else f" --device {plan.device}"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cotbal.estimate.plan import Plan
     from cotbal.project.config import Project
     from cotbal.project.data import Data
+    from cotbal.runs.plan import Plan
 
 File = Annotated[
     Path, typer.Argument(help="The YAML file of the estimate; `cotbal plan --recipes` shows some.")
@@ -76,7 +76,7 @@ def prepared(project: Project) -> tuple[Data, Plan]:
 
 def show_plan(project: Project, as_json: bool) -> None:
     """Writes the subsets and plan.json, and prints the plan."""
-    from cotbal.estimate.store import write_json
+    from cotbal.files import write_json
     from cotbal.project.changes import done_again, in_words
     from cotbal.project.outline import check_budget, outline, recorded, throughput
     from cotbal.project.session import store_of

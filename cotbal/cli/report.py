@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cotbal.estimate.store import Store
     from cotbal.project.config import Project
     from cotbal.project.data import Data
     from cotbal.report.paper_tables import PaperRow
+    from cotbal.runs.store import Store
 
 
 YAML = (".yaml", ".yml")

@@ -12,10 +12,10 @@ import typer
 from cotbal.cli.plan import File, Json, Mode, Precise, StepMatched, load, prepared
 
 if TYPE_CHECKING:
-    from cotbal.estimate.plan import Plan
     from cotbal.project.config import Project
     from cotbal.project.data import Data
     from cotbal.project.slurm.queue import QueuedJob
+    from cotbal.runs.plan import Plan
 
 
 def status(
@@ -31,9 +31,9 @@ def status(
 
     Example: cotbal status estimate.yaml
     """
-    from cotbal.estimate.plan import Plan
     from cotbal.project.session import store_of
     from cotbal.project.state import run_states
+    from cotbal.runs.plan import Plan
 
     project = load(file, precise, step_matched, mode)
     data, plan = prepared(project)
@@ -74,7 +74,7 @@ def _jobs(project: Project) -> dict[str, QueuedJob]:
 
 
 def _print(states: Sequence[Mapping[str, Any]]) -> None:
-    from cotbal.estimate.course import in_words
+    from cotbal.runs.course import in_words
 
     typer.echo(f"{'state':<9} {'done':>5} {'time':>12} {'score':>8}  run")
     for state in states:

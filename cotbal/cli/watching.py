@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from cotbal.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from cotbal.estimate.pool import Listener
     from cotbal.project.config import Project
+    from cotbal.runs.pool import Listener
 
 
 @contextlib.contextmanager

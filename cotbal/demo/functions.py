@@ -18,7 +18,7 @@ from cotbal.demo.model import load_model, save_model
 from cotbal.demo.profiles import get_profile
 from cotbal.demo.records import Image, Record
 from cotbal.demo.train import fit_epochs
-from cotbal.estimate.store import write_json
+from cotbal.files import write_json
 
 Report = Callable[[int], None]
 

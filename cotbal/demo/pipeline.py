@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cotbal.demo.profiles import FULL, PROFILES, Profile, steps
 from cotbal.estimate.algorithm1 import Algorithm1, Recipe
-from cotbal.estimate.plan import LateSpec, Plan, Results
-from cotbal.estimate.store import RunSpec
+from cotbal.runs.plan import LateSpec, Plan, Results
+from cotbal.runs.store import RunSpec
 
 FUNCTION = "cotbal.demo.job:run"
 # Names of the compared methods; each final run under a rule's weights is one.

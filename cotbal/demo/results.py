@@ -15,11 +15,12 @@ from cotbal.demo.profiles import PROFILES
 from cotbal.demo.statements import statements, verdict
 from cotbal.estimate import RULES
 from cotbal.estimate.algorithm1 import Algorithm1
-from cotbal.estimate.plan import Results
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
-from cotbal.estimate.store import Record, versions, write_json
+from cotbal.files import write_json
 from cotbal.metrics import delta_e, delta_i, improvement
 from cotbal.report.seeds import Estimate, estimate
+from cotbal.runs.plan import Results
+from cotbal.runs.store import Record, versions
 
 Scored = Mapping[str, Mapping[str, float]]
 

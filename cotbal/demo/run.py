@@ -9,9 +9,9 @@ from typing import Any
 
 from cotbal.demo.pipeline import Demo
 from cotbal.demo.results import assemble, write_results
-from cotbal.estimate.pool import Listener, run_plan
-from cotbal.estimate.store import Record, Store, locked
-from cotbal.estimate.worker_process import default_workers
+from cotbal.runs.pool import Listener, run_plan
+from cotbal.runs.store import Record, Store, locked
+from cotbal.runs.worker_process import default_workers
 
 
 def run_demo(

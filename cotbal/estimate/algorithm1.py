@@ -10,11 +10,11 @@ from pathlib import Path
 from cotbal.estimate.clusters import Clusters
 from cotbal.estimate.items_json import write_items
 from cotbal.estimate.no_probes import TwoModels
-from cotbal.estimate.plan import LateSpec, Results
 from cotbal.estimate.rules import estimate_weights
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
-from cotbal.estimate.store import RunSpec
+from cotbal.runs.plan import LateSpec, Results
+from cotbal.runs.store import RunSpec
 from cotbal.weights import TaskWeights
 
 MINI, QUARTER, HALF, FULL = "mini", "1/4", "1/2", "full"

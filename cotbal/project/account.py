@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import Store
 from cotbal.project.config import Project
 from cotbal.project.state import FAILED, FINISHED, run_states
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import Store
 
 
 def account(project: Project, plan: Plan, store: Store) -> dict[str, Any]:

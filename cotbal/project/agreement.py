@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.pool import Listener
-from cotbal.estimate.store import Record, RunSpec
 from cotbal.project.state import StateFile
+from cotbal.runs.plan import Plan
+from cotbal.runs.pool import Listener
+from cotbal.runs.store import Record, RunSpec
 
 
 class Watch(StateFile):

@@ -8,8 +8,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import RESULT_FILE, RunSpec
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import RESULT_FILE, RunSpec
 
 NAMES_SHOWN = 4
 

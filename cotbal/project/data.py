@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cotbal.estimate.algorithm1 import MINI, QUARTER
-from cotbal.estimate.store import write_json
-from cotbal.files import slug, writing_atomically
+from cotbal.files import slug, write_json, writing_atomically
 from cotbal.project.config import Project
 from cotbal.project.json_window import Record
 from cotbal.project.records import read_records, with_task

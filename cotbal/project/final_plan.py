@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cotbal.estimate.algorithm1 import MODES, Algorithm1
-from cotbal.estimate.plan import Plan, Results
-from cotbal.estimate.store import RunSpec, Store
 from cotbal.project.config import Project
 from cotbal.project.data import Data
 from cotbal.project.methods import EW, STL, Method
 from cotbal.project.outline import outline, recorded, throughput, totals
 from cotbal.project.recipe import GIVEN, ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.template import placeholders
+from cotbal.runs.plan import Plan, Results
+from cotbal.runs.store import RunSpec, Store
 from cotbal.weights import TaskWeights
 
 

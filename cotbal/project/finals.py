@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.compare import Column, Finals, Model, add_clusters, write_finals
-from cotbal.estimate.plan import Plan, Results
-from cotbal.estimate.pool import Listener
-from cotbal.estimate.store import RunSpec, Store, locked
 from cotbal.project.config import Project
 from cotbal.project.data import Data, prepare
 from cotbal.project.final_plan import final_plan, finished, left_to_do
@@ -20,6 +17,9 @@ from cotbal.project.methods import NAMES, Method, parse_method
 from cotbal.project.outline import check_budget, run_keys
 from cotbal.project.recipe import GIVEN, ProjectRecipe, recipes
 from cotbal.project.session import store_of, work
+from cotbal.runs.plan import Plan, Results
+from cotbal.runs.pool import Listener
+from cotbal.runs.store import RunSpec, Store, locked
 
 FINALS_FILE = "finals.json"
 

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from cotbal.estimate import processes
-from cotbal.estimate.processes import CommandError
-from cotbal.estimate.worker import load_function
+from cotbal.runs import processes
+from cotbal.runs.processes import CommandError
+from cotbal.runs.worker import load_function
 
 PREFIX = "python:"
 

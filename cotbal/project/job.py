@@ -13,13 +13,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeGuard
 
-from cotbal.estimate import processes
-from cotbal.estimate.processes import CommandError
 from cotbal.estimate.resample import ITEM_TOLERANCE
-from cotbal.estimate.store import LOG_FILE, write_json
+from cotbal.files import write_json
 from cotbal.project.data import Part, write_mixture
 from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
+from cotbal.runs import processes
+from cotbal.runs.processes import CommandError
+from cotbal.runs.store import LOG_FILE
 from cotbal.weights import TaskWeights
 
 # Of `cotbal score`; another script may call its own by any name.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import Record, RunSpec, Store, run_key
 from cotbal.project.config import Project
 from cotbal.project.data import Data, Part
 from cotbal.project.job import evaluate_paths, train_paths
 from cotbal.project.recipe import TRAIN
 from cotbal.project.template import fill
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import Record, RunSpec, Store, run_key
 
 SCHEMA_VERSION = 1
 

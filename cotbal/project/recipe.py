@@ -13,11 +13,11 @@ from typing import Any
 
 from cotbal.balancing import Weighting, rule_content
 from cotbal.estimate.algorithm1 import FULL, MINI, MODES, Algorithm1, Recipe
-from cotbal.estimate.plan import Plan, Results
-from cotbal.estimate.store import RunSpec
 from cotbal.project.config import Project
 from cotbal.project.data import Data, DataFile, Part
 from cotbal.project.template import LATE, fill
+from cotbal.runs.plan import Plan, Results
+from cotbal.runs.store import RunSpec
 from cotbal.weights import TaskWeights
 
 TRAIN = "cotbal.project.job:train"

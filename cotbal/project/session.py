@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cotbal.estimate.algorithm1 import Algorithm1
-from cotbal.estimate.execution import Execution
 from cotbal.estimate.no_probes import TwoModels
-from cotbal.estimate.plan import Plan, Results
-from cotbal.estimate.pool import Crew, Listener, work_on
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import spread
-from cotbal.estimate.store import Record, Store, locked, write_json
+from cotbal.files import write_json
 from cotbal.project.agreement import Watch
 from cotbal.project.changes import done_again, in_words
 from cotbal.project.config import Project
@@ -25,6 +22,10 @@ from cotbal.project.outline import check_budget, outline, recorded, throughput
 from cotbal.project.recipe import ProjectRecipe, algorithm, plan_of, recipes
 from cotbal.project.slurm.driver import work_on_slurm
 from cotbal.project.slurm.tickets import refuse_beside_jobs
+from cotbal.runs.execution import Execution
+from cotbal.runs.plan import Plan, Results
+from cotbal.runs.pool import Crew, Listener, work_on
+from cotbal.runs.store import Record, Store, locked
 from cotbal.weights import TaskWeights
 
 

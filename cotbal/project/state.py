@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.pool import Listener
-from cotbal.estimate.store import Record, Store, in_use, write_json
+from cotbal.files import write_json
 from cotbal.project.outline import run_keys
 from cotbal.project.slurm.queue import QueuedJob
+from cotbal.runs.plan import Plan
+from cotbal.runs.pool import Listener
+from cotbal.runs.store import Record, Store, in_use
 
 SCHEMA_VERSION = 1
 STATE_FILE = "state.json"

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
-from cotbal.estimate.store import locked
+from cotbal.runs.store import locked
 from tests.cli.watching import children, wait_until
-from tests.estimate.fake_runs import alive
+from tests.runs.fake_runs import alive
 
 RUNS = 7
 # By profile: the number of runs, and after how many finished ones the demo is killed, again and again.

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
-from cotbal.estimate.store import locked
 from cotbal.project.slurm.tickets import Ticket, job_name, write_ticket
+from cotbal.runs.store import locked
 from tests.project.toy import starts, write
 
 SLURM = {"hours": 2.0, "partition": "gpu", "options": {"qos": "high"}}

@@ -1,8 +1,8 @@
 """What `cotbal run` prints of an outcome."""
 
 from cotbal.cli.run import _print
-from cotbal.estimate.plan import Plan
 from cotbal.project.session import Outcome
+from cotbal.runs.plan import Plan
 from cotbal.weights import TaskWeights
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from cotbal.cli.main import app
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.items_json import read_items
-from cotbal.estimate.processes import alive
-from cotbal.estimate.store import Store, locked
+from cotbal.runs.processes import alive
+from cotbal.runs.store import Store, locked
 from cotbal.weights import TaskWeights
 from tests.cli.watching import children, wait_until
 from tests.project.toy import content, starts, write

@@ -7,9 +7,9 @@ import yaml
 from typer.testing import CliRunner
 
 from cotbal.cli.main import app
-from cotbal.estimate.processes import CommandError
 from cotbal.project import recipe_files
 from cotbal.project.job import read_score
+from cotbal.runs.processes import CommandError
 
 QUESTIONS = [
     {"question_id": str(n), "image": "a.jpg", "text": "?", "answer": right, "task": "VQAv2"}

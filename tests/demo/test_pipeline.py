@@ -2,8 +2,8 @@ import pytest
 
 from cotbal.demo.pipeline import Demo, DemoRecipe
 from cotbal.demo.profiles import PROFILES, steps
-from cotbal.estimate.plan import LateSpec
-from cotbal.estimate.store import run_key
+from cotbal.runs.plan import LateSpec
+from cotbal.runs.store import run_key
 
 QUICK = PROFILES["quick"]
 TASKS = QUICK.tasks

@@ -11,8 +11,8 @@ from cotbal.demo.profiles import PROFILES
 from cotbal.demo.results import assemble, write_results
 from cotbal.demo.statements import noise_errors, statements, verdict
 from cotbal.estimate import Scores, estimate_weights
-from cotbal.estimate.store import Record
 from cotbal.report.seeds import Estimate
+from cotbal.runs.store import Record
 from cotbal.weights import TaskWeights
 
 TASKS = ("vqa", "bbox")

@@ -15,11 +15,11 @@ from pathlib import Path
 from cotbal.demo.pipeline import DemoRecipe
 from cotbal.demo.run import headline
 from cotbal.estimate.algorithm1 import Algorithm1
-from cotbal.estimate.plan import Plan, Results
-from cotbal.estimate.pool import run_plan
 from cotbal.estimate.scores import Scores
-from cotbal.estimate.store import RunSpec, Store, locked
 from cotbal.progress import PlainProgress
+from cotbal.runs.plan import Plan, Results
+from cotbal.runs.pool import run_plan
+from cotbal.runs.store import RunSpec, Store, locked
 from tests.estimate import double_world, lora_world
 from tests.estimate.ways import Tables, costs, markdown
 

@@ -5,7 +5,7 @@ import pytest
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.algorithm1 import Algorithm1, Recipe
 from cotbal.estimate.items_json import read_items
-from cotbal.estimate.store import RunSpec
+from cotbal.runs.store import RunSpec
 
 TASKS = ("a", "b", "c")
 MINI = [0.2, 0.3, 0.25]

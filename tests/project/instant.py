@@ -1,7 +1,7 @@
 """Commands that take no time: a plan worked on in the process itself."""
 
-from cotbal.estimate.execution import Execution
-from cotbal.estimate.store import Record
+from cotbal.runs.execution import Execution
+from cotbal.runs.store import Record
 
 
 def instantly(score, fails=(), plans=None, clusters=(0, 1)):

@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import Record, RunSpec, write_json
+from cotbal.files import write_json
 from cotbal.project.resources import Resources
 from cotbal.project.slurm import driver, tickets
 from cotbal.project.slurm.queue import QueuedJob, SlurmError
 from cotbal.project.slurm.task import FAILURE_FILE
 from cotbal.project.slurm.tickets import Ticket, job_name, write_ticket
-from tests.estimate.fake_runs import Notes
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import Record, RunSpec
+from tests.runs.fake_runs import Notes
 
 GOOD = ("RUNNING", "done")
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from cotbal.estimate.store import Record
 from cotbal.project.account import account
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
@@ -10,8 +9,9 @@ from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
 from cotbal.project.session import store_of
 from cotbal.project.state import StateFile
-from tests.estimate.fake_runs import Notes
+from cotbal.runs.store import Record
 from tests.project.toy import write
+from tests.runs.fake_runs import Notes
 
 SLURM = {"executor": "slurm", "slurm": {"hours": 1}}
 

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from cotbal.estimate import Scores, estimate_weights
-from cotbal.estimate.store import Record
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.final_plan import final_plan, left_to_do
@@ -15,6 +14,7 @@ from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
 from cotbal.project.rungs import measured, rung_data, rung_plan, shares
 from cotbal.project.session import store_of
+from cotbal.runs.store import Record
 from tests.project.toy import content, write
 
 SCORE = "score {model} {task} {scores} {data}"

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from cotbal.estimate.processes import MARK, CommandError, alive
 from cotbal.project.functions import call, check_function
-from tests.estimate.fake_runs import alive as is_running
+from cotbal.runs.processes import MARK, CommandError, alive
+from tests.runs.fake_runs import alive as is_running
 
 MODULE = """
 import subprocess, sys

@@ -4,10 +4,10 @@ import sys
 import pytest
 
 from cotbal.collect.scoring import METRICS
-from cotbal.estimate import processes
-from cotbal.estimate.processes import CommandError
 from cotbal.project import job
 from cotbal.project.job import read_score
+from cotbal.runs import processes
+from cotbal.runs.processes import CommandError
 from cotbal.weights import TaskWeights
 
 

@@ -1,12 +1,12 @@
 import pytest
 
-from cotbal.estimate.store import Record
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.outline import Throughput, outline, recorded, run_keys, throughput
 from cotbal.project.recipe import plan_of, recipes
 from cotbal.project.resources import Resources
 from cotbal.project.session import store_of
+from cotbal.runs.store import Record
 from tests.project.toy import content, write
 
 STEPS = "train {data} {output} {seed} --max_steps {steps}"

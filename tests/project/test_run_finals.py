@@ -15,9 +15,9 @@ from cotbal.project.methods import parse_methods
 from cotbal.project.recipe import plan_of
 from cotbal.project.rungs import run_rungs
 from cotbal.project.session import store_of
-from tests.estimate.fake_runs import Notes
 from tests.project.instant import instantly
 from tests.project.toy import content, write
+from tests.runs.fake_runs import Notes
 
 OWN, OTHER, MINI = 0.8, 0.5, 0.4
 

@@ -10,9 +10,9 @@ from cotbal.project import session
 from cotbal.project.config import load_project
 from cotbal.project.session import headline, run_project
 from cotbal.weights import TaskWeights
-from tests.estimate.fake_runs import Notes
 from tests.project.instant import instantly
 from tests.project.toy import write
+from tests.runs.fake_runs import Notes
 
 
 def score(name, task):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from cotbal.estimate.store import Store, run_key
 from cotbal.project.slurm import driver
 from cotbal.project.slurm.queue import QueuedJob, SlurmError
 from cotbal.project.slurm.submission import was_submitted_whole
@@ -19,6 +18,7 @@ from cotbal.project.slurm.tickets import (
     slurm_folder,
     write_ticket,
 )
+from cotbal.runs.store import Store, run_key
 from tests.project.slurm_double import GOOD, Cluster, JobNotes, Plan, plan, resources, spec
 
 

@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from cotbal.estimate.execution import Job
-from cotbal.estimate.processes import CommandError, alive
-from cotbal.estimate.store import Record, Store
 from cotbal.project.slurm import task
 from cotbal.project.slurm.queue import SlurmError, check_commands, queued_jobs, recorded_state
 from cotbal.project.slurm.submission import sbatch_options, submit, was_submitted_whole
 from cotbal.project.slurm.task import Task, read_failure
 from cotbal.project.slurm.tickets import Ticket, read_ticket, slurm_folder, write_ticket
+from cotbal.runs.execution import Job
+from cotbal.runs.processes import CommandError, alive
+from cotbal.runs.store import Record, Store
 from tests.cli.watching import wait_until
 from tests.project.slurm_double import resources, spec
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import Record, RunSpec, Store, locked
 from cotbal.project.agreement import Watch
 from cotbal.project.outline import run_keys
 from cotbal.project.slurm.queue import QueuedJob
 from cotbal.project.state import StateFile, run_states
-from tests.estimate.fake_runs import Notes
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import Record, RunSpec, Store, locked
+from tests.runs.fake_runs import Notes
 
 
 def evaluation(name, task="a", data="d"):

@@ -6,10 +6,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cotbal.estimate.execution import Execution, Job
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.pool import LOG_LINES, MAX_RETRIES, Listener
-from cotbal.estimate.store import LOG_FILE, Store
 from cotbal.project.job import log_size, work_done
 from cotbal.project.resources import Resources
 from cotbal.project.slurm.queue import (
@@ -23,6 +19,10 @@ from cotbal.project.slurm.queue import (
 from cotbal.project.slurm.submission import submit, was_submitted_whole
 from cotbal.project.slurm.task import read_failure
 from cotbal.project.slurm.tickets import Ticket, drop_ticket, jobs_in_queue, slurm_folder
+from cotbal.runs.execution import Execution, Job
+from cotbal.runs.plan import Plan
+from cotbal.runs.pool import LOG_LINES, MAX_RETRIES, Listener
+from cotbal.runs.store import LOG_FILE, Store
 
 # How often the disk is looked at.
 WAIT_SECONDS = 0.5

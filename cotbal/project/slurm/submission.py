@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.execution import Job
-from cotbal.estimate.store import Store
-from cotbal.estimate.worker_process import import_path, job_message
 from cotbal.project.resources import Resources, Slurm
 from cotbal.project.slurm.queue import SlurmError, in_one_line
 from cotbal.project.slurm.task import WARNING_SECONDS, Task
 from cotbal.project.slurm.tickets import Ticket, drop_ticket, job_name, slurm_folder, write_ticket
+from cotbal.runs.execution import Job
+from cotbal.runs.store import Store
+from cotbal.runs.worker_process import import_path, job_message
 
 
 def submit(jobs: Sequence[Job], store: Store, resources: Resources) -> list[Ticket]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cotbal.estimate.processes import CommandError
-from cotbal.estimate.store import Store, write_json
-from cotbal.estimate.worker import run_job
+from cotbal.files import write_json
 from cotbal.project.slurm.tickets import read_ticket
+from cotbal.runs.processes import CommandError
+from cotbal.runs.store import Store
+from cotbal.runs.worker import run_job
 
 SCHEMA_VERSION = 1
 FAILURE_FILE = "failure.json"

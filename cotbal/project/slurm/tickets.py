@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cotbal.estimate.store import write_json
+from cotbal.files import write_json
 from cotbal.project.slurm.queue import QueuedJob, SlurmError, queued_jobs
 
 SCHEMA_VERSION = 1

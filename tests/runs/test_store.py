@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from cotbal.estimate.store import OutputInUseError, Record, RunSpec, Store, in_use, locked, run_key
+from cotbal.runs.store import OutputInUseError, Record, RunSpec, Store, in_use, locked, run_key
 
 SPEC = RunSpec("a", "module:function", {"seed": 0, "data": {"x": "full", "y": "mini"}}, steps=3)
 RECORD = Record("0123456789abcdef", {"score": 0.25, "items": [1.0, 0.5]}, 10.0, 12.5, 2.0)
@@ -141,7 +141,7 @@ def test_second_process_is_told_who_holds_the_folder(tmp_path):
 
 def test_lock_goes_with_its_process_even_by_kill_9(tmp_path):
     code = (
-        "import pathlib, sys, time; from cotbal.estimate.store import locked\n"
+        "import pathlib, sys, time; from cotbal.runs.store import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
@@ -168,7 +168,7 @@ def test_lock_waits_for_one_who_only_asks(tmp_path, monkeypatch):
         pass
     handle = os.open(tmp_path / ".lock", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_SH)
-    monkeypatch.setattr("cotbal.estimate.store.time.sleep", lambda _: fcntl.flock(handle, fcntl.LOCK_UN))
+    monkeypatch.setattr("cotbal.runs.store.time.sleep", lambda _: fcntl.flock(handle, fcntl.LOCK_UN))
     try:
         with locked(tmp_path):
             assert in_use(tmp_path)

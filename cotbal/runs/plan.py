@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cotbal.estimate.store import RunSpec
+from cotbal.runs.store import RunSpec
 
 Results = Mapping[str, Mapping[str, Any]]
 

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cotbal.estimate.plan import LateSpec, Plan
-from cotbal.estimate.store import Record, RunSpec
+from cotbal.runs.plan import LateSpec, Plan
+from cotbal.runs.store import Record, RunSpec
 
 
 def in_words(seconds: float) -> str:

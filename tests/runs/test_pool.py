@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from cotbal.estimate import processes
-from cotbal.estimate.execution import Execution
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.pool import MAX_RETRIES, Crew, Pool, RunError, in_a_line, run_plan, work_on
-from cotbal.estimate.store import Record, Store, run_key
-from cotbal.estimate.worker_process import default_workers
-from tests.estimate.fake_runs import Notes, alive, small_plan, spec, starts
+from cotbal.runs import processes
+from cotbal.runs.execution import Execution
+from cotbal.runs.plan import Plan
+from cotbal.runs.pool import MAX_RETRIES, Crew, Pool, RunError, in_a_line, run_plan, work_on
+from cotbal.runs.store import Record, Store, run_key
+from cotbal.runs.worker_process import default_workers
+from tests.runs.fake_runs import Notes, alive, small_plan, spec, starts
 
 
 def wait_until(condition, seconds=60.0):
@@ -132,14 +132,14 @@ def test_run_that_raises_ends_with_its_traceback_and_is_not_tried_again(tmp_path
 def test_default_workers_fit_the_container(tmp_path, monkeypatch, cpu, memory, count):
     (tmp_path / "cpu.max").write_text(cpu + "\n")
     (tmp_path / "memory.max").write_text(memory + "\n")
-    monkeypatch.setattr("cotbal.estimate.worker_process.CGROUP", tmp_path)
+    monkeypatch.setattr("cotbal.runs.worker_process.CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 24}.get)
     assert default_workers() == count
 
 
 def test_default_workers_fit_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr("cotbal.estimate.worker_process.CGROUP", tmp_path)
+    monkeypatch.setattr("cotbal.runs.worker_process.CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 6})
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 24}.get)
     assert default_workers() == 3
@@ -153,7 +153,7 @@ def test_no_worker_at_all(tmp_path):
 @pytest.fixture
 def driver(tmp_path):
     def start(nap):
-        arguments = [sys.executable, "-m", "tests.estimate.fake_runs", str(tmp_path), str(nap)]
+        arguments = [sys.executable, "-m", "tests.runs.fake_runs", str(tmp_path), str(nap)]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from cotbal.estimate.plan import LateSpec, Plan
-from cotbal.estimate.store import RunSpec
+from cotbal.runs.plan import LateSpec, Plan
+from cotbal.runs.store import RunSpec
 
 
 def spec(name, steps, *needs):

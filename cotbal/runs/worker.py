@@ -1,6 +1,6 @@
 """A worker process: reads jobs as JSON lines, runs them, answers with JSON lines.
 
-Started by `cotbal.estimate.pool` as `python -m cotbal.estimate.worker`. It imports once and runs many jobs.
+Started by `cotbal.runs.pool` as `python -m cotbal.runs.worker`. It imports once and runs many jobs.
 It ends at once when its input closes, so that none outlives a driver that was killed.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate import processes
-from cotbal.estimate.store import LOG_FILE, Record, Store
+from cotbal.runs import processes
+from cotbal.runs.store import LOG_FILE, Record, Store
 
 # Seconds between two reports of steps: often enough for a progress bar, seldom enough to cost nothing.
 REPORT_EVERY = 0.2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from cotbal.estimate.plan import LateSpec, Plan
-from cotbal.estimate.store import Record, RunSpec, Store, run_key
+from cotbal.runs.plan import LateSpec, Plan
+from cotbal.runs.store import Record, RunSpec, Store, run_key
 
 
 @dataclass

@@ -3,10 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
-from cotbal.estimate.course import Course, in_words
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import Record, RunSpec
 from cotbal.progress import LiveProgress, PlainProgress, progress_on
+from cotbal.runs.course import Course, in_words
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import Record, RunSpec
 
 RECORD = Record("k", {}, 0.0, 1.0, 1.0)
 

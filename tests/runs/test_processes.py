@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from cotbal.estimate import processes
+from cotbal.runs import processes
 
 SLEEPER = f"{sys.executable} -c 'import time; print(1, flush=True); time.sleep(60)'"
 
@@ -52,7 +52,7 @@ def test_command_runs_in_its_folder_with_its_environment_and_no_input(tmp_path):
 
 def test_nothing_starts_after_the_end_for_good(tmp_path):
     code = (
-        "import sys, threading; from pathlib import Path; from cotbal.estimate import processes\n"
+        "import sys, threading; from pathlib import Path; from cotbal.runs import processes\n"
         "folder = Path(sys.argv[1]); processes.start('sleep 60', folder, {})\n"
         "processes.end_for_good(folder)\n"
         "late = threading.Thread(target=processes.start, args=('sleep 60', folder, {}), daemon=True)\n"

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from cotbal.estimate.execution import Execution
-from cotbal.estimate.plan import LateSpec, Plan
-from cotbal.estimate.store import Record, Store, run_key
-from tests.estimate.fake_runs import small_plan, spec
+from cotbal.runs.execution import Execution
+from cotbal.runs.plan import LateSpec, Plan
+from cotbal.runs.store import Record, Store, run_key
+from tests.runs.fake_runs import small_plan, spec
 
 
 def finish(execution, name, value=None, running=()):

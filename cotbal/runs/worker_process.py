@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate.execution import Job
-from cotbal.estimate.processes import GRACE_SECONDS
-from cotbal.estimate.store import Store
+from cotbal.runs.execution import Job
+from cotbal.runs.processes import GRACE_SECONDS
+from cotbal.runs.store import Store
 
 # Each worker holds torch, transformers and a small model.
 WORKER_BYTES = 1 << 30
@@ -52,7 +52,7 @@ def import_path() -> str:
 
 
 def job_message(job: Job, store: Store) -> dict[str, Any]:
-    """What `cotbal.estimate.worker.run_job` is told of a job."""
+    """What `cotbal.runs.worker.run_job` is told of a job."""
     return {
         "out": str(store.out.resolve()),
         "versions": dict(store.versions),
@@ -78,7 +78,7 @@ class Worker:
         with log.open("ab") as errors:
             # A session of its own: Ctrl-C reaches the driver alone, which then stops its workers.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cotbal.estimate.worker", *preload],
+                [sys.executable, "-m", "cotbal.runs.worker", *preload],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

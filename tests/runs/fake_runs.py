@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cotbal.estimate import processes
-from cotbal.estimate.plan import LateSpec, Plan
-from cotbal.estimate.pool import run_plan
-from cotbal.estimate.store import Record, RunSpec, Store, locked
+from cotbal.runs import processes
+from cotbal.runs.plan import LateSpec, Plan
+from cotbal.runs.pool import run_plan
+from cotbal.runs.store import Record, RunSpec, Store, locked
 
-FUNCTION = "tests.estimate.fake_runs:run"
+FUNCTION = "tests.runs.fake_runs:run"
 
 
 def run(settings: dict[str, Any], folder: Path, report: Callable[[int], None]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cotbal.files import write_text_atomically
+from cotbal.files import write_json
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
@@ -147,17 +147,6 @@ class Store:
             "result": record.result,
         }
         write_json(self.folder(record.key) / RESULT_FILE, content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all.
-
-    Raises:
-        ValueError: a float is NaN or infinite (they are no JSON).
-        TypeError: a value is of a type that JSON does not have.
-        OSError: the disk cannot take the file.
-    """
-    write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:

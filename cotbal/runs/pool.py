@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cotbal.estimate import processes
-from cotbal.estimate.execution import Execution, Job
-from cotbal.estimate.plan import Plan
-from cotbal.estimate.store import LOG_FILE, Record, Store
-from cotbal.estimate.worker_process import ONE_THREAD, Message, Worker, default_workers
+from cotbal.runs import processes
+from cotbal.runs.execution import Execution, Job
+from cotbal.runs.plan import Plan
+from cotbal.runs.store import LOG_FILE, Record, Store
+from cotbal.runs.worker_process import ONE_THREAD, Message, Worker, default_workers
 
 # A worker that dies is most often out of memory or killed by hand; a run that ends three has another trouble.
 MAX_RETRIES = 2
