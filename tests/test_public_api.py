@@ -94,6 +94,9 @@ def test_names_and_modules_are_there_without_another_import() -> None:
     [
         "cotbal.cli.main",
         "cotbal.runs.worker",
+        "cotbal.project.job",
+        "cotbal.project.session",
+        "cotbal.project.state",
         "cotbal.project.slurm.task",
         "cotbal.collect.one_model",
         "cotbal.data.mix",
@@ -101,6 +104,6 @@ def test_names_and_modules_are_there_without_another_import() -> None:
     ],
 )
 def test_what_needs_no_torch_does_not_wait_for_it(module: str) -> None:
-    """A worker of a pool, a Slurm job, a process that checks data: each would start seconds later."""
+    """A worker of a pool, a Slurm job, a process that checks data, a plan: each would start seconds later."""
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -122,7 +122,7 @@ def _project(
     from cotbal.project.data import prepare
     from cotbal.project.finals import collected, known_methods, run_finals, same_models
     from cotbal.project.methods import parse_method, parse_methods
-    from cotbal.project.session import store_of
+    from cotbal.project.work import store_of
 
     asked = parse_methods([*([suite] if suite else []), *method], project)
     methods = [*([parse_method(baseline, project)] if asked else []), *asked]
@@ -154,7 +154,7 @@ def _figure_1b(project: Project, no_run: bool, dry_run: bool, folder: Path, as_j
     from cotbal.compare import shares_content
     from cotbal.project.final_plan import outlined
     from cotbal.project.rungs import measured, run_rungs, rung_data, rung_plan
-    from cotbal.project.session import store_of
+    from cotbal.project.work import store_of
 
     if dry_run:
         data = rung_data(project)

@@ -79,7 +79,7 @@ def show_plan(project: Project, as_json: bool) -> None:
     from cotbal.files import write_json
     from cotbal.project.changes import done_again, in_words
     from cotbal.project.outline import check_budget, outline, recorded, throughput
-    from cotbal.project.session import store_of
+    from cotbal.project.work import store_of
 
     data, plan = prepared(project)
     finished = recorded(plan, store_of(project))

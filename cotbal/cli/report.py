@@ -117,11 +117,12 @@ def _project(
     file: Path, out: Path | None, as_json: bool, precise: bool, step_matched: bool, mode: str | None
 ) -> None:
     from cotbal.cli.plan import load, prepared
-    from cotbal.estimate.algorithm1 import MODES
+    from cotbal.estimate.recipe import MODES
     from cotbal.project.account import account
+    from cotbal.project.outcome import algorithm
     from cotbal.project.outline import recorded
-    from cotbal.project.recipe import algorithm, recipes
-    from cotbal.project.session import store_of
+    from cotbal.project.recipe import recipes
+    from cotbal.project.work import store_of
     from cotbal.report.findings import Settings, estimate_results
 
     project = load(file, precise, step_matched, mode)

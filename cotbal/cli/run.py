@@ -11,7 +11,7 @@ from cotbal.cli.plan import Budget, File, Json, Mode, Precise, StepMatched, load
 from cotbal.cli.watching import watched
 
 if TYPE_CHECKING:
-    from cotbal.project.session import Outcome
+    from cotbal.project.outcome import Outcome
 
 
 def run(

@@ -31,8 +31,8 @@ def status(
 
     Example: cotbal status estimate.yaml
     """
-    from cotbal.project.session import store_of
     from cotbal.project.state import run_states
+    from cotbal.project.work import store_of
     from cotbal.runs.plan import Plan
 
     project = load(file, precise, step_matched, mode)
@@ -48,9 +48,13 @@ def status(
 
 def _finals(project: Project, data: Data) -> list[Plan]:
     """The runs of the final models that were asked for and whose estimate is finished."""
+    from cotbal.project.work import FINALS_FILE, store_of
+
+    if not (project.out / FINALS_FILE).exists():
+        return []
+    # They import torch, which the runs of an estimate do not wait for.
     from cotbal.project.final_plan import final_plan
     from cotbal.project.finals import known_methods
-    from cotbal.project.session import store_of
 
     methods = known_methods(project)
     try:

@@ -82,7 +82,7 @@ def show_left(project: Project, methods: Sequence[Method], as_json: bool) -> Non
     """Prints what methods still need."""
     from cotbal.project.data import prepare
     from cotbal.project.final_plan import final_plan, left_to_do
-    from cotbal.project.session import store_of
+    from cotbal.project.work import store_of
 
     data, store = prepare(project), store_of(project)
     print_left(left_to_do(project, data, final_plan(project, data, methods, store), store), as_json)

@@ -20,7 +20,7 @@ def watched(project: Project) -> Iterator[Callable[[], AbstractContextManager[Li
     from rich.console import Console
 
     from cotbal.progress import progress_on
-    from cotbal.project.session import headline
+    from cotbal.project.work import headline
 
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     crew = {"local": "worker process(es)", "slurm": "Slurm job(s)"}[project.resources.executor]

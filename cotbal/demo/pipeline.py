@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cotbal.demo.profiles import FULL, PROFILES, Profile, steps
-from cotbal.estimate.algorithm1 import Algorithm1, Recipe
+from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.recipe import Recipe
 from cotbal.runs.plan import LateSpec, Plan, Results
 from cotbal.runs.store import RunSpec
 

@@ -1,6 +1,7 @@
-"""The public names, whose modules import torch."""
+"""The public names; their modules import torch."""
 
-from cotbal.estimate.rules import RULES, estimate_weights, weights_from_signals
+from cotbal.estimate.rule_names import RULES
+from cotbal.estimate.rules import estimate_weights, weights_from_signals
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
 

@@ -4,17 +4,23 @@ A run is "mini" or the task of a probe; the items stand in the same order in eve
 "clusters", `{task: [number, ...]}`, says which items belong together, such as the questions on one image.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
-
-from cotbal.estimate.clusters import Clusters
 from cotbal.files import write_text_atomically
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cotbal.estimate.clusters import Clusters
+
 SCHEMA_VERSION = 1
+# A score that is not the mean of its items is another quantity, and its interval would be of that.
+ITEM_TOLERANCE = 1e-6
 
 
 class ItemFile(NamedTuple):
@@ -63,7 +69,7 @@ def write_items(
 
 def _plain(row: Tensor | Sequence[float]) -> list[float]:
     """Whole numbers stay whole."""
-    numbers: list[float] = row.tolist() if isinstance(row, Tensor) else list(row)
+    numbers: list[float] = list(row) if isinstance(row, Sequence) else row.tolist()
     return numbers
 
 

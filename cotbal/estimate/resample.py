@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Numbers, cluster_sums
+from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.estimate.score_csv import EQUAL, MINI
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import common_clusters
@@ -16,8 +17,6 @@ from cotbal.estimate.transforms import oriented
 SOURCES = ("items", "seeds")
 # Drawn at a time: (draws, items) counts of 8 bytes each.
 _CHUNK = 1 << 22
-# A score that is not the mean of its items is another quantity, and its interval would be of that.
-ITEM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,13 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.formulas import weights_of
+from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import spread
 from cotbal.estimate.signals import all2one, one2all, unidentified
 from cotbal.estimate.table_signals import TableSignals
 from cotbal.tasks import task_names
 from cotbal.weights import TaskWeights, checked_weights
-
-RULES = ("cotbal", "contribution", "one2all", "all2one", "difficulty", "equal")
-USE_ONE2ALL = ("cotbal", "contribution", "one2all")
-USE_ALL2ONE = ("cotbal", "contribution", "all2one")
-USE_DIFFICULTY = ("cotbal", "difficulty")
 
 Signal = Sequence[float] | Tensor
 

@@ -11,7 +11,7 @@ from cotbal.estimate.clusters import Clusters, cluster_sums
 from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
 from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items
-from cotbal.estimate.rules import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
+from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.shrinkage import ShrunkSignals

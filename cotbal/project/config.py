@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from cotbal.estimate.rules import RULES
+from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.score_csv import RESERVED
 from cotbal.project.parts import Evaluate, Task, Train
 from cotbal.project.resources import Resources

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
-from cotbal.estimate.algorithm1 import MINI, QUARTER
+from cotbal.estimate.recipe import MINI, QUARTER
 from cotbal.files import slug, write_json, writing_atomically
 from cotbal.project.config import Project
 from cotbal.project.json_window import Record

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from cotbal.estimate.algorithm1 import MODES, Algorithm1
+from cotbal.estimate.algorithm1 import Algorithm1
+from cotbal.estimate.recipe import MODES
 from cotbal.project.config import Project
 from cotbal.project.data import Data
 from cotbal.project.methods import EW, STL, Method
+from cotbal.project.outcome import algorithm
 from cotbal.project.outline import outline, recorded, throughput, totals
-from cotbal.project.recipe import GIVEN, ProjectRecipe, algorithm, plan_of, recipes
+from cotbal.project.recipe import GIVEN, ProjectRecipe, plan_of, recipes
 from cotbal.project.template import placeholders
 from cotbal.runs.plan import Plan, Results
 from cotbal.runs.store import RunSpec, Store

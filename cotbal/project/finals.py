@@ -16,12 +16,10 @@ from cotbal.project.final_plan import final_plan, finished, left_to_do
 from cotbal.project.methods import NAMES, Method, parse_method
 from cotbal.project.outline import check_budget, run_keys
 from cotbal.project.recipe import GIVEN, ProjectRecipe, recipes
-from cotbal.project.session import store_of, work
+from cotbal.project.work import FINALS_FILE, store_of, work
 from cotbal.runs.plan import Plan, Results
 from cotbal.runs.pool import Listener
 from cotbal.runs.store import RunSpec, Store, locked
-
-FINALS_FILE = "finals.json"
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeGuard
 
-from cotbal.estimate.resample import ITEM_TOLERANCE
+from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.files import write_json
 from cotbal.project.data import Part, write_mixture
 from cotbal.project.functions import call, is_function

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from cotbal.balancing import Weighting, by_name
-from cotbal.estimate.rules import USE_DIFFICULTY
+from cotbal.estimate.rule_names import USE_DIFFICULTY
 from cotbal.project.config import Project
 
 STL, EW = "STL", "EW"

@@ -9,16 +9,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cotbal.balancing import Weighting, rule_content
-from cotbal.estimate.algorithm1 import FULL, MINI, MODES, Algorithm1, Recipe
+from cotbal.estimate.recipe import FULL, MINI, MODES, Recipe
 from cotbal.project.config import Project
 from cotbal.project.data import Data, DataFile, Part
 from cotbal.project.template import LATE, fill
 from cotbal.runs.plan import Plan, Results
 from cotbal.runs.store import RunSpec
 from cotbal.weights import TaskWeights
+
+if TYPE_CHECKING:
+    from cotbal.balancing import Weighting
 
 TRAIN = "cotbal.project.job:train"
 EVALUATE = "cotbal.project.job:evaluate"
@@ -231,9 +233,11 @@ class ProjectRecipe(Recipe):
 
 def _weights_settings(weights: TaskWeights | Weighting | None, tasks: Sequence[str]) -> dict[str, Any]:
     """What {weights} will hold, as the settings of a run; constant weights without where they are from."""
-    if isinstance(weights, Weighting):
-        return {"rule": rule_content(weights, tasks)}
-    return {"weights": dict(weights or dict.fromkeys(tasks, 1.0))}
+    if weights is None or isinstance(weights, TaskWeights):
+        return {"weights": dict(weights or dict.fromkeys(tasks, 1.0))}
+    from cotbal.balancing import rule_content
+
+    return {"rule": rule_content(weights, tasks)}
 
 
 def _samples(parts: Sequence[Part]) -> int:
@@ -258,20 +262,6 @@ def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:
     return {seed: ProjectRecipe(project, data, seed) for seed in project.seeds}
 
 
-def algorithm(recipe: ProjectRecipe) -> Algorithm1:
-    """Algorithm 1 over a recipe, as its file says."""
-    project = recipe.project
-    return Algorithm1(
-        recipe,
-        project.temperature,
-        project.alpha,
-        project.on_unidentified,
-        project.precise,
-        project.mode,
-        project.shrink,
-    )
-
-
 def plan_of(project: Project, data: Data) -> Plan:
     """Every training of the estimate and its evaluations.
 
@@ -280,7 +270,7 @@ def plan_of(project: Project, data: Data) -> Plan:
     specs: list[RunSpec] = []
     first: list[str] = []
     for recipe in recipes(project, data).values():
-        for run in algorithm(recipe).estimation_runs():
+        for run in recipe.estimation_runs(project.mode, project.precise):
             specs += [*([] if run.function == GIVEN else [run]), *recipe.evaluations(run)]
             first = first or [spec.name for spec in specs]
     return Plan(specs, first)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cotbal.compare.shares import Rungs
-from cotbal.estimate.algorithm1 import FULL, HALF, MINI, QUARTER
+from cotbal.estimate.recipe import FULL, HALF, MINI, QUARTER
 from cotbal.project.config import Project
 from cotbal.project.data import Data, prepare
 from cotbal.project.final_plan import finished, outlined
 from cotbal.project.outline import check_budget
 from cotbal.project.recipe import ProjectRecipe, recipes
-from cotbal.project.session import store_of, work
+from cotbal.project.work import store_of, work
 from cotbal.runs.plan import Plan
 from cotbal.runs.pool import Listener
 from cotbal.runs.store import RunSpec, Store, locked

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cotbal.estimate.rules import RULES, seed_spread, weights_by_rule
+from cotbal.estimate.rule_names import RULES
+from cotbal.estimate.rules import seed_spread, weights_by_rule
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import ON_UNIDENTIFIED, all2one, contribution, one2all, unidentified
 from cotbal.estimate.table_signals import TableSignals

@@ -1,7 +1,7 @@
 """What `cotbal run` prints of an outcome."""
 
 from cotbal.cli.run import _print
-from cotbal.project.session import Outcome
+from cotbal.project.outcome import Outcome
 from cotbal.runs.plan import Plan
 from cotbal.weights import TaskWeights
 

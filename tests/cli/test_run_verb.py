@@ -132,6 +132,16 @@ def test_plan_and_dry_run_show_the_commands_that_run_and_start_none(tmp_path):
         assert log.splitlines()[0] == f"$ {run['command']}"
 
 
+@pytest.mark.parametrize("verb", [["plan"], ["status"], ["run", "--dry-run"]], ids=" ".join)
+def test_what_only_looks_at_an_estimate_does_not_wait_for_torch(tmp_path, verb):
+    path = write(tmp_path)
+    code = "import sys; sys.modules['torch'] = None; from cotbal.cli.main import app; app(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *verb, str(path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_commands_that_fail_leave_the_rest_done_and_are_tried_again_at_the_next_start(tmp_path, unbroken):
     path = write(tmp_path)
     script(

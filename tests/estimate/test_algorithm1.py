@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 
 from cotbal.estimate import Scores, estimate_weights
-from cotbal.estimate.algorithm1 import Algorithm1, Recipe
+from cotbal.estimate.algorithm1 import Algorithm1
 from cotbal.estimate.items_json import read_items
+from cotbal.estimate.recipe import Recipe
 from cotbal.runs.store import RunSpec
 
 TASKS = ("a", "b", "c")

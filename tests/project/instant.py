@@ -5,7 +5,7 @@ from cotbal.runs.store import Record
 
 
 def instantly(score, fails=(), plans=None, clusters=(0, 1)):
-    """As `cotbal.project.session.work`, with every command done at once.
+    """As `cotbal.project.work.work`, with every command done at once.
 
     Args:
         score: of an evaluation, by its name and task.

@@ -7,8 +7,8 @@ from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
-from cotbal.project.session import store_of
 from cotbal.project.state import StateFile
+from cotbal.project.work import store_of
 from cotbal.runs.store import Record
 from tests.project.toy import write
 from tests.runs.fake_runs import Notes

@@ -5,7 +5,7 @@ from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.outline import recorded, run_keys
 from cotbal.project.recipe import plan_of
-from cotbal.project.session import store_of
+from cotbal.project.work import store_of
 from cotbal.runs.store import Record
 from tests.project.toy import content, write
 

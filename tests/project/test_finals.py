@@ -13,7 +13,7 @@ from cotbal.project.methods import parse_methods
 from cotbal.project.outline import run_keys
 from cotbal.project.recipe import plan_of
 from cotbal.project.rungs import measured, rung_data, rung_plan, shares
-from cotbal.project.session import store_of
+from cotbal.project.work import store_of
 from cotbal.runs.store import Record
 from tests.project.toy import content, write
 

@@ -5,7 +5,7 @@ from cotbal.project.data import prepare
 from cotbal.project.outline import Throughput, outline, recorded, run_keys, throughput
 from cotbal.project.recipe import plan_of, recipes
 from cotbal.project.resources import Resources
-from cotbal.project.session import store_of
+from cotbal.project.work import store_of
 from cotbal.runs.store import Record
 from tests.project.toy import content, write
 

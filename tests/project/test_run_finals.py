@@ -14,7 +14,7 @@ from cotbal.project.finals import known_methods, run_finals
 from cotbal.project.methods import parse_methods
 from cotbal.project.recipe import plan_of
 from cotbal.project.rungs import run_rungs
-from cotbal.project.session import store_of
+from cotbal.project.work import store_of
 from tests.project.instant import instantly
 from tests.project.toy import content, write
 from tests.runs.fake_runs import Notes

@@ -8,7 +8,8 @@ from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.items_json import read_items
 from cotbal.project import session
 from cotbal.project.config import load_project
-from cotbal.project.session import headline, run_project
+from cotbal.project.session import run_project
+from cotbal.project.work import headline
 from cotbal.weights import TaskWeights
 from tests.project.instant import instantly
 from tests.project.toy import write

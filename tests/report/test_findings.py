@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cotbal.estimate import estimate_weights
-from cotbal.estimate.rules import RULES
+from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.uncertainty import uncertainty
 from cotbal.report.card import card
 from cotbal.report.figures import draw_figures
