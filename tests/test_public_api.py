@@ -95,7 +95,6 @@ def test_names_and_modules_are_there_without_another_import() -> None:
         "cotbal.cli.main",
         "cotbal.runs.worker",
         "cotbal.project.job",
-        "cotbal.project.session",
         "cotbal.project.state",
         "cotbal.project.slurm.task",
         "cotbal.collect.one_model",

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from cotbal.files import write_json
 from cotbal.project.changes import done_again, in_words
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
+from cotbal.project.outcome import Outcome, outcome_of
 from cotbal.project.outline import check_budget, outline, recorded, throughput
 from cotbal.project.recipe import plan_of
 from cotbal.project.work import store_of, work
 from cotbal.runs.pool import Listener
 from cotbal.runs.store import locked
-
-if TYPE_CHECKING:
-    from cotbal.project.outcome import Outcome
 
 
 def run_project(project: Project, listener: Callable[[], AbstractContextManager[Listener]]) -> Outcome:
@@ -47,7 +44,4 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
             if again:
                 progress.noted(in_words(again))
             execution = work(project, plan, store, progress)
-        # It imports torch, which a process that waits for days need not hold.
-        from cotbal.project.outcome import outcome_of
-
         return outcome_of(project, data, plan, execution)

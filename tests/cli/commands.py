@@ -1,9 +1,18 @@
-"""Running the command line as a user does, in a process of its own."""
+"""Running the command line: in this process, and as a user does in one of its own."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from typer.testing import CliRunner, Result
+
+from cotbal.cli.main import app
+
+
+def call(*arguments: object) -> Result:
+    """What `cotbal ARGUMENTS` says, in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def run_cotbal(*arguments, cwd: Path) -> subprocess.CompletedProcess[str]:

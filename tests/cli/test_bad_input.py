@@ -6,14 +6,9 @@ That every key of the file is checked, wherever it stands, is in tests/project/t
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from cotbal.cli.main import app
+from tests.cli.commands import call
 from tests.project.toy import starts, write
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def one_line(result):

@@ -3,16 +3,11 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from cotbal.cli.main import app
 from cotbal.estimate.no_probes import TwoModels
 from cotbal.weights import TaskWeights
+from tests.cli.commands import call
 from tests.project.toy import starts, write
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

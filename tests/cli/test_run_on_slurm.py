@@ -4,11 +4,10 @@ import json
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
-from cotbal.cli.main import app
 from cotbal.project.slurm.tickets import Ticket, job_name, write_ticket
 from cotbal.runs.store import locked
+from tests.cli.commands import call
 from tests.project.toy import starts, write
 
 SLURM = {"hours": 2.0, "partition": "gpu", "options": {"qos": "high"}}
@@ -17,10 +16,6 @@ SLURM = {"hours": 2.0, "partition": "gpu", "options": {"qos": "high"}}
 @pytest.fixture
 def path(tmp_path):
     return write(tmp_path, resources={"executor": "slurm", "gpus_per_run": 4, "slurm": SLURM})
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_dry_run_shows_what_each_job_asks_for(path, tmp_path):

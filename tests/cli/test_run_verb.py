@@ -12,23 +12,18 @@ import time
 from collections import Counter
 
 import pytest
-from typer.testing import CliRunner
 
-from cotbal.cli.main import app
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.items_json import read_items
 from cotbal.runs.processes import alive
 from cotbal.runs.store import Store, locked
 from cotbal.weights import TaskWeights
+from tests.cli.commands import call
 from tests.cli.watching import children, wait_until
 from tests.project.toy import content, starts, write
 
 RUNS = {"mini", "probe a", "probe b", "probe c"}
 WRITTEN = ("scores.csv", "items.json", "weights.json")
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def start(path):
@@ -130,16 +125,6 @@ def test_plan_and_dry_run_show_the_commands_that_run_and_start_none(tmp_path):
     for run in plan["runs"]:
         log = (tmp_path / "out" / "runs" / run["key"] / "log.txt").read_text()
         assert log.splitlines()[0] == f"$ {run['command']}"
-
-
-@pytest.mark.parametrize("verb", [["plan"], ["status"], ["run", "--dry-run"]], ids=" ".join)
-def test_what_only_looks_at_an_estimate_does_not_wait_for_torch(tmp_path, verb):
-    path = write(tmp_path)
-    code = "import sys; sys.modules['torch'] = None; from cotbal.cli.main import app; app(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *verb, str(path)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_commands_that_fail_leave_the_rest_done_and_are_tried_again_at_the_next_start(tmp_path, unbroken):
@@ -351,40 +336,6 @@ def test_status_beside_a_working_driver_disturbs_nothing(tmp_path):
     path = write(tmp_path)
     with locked(tmp_path / "out"):
         assert {run["state"] for run in states(path).values()} == {"waiting"}
-
-
-@pytest.mark.parametrize("verb", ["plan", "run", "status"])
-def test_mistake_in_the_file_is_one_line_and_exit_code_2(tmp_path, verb):
-    path = write(tmp_path, temprature=0.5)
-    result = call(verb, path)
-    assert result.exit_code == 2
-    assert result.stderr == (
-        f"cotbal: {path}, line {line_of(path, 'temprature')}: temprature: unknown key; did you mean "
-        f"'temperature'? Known keys: {result.stderr.partition('Known keys: ')[2]}"
-    )
-    assert not (tmp_path / "out").exists()
-
-
-def line_of(path, word):
-    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if word in line)
-
-
-@pytest.mark.parametrize("verb", ["plan", "run", "status"])
-def test_data_that_cannot_be_read_are_one_line_and_exit_code_2(tmp_path, verb):
-    path = write(tmp_path)
-    text = (tmp_path / "c.json").read_text()
-    (tmp_path / "c.json").write_text(text[: len(text) // 2])
-    broken = call(verb, path)
-    assert broken.exit_code == 2
-    assert len(broken.stderr.splitlines()) == 1
-    assert "c.json, record " in broken.stderr
-    assert "the file ends inside" in broken.stderr
-    (tmp_path / "c.json").unlink()
-    missing = call(verb, path)
-    assert (missing.exit_code, missing.stderr) == (
-        2,
-        f"cotbal: {tmp_path / 'c.json'}: no such file or directory\n",
-    )
 
 
 def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(tmp_path, unbroken):

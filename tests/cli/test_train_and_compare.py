@@ -5,20 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from cotbal.cli.main import app
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.weights import TaskWeights
+from tests.cli.commands import call
 from tests.project import toy
 from tests.project.toy import content, starts, write
 from tests.report.reading import Page
 
 MIXTURE = {"a": 64, "b": 96, "c": 40, "chat": 10}
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def with_tests(folder, **changes):
