@@ -14,7 +14,7 @@ from cotbal.data.pictures import Pictures
 from cotbal.data.task_folder import TaskFolder
 from cotbal.data.turns import Turn, Turns
 from cotbal.data.vqa import Target
-from cotbal.project.json_window import Digest
+from cotbal.json_window import Digest
 from cotbal.tasks import task_names
 
 COLUMNS = {

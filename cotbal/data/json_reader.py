@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from cotbal import json_records
 from cotbal.collect.records import Record
 from cotbal.data.inputs import Inputs
-from cotbal.project import records
-from cotbal.project.json_window import Window
+from cotbal.json_window import Window
 
 
 def read_array(path: Path, inputs: Inputs) -> Iterator[Record]:
@@ -17,7 +17,7 @@ def read_array(path: Path, inputs: Inputs) -> Iterator[Record]:
         OSError: the file cannot be read.
         ValueError: it holds something else or is cut off; file and record are named.
     """
-    for number, record in enumerate(records.read_records(path, inputs.reading(path)), start=1):
+    for number, record in enumerate(json_records.read_records(path, inputs.reading(path)), start=1):
         yield Record(path, f"record {number}", record.content)
 
 

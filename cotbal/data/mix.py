@@ -20,7 +20,7 @@ from cotbal.data.inputs import Inputs
 from cotbal.data.table1 import FIXED, TABLE
 from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION, RecordFile, record_file
 from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
-from cotbal.project.records import read_records, with_task
+from cotbal.json_records import read_records, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
 LEFT_OUT = "RefCOCO+"

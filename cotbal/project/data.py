@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 from cotbal.estimate.recipe import MINI, QUARTER
 from cotbal.files import slug, write_json, writing_atomically
+from cotbal.json_records import read_records, with_task
+from cotbal.json_window import Record
 from cotbal.project.config import Project
-from cotbal.project.json_window import Record
-from cotbal.project.records import read_records, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
 SCHEMA_VERSION = 1

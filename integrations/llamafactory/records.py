@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.files import slug
+from cotbal.integrations.dialogues import read_dialogue
 from cotbal.integrations.llamafactory.options import RefusedError
+from cotbal.json_records import read_records
+from cotbal.json_window import Digest
 
 FOLDER = "_cotbal_data"
 # Of what is written; another format is written anew.
@@ -20,6 +23,8 @@ _VERSION = 1
 _AT_ONCE = 1000
 # Keys that say more of what is trained on; LLaMA-Factory would be told nothing of them.
 _UNREAD = ("images", "video", "videos", "audio", "audios", "system", "tools", "messages")
+# LLaMA-Factory's own, of its format sharegpt.
+_NAMES = {"user": "human", "assistant": "gpt"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,6 @@ def read_tasks(path: str | Path) -> TaskFile:
         raise RefusedError(
             f"cotbal_data: expected a file that can be read, got {path}: {error.strerror}"
         ) from error
-    if not tasks:
-        raise RefusedError(f"cotbal_data: expected a JSON array of records or one a line in {path}, got none")
     return TaskFile(path, digest.hexdigest(), tuple(tasks), pictured)
 
 
@@ -123,37 +126,25 @@ def _write(file: TaskFile, folder: Path) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
 
 
-def _rows(path: Path, digest: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path, digest: Digest) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each record's task, and of the rest what is trained on; the digest is told the file's bytes."""
     for number, record in enumerate(_records(path, digest), start=1):
         try:
-            task, row = _task(record), {"conversations": _turns(record), "images": _images(record)}
+            row = _row(record)
         except ValueError as error:
             raise RefusedError(f"cotbal_data: {path}, record {number}: {error}") from error
-        yield task, row
+        yield row
 
 
-def _records(path: Path, digest: Any) -> Iterator[Any]:
-    with path.open("rb") as stream:
-        is_array = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-        stream.seek(0)
-        for number, piece in enumerate([stream.read()] if is_array else stream, start=1):
-            digest.update(piece)
-            if not piece.strip():
-                continue
-            try:
-                found = json.loads(piece)
-            except ValueError as error:
-                where = "" if is_array else f", line {number}"
-                raise RefusedError(
-                    f"cotbal_data: {path}{where}: expected a JSON array of records or one a line, got {error}"
-                ) from error
-            yield from found if is_array else [found]
+def _records(path: Path, digest: Digest) -> Iterator[dict[str, Any]]:
+    try:
+        for record in read_records(path, digest):
+            yield record.content
+    except ValueError as error:
+        raise RefusedError(f"cotbal_data: {error}") from error
 
 
-def _task(record: Any) -> str:
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, got {type(record).__name__}")
+def _row(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if unread := [key for key in _UNREAD if key in record]:
         raise ValueError(
             f"expected turns in `conversations`, pictures in `image` and a system message as the first turn, "
@@ -162,38 +153,6 @@ def _task(record: Any) -> str:
     task = record.get("task")
     if not (isinstance(task, str) and task):
         raise ValueError(f'expected its task, as "task": "vqa", got {task!r}; give each record one')
-    return task
-
-
-def _turns(record: dict[str, Any]) -> list[dict[str, str]]:
-    turns = record.get("conversations")
-    try:
-        pairs = [(turn["from"], turn["value"]) for turn in turns or ()]
-    except (KeyError, TypeError):
-        pairs = []
-    roles = [role for role, _ in pairs]
-    own = roles[1:] if roles[:1] == ["system"] else roles
-    if not own or own != ["human", "gpt"] * (len(own) // 2):
-        raise ValueError(
-            'expected `conversations` as [{"from": "human", "value": "..."}, {"from": "gpt", "value": '
-            f'"..."}}, ...], in turn, got {json.dumps(turns)[:100]}; LLaMA-Factory would leave it out'
-        )
-    for _, text in pairs:
-        _checked_text(text, "value")
-    return [{"from": role, "value": text} for role, text in pairs]
-
-
-def _images(record: dict[str, Any]) -> list[str]:
-    image = record.get("image")
-    images = image if isinstance(image, list) else [] if image is None else [image]
-    return [_checked_text(each, "image") for each in images]
-
-
-def _checked_text(text: Any, key: str) -> str:
-    if not isinstance(text, str) or (key == "image" and not text):
-        raise ValueError(f"expected a text in `{key}`, got {json.dumps(text)[:100]}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"expected Unicode characters in `{key}`, got half of one: {error}") from error
-    return text
+    dialogue = read_dialogue(record)
+    turns = [{"from": _NAMES.get(turn.role, turn.role), "value": turn.text} for turn in dialogue.turns]
+    return task, {"conversations": turns, "images": list(dialogue.images)}

@@ -7,7 +7,7 @@ is none: for `--resume_from_checkpoint`, which takes nothing for a start from th
 import argparse
 from pathlib import Path
 
-from cotbal.integrations.swift.checkpoints import newest_checkpoint
+from cotbal.integrations.checkpoints import newest_checkpoint
 
 parser = argparse.ArgumentParser(prog="python -m cotbal.integrations.swift", description=__doc__)
 parser.add_argument("--checkpoint", metavar="FOLDER", help="print its newest whole checkpoint instead")

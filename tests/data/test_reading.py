@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from cotbal import json_window
 from cotbal.data.gqa import prepare_gqa
 from cotbal.data.json_reader import read_array, read_lists, read_object
 from cotbal.data.ocrvqa import prepare_ocrvqa
 from cotbal.data.pictures import Pictures, checked_within
 from cotbal.data.sharegpt4v import prepare_sharegpt4v
 from cotbal.data.vqav2 import prepare_vqav2
-from cotbal.project import json_window
 from tests.data import publishers
 from tests.data.reading import inputs, pairs, target, train
 

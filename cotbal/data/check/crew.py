@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from cotbal.data.check.pictures import Look, look
 from cotbal.data.check.schema import Examined, Examiner, Settings
 from cotbal.data.tokens import load_counter
-from cotbal.project.json_window import Record
+from cotbal.json_window import Record
 
 
 class Batch(Protocol):

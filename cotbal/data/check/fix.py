@@ -17,8 +17,8 @@ from cotbal.data.check.run import Check
 from cotbal.data.task_folder import RecordFile, record_file
 from cotbal.data.turns import to_json
 from cotbal.files import remove_leftovers, write_text_atomically, writing_atomically
-from cotbal.project.json_window import Record
-from cotbal.project.records import read_records
+from cotbal.json_records import read_records
+from cotbal.json_window import Record
 
 SCHEMA_VERSION = 1
 FIXED, CHANGES = "fixed.json", "changes.jsonl"

@@ -12,8 +12,8 @@ from cotbal.data.check.repeats import NO_PICTURE, Place, Repeat, Repeats
 from cotbal.data.check.schema import HELD_OUT, Examined, Settings
 from cotbal.data.check.tally import EDGES, Tally
 from cotbal.data.inputs import Inputs
-from cotbal.project.json_window import Record
-from cotbal.project.records import Broken, read_each
+from cotbal.json_records import Broken, read_each
+from cotbal.json_window import Record
 
 SCHEMA_VERSION = 1
 # Records that are examined together: so many, or so many characters.

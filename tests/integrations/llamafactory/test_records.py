@@ -20,6 +20,7 @@ from tests.integrations.llamafactory.llava_records import llava_records, write
 from tests.integrations.llamafactory.runs import WEIGHTS, Case, train
 
 _TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+_RECORD = {"conversations": _TURNS, "task": "a"}
 CASES = (
     Case("LLaVA, an array", kind="llava"),
     Case("two ranks, lines", kind="llava", n_ranks=2, options={"ddp_backend": "gloo"}),
@@ -101,15 +102,15 @@ def test_other_records_are_written_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ([], "expected an object, got list"),
+        ([], "expected an object, got '[]"),
         ({"conversations": _TURNS}, 'expected its task, as "task": "vqa", got None; give each record one'),
         ({"conversations": _TURNS, "task": 3}, "expected its task, as"),
         ({"conversations": _TURNS, "task": "a", "system": "s"}, "got the key 'system'; such data are a data"),
         ({"conversations": _TURNS, "task": "a", "images": ["a.png"]}, "pictures in `image` and"),
         ({"task": "a", "messages": []}, "expected turns in `conversations`, pictures"),
         ({"task": "a"}, 'expected `conversations` as [{"from": "human", "value": "..."}, {"from": "gpt", '),
-        ({"task": "a", "conversations": _TURNS[:1]}, 'in turn, got [{"from": "human", "value": "q"}]; '),
-        ({"task": "a", "conversations": _TURNS[::-1]}, "LLaMA-Factory would leave it out"),
+        ({"task": "a", "conversations": _TURNS[:1]}, 'in turn, got [{"from": "human", "value": "q"}]'),
+        ({"task": "a", "conversations": _TURNS[::-1]}, '}, ...], in turn, got [{"from": "gpt", "v'),
         ({"task": "a", "conversations": [{"from": "human"}]}, "expected `conversations` as"),
         ({"task": "a", "conversations": "q"}, "expected `conversations` as"),
         ({"task": "a", "conversations": 3}, "expected `conversations` as"),
@@ -117,7 +118,7 @@ def test_other_records_are_written_anew(tmp_path: Path) -> None:
             {"task": "a", "conversations": [{"from": "human", "value": 3}, _TURNS[1]]},
             "expected a text in `valu",
         ),
-        ({"task": "a", "conversations": _TURNS, "image": ""}, 'expected a text in `image`, got ""'),
+        ({"task": "a", "conversations": _TURNS, "image": ""}, 'expected a path in `image`, got ""'),
         ({"task": "a", "conversations": _TURNS, "image": ["a", 1]}, "expected a text in `image`, got 1"),
         ({"task": "a", "conversations": _TURNS, "image": "\ud83d"}, "expected Unicode characters in `image`"),
     ],
@@ -134,10 +135,10 @@ def test_a_record_that_is_not_as_it_must_be(tmp_path: Path, record: Any, said: s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "expected a JSON array of records or one a line in"),
-        ("[]", "got none"),
-        ("[{}", "expected a JSON array of records or one a line, got"),
-        ('\n{"a": \n1}', "data.json, line 2: expected a JSON array of records or one a line, got"),
+        ("", "expected a JSON array of records, or one record per line, got none"),
+        ("[]", "expected a JSON array of records, or one record per line, got none"),
+        (json.dumps([_RECORD])[:-1], "data.json, record 2: the file ends inside the array"),
+        (json.dumps(_RECORD) + '\n{"a": \n1}', "data.json, record 2: expected its task"),
         (None, "expected a file that can be read, got"),
     ],
 )

@@ -17,7 +17,7 @@ import typer.main
 import yaml
 
 from cotbal.cli.main import app
-from cotbal.integrations.swift.checkpoints import newest_checkpoint
+from cotbal.integrations.checkpoints import newest_checkpoint
 from cotbal.project import recipe_files
 from tests.cli.watching import wait_until
 from tests.integrations.swift import IS_INSTALLED

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cotbal.integrations.answering.questions import batches_of, read_questions
-from cotbal.integrations.swift.checkpoints import newest_checkpoint
+from cotbal.integrations.checkpoints import newest_checkpoint
 from tests.integrations.swift import IS_INSTALLED
 
 if not IS_INSTALLED:

@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from cotbal.project import json_window
-from cotbal.project.json_window import Record
-from cotbal.project.records import Broken, read_each, read_records, with_task
+from cotbal import json_window
+from cotbal.json_records import Broken, read_each, read_records, with_task
+from cotbal.json_window import Record
 
 LONG = [{"id": i, "text": 'é\n"\\u00e9 ]},{' * (i % 7), "n": [1.5e-7, True, None, -12]} for i in range(60)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cotbal.project.json_window import Digest, Record, Window
+from cotbal.json_window import Digest, Record, Window
 
 
 class Broken(NamedTuple):

@@ -1,0 +1,34 @@
+"""Which checkpoint of a Trainer is the one to go on from."""
+
+from pathlib import Path
+from typing import Any
+
+from cotbal.files import json_object
+
+# What a Trainer writes last into a checkpoint.
+_STATE = "trainer_state.json"
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """The whole `checkpoint-N` of the largest N; None where there is none.
+
+    Args:
+        folder: an `--output_dir`.
+    """
+    found = [path.parent for path in Path(folder).glob(f"checkpoint-*/{_STATE}")]
+    steps = {path.name.removeprefix("checkpoint-"): path for path in found if _is_whole(path)}
+    newest = max((step for step in steps if step.isdecimal()), key=int, default=None)
+    return None if newest is None else steps[newest]
+
+
+def training_state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its training; OSError or ValueError where it is not whole."""
+    return json_object(checkpoint / _STATE, "the state of a training", "name another checkpoint")
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        training_state(checkpoint)
+    except (OSError, ValueError):
+        return False
+    return True

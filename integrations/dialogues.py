@@ -1,0 +1,85 @@
+"""Records to train on: LLaVA's conversations, and messages as chat models have them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+IMAGE = "<image>"
+_FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+class Turn(NamedTuple):
+    """What one side says.
+
+    Attributes:
+        role: "system", "user" or "assistant".
+        text: with an `<image>` for each picture.
+    """
+
+    role: str
+    text: str
+
+
+class Dialogue(NamedTuple):
+    """A record: perhaps a system message, then questions and answers in turn.
+
+    Attributes:
+        turns: in their order.
+        images: paths of the pictures.
+    """
+
+    turns: tuple[Turn, ...]
+    images: tuple[str, ...]
+
+
+def read_dialogue(record: Mapping[str, Any], form: str = "conversations") -> Dialogue:
+    """The dialogue of a record.
+
+    Args:
+        record: `{"conversations": [{"from": "human" | "gpt" | "system", "value"}, ...]}` or
+            `{"messages": [{"role": "user" | "assistant" | "system", "content"}, ...]}`, its pictures, a path
+            or a list of paths, under "image", with messages also under "images".
+        form: "conversations" or "messages".
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    role, text = _FORMS[form]
+    found = record.get(form)
+    try:
+        turns = [Turn(_ROLES.get(turn[role], turn[role]), turn[text]) for turn in found or ()]
+    except (KeyError, TypeError):
+        turns = []
+    roles = [turn.role for turn in turns]
+    asked = roles[1:] if roles[:1] == ["system"] else roles
+    if not asked or asked != ["user", "assistant"] * (len(asked) // 2):
+        question, answer = ("human", "gpt") if form == "conversations" else ("user", "assistant")
+        raise ValueError(
+            f'expected `{form}` as [{{"{role}": "{question}", "{text}": "..."}}, {{"{role}": "{answer}", '
+            f'"{text}": "..."}}, ...], in turn, got {json.dumps(found)[:100]}'
+        )
+    for turn in turns:
+        _check_text(turn.text, text)
+    return Dialogue(tuple(turns), _images(record, form))
+
+
+def _images(record: Mapping[str, Any], form: str) -> tuple[str, ...]:
+    keys = ("image", "images") if form == "messages" else ("image",)
+    key = next((key for key in keys if record.get(key) is not None), None)
+    images = [] if key is None else record[key]
+    images = images if isinstance(images, list) else [images]
+    for image in images:
+        _check_text(image, str(key))
+        if not image:
+            raise ValueError(f'expected a path in `{key}`, got ""')
+    return tuple(images)
+
+
+def _check_text(text: Any, key: str) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"expected a text in `{key}`, got {json.dumps(text)[:100]}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"expected Unicode characters in `{key}`, got half of one: {error}") from error
