@@ -12,16 +12,10 @@ import torch
 import transformers
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    GenerationConfig,
-)
+from transformers import AutoConfig, GenerationConfig
 
 from cotbal.integrations.answering.questions import Batch, Question, picture_of
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template
 
 _ADAPTER = "adapter_config.json"
 
@@ -44,17 +38,11 @@ class Chat:
 
     Attributes:
         model: in evaluation mode, its generation greedy.
-        processor: a processor, or the tokenizer of a model without pictures.
-        system: the system message, if there is one.
-        variables: of the chat template, such as `enable_thinking`.
-        newline: whether a picture's question is on a line of its own.
+        template: writes its prompts.
     """
 
     model: Any
-    processor: Any
-    system: str | None
-    variables: Mapping[str, Any]
-    newline: bool = False
+    template: ChatTemplate
 
     def prompts(
         self, questions: Sequence[Question], batches: Sequence[Batch], wanted: Sequence[int], folder: Path
@@ -65,29 +53,22 @@ class Chat:
             ValueError: a picture for a model that takes none.
         """
         pictured = next((question for question in questions if question.image is not None), None)
-        if pictured is not None and _tokenizer(self.processor) is self.processor:
+        if pictured is not None and not self.template.sees:
             raise ValueError(
                 f"question {pictured.id!r}: expected no picture, as {type(self.model).__name__} takes text "
                 f"alone, got {pictured.image}"
             )
         text = self.model.config.get_text_config()
         asked = [[questions[n] for n in batches[number]] for number in wanted]
-        prompts = Prompts(
-            self.processor,
-            self.system,
-            self.variables,
-            getattr(text, "max_position_embeddings", None),
-            list(zip(wanted, asked, strict=True)),
-            folder,
-            self.newline,
-        )
+        positions = getattr(text, "max_position_embeddings", None)
+        prompts = Prompts(self.template, positions, list(zip(wanted, asked, strict=True)), folder)
         if os.environ.get("RANK", "0") == "0":
             print(f"cotbal: the first prompt: {prompts.text(0)!r}", file=sys.stderr, flush=True)
         return prompts
 
     def answer(self, asked: Asked, most: int) -> tuple[list[str], int]:
         """The greedy answers to a batch, and how many of them were cut at `most` new tokens."""
-        model, tokenizer = self.model, _tokenizer(self.processor)
+        model, tokenizer = self.model, self.template.tokenizer
         inputs = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
             for name, value in asked.inputs.items()
@@ -105,28 +86,21 @@ class Prompts(Dataset[Asked]):
     """Batches of questions, made where they are loaded; a process that does so needs no model.
 
     Args:
-        processor: a processor, or the tokenizer of a model without pictures.
-        system: the system message, if there is one.
-        variables: of the chat template.
+        template: writes them.
         positions: that the model has; None where nothing tells.
         wanted: number and questions of each batch.
         folder: of the pictures.
-        newline: whether a picture's question is on a line of its own.
     """
 
     def __init__(
         self,
-        processor: Any,
-        system: str | None,
-        variables: Mapping[str, Any],
+        template: ChatTemplate,
         positions: int | None,
         wanted: Sequence[tuple[int, Sequence[Question]]],
         folder: Path,
-        newline: bool = False,
     ) -> None:
-        self._newline = newline
-        self._processor, self._system, self._variables = processor, system, variables
-        self._positions, self._wanted, self._folder = positions, wanted, folder
+        self._template, self._positions = template, positions
+        self._wanted, self._folder = wanted, folder
 
     def __len__(self) -> int:
         return len(self._wanted)
@@ -140,14 +114,13 @@ class Prompts(Dataset[Asked]):
         number, asked = self._wanted[place]
         pictures = [self._pictures(question) for question in asked]
         texts = [self._written(question) for question in asked]
-        tokenizer = _tokenizer(self._processor)
         given: dict[str, Any] = {"images": pictures} if any(pictures) else {}
-        # As `apply_chat_template` does, which takes these words in another place in each version.
-        begun = tokenizer is self._processor or (
-            tokenizer.bos_token is not None and texts[0].startswith(tokenizer.bos_token)
-        )
-        inputs = self._processor(
-            text=texts, padding=True, return_tensors="pt", add_special_tokens=not begun, **given
+        inputs = self._template.processor(
+            text=texts,
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=not self._template.begins(texts[0]),
+            **given,
         )
         for question, length in zip(asked, inputs["attention_mask"].sum(dim=1).tolist(), strict=True):
             if self._positions is not None and length > self._positions:
@@ -162,23 +135,9 @@ class Prompts(Dataset[Asked]):
         return self._written(self._wanted[place][1][0])
 
     def _written(self, question: Question) -> str:
-        # A processor's template takes a message in parts, a tokenizer's its text.
-        in_parts = _tokenizer(self._processor) is not self._processor
-
-        def message(role: str, text: str, *before: dict[str, Any]) -> dict[str, Any]:
-            parts = [*before, {"type": "text", "text": text}]
-            return {"role": role, "content": parts if in_parts else text}
-
-        picture: list[dict[str, Any]] = [{"type": "image"}] if question.image is not None else []
-        own_line = "\n" if picture and self._newline else ""
-        first = [] if self._system is None else [message("system", self._system)]
-        written: str = self._processor.apply_chat_template(
-            [*first, message("user", own_line + question.text, *picture)],
-            add_generation_prompt=True,
-            tokenize=False,
-            **self._variables,
-        )
-        return written
+        template = self._template
+        pieces = [question.text] if question.image is None else ["", question.text]
+        return template.written([*template.opening(), template.message("user", pieces)], asks=True)
 
     def _pictures(self, question: Question) -> list[Any]:
         return [] if question.image is None else [picture_of(question, self._folder)]
@@ -219,27 +178,24 @@ def load_chat(
     if adapter.is_file():
         weights = base or json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
     config = AutoConfig.from_pretrained(weights)
-    sees = type(config) in AutoModelForImageTextToText._model_mapping
-    processor = _processor(model, base or weights, AutoProcessor if sees else AutoTokenizer)
-    tokenizer = _tokenizer(processor)
+    kind = kind_of(config)
+    words = load_template(
+        [model, base or weights],
+        kind,
+        template=template,
+        system=system,
+        variables=variables,
+        newline=newline,
+    )
     # The end of a prompt has to be at the end of its row.
-    tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    if template is not None:
-        processor.chat_template = template
-    if not (processor.chat_template or tokenizer.chat_template):
-        raise ValueError(
-            f"--model: expected a chat template in {model}, got none: the prompts would not be those of the "
-            "training; give it with --chat-template"
-        )
-    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    words.tokenizer.padding_side = "left"
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     # Its new name is an unknown one to transformers before 4.56.
     old = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
     options["torch_dtype" if old else "dtype"] = _dtype(dtype, config, device)
-    loaded = kind.from_pretrained(weights, **options)
+    loaded = kind.model.from_pretrained(weights, **options)
     # Before PEFT wraps it, whose generate may be its own.
-    loaded.generation_config = _greedy(loaded.generation_config, tokenizer)
+    loaded.generation_config = _greedy(loaded.generation_config, words.tokenizer)
     if adapter.is_file():
         try:
             from peft import PeftModel
@@ -247,34 +203,7 @@ def load_chat(
             raise ImportError(f"{model}: a LoRA needs PEFT: pip install peft") from error
         loaded = PeftModel.from_pretrained(loaded, model)
     loaded.to(device).eval()
-    return Chat(loaded, processor, system, variables or {}, newline)
-
-
-def _tokenizer(processor: Any) -> Any:
-    """The processor's, or itself."""
-    return getattr(processor, "tokenizer", processor)
-
-
-def _processor(model: str, base: str, kind: Any) -> Any:
-    """The folder's own, else the base model's.
-
-    Raises:
-        ValueError: neither has one.
-    """
-    errors = []
-    for name in dict.fromkeys((model, base)):
-        if Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file():
-            # Of some families transformers would make a tokenizer without a vocabulary.
-            errors.append(f"{name}: no tokenizer_config.json")
-            continue
-        try:
-            return kind.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            errors.append(f"{name}: {error}")
-    raise ValueError(
-        "--model: expected a processor or tokenizer in the folder, as a trainer saves it, "
-        f"or in that of --base, got neither: {'; '.join(errors)}"
-    )
+    return Chat(loaded, words)
 
 
 def _dtype(name: str, config: Any, device: torch.device) -> torch.dtype:

@@ -5,7 +5,7 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import peft
@@ -13,12 +13,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from PIL import Image
-from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
@@ -31,87 +28,14 @@ from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface import chat, generate
 from cotbal.integrations.huggingface.chat import load_chat
 from cotbal.project import recipe_files
+from tests.integrations.huggingface.chat_world import IMAGE, PARTS, PATCH, TEXT, WORDS, World, make_world
 
 _TOKENS = 10
-_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-_IMAGE, _PATCH = 28, 14
-_SPECIAL = ["<pad>", "<s>", "</s>", "<|end|>", "<image>"]
-_TEXT = (
-    "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<s>answer:{{ tone | default('') }}{% endif %}"
-)
-_PARTS = (
-    "{% for m in messages %}<s>{{ m.role }}:{% for part in m.content %}"
-    "{{ '<image>\n' if part.type == 'image' else part.text }}{% endfor %}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<s>answer:{% endif %}"
-)
-_WORDS = ["what", "which", "colour", "number", "is", "it", "that", "the", "shown", "here", "and", "there"]
-
-
-class World(NamedTuple):
-    """A folder of a text model and one of a LLaVA, questions, and their pictures."""
-
-    text: Path
-    vision: Path
-    images: Path
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("chat")
-    made = World(folder / "text", folder / "vision", folder / "images")
-    pieces = ByteLevelBPETokenizer()
-    pieces.train_from_iterator([" ".join(_WORDS)] * 4, vocab_size=320, special_tokens=_SPECIAL)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=pieces._tokenizer,
-        bos_token="<s>",
-        eos_token="<|end|>",
-        pad_token="<pad>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    tokenizer.chat_template = _TEXT
-    tokenizer.save_pretrained(made.text)
-    size = {"vocab_size": len(tokenizer), "num_key_value_heads": 2, "max_position_embeddings": 96}
-    config = Qwen2Config(**size, **_SIZES, bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    _save(Qwen2ForCausalLM, config, made.text)
-    tokenizer.chat_template = None
-    LlavaProcessor(
-        CLIPImageProcessor(size={"shortest_edge": _IMAGE}, crop_size={"height": _IMAGE, "width": _IMAGE}),
-        tokenizer,
-        patch_size=_PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=_PARTS,
-    ).save_pretrained(made.vision)
-    vision = CLIPVisionConfig(image_size=_IMAGE, patch_size=_PATCH, projection_dim=32, **_SIZES)
-    config = LlavaConfig(
-        vision_config=vision, text_config=config, image_token_index=tokenizer.convert_tokens_to_ids("<image>")
-    )
-    _save(LlavaForConditionalGeneration, config, made.vision)
-    made.images.mkdir()
-    draw = np.random.default_rng(0)
-    for n in range(0, 12, 2):
-        pixels = draw.integers(0, 255, (30, 40 + n, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(made.images / f"{n}.png")
-    return made
-
-
-def _save(kind: Any, config: Any, folder: Path) -> None:
-    """With what a checkpoint may say of its generation, and an end that is drawn now and then."""
-    torch.manual_seed(0)
-    model = kind(config)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(12)
-        # At initialisation a prompt hardly changes what follows its last token.
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2 and "embed" not in name and "lm_head" not in name:
-                weight.mul_(8)
-    sampled = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.7}
-    for name, value in sampled.items():
-        setattr(model.generation_config, name, value)
-    model.generation_config.eos_token_id = list(range(40, 80))
-    model.save_pretrained(folder)
+    return make_world(tmp_path_factory.mktemp("chat"))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +47,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path
         draw = np.random.default_rng(1)
         lines = []
         for n in range(12):
-            text = " ".join(draw.choice(_WORDS, draw.integers(2, 6) * (4 if n % 3 == 1 else 1)))
+            text = " ".join(draw.choice(WORDS, draw.integers(2, 6) * (4 if n % 3 == 1 else 1)))
             image = {"image": f"{n}.png"} if pictured and n % 2 == 0 else {}
             lines.append({"question_id": f"q{n}", **image, "text": text, "answer": "no", "task": "GQA"})
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -150,8 +74,8 @@ def by_hand(world: World, folder: Path, asked: Path, model: Any, system: str = "
     pictures = CLIPImageProcessor.from_pretrained(folder) if folder == world.vision else None
     found, ends = {}, {3, *range(40, 80)}
     for line in map(json.loads, asked.read_text().splitlines()):
-        seen = "<image>" * (_IMAGE // _PATCH) ** 2 + "\n" if "image" in line else ""
-        prompt = f"{system}<s>user:{seen}{line['text']}<|end|><s>answer:"
+        seen = "<image>" * (IMAGE // PATCH) ** 2 + "\n" if "image" in line else ""
+        prompt = f"{system}<s>user:{seen}{line['text']}<|end|><s>assistant:"
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
         length, given = ids.shape[1], {}
         if "image" in line:
@@ -226,10 +150,10 @@ def test_a_system_message_and_variables_reach_the_template(
     assert ask(world.text, asked, world.images, tmp_path / "s.jsonl", "--system", "it is here") == own
     assert "the first prompt: '<s>system:it is here<|end|><s>user:" in capsys.readouterr().err
     template = tmp_path / "template.jinja"
-    template.write_text(_TEXT.replace("<s>{{ m.role", "<s>system:it is here<|end|><s>{{ m.role"))
+    template.write_text(TEXT.replace("<s>{{ m.role", "<s>system:it is here<|end|><s>{{ m.role"))
     assert ask(world.text, asked, world.images, tmp_path / "t.jsonl", "--chat-template", template) == own
     ask(world.text, asked, world.images, tmp_path / "v.jsonl", "--chat-template-kwargs", '{"tone": "the"}')
-    assert "<|end|><s>answer:the'" in capsys.readouterr().err
+    assert "<|end|><s>assistant:the'" in capsys.readouterr().err
 
 
 def test_a_question_on_the_line_after_its_picture(
@@ -330,9 +254,11 @@ def test_the_prompt_of_a_question_is_that_of_a_training_record(world: World) -> 
     ]
     turns = [
         {"role": "user", "content": parts},
-        {"role": "answer", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
     ]
-    whole = loaded.processor.apply_chat_template([turns], tokenize=True, return_dict=True)["input_ids"][0]
+    whole = loaded.template.processor.apply_chat_template([turns], tokenize=True, return_dict=True)[
+        "input_ids"
+    ][0]
     assert list(whole[: len(prompt)]) == prompt
     assert len(whole) > len(prompt)
 
@@ -344,7 +270,7 @@ def test_a_prompt_begins_once(begins: bool, world: World, tmp_path: Path) -> Non
     processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
-    processor.chat_template = _PARTS if begins else _PARTS.replace("<s>", "")
+    processor.chat_template = PARTS if begins else PARTS.replace("<s>", "")
     folder = _without(world.vision, "tokenizer*", tmp_path / "beginning")
     processor.save_pretrained(folder)
     loaded = load_chat(str(folder), None, torch.device("cpu"))

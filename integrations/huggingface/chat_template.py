@@ -1,0 +1,143 @@
+"""The words of a chat model: its template, its processor, and where its answers end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+Message = dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """What a model is loaded by.
+
+    Attributes:
+        model: the auto class.
+        processor: likewise, of what makes its inputs.
+    """
+
+    model: Any
+    processor: Any
+
+
+def kind_of(config: Any) -> Kind:
+    """By what a model of this configuration, and its processor, are loaded."""
+    if type(config) in AutoModelForImageTextToText._model_mapping:
+        return Kind(AutoModelForImageTextToText, AutoProcessor)
+    return Kind(AutoModelForCausalLM, AutoTokenizer)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A processor with what its chat template is told.
+
+    Attributes:
+        processor: a processor, or the tokenizer of a model without pictures.
+        system: the system message, if there is one.
+        variables: of the chat template, such as `enable_thinking`.
+        newline: whether what follows a picture is on a line of its own.
+    """
+
+    processor: Any
+    system: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    newline: bool = False
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's, or itself."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @property
+    def sees(self) -> bool:
+        """Whether there are pictures."""
+        return self.tokenizer is not self.processor
+
+    def message(self, role: str, pieces: Sequence[str]) -> Message:
+        """A message: its texts, with a picture between each two of them."""
+        if not self.sees:
+            # A tokenizer's template takes a text, a processor's the message in parts.
+            return {"role": role, "content": "".join(pieces)}
+        parts = [{"type": "text", "text": pieces[0]}] if pieces[0] or len(pieces) == 1 else []
+        for piece in pieces[1:]:
+            parts.append({"type": "image"})
+            text = "\n" + piece if self.newline else piece
+            parts += [{"type": "text", "text": text}] if text else []
+        return {"role": role, "content": parts}
+
+    def opening(self) -> list[Message]:
+        """The system message, if there is one."""
+        return [] if self.system is None else [self.message("system", [self.system])]
+
+    def written(self, messages: Sequence[Message], *, asks: bool) -> str:
+        """The messages as a text, a picture as its placeholder.
+
+        Args:
+            messages: made by `message`.
+            asks: whether an answer is to follow.
+        """
+        text: str = self.processor.apply_chat_template(
+            list(messages), add_generation_prompt=asks, tokenize=False, **self.variables
+        )
+        return text
+
+    def begins(self, text: str) -> bool:
+        """Whether a text that `written` made has its first token already.
+
+        As `apply_chat_template` finds it, which takes these words in another place in each version.
+        """
+        bos = self.tokenizer.bos_token
+        return not self.sees or (bos is not None and text.startswith(bos))
+
+
+def load_template(
+    folders: Sequence[str],
+    kind: Kind,
+    *,
+    template: str | None = None,
+    system: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+    newline: bool = False,
+) -> ChatTemplate:
+    """The template of the first of these that has a processor.
+
+    Args:
+        folders: which a training wrote, or names of the hub.
+        kind: `kind_of` the model.
+        template: a chat template (Jinja) in place of its own.
+        system: the system message.
+        variables: of the chat template.
+        newline: whether what follows a picture is on a line of its own.
+
+    Raises:
+        ValueError: none has a processor, or it has no chat template.
+    """
+    made = ChatTemplate(_processor(folders, kind.processor), system, variables or {}, newline)
+    made.tokenizer.pad_token = made.tokenizer.pad_token or made.tokenizer.eos_token
+    if template is not None:
+        made.processor.chat_template = template
+    if not (made.processor.chat_template or made.tokenizer.chat_template):
+        raise ValueError(
+            f"--model: expected a chat template in {folders[0]}, got none: the prompts would not be those of "
+            "the training; give it with --chat-template"
+        )
+    return made
+
+
+def _processor(folders: Sequence[str], kind: Any) -> Any:
+    errors = []
+    for name in dict.fromkeys(folders):
+        if Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file():
+            # Of some families transformers would make a tokenizer without a vocabulary.
+            errors.append(f"{name}: no tokenizer_config.json")
+            continue
+        try:
+            return kind.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            errors.append(f"{name}: {error}")
+    raise ValueError(
+        "--model: expected a processor or tokenizer in the folder, as a trainer saves it, "
+        f"or in that of --base, got neither: {'; '.join(errors)}"
+    )
