@@ -1,0 +1,1 @@
+"""Fine-tuning of a chat model, with pictures or of text alone, on records of several tasks."""

@@ -1,0 +1,240 @@
+"""Batches of dialogues as a chat model's own template writes them, the answers as labels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cotbal.integrations.dialogues import IMAGE, Turn
+from cotbal.integrations.huggingface.chat_template import ChatTemplate
+from cotbal.integrations.huggingface.finetune.records import Item, pictures_of
+from cotbal.integrations.huggingface.packing import IGNORE_INDEX
+
+Span = tuple[int, int]
+
+
+class Written(NamedTuple):
+    """A dialogue as a text.
+
+    Attributes:
+        text: a picture as its placeholder.
+        answers: from where to where each answer is, with the token that ends it.
+    """
+
+    text: str
+    answers: list[Span]
+
+    def marked(self) -> str:
+        """The text, what is trained on in [[ ]]."""
+        parts, done = [], 0
+        for start, end in self.answers:
+            parts += [self.text[done:start], "[[", self.text[start:end], "]]"]
+            done = end
+        return "".join([*parts, self.text[done:]])
+
+
+class _Row(NamedTuple):
+    """A text as tokens.
+
+    Attributes:
+        tail: the ids from the first token of the first answer on, (S,).
+        labels: those of them that are trained on, else -100, (S,).
+    """
+
+    tail: Tensor
+    labels: Tensor
+
+
+class DialogueCollator:
+    """Makes a batch of `{"item": Item}` records: what the processor makes, and `labels` (B, S) int64.
+
+    Each answer is trained on as a generation would have to go on from the prompt before it, up to the token
+    that ends it. A template that ends none gets the tokenizer's end behind each, as LLaVA trains.
+
+    Args:
+        template: of the model.
+        folder: of the pictures.
+        stops: the tokens at which the model's generation ends, as text; the first ends an answer where the
+            template does not.
+        positions: the most tokens of a row; None: any number.
+        max_length: rows are cut off there, on the right.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        folder: Path,
+        stops: Sequence[str],
+        *,
+        positions: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.template, self.folder, self.stops = template, folder, tuple(stops)
+        self.positions, self.max_length = positions, max_length
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The batch.
+
+        Raises:
+            ValueError: a record that the template or the processor cannot write so, that is too long, or
+                whose picture's file is none; the record is named.
+        """
+        items: list[Item] = [record["item"] for record in records]
+        texts = [self.write(item) for item in items]
+        batch: dict[str, Tensor] = {}
+        ids: list[Tensor] = [torch.empty(0)] * len(items)
+        parts = []
+        for is_pictured in (True, False):
+            rows = [n for n, item in enumerate(items) if bool(item.dialogue.images) == is_pictured]
+            if not rows:
+                continue
+            inputs = self._processed([items[n] for n in rows], [texts[n].text for n in rows])
+            for row, values, mask in zip(rows, inputs["input_ids"], inputs["attention_mask"], strict=True):
+                ids[row] = values[mask.bool()]
+            parts.append((rows, inputs))
+        labels = [
+            self._labels(item, written, row) for item, written, row in zip(items, texts, ids, strict=True)
+        ]
+        longest = max(map(len, labels))
+        batch = _joined(parts, len(items), longest, self.template.tokenizer.pad_token_id)
+        batch["labels"] = torch.full((len(items), longest), IGNORE_INDEX)
+        for row, values in enumerate(labels):
+            batch["labels"][row, : len(values)] = values
+        return batch
+
+    def write(self, item: Item) -> Written:
+        """A record's text, and where its answers are.
+
+        Raises:
+            ValueError: the template writes the prompt of an answer, or an answer, in another way.
+        """
+        template, turns = self.template, item.dialogue.turns
+        messages = [] if turns[0].role == "system" else template.opening()
+        starts, answers = [], []
+        for turn in turns:
+            if turn.role == "assistant":
+                starts.append(template.written(messages, asks=True))
+                answers.append(turn.text.strip())
+            messages.append(template.message(turn.role, _pieces(turn)))
+        whole = template.written(messages, asks=False)
+        if other := next((start for start in starts if not whole.startswith(start)), None):
+            raise ValueError(
+                f"{item.name}: expected a chat template whose prompt, which ends with {other[-40:]!r}, "
+                f"begins the dialogue, got {whole[max(0, len(other) - 40) :][:60]!r} in its place; give "
+                "another --chat_template, other --chat_template_kwargs, or records of one answer each"
+            )
+        text, spans = whole[: len(starts[0])], []
+        ends = [*map(len, starts[1:]), len(whole)]
+        for answer, start, end in zip(answers, map(len, starts), ends, strict=True):
+            trained, rest = self._answer(item, answer, whole[start:end])
+            spans.append((len(text), len(text) + len(trained)))
+            text += trained + rest
+        return Written(text, spans)
+
+    def _answer(self, item: Item, answer: str, piece: str) -> tuple[str, str]:
+        """An answer as the template writes it, up to its end, and what comes after it."""
+        found = [(place, stop) for stop in self.stops if (place := piece.find(stop)) >= 0]
+        if found:
+            place, stop = min(found)
+            if piece[:place].rstrip().endswith(answer):
+                return piece[: place + len(stop)], piece[place + len(stop) :]
+        elif piece.lstrip().startswith(answer):
+            place = len(piece) - len(piece.lstrip()) + len(answer)
+            return piece[:place] + self.stops[0], piece[place:]
+        raise ValueError(
+            f"{item.name}: expected a chat template that writes its answers as they are, and a token that "
+            f"ends generation ({', '.join(self.stops)}) right behind each, got {piece[:100]!r} for "
+            f"{answer[:60]!r}"
+        )
+
+    def _processed(self, items: Sequence[Item], texts: list[str]) -> dict[str, Tensor]:
+        """The processor's tensors of records that all have pictures, or all have none."""
+        pictures = [pictures_of(item, self.folder) for item in items]
+        given: dict[str, Any] = {"images": pictures} if any(pictures) else {}
+        inputs = self.template.processor(
+            text=texts,
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+            add_special_tokens=not self.template.begins(texts[0]),
+            **given,
+        )
+        return dict(inputs)
+
+    def _labels(self, item: Item, written: Written, ids: Tensor) -> Tensor:
+        """The labels of a row of ids, cut to the greatest length."""
+        row = self._row(written)
+        if not torch.equal(ids[len(ids) - len(row.tail) :], row.tail):
+            raise ValueError(
+                f"{item.name}: expected the processor's tokens to end as the tokenizer's do from the first "
+                f"answer on, got others; {type(self.template.processor).__name__} cannot be trained with so"
+            )
+        labels = torch.cat([torch.full((len(ids) - len(row.tail),), IGNORE_INDEX), row.labels])
+        if self.max_length is None and self.positions is not None and len(ids) > self.positions:
+            raise ValueError(
+                f"{item.name}: expected at most {self.positions} tokens, which are the model's positions, "
+                f"got {len(ids)}; --max_length cuts longer ones off"
+            )
+        labels = labels[: self.max_length]
+        if not (labels != IGNORE_INDEX).any():
+            raise ValueError(
+                f"{item.name}: expected an answer within {self.max_length} tokens, got none: its first "
+                f"begins after {len(ids) - len(row.tail)}; raise --max_length, or take the record out"
+            )
+        return labels
+
+    def _row(self, written: Written) -> _Row:
+        tokens = self.template.tokenizer(
+            written.text,
+            add_special_tokens=not self.template.begins(written.text),
+            return_offsets_mapping=True,
+        )
+        ids, places = torch.tensor(tokens["input_ids"]), torch.tensor(tokens["offset_mapping"])
+        is_label = torch.zeros(len(ids), dtype=torch.bool)
+        for start, end in written.answers:
+            is_label |= (places[:, 0] < end) & (places[:, 1] > start)
+        first = int(is_label.nonzero()[0])
+        return _Row(ids[first:], ids.masked_fill(~is_label, IGNORE_INDEX)[first:])
+
+
+def _pieces(turn: Turn) -> list[str]:
+    """The texts between a turn's pictures, without the line that is between picture and text.
+
+    One picture comes first wherever the record has it, as in LLaVA's training and as questions are asked.
+    """
+    pieces = turn.text.split(IMAGE)
+    trimmed = [
+        piece[piece.startswith("\n") and place > 0 :].removesuffix("\n" if place < len(pieces) - 1 else "")
+        for place, piece in enumerate(pieces)
+    ]
+    if len(pieces) == 2:
+        return ["", "\n".join(piece for piece in trimmed if piece)]
+    return trimmed
+
+
+def _joined(
+    parts: Sequence[tuple[list[int], Mapping[str, Tensor]]], n_rows: int, length: int, pad: int
+) -> dict[str, Tensor]:
+    """One batch of what the processor made of some rows each.
+
+    Args:
+        parts: the rows, and their tensors; those of the pictures are in one part alone.
+        n_rows: of the batch, B.
+        length: of its rows, S; longer ones are cut off.
+        pad: the id that fills shorter ones up.
+    """
+    batch: dict[str, Tensor] = {}
+    for rows, inputs in parts:
+        shape = inputs["input_ids"].shape
+        for name, value in inputs.items():
+            if value.shape[:2] != shape or value.is_floating_point():
+                batch[name] = value
+                continue
+            if name not in batch:
+                fill = pad if name == "input_ids" else 0
+                batch[name] = value.new_full((n_rows, length, *value.shape[2:]), fill)
+            cut = value[:, :length]
+            batch[name][torch.tensor(rows), : cut.shape[1]] = cut
+    return batch

@@ -1,0 +1,192 @@
+"""From the command line to a training: data, weights and template are checked before any model is loaded."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments, set_seed
+
+from cotbal.balancing import Weighting, as_weighting, rule_content
+from cotbal.files import json_object, write_json
+from cotbal.integrations.checkpoints import newest_checkpoint
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template
+from cotbal.integrations.huggingface.collator import TaskCollator
+from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
+from cotbal.integrations.huggingface.finetune.model import (
+    check_mixed,
+    freeze_vision,
+    load_config,
+    load_model,
+    stops_of,
+    with_lora,
+)
+from cotbal.integrations.huggingface.finetune.options import Options, parse
+from cotbal.integrations.huggingface.finetune.records import Records, check_pictures, read_files
+from cotbal.integrations.huggingface.trainer import CoTBalTrainer
+from cotbal.tasks import read_file_tasks
+
+SETTINGS_FILE = "cotbal_finetune.json"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code: 0 after a training, 2 where something that it was given cannot be right.
+
+    Args:
+        words: the command line; None: the process's own.
+    """
+    try:
+        options, args = parse(sys.argv[1:] if words is None else words)
+        train = prepare(options, args)
+    except OSError as error:
+        message = (
+            f"expected a file that can be read, got {error.filename}: {error.strerror}"
+            if error.filename
+            else str(error)
+        )
+    except (ImportError, TypeError, ValueError) as error:
+        message = str(error)
+    else:
+        train()
+        return 0
+    print(f"cotbal: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return 2
+
+
+def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
+    """What trains, goes on from the newest checkpoint, and saves the model.
+
+    Raises:
+        ImportError: a package is missing.
+        OSError: a file that cannot be read.
+        TypeError: a weight or a task of a wrong kind.
+        ValueError: weights, records, pictures, a model or settings that cannot be right.
+    """
+    set_seed(args.seed)
+    weighting = None if options.weights is None else as_weighting(options.weights)
+    given = getattr(weighting, "given", None)
+    records = read_files(options.data, read_file_tasks(options.tasks), None if given is None else list(given))
+    tasks = tuple(sorted(records.counts)) if given is None else tuple(given)
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first:
+        check_pictures(records, Path(options.image_folder))
+    config = load_config(options.model)
+    kind = kind_of(config)
+    written = options.chat_template and Path(options.chat_template).read_text(encoding="utf-8")
+    template = load_template(
+        [options.model],
+        kind,
+        template=written or None,
+        system=options.system,
+        variables=options.variables,
+        newline=options.newline_after_image,
+    )
+    _check(options, args, records, config, template)
+    settings = asdict(options) | {"data": records.digests, "seed": args.seed, "schema_version": 1}
+    settings |= {"weights": _described(weighting), "chat_template": written or None}
+    # They may have moved.
+    del settings["image_folder"]
+    checkpoint = _resumed(args, settings)
+    has_lora = options.lora_rank > 0
+    model = load_model(
+        options.model, kind, args, dtype=options.dtype, attention=options.attention, has_lora=has_lora
+    )
+    collator = DialogueCollator(
+        template,
+        Path(options.image_folder),
+        stops_of(model, template),
+        positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+        max_length=options.max_length,
+    )
+    if is_first:
+        print(f"cotbal: {_summary(records, tasks, weighting)}", flush=True)
+        print(
+            f"cotbal: the first record, its answers in [[ ]]: {collator.write(records[0]['item']).marked()!r}"
+        )
+    if not options.train_vision:
+        freeze_vision(model)
+    if has_lora:
+        alpha = 2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
+        model = with_lora(model, args, rank=options.lora_rank, alpha=alpha, dropout=options.lora_dropout)
+    trainer = CoTBalTrainer(
+        model,
+        args,
+        train_dataset=records,
+        data_collator=TaskCollator(collator, tasks),
+        processing_class=template.processor,
+        weights=dict.fromkeys(tasks, 1.0) if weighting is None else weighting,
+        level=options.level,
+    )
+    return partial(_train, trainer, checkpoint, settings)
+
+
+def _train(trainer: CoTBalTrainer, checkpoint: str | None, settings: dict[str, Any]) -> None:
+    """Trains and saves the model, with what the training was begun with beside it."""
+    if trainer.is_world_process_zero():
+        write_json(Path(trainer.args.output_dir) / SETTINGS_FILE, settings)
+        if checkpoint is not None:
+            print(f"cotbal: goes on from {checkpoint}", flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(Path(trainer.args.output_dir) / "trainer_state.json"))
+
+
+def _check(
+    options: Options, args: TrainingArguments, records: Records, config: Any, template: ChatTemplate
+) -> None:
+    """Raises ValueError where these do not go together."""
+    if records.images and not template.sees:
+        image, place = next(iter(records.images.items()))
+        raise ValueError(
+            f"--data: expected no pictures, as {config.model_type} takes text alone, got {image} in "
+            f"{records.name(place)}"
+        )
+    if not template.tokenizer.is_fast:
+        raise ValueError(
+            f"--model: expected a fast tokenizer, which tells where its tokens stand in the text, got "
+            f"{type(template.tokenizer).__name__}"
+        )
+    if records.is_mixed:
+        check_mixed(args)
+        if args.ddp_find_unused_parameters is None:
+            # A batch without a picture leaves what is between picture and text without a gradient.
+            args.ddp_find_unused_parameters = True
+    if args.gradient_checkpointing:
+        # An older default makes no gradient behind a part that needs none. The second name is the newer one.
+        for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+            if getattr(args, name, {}) is None:
+                setattr(args, name, {"use_reentrant": False})
+
+
+def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
+    """The checkpoint to go on from; ValueError where it is of a training with other settings."""
+    path = Path(args.output_dir) / SETTINGS_FILE
+    checkpoint = newest_checkpoint(args.output_dir)
+    if checkpoint is not None:
+        remedy = "take another --output_dir, or remove its checkpoints"
+        begun = json_object(path, "what the training was begun with", remedy) if path.is_file() else {}
+        other = sorted(key for key in settings if begun.get(key) != settings[key])
+        if other:
+            raise ValueError(
+                f"--output_dir: expected {args.output_dir} empty, or of a training with the same settings, "
+                f"got {checkpoint.name} of one with another {', '.join(other)}; {remedy}"
+            )
+    return None if checkpoint is None else str(checkpoint)
+
+
+def _described(weighting: Weighting | None) -> Any:
+    given = getattr(weighting, "given", None)
+    return rule_content(weighting) if weighting is not None and given is None else given and dict(given)
+
+
+def _summary(records: Records, tasks: Sequence[str], weighting: Weighting | None) -> str:
+    given = getattr(weighting, "given", None)
+    rule = "weights all 1" if weighting is None else f"weights by {type(weighting).__name__}"
+    if given is not None:
+        rule = "weights " + ", ".join(f"{name} {given[name]:g}" for name in tasks)
+    counts = ", ".join(f"{name} {records.counts[name]}" for name in tasks)
+    return f"{len(records)} records: {counts}; {rule}"

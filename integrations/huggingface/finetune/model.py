@@ -1,0 +1,134 @@
+"""The model to train: loaded, its vision tower frozen, or a LoRA on its language model."""
+
+import re
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind
+
+
+def load_config(model: str) -> Any:
+    """The configuration of a model; OSError or ValueError where there is none."""
+    return AutoConfig.from_pretrained(model)
+
+
+def load_model(
+    name: str, kind: Kind, args: TrainingArguments, *, dtype: str, attention: str | None, has_lora: bool
+) -> Any:
+    """The model, on the CPU or as its engine shards it.
+
+    Args:
+        name: a folder, or a name of the hub.
+        kind: its auto class.
+        args: the training's.
+        dtype: of its parameters; `auto` as `dtype_of` has it.
+        attention: an `attn_implementation` of transformers; None: its own choice.
+        has_lora: whether it stays as it is under a LoRA.
+
+    Raises:
+        ImportError, OSError, ValueError: it cannot be loaded.
+    """
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    # Its new name is an unknown one to transformers before 4.56.
+    old = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
+    options["torch_dtype" if old else "dtype"] = dtype_of(dtype, args, has_lora)
+    return kind.model.from_pretrained(name, **options)
+
+
+def dtype_of(name: str, args: TrainingArguments, has_lora: bool) -> torch.dtype:
+    """The dtype of the parameters; "auto" is the training's where nobody rounds an update to it.
+
+    Those are a LoRA's base, which stays, and what DeepSpeed keeps a float32 copy of. Otherwise float32.
+    """
+    if name != "auto":
+        found: torch.dtype = getattr(torch, name)
+        return found
+    if has_lora or args.deepspeed:
+        return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    return torch.float32
+
+
+def language_model(model: PreTrainedModel) -> tuple[str, nn.Module]:
+    """The part of a model that reads text, without its head, and the part's name."""
+    kind = type(model.config.get_text_config())
+    for name, module in model.named_modules():
+        if name and isinstance(module, PreTrainedModel) and type(module.config) is kind:
+            return name, module
+    raise ValueError(f"--lora_rank: expected a language model in {type(model).__name__}, found none")
+
+
+def freeze_vision(model: PreTrainedModel) -> None:
+    """Freezes the vision tower, as LLaVA's instruction tuning does; without one does nothing."""
+    kind = type(getattr(model.config, "vision_config", None))
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and type(module.config) is kind:
+            module.requires_grad_(False)
+
+
+def with_lora(
+    model: PreTrainedModel, args: TrainingArguments, *, rank: int, alpha: int, dropout: float
+) -> Any:
+    """The model with a LoRA on each linear layer of its language model, head aside; nothing else is trained.
+
+    Raises:
+        ImportError: no PEFT.
+        ValueError: it has no such layers.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError(f"--lora_rank: a LoRA needs PEFT, got {error}: pip install peft") from error
+    part, language = language_model(model)
+    layers = {
+        name.rpartition(".")[2] for name, each in language.named_modules() if isinstance(each, nn.Linear)
+    }
+    if not layers:
+        raise ValueError(f"--lora_rank: expected linear layers in {part} of {type(model).__name__}, got none")
+    if args.gradient_checkpointing:
+        # Nothing before the first adapter needs a gradient, and a segment without one has no backward pass.
+        model.enable_input_require_grads()
+    names = "|".join(sorted(map(re.escape, layers)))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        # A vision tower's layers have the same names.
+        target_modules=rf"{re.escape(part)}\.(?:.*\.)?(?:{names})",
+    )
+    return get_peft_model(model, config)
+
+
+def stops_of(model: PreTrainedModel, template: ChatTemplate) -> list[str]:
+    """The tokens at which generation ends, the tokenizer's own first.
+
+    Raises:
+        ValueError: there is none.
+    """
+    tokenizer = template.tokenizer
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"--model: expected a tokenizer with an end of text, got none in {type(tokenizer).__name__}"
+        )
+    ends = model.generation_config.eos_token_id
+    ids = [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
+    known = [id for id in ids if id is not None and id in tokenizer.added_tokens_decoder]
+    return list(dict.fromkeys([tokenizer.eos_token, *map(str, tokenizer.convert_ids_to_tokens(known))]))
+
+
+def check_mixed(args: TrainingArguments) -> None:
+    """Checks that batches with and without pictures may be mixed.
+
+    Raises:
+        ValueError: ranks would wait for one another's parameters, as a batch without a picture does not run
+            all that one with a picture runs.
+    """
+    if args.world_size > 1 and (is_deepspeed_zero3_enabled() or args.fsdp):
+        raise ValueError(
+            "--data: expected pictures in all records or in none under ZeRO-3 and FSDP, got both: a rank "
+            "whose batch has none does not run the vision tower, and the others wait; use ZeRO-2 or DDP"
+        )

@@ -1,0 +1,125 @@
+"""The words of the command, beside those of transformers' own TrainingArguments."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from cotbal.integrations.huggingface.levels import LEVELS
+
+_DESCRIPTION = """\
+Fine-tunes a Hugging Face chat model, with pictures or of text alone, on records of several tasks, with one
+weight per task in the loss and the exact denominator of the whole optimizer step. Start it again after
+anything: it goes on from the newest checkpoint in --output_dir.
+"""
+_EXAMPLES = """\
+examples:
+  python -m cotbal.integrations.huggingface.finetune --model HuggingFaceTB/SmolVLM-256M-Instruct \\
+      --data mixture/train.json --image_folder images --weights weights.json --output_dir smolvlm \\
+      --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 1 --bf16 True --save_steps 500
+
+  # on 8 GPUs, a LoRA, a file for each task
+  torchrun --nproc_per_node 8 -m cotbal.integrations.huggingface.finetune --lora_rank 64 \\
+      --model Qwen/Qwen2.5-VL-7B-Instruct --data vqa.json coco.json --tasks vqa.json=VQAv2 coco.json=COCO ...
+
+A record is LLaVA's, {"image": "1.png", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
+{"from": "gpt", "value": "A cat."}], "task": "VQAv2"}, or has {"role", "content"} turns under "messages". All
+other words are those of transformers' TrainingArguments. Exit code 2: something given cannot be right.
+"""
+
+
+@dataclass
+class Options:
+    """What transformers' TrainingArguments do not say."""
+
+    model: str = field(metadata={"help": "a folder, or a name of the hub"})
+    data: list[str] = field(metadata={"help": "JSON or JSONL files of records, each with its task"})
+    image_folder: str = field(default=".", metadata={"help": "of the pictures"})
+    weights: str | None = field(
+        default=None,
+        metadata={"help": "a file: weights by task, or a rule that changes them (default: all 1)"},
+    )
+    tasks: list[str] = field(
+        default_factory=list, metadata={"help": "FILE=TASK, for records that do not name theirs"}
+    )
+    level: str = field(
+        default="auto",
+        metadata={"help": "where the loss is: at the logits, or in lm_head", "choices": LEVELS},
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "longer rows are cut off on the right, within their answers"}
+    )
+    train_vision: bool = field(default=False, metadata={"help": "train the vision tower too"})
+    lora_rank: int = field(default=0, metadata={"help": "a LoRA on the language model; 0: train all of it"})
+    lora_alpha: int | None = field(default=None, metadata={"help": "default: twice the rank"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "of a LoRA"})
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "of the parameters; auto: as --bf16 or --fp16 under a LoRA and DeepSpeed, else float32",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
+    attention: str | None = field(
+        default=None, metadata={"help": "such as flash_attention_2 (default: transformers' own choice)"}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "a Jinja file in place of the model's own; it is saved with the model"},
+    )
+    chat_template_kwargs: str = field(
+        default="{}",
+        metadata={"help": "JSON: variables of the chat template, '{\"enable_thinking\": false}'"},
+    )
+    system: str | None = field(
+        default=None, metadata={"help": "a system message, for records that begin with none"}
+    )
+    newline_after_image: bool = field(
+        default=False, metadata={"help": "ask on the line after the picture, as LLaVA's records have it"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_length", 1), ("lora_rank", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name}: expected at least {least}, got {value}")
+        if self.lora_rank and self.train_vision:
+            raise ValueError("--train_vision: expected no --lora_rank beside it: a LoRA trains nothing else")
+        # Another text is told now, not after the records were read.
+        _ = self.variables
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Those of the chat template; ValueError where they are none."""
+        try:
+            content = json.loads(self.chat_template_kwargs)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise ValueError(
+                f"--chat_template_kwargs: expected a JSON object, got {self.chat_template_kwargs!r}"
+            )
+        return content
+
+
+def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
+    """What a command line says; the process ends where a word is none of its own.
+
+    Raises:
+        ValueError: values that cannot be right.
+    """
+    parser = HfArgumentParser(
+        [Options, TrainingArguments],
+        prog="python -m cotbal.integrations.huggingface.finetune",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    # The collator reads the task of each record, and its dialogue.
+    parser.set_defaults(remove_unused_columns=False)
+    options, args = parser.parse_args_into_dataclasses(list(words))
+    return options, args

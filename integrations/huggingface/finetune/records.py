@@ -1,0 +1,161 @@
+"""The records to train on, with their tasks."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from cotbal.integrations.dialogues import IMAGE, Dialogue, read_dialogue
+from cotbal.json_records import read_records
+from cotbal.tasks import DECLARED, record_task, unknown_task
+
+
+class Item(NamedTuple):
+    """What one record trains.
+
+    Attributes:
+        name: what it is called in an error.
+        dialogue: its turns and pictures.
+    """
+
+    name: str
+    dialogue: Dialogue
+
+
+class Records(Dataset[dict[str, Any]]):
+    """Records of files, kept as text: `{"item": Item, "task": name}` each.
+
+    Attributes:
+        counts: records by task.
+        images: the pictures' paths, each once, with the place of a record that has it.
+        digests: SHA-256 of each file.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.images: dict[str, int] = {}
+        self.digests: list[str] = []
+        self._texts: list[str] = []
+        self._tasks: list[str] = []
+        self._starts: list[tuple[int, str]] = []
+        self._n_pictured = 0
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some have a picture and some do not."""
+        return 0 < self._n_pictured < len(self)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        item = Item(self.name(place), _dialogue(json.loads(self._texts[place])))
+        return {"item": item, "task": self._tasks[place]}
+
+    def name(self, place: int) -> str:
+        """What a record is called: its file, and its number there."""
+        start, path = next(each for each in reversed(self._starts) if each[0] <= place)
+        return f"{path}, record {place - start + 1}"
+
+    def add(self, path: str | Path, file_tasks: Mapping[str, str] | None = None) -> None:
+        """Takes the records of a file, a JSON array or JSONL.
+
+        Args:
+            path: the file.
+            file_tasks: task by file, for records that name none.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: a record that cannot be trained on, or without a task; its number is told.
+        """
+        digest, start = hashlib.sha256(), len(self)
+        self._starts.append((start, str(path)))
+        for place, record in enumerate(read_records(path, digest), start=start):
+            try:
+                task = record_task(record.content, field=DECLARED, file=path, file_tasks=file_tasks)
+                images = _dialogue(record.content).images
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{self.name(place)}: {error}") from error
+            self._texts.append(record.text)
+            self._tasks.append(task)
+            self.counts[task] += 1
+            self._n_pictured += bool(images)
+            for image in images:
+                self.images.setdefault(image, place)
+        self.digests.append(digest.hexdigest())
+
+
+def read_files(
+    paths: Sequence[str], file_tasks: Mapping[str, str] | None = None, known: Sequence[str] | None = None
+) -> Records:
+    """The records of some files.
+
+    Args:
+        paths: the files.
+        file_tasks: task by file, for records that name none.
+        known: the tasks that have a weight; None: any.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: as `Records.add`, or a task without a weight.
+    """
+    records = Records()
+    for path in paths:
+        records.add(path, file_tasks)
+    unknown = [task for task in records.counts if known is not None and task not in known]
+    if known is not None and unknown:
+        count = sum(records.counts[task] for task in unknown)
+        raise ValueError(
+            f"--data: {count} of {len(records)} records have a task without a weight, "
+            f"{unknown_task(unknown[0], known)}. Add it to the weights, or take those records out"
+        )
+    return records
+
+
+def check_pictures(records: Records, folder: Path) -> None:
+    """Raises ValueError where a picture is not in the folder; how many, and the first."""
+    missing = [image for image in records.images if not (folder / image).is_file()]
+    if missing:
+        raise ValueError(
+            f"--image_folder: {len(missing)} of {len(records.images)} pictures are not there, the first is "
+            f"{folder / missing[0]} of {records.name(records.images[missing[0]])}"
+        )
+
+
+def pictures_of(item: Item, folder: Path) -> list[Image.Image]:
+    """The pictures of a record, in RGB.
+
+    Raises:
+        ValueError: a file is no picture.
+    """
+    pictures = []
+    for image in item.dialogue.images:
+        try:
+            with Image.open(folder / image) as picture:
+                pictures.append(picture.convert("RGB"))
+        except OSError as error:
+            raise ValueError(f"{item.name}: expected a picture in {folder / image}: {error}") from error
+    return pictures
+
+
+def _dialogue(record: Mapping[str, Any]) -> Dialogue:
+    """The record's dialogue, an `<image>` in it for each picture, before the first answer.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    dialogue = read_dialogue(record, "messages" if "messages" in record else "conversations")
+    shown = [turn.text.count(IMAGE) for turn in dialogue.turns]
+    if sum(shown) != len(dialogue.images):
+        raise ValueError(
+            f"expected {len(dialogue.images)} {IMAGE} in its turns, one for each picture, got {sum(shown)}"
+        )
+    first_answer = [turn.role for turn in dialogue.turns].index("assistant")
+    if any(shown[first_answer:]):
+        raise ValueError(f"expected every {IMAGE} before the first answer, got one after it")
+    return dialogue

@@ -1,0 +1,1 @@
+"""`python -m cotbal.integrations.huggingface.finetune` on tiny models and real pictures' files."""

@@ -1,0 +1,201 @@
+"""The batch: the model's own words, the answers as labels, whatever else is in it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer
+
+from cotbal.integrations.answering.questions import Question
+from cotbal.integrations.huggingface.chat import load_chat
+from cotbal.integrations.huggingface.chat_template import ChatTemplate
+from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
+from tests.integrations.huggingface.chat_world import IMAGE, PATCH, World, make_world
+from tests.integrations.huggingface.finetune.world import batch_of, mixture, record, trained
+
+_SEEN = "<image>" * (IMAGE // PATCH) ** 2 + "\n"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("chat"))
+
+
+def test_the_tokens_and_the_labels_are_those_written_by_hand(world: World, tmp_path: Path) -> None:
+    """Mixed rows in their order: with a picture and two turns, without one, with a shorter text."""
+    processor = AutoProcessor.from_pretrained(world.vision)
+    collator = DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"])
+    two = record(1, ("what is it", "red that"), ("which number", "here"), image="2.png")
+    batch = batch_of(collator, tmp_path, two, record(2, ("what", "it is shown"), task="chat"))
+    pieces = [
+        (f"<s>user:{_SEEN}what is it<|end|><s>assistant:", False),
+        ("red that<|end|>", True),
+        ("<s>user:which number<|end|><s>assistant:", False),
+        ("here<|end|>", True),
+    ]
+    others = [("<s>user:what<|end|><s>assistant:", False), ("it is shown<|end|>", True)]
+    for row, expected in enumerate((pieces, others)):
+        ids, labels = [], []
+        for text, is_answer in expected:
+            own = processor.tokenizer(text, add_special_tokens=False).input_ids
+            ids += own
+            labels += own if is_answer else [-100] * len(own)
+        length = int(batch["attention_mask"][row].sum())
+        assert batch["input_ids"][row, :length].tolist() == ids
+        assert batch["labels"][row, :length].tolist() == labels
+        assert (batch["input_ids"][row, length:] == processor.tokenizer.pad_token_id).all()
+        assert (batch["labels"][row, length:] == -100).all()
+    picture = Image.open(world.images / "2.png").convert("RGB")
+    own = processor.image_processor(picture, return_tensors="pt").pixel_values
+    assert torch.equal(batch["pixel_values"], own)
+
+
+@pytest.mark.parametrize("newline", [False, True])
+@pytest.mark.parametrize("image", ["0.png", None])
+def test_what_precedes_an_answer_is_what_a_question_is_asked_with(
+    newline: bool, image: str | None, world: World, tmp_path: Path
+) -> None:
+    """So a model is evaluated on the prompts that it was trained on."""
+    chat = load_chat(str(world.vision), None, torch.device("cpu"), system="there", newline=newline)
+    question = Question(1, "which number is it", image, None)
+    prompt = chat.prompts([question], [[0]], [0], world.images)[0].inputs["input_ids"][0]
+    processor = AutoProcessor.from_pretrained(world.vision)
+    template = ChatTemplate(processor, system="there", newline=newline)
+    collator = DialogueCollator(template, world.images, ["<|end|>"])
+    batch = batch_of(collator, tmp_path, record(1, (question.text, "it"), image=image))
+    first = int((batch["labels"][0] >= 0).nonzero()[0])
+    assert torch.equal(batch["input_ids"][0, :first], prompt)
+    assert trained(collator, batch) == ["it<|end|>"]
+
+
+@pytest.mark.parametrize(
+    "value", ["<image>\nwhat is it", "what is it\n<image>", "<image>what is it", "what is it<image>"]
+)
+def test_a_picture_comes_first_wherever_the_record_has_it(value: str, world: World, tmp_path: Path) -> None:
+    collator = DialogueCollator(
+        ChatTemplate(AutoProcessor.from_pretrained(world.vision)), world.images, ["<|end|>"]
+    )
+    first, other = (record(1, ("what is it", "red"), image="0.png") for _ in range(2))
+    other["conversations"][0]["value"] = value
+    expected, batch = (batch_of(collator, tmp_path, each) for each in (first, other))
+    assert torch.equal(expected["input_ids"], batch["input_ids"])
+
+
+def test_messages_and_several_pictures(world: World, tmp_path: Path) -> None:
+    collator = DialogueCollator(
+        ChatTemplate(AutoProcessor.from_pretrained(world.vision), system="no"), world.images, ["<|end|>"]
+    )
+    turns = [("system", "that"), ("user", "is <image>\nit\n<image> here"), ("assistant", "it is")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    of_messages = {"messages": messages, "images": ["0.png", "2.png"], "task": "vqa"}
+    batch = batch_of(collator, tmp_path, of_messages)
+    text = collator.template.tokenizer.decode(batch["input_ids"][0])
+    # A record's own system message takes the place of the one for all.
+    assert text == f"<s>system:that<|end|><s>user:is {_SEEN}it{_SEEN} here<|end|><s>assistant:it is<|end|>"
+    assert trained(collator, batch) == ["it is<|end|>"]
+    assert len(batch["pixel_values"]) == 2
+
+
+def test_a_model_of_text_alone(world: World, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(world.text)
+    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
+    batch = batch_of(collator, tmp_path, *mixture(is_pictured=False)[:4])
+    assert trained(collator, batch) == [
+        "red that<|end|>",
+        "it is shown 0<|end|>",
+        "red that<|end|>the number is there<|end|>",
+        "it is shown 1<|end|>",
+    ]
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_a_template_that_ends_no_answer_gets_the_tokenizers_end(world: World, tmp_path: Path) -> None:
+    """As LLaVA-1.5's; otherwise the model would not learn to stop."""
+    tokenizer = AutoTokenizer.from_pretrained(world.text)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
+    batch = batch_of(collator, tmp_path, record(1, ("what", "red that"), ("which", "it is")))
+    assert trained(collator, batch) == [" red that<|end|> it is<|end|>"]
+    text = tokenizer.decode(batch["input_ids"][0])
+    assert text == "user: what assistant: red that<|end|> user: which assistant: it is<|end|> "
+
+
+def test_what_a_template_puts_before_an_answer_is_learned_too(world: World, tmp_path: Path) -> None:
+    """An empty thinking block, which a generation would have to write as well."""
+    tokenizer = AutoTokenizer.from_pretrained(world.text)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.role }}:{% if m.role == 'assistant' %}<think></think>{% endif %}"
+        "{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    )
+    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
+    # One answer is a part of that block.
+    batch = batch_of(collator, tmp_path, record(1, ("what", "th"), ("which", "it")))
+    # Not the line after the end, which nobody would generate.
+    assert trained(collator, batch) == ["<think></think>th<|end|><think></think>it<|end|>"]
+
+
+def test_long_rows_are_cut_within_their_answers(world: World, tmp_path: Path) -> None:
+    template = ChatTemplate(AutoProcessor.from_pretrained(world.vision))
+    whole = DialogueCollator(template, world.images, ["<|end|>"])
+    records = [record(n, ("what is it", "red that " * 4), image="0.png") for n in range(2)]
+    records[1] = record(1, ("what", "it"), task="chat")
+    expected = batch_of(whole, tmp_path, *records)
+    first = int((expected["labels"][0] >= 0).nonzero()[0])
+    cut = DialogueCollator(template, world.images, ["<|end|>"], max_length=first + 2)
+    batch = batch_of(cut, tmp_path, *records)
+    for name in ("input_ids", "attention_mask", "labels"):
+        assert torch.equal(batch[name], expected[name][:, : first + 2])
+    none = DialogueCollator(template, world.images, ["<|end|>"], max_length=first)
+    with pytest.raises(ValueError, match=rf"record 1: expected an answer within {first} tokens, got none"):
+        batch_of(none, tmp_path, *records)
+    few = DialogueCollator(template, world.images, ["<|end|>"], positions=first)
+    with pytest.raises(ValueError, match=rf"record 1: expected at most {first} tokens, which are the model"):
+        batch_of(few, tmp_path, *records)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for m in messages %}<s>{{ m.role }}:{{ m.content }}<|end|>{% endfor %}<s>answer:", "begins the"),
+        (
+            "{% for m in messages %}<s>{{ m.role }}:{{ m.content | upper }}<|end|>{% endfor %}"
+            "{% if add_generation_prompt %}<s>assistant:{% endif %}",
+            "that writes its answers as they are",
+        ),
+        (
+            "{% for m in messages %}<s>{{ m.role }}:{{ m.content }} so<|end|>{% endfor %}"
+            "{% if add_generation_prompt %}<s>assistant:{% endif %}",
+            "right behind each, got 'it so<|end|>' for 'it'",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_trained_with(
+    template: str, said: str, world: World, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(world.text)
+    tokenizer.chat_template = template
+    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
+    with pytest.raises(ValueError, match=r"records.json, record 1: expected a chat template") as refused:
+        batch_of(collator, tmp_path, record(1, ("what", "it")))
+    assert said in str(refused.value)
+
+
+def test_an_end_within_an_answer(world: World, tmp_path: Path) -> None:
+    collator = DialogueCollator(
+        ChatTemplate(AutoTokenizer.from_pretrained(world.text)), world.images, ["<|end|>"]
+    )
+    with pytest.raises(ValueError, match="expected a chat template that writes its answers as they are"):
+        batch_of(collator, tmp_path, record(1, ("what", "it <|end|> is")))
+
+
+def test_a_file_that_is_no_picture(world: World, tmp_path: Path) -> None:
+    collator = DialogueCollator(
+        ChatTemplate(AutoProcessor.from_pretrained(world.vision)), tmp_path, ["<|end|>"]
+    )
+    (tmp_path / "no.png").write_text("none")
+    with pytest.raises(ValueError, match=r"record 1: expected a picture in .*no.png"):
+        batch_of(collator, tmp_path, record(1, ("what", "it"), image="no.png"))

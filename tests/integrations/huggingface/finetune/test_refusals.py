@@ -1,0 +1,153 @@
+"""What cannot be right ends the command with one line and code 2, before anything is trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+from cotbal.integrations.huggingface.chat_template import ChatTemplate
+from cotbal.integrations.huggingface.finetune.model import check_mixed, dtype_of, stops_of
+from tests.integrations.huggingface.chat_world import World, make_world
+from tests.integrations.huggingface.finetune.world import mixture, record, run, words, write
+
+_TURN = ("what is it", "red")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture
+def refused(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one line that is said of some records, or of other words."""
+
+    def said(*records: dict[str, Any], model: str = "text", **options: Any) -> str:
+        given = write(tmp_path, records or mixture(is_pictured=False))
+        out = tmp_path / "out"
+        assert run([*given, *words(world, getattr(world, model), out, **options)]) == 2
+        assert not out.exists()
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("cotbal: ")
+        return line
+
+    return said
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"task": "vqa"}, "expected `conversations` as"),
+        ({"task": "vqa", "messages": [{"role": "user", "content": "q"}]}, "expected `messages` as"),
+        ({"conversations": record(1, _TURN)["conversations"]}, "expected its task in 'task' or 'channel'"),
+        (
+            record(1, _TURN) | {"image": "0.png"},
+            "expected 1 <image> in its turns, one for each picture, got 0",
+        ),
+        (record(1, ("<image> what", "it")), "expected 0 <image> in its turns, one for each picture, got 1"),
+        (
+            record(1, _TURN, ("<image>", "it")) | {"image": "0.png"},
+            "expected every <image> before the first answer, got one after it",
+        ),
+    ],
+)
+def test_a_record(value: dict[str, Any], expected: str, refused: Callable[..., str]) -> None:
+    said = refused(record(0, _TURN), value)
+    assert "train.json, record 2: " in said
+    assert expected in said
+
+
+def test_tasks_and_weights(refused: Callable[..., str], tmp_path: Path, world: World) -> None:
+    said = refused(record(0, _TURN, task="vqa"), record(1, _TURN, task="chats"))
+    assert "--data: 1 of 2 records have a task without a weight, 'chats' (did you mean 'chat'?)" in said
+    assert "tasks: expected FILE=TASK" in refused(tasks="train.json")
+    (tmp_path / "none").mkdir()
+    bad = write(tmp_path / "none", mixture(False), {"vqa": -1.0})
+    assert run([*bad, *words(world, world.text, tmp_path / "out")]) == 2
+
+
+def test_files(
+    refused: Callable[..., str], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = write(tmp_path, mixture(False))
+    assert run(["--data", str(tmp_path / "no.json"), *words(world, world.text, tmp_path / "out")]) == 2
+    assert "expected a file that can be read, got " in capsys.readouterr().err
+    (tmp_path / "train.json").write_text("[{}")
+    assert run([*given, *words(world, world.text, tmp_path / "out")]) == 2
+    assert "train.json, record 1: " in capsys.readouterr().err
+    said = refused(*mixture(), record(1, _TURN, image="no.png"), model="vision")
+    assert "1 of 7 pictures are not there, the first is " in said
+    assert "no.png of " in said
+    assert "train.json, record 13" in said
+
+
+def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_path: Path) -> None:
+    assert "expected no pictures, as qwen2 takes text alone, got 0.png in " in refused(*mixture())
+    assert "--chat_template_kwargs: expected a JSON object, got '[]'" in refused(chat_template_kwargs="[]")
+    assert "--chat_template_kwargs: expected a JSON object, got 'x'" in refused(chat_template_kwargs="x")
+    assert "--lora_rank: expected at least 0, got -1" in refused(lora_rank=-1)
+    assert "--max_length: expected at least 1, got 0" in refused(max_length=0)
+    assert "--train_vision: expected no --lora_rank beside it" in refused(lora_rank=1, train_vision=True)
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert "right behind each" not in refused(chat_template=tmp_path / "no.jinja")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for path in world.text.iterdir():
+        if path.name != "chat_template.jinja":
+            (plain / path.name).write_bytes(path.read_bytes())
+    given = write(tmp_path, mixture(False))
+    assert run([*given, *words(world, plain, tmp_path / "out")]) == 2
+
+
+@pytest.mark.parametrize(("zero3", "fsdp"), [(True, []), (False, ["full_shard"])])
+def test_pictures_in_some_records_where_ranks_would_wait(
+    zero3: bool, fsdp: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cotbal.integrations.huggingface.finetune import model
+
+    monkeypatch.setattr(model, "is_deepspeed_zero3_enabled", lambda: zero3)
+    with pytest.raises(ValueError, match="expected pictures in all records or in none under ZeRO-3 and FSDP"):
+        check_mixed(SimpleNamespace(world_size=2, fsdp=fsdp))
+    check_mixed(SimpleNamespace(world_size=1, fsdp=fsdp))
+
+
+def test_the_precision(tmp_path: Path) -> None:
+    """What is trained is kept in float32, unless DeepSpeed keeps it so."""
+
+    def chosen(name: str = "auto", lora: bool = False, engine: Any = None, **flags: bool) -> torch.dtype:
+        given = {"bf16": False, "fp16": False, "deepspeed": engine} | flags
+        return dtype_of(name, SimpleNamespace(**given), lora)
+
+    assert chosen(bf16=True) == chosen(fp16=True) == chosen(lora=True) == torch.float32
+    assert chosen(bf16=True, lora=True) == chosen(bf16=True, engine="zero2.json") == torch.bfloat16
+    assert chosen(fp16=True, lora=True) == chosen("float16") == torch.float16
+    assert TrainingArguments(str(tmp_path), use_cpu=True).deepspeed is None
+
+
+def test_where_generation_ends(world: World) -> None:
+    """The tokenizer's end first, then what the checkpoint says, ordinary tokens aside."""
+    tokenizer = AutoTokenizer.from_pretrained(world.text)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=320, hidden_size=8, num_attention_heads=2))
+    model.generation_config.eos_token_id = [2, 50, 3]
+    assert stops_of(model, ChatTemplate(tokenizer)) == ["<|end|>", "</s>"]
+    model.generation_config.eos_token_id = None
+    assert stops_of(model, ChatTemplate(tokenizer)) == ["<|end|>"]
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="expected a tokenizer with an end of text, got none in"):
+        stops_of(model, ChatTemplate(tokenizer))
+
+
+def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "Start it again after" in said
+    assert '"task": "VQAv2"}' in said
+    assert run(["--data", "a.json", "--model", "m", "--output_dir", "o", "--weigths", "w.json"]) == 2
+    assert "--weigths" in capsys.readouterr().err

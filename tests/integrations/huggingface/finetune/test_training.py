@@ -1,0 +1,216 @@
+"""The command: its steps are Eq. 2's, what is trained, and that it goes on from its checkpoints."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, Qwen2ForCausalLM
+
+from cotbal.balancing import DWA, save_rule
+from cotbal.integrations.huggingface import generate
+from cotbal.integrations.huggingface.chat_template import ChatTemplate
+from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
+from tests.integrations.huggingface.chat_world import World, make_world
+from tests.integrations.huggingface.finetune.world import (
+    WEIGHTS,
+    batch_of,
+    mixture,
+    record,
+    run,
+    words,
+    write,
+)
+
+# PEFT's call, and torch's of a loader without a GPU.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("chat"))
+
+
+def parameters(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+@pytest.mark.parametrize("kind", ["text", "vision"])
+def test_a_step_is_that_of_equation_2(kind: str, world: World, tmp_path: Path) -> None:
+    """Twelve records in three micro-batches, pictures and text mixed, by hand in float64."""
+    folder, rate = getattr(world, kind), 0.5
+    records = mixture(kind == "vision")
+    options: dict[str, Any] = {"max_steps": 1, "save_strategy": "no", "gradient_accumulation_steps": 3}
+    options |= {"optim": "sgd", "learning_rate": rate, "lr_scheduler_type": "constant", "max_grad_norm": 0}
+    given = write(tmp_path, records)
+    assert run([*given, *words(world, folder, tmp_path / "out", **options)]) == 0
+
+    loader = Qwen2ForCausalLM if kind == "text" else LlavaForConditionalGeneration
+    model = loader.from_pretrained(folder).double().eval()
+    processor = (AutoTokenizer if kind == "text" else AutoProcessor).from_pretrained(folder)
+    collator = DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"])
+    total, denominator = torch.zeros((), dtype=torch.float64), 0.0
+    for each in records:
+        batch = batch_of(collator, tmp_path, each)
+        labels = batch.pop("labels")[0, 1:]
+        inputs = {name: v.double() if v.is_floating_point() else v for name, v in batch.items()}
+        logits = model(**inputs).logits[0, :-1]
+        weight, is_valid = WEIGHTS[each["task"]], labels >= 0
+        total = total - weight * logits.log_softmax(-1)[is_valid, labels[is_valid]].sum()
+        denominator += weight * int(is_valid.sum())
+    (total / denominator).backward()
+
+    logged = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    # Rounded to four digits by the log.
+    assert next(entry["loss"] for entry in logged if "loss" in entry) == pytest.approx(
+        float(total.detach()) / denominator, rel=2e-4
+    )
+    before = dict(loader.from_pretrained(folder).named_parameters())
+    after = dict(loader.from_pretrained(tmp_path / "out").named_parameters())
+    for name, own in model.named_parameters():
+        if "vision_tower" in name:
+            assert torch.equal(before[name], after[name])
+            continue
+        gradient = (before[name] - after[name]).double() / rate
+        # What a parameter was rounded to, over the rate.
+        rounding = float(before[name].detach().abs().max()) * 2**-23 / rate
+        torch.testing.assert_close(gradient, own.grad, rtol=1e-4, atol=rounding + 1e-6)
+
+
+@pytest.mark.parametrize("trains_vision", [False, True])
+def test_the_vision_tower_is_frozen_unless_it_is_asked_for(
+    trains_vision: bool, world: World, tmp_path: Path
+) -> None:
+    given = write(tmp_path, mixture())
+    options = {"train_vision": trains_vision, "max_steps": 1, "save_strategy": "no"}
+    assert run([*given, *words(world, world.vision, tmp_path / "out", **options)]) == 0
+    names = changed(parameters(world.vision), parameters(tmp_path / "out"))
+    assert any("vision_tower" in name for name in names) == trains_vision
+    assert any("multi_modal_projector" in name for name in names)
+    assert any("lm_head" in name for name in names)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_lora_is_on_the_language_model_alone(checkpointing: bool, world: World, tmp_path: Path) -> None:
+    given, out = write(tmp_path, mixture()), tmp_path / "out"
+    options = {"lora_rank": 4, "max_steps": 2, "gradient_checkpointing": checkpointing}
+    assert run([*given, *words(world, world.vision, out, **options)]) == 0
+    adapter = load_file(out / "adapter_model.safetensors")
+    assert {name.split(".layers.")[0] for name in adapter} == {"base_model.model.model.language_model"}
+    layers = {name.split(".lora_")[0].rpartition(".")[2] for name in adapter}
+    assert layers == {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
+    # B begins at 0; whatever has a gradient has left it.
+    assert all(value.abs().max() > 0 for value in adapter.values())
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.05)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_was_trained_is_answered(rank: int, world: World, tmp_path: Path) -> None:
+    """The folder is one that `generate` takes, and what the records say is learned by heart."""
+    # Without the letters at which this model ends.
+    said = ["so", "not", "up"]
+    records = [record(n, ("what is it", text), image=f"{2 * n}.png") for n, text in enumerate(said)]
+    options = {"max_steps": 60, "save_strategy": "no", "learning_rate": 2e-3 if rank == 0 else 2e-2}
+    options |= {"lora_rank": rank, "lora_dropout": 0.0, "per_device_train_batch_size": 3, "logging_steps": 20}
+    given, out = write(tmp_path, records, {"vqa": 1.0}), tmp_path / "out"
+    assert run([*given, *words(world, world.vision, out, **options)]) == 0
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text(
+        "".join(
+            json.dumps({"question_id": n, "image": f"{2 * n}.png", "text": "what is it"}) + "\n"
+            for n in range(3)
+        )
+    )
+    command = ["--model", out, "--questions", asked, "--image-folder", world.images, "--workers", 0]
+    assert generate.main([*map(str, command), "--out", str(tmp_path / "answers.jsonl")]) == 0
+    answers = [json.loads(line)["text"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert answers == said
+
+
+def test_it_goes_on_from_its_checkpoint(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the bits of the unbroken training; a half-written checkpoint is not one."""
+    given, options = write(tmp_path, mixture(is_pictured=False)), {"lr_scheduler_type": "constant"}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run([*given, *words(world, world.text, whole, **options)]) == 0
+    assert run([*given, *words(world, world.text, broken, **options)]) == 0
+    for path in (broken / "model.safetensors", broken / "checkpoint-4" / "trainer_state.json"):
+        path.unlink()
+    capsys.readouterr()
+    assert run([*given, *words(world, world.text, broken, **options)]) == 0
+    assert "goes on from" in capsys.readouterr().out
+    assert not changed(parameters(whole), parameters(broken))
+    logs = [json.loads((out / "trainer_state.json").read_text())["log_history"] for out in (whole, broken)]
+    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 3}, "seed"),
+        ({"max_length": 90}, "max_length"),
+        ({"system": "it"}, "system"),
+        ({"lora_rank": 2}, "lora_rank"),
+        ("data", "data"),
+        ("weights", "weights"),
+        ("rule", "weights"),
+        ("settings", "chat_template"),
+    ],
+)
+def test_checkpoints_of_another_training_are_refused(
+    change: Any, named: str, begun: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(begun, out)
+    options = {} if isinstance(change, str) else change
+    records = mixture(is_pictured=False)
+    given = write(tmp_path, records[:-1] if change == "data" else records)
+    if change == "weights":
+        (tmp_path / "weights.json").write_text(json.dumps(WEIGHTS | {"chat": 1.5}))
+    if change == "rule":
+        save_rule(DWA(window=5), tmp_path / "weights.json")
+    if change == "settings":
+        (out / "cotbal_finetune.json").unlink()
+    assert run([*given, *words(world, world.text, out, max_steps=2, save_steps=1, **options)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "got checkpoint-1 of one with another" in said
+    assert named in said.rpartition("another")[0] or named in said
+
+
+@pytest.fixture(scope="module")
+def begun(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begun")
+    given = write(folder, mixture(is_pictured=False))
+    assert run([*given, *words(world, world.text, folder / "out", max_steps=1, save_steps=1)]) == 0
+    return folder / "out"
+
+
+def test_without_weights_and_by_a_rule(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = write(tmp_path, mixture(is_pictured=False))
+    options = {"max_steps": 1, "save_strategy": "no"}
+    assert run([*given[:2], *words(world, world.text, tmp_path / "ones", **options)]) == 0
+    assert "12 records: chat 6, vqa 6; weights all 1" in capsys.readouterr().out
+    save_rule(DWA(window=2), tmp_path / "weights.json")
+    assert run([*given, *words(world, world.text, tmp_path / "rule", **options | {"max_steps": 3})]) == 0
+    said = capsys.readouterr().out
+    assert "weights by DWA" in said
+    assert "[[it is shown 0<|end|>]]" in said or "[[red that<|end|>]]" in said

@@ -1,0 +1,90 @@
+"""Records of two tasks for the tiny chat models, and the command on them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cotbal.integrations.huggingface.finetune import entry
+from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
+from cotbal.integrations.huggingface.finetune.records import read_files
+from tests.integrations.huggingface.chat_world import World
+
+WEIGHTS = {"vqa": 0.5, "chat": 2.0}
+
+
+def record(n: int, *turns: tuple[str, str], task: str = "vqa", image: str | None = None) -> dict[str, Any]:
+    """A record as LLaVA's data have it; the picture stands before the first question."""
+    values = [
+        {"from": role, "value": text}
+        for question, answer in turns
+        for role, text in (("human", question), ("gpt", answer))
+    ]
+    if image is not None:
+        values[0]["value"] = "<image>\n" + values[0]["value"]
+    pictured = {} if image is None else {"image": image}
+    return {"id": n, **pictured, "conversations": values, "task": task}
+
+
+def mixture(is_pictured: bool = True) -> list[dict[str, Any]]:
+    """Six records with a picture, of one or two turns, and six without."""
+    vqa = [
+        record(
+            n,
+            ("what is it", "red that"),
+            *([("which number", "the number is there")] if n % 2 else []),
+            image=f"{2 * n}.png" if is_pictured else None,
+        )
+        for n in range(6)
+    ]
+    chat = [record(n, ("what is here", f"it is shown {n}"), task="chat") for n in range(6)]
+    # In turn, so that a batch has both.
+    return [each for pair in zip(vqa, chat, strict=True) for each in pair]
+
+
+def write(folder: Path, records: Sequence[dict[str, Any]], weights: Any = WEIGHTS) -> list[str]:
+    """The words that name the records and the weights, written to files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data, given = folder / "train.json", folder / "weights.json"
+    data.write_text(json.dumps(list(records)))
+    given.write_text(json.dumps(weights))
+    return ["--data", str(data), "--weights", str(given)]
+
+
+def batch_of(collator: DialogueCollator, folder: Path, *records: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What a collator makes of records."""
+    path = folder / "records.json"
+    path.write_text(json.dumps(records))
+    read = read_files([str(path)])
+    return collator([{"item": read[n]["item"]} for n in range(len(read))])
+
+
+def trained(collator: DialogueCollator, batch: dict[str, torch.Tensor]) -> list[str]:
+    """The text of each row's labels."""
+    return [collator.template.tokenizer.decode(row[row >= 0]) for row in batch["labels"]]
+
+
+def words(world: World, model: Path, out: Path, **options: object) -> list[str]:
+    """The other words of the command."""
+    given = {
+        "model": model,
+        "image_folder": world.images,
+        "output_dir": out,
+        "use_cpu": True,
+        "report_to": "none",
+        "max_steps": 4,
+        "save_steps": 2,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "disable_tqdm": True,
+        **options,
+    }
+    return [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command's exit code."""
+    return entry.main(list(arguments))
