@@ -92,7 +92,13 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
     checkpoint = _resumed(args, settings)
     has_lora = options.lora_rank > 0
     model = load_model(
-        options.model, kind, args, dtype=options.dtype, attention=options.attention, has_lora=has_lora
+        options.model,
+        kind,
+        args,
+        dtype=options.dtype,
+        attention=options.attention,
+        has_lora=has_lora,
+        bits=options.bits,
     )
     collator = DialogueCollator(
         template,

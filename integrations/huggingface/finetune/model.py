@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, TrainingArguments
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind
@@ -18,9 +18,16 @@ def load_config(model: str) -> Any:
 
 
 def load_model(
-    name: str, kind: Kind, args: TrainingArguments, *, dtype: str, attention: str | None, has_lora: bool
+    name: str,
+    kind: Kind,
+    args: TrainingArguments,
+    *,
+    dtype: str,
+    attention: str | None,
+    has_lora: bool,
+    bits: int | None = None,
 ) -> Any:
-    """The model, on the CPU or as its engine shards it.
+    """The model, on the CPU or as its engine shards it; a quantised one where it is trained.
 
     Args:
         name: a folder, or a name of the hub.
@@ -29,6 +36,7 @@ def load_model(
         dtype: of its parameters; `auto` as `dtype_of` has it.
         attention: an `attn_implementation` of transformers; None: its own choice.
         has_lora: whether it stays as it is under a LoRA.
+        bits: 4 (NF4, its scales quantised too) or 8, by bitsandbytes; None: as it is.
 
     Raises:
         ImportError, OSError, ValueError: it cannot be loaded.
@@ -36,7 +44,17 @@ def load_model(
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     # Its new name is an unknown one to transformers before 4.56.
     old = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
-    options["torch_dtype" if old else "dtype"] = dtype_of(dtype, args, has_lora)
+    own = options["torch_dtype" if old else "dtype"] = dtype_of(dtype, args, has_lora)
+    if bits is not None:
+        four = {
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": own,
+        }
+        options["quantization_config"] = BitsAndBytesConfig(
+            **{f"load_in_{bits}bit": True} | (four if bits == 4 else {})
+        )
+        options["device_map"] = {"": args.device}
     return kind.model.from_pretrained(name, **options)
 
 

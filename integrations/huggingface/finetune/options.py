@@ -56,6 +56,8 @@ class Options:
     lora_rank: int = field(default=0, metadata={"help": "a LoRA on the language model; 0: train all of it"})
     lora_alpha: int | None = field(default=None, metadata={"help": "default: twice the rank"})
     lora_dropout: float = field(default=0.05, metadata={"help": "of a LoRA"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: the model under the LoRA in NF4"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "likewise in 8 bits, both by bitsandbytes"})
     dtype: str = field(
         default="auto",
         metadata={
@@ -88,8 +90,19 @@ class Options:
                 raise ValueError(f"--{name}: expected at least {least}, got {value}")
         if self.lora_rank and self.train_vision:
             raise ValueError("--train_vision: expected no --lora_rank beside it: a LoRA trains nothing else")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("--load_in_4bit: expected it or --load_in_8bit, got both")
+        if self.bits is not None and not self.lora_rank:
+            raise ValueError(
+                f"--load_in_{self.bits}bit: expected --lora_rank beside it, as a LoRA alone is trained"
+            )
         # Another text is told now, not after the records were read.
         _ = self.variables
+
+    @property
+    def bits(self) -> int | None:
+        """Of the model under a LoRA; None where it is not quantised."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -92,6 +92,10 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
     assert "--lora_rank: expected at least 0, got -1" in refused(lora_rank=-1)
     assert "--max_length: expected at least 1, got 0" in refused(max_length=0)
     assert "--train_vision: expected no --lora_rank beside it" in refused(lora_rank=1, train_vision=True)
+    assert "expected it or --load_in_8bit, got both" in refused(
+        lora_rank=1, load_in_4bit=True, load_in_8bit=True
+    )
+    assert "--load_in_8bit: expected --lora_rank beside it" in refused(load_in_8bit=True)
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     assert "right behind each" not in refused(chat_template=tmp_path / "no.jinja")

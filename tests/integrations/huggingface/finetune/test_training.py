@@ -121,6 +121,21 @@ def test_a_lora_is_on_the_language_model_alone(checkpointing: bool, world: World
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.05)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_lora_on_a_quantised_model(bits: int, world: World, tmp_path: Path) -> None:
+    """Its loss is at the linear level, and falls."""
+    pytest.importorskip("bitsandbytes")
+    given, out = write(tmp_path, mixture()), tmp_path / "out"
+    options = {"lora_rank": 4, "max_steps": 8, "learning_rate": 1e-2, "level": "linear", "bf16": True}
+    options |= {f"load_in_{bits}bit": True, "per_device_train_batch_size": 12, "save_strategy": "no"}
+    assert run([*given, *words(world, world.vision, out, **options)]) == 0
+    adapter = load_file(out / "adapter_model.safetensors")
+    assert all(value.abs().max() > 0 for value in adapter.values())
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+
+
 @pytest.mark.parametrize("rank", [0, 4])
 def test_what_was_trained_is_answered(rank: int, world: World, tmp_path: Path) -> None:
     """The folder is one that `generate` takes, and what the records say is learned by heart."""
