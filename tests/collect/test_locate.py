@@ -38,3 +38,15 @@ def test_the_wrong_number_of_files_is_never_chosen_from(tmp_path):
         find_files(tmp_path, "c.csv")
     with pytest.raises(FileNotFoundError, match="No such folder"):
         find_files(tmp_path / "none", "*.csv")
+
+
+def test_folders_are_no_files_and_of_many_files_five_are_named(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    for name in "abcde":
+        (tmp_path / f"{name}.csv").write_text("")
+    assert len(find_files(tmp_path, "*.csv", parts=None)) == 5
+    with pytest.raises(ValueError, match=r"got 5: [^;]*e\.csv; name a narrower"):
+        find_files(tmp_path, "*.csv")
+    (tmp_path / "f.csv").write_text("")
+    with pytest.raises(ValueError, match=r"got 6: [^;]*e\.csv, \.\.\.; name a narrower"):
+        find_files(tmp_path, "*.csv")

@@ -207,3 +207,20 @@ def test_an_upload_is_vqav2s_alone(mixture, tmp_path):
     predictions = answer(tmp_path / "p.jsonl", rows(questions))
     with pytest.raises(ValueError, match="expected questions of VQAv2, whose server it is, got 'GQA'"):
         write_upload(tmp_path / "u.json", questions, predictions)
+
+
+def test_an_upload_has_ids_that_are_numbers(tmp_path):
+    questions, given = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    questions.write_text(json.dumps({"question_id": "q1", "image": "a.jpg", "text": "?", "task": "VQAv2"}))
+    given.write_text(json.dumps({"question_id": "q1", "text": "yes"}))
+    with pytest.raises(ValueError, match="'question_id': expected a whole number, as VQAv2's are, got 'q1'"):
+        write_upload(tmp_path / "upload.json", questions, given)
+    assert not (tmp_path / "upload.json").exists()
+
+
+def test_items_without_pictures_have_no_clusters(tmp_path):
+    questions, given = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    asked = [{"question_id": n, "text": "?", "answer": "yes", "task": "GQA"} for n in range(3)]
+    questions.write_text("\n".join(map(json.dumps, asked)))
+    given.write_text("\n".join(json.dumps({"question_id": n, "text": "yes"}) for n in range(3)))
+    assert score_file(questions, given).clusters is None
