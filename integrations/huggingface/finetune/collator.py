@@ -229,7 +229,8 @@ def _joined(
     for rows, inputs in parts:
         shape = inputs["input_ids"].shape
         for name, value in inputs.items():
-            if value.shape[:2] != shape or value.is_floating_point():
+            # What has a number for each token; the rest is of the pictures, which are in the rows' order.
+            if not isinstance(value, Tensor) or value.shape[:2] != shape or value.is_floating_point():
                 batch[name] = value
                 continue
             if name not in batch:
