@@ -13,7 +13,7 @@ from transformers import TrainingArguments, set_seed
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import json_object, write_json
 from cotbal.integrations.checkpoints import newest_checkpoint
-from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
 from cotbal.integrations.huggingface.finetune.model import (
@@ -38,6 +38,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: the command line; None: the process's own.
     """
+    # The processes that load pictures are forks of this one.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         options, args = parse(sys.argv[1:] if words is None else words)
         train = prepare(options, args)
@@ -75,31 +77,11 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         check_pictures(records, Path(options.image_folder))
     config = load_config(options.model)
     kind = kind_of(config)
-    written = options.chat_template and Path(options.chat_template).read_text(encoding="utf-8")
-    template = load_template(
-        [options.model],
-        kind,
-        template=written or None,
-        system=options.system,
-        variables=options.variables,
-        newline=options.newline_after_image,
-    )
+    template = _template(options, kind)
     _check(options, args, records, config, template)
-    settings = asdict(options) | {"data": records.digests, "seed": args.seed, "schema_version": 1}
-    settings |= {"weights": _described(weighting), "chat_template": written or None}
-    # They may have moved.
-    del settings["image_folder"]
+    settings = _settings(options, args, records, weighting)
     checkpoint = _resumed(args, settings)
-    has_lora = options.lora_rank > 0
-    model = load_model(
-        options.model,
-        kind,
-        args,
-        dtype=options.dtype,
-        attention=options.attention,
-        has_lora=has_lora,
-        bits=options.bits,
-    )
+    model = _model(options, args, kind)
     collator = DialogueCollator(
         template,
         Path(options.image_folder),
@@ -112,11 +94,6 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         print(
             f"cotbal: the first record, its answers in [[ ]]: {collator.write(records[0]['item']).marked()!r}"
         )
-    if not options.train_vision:
-        freeze_vision(model)
-    if has_lora:
-        alpha = 2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
-        model = with_lora(model, args, rank=options.lora_rank, alpha=alpha, dropout=options.lora_dropout)
     trainer = CoTBalTrainer(
         model,
         args,
@@ -139,6 +116,42 @@ def _train(trainer: CoTBalTrainer, checkpoint: str | None, settings: dict[str, A
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(trainer.args.output_dir) / "trainer_state.json"))
+
+
+def _template(options: Options, kind: Kind) -> ChatTemplate:
+    return load_template(
+        [options.model],
+        kind,
+        template=_own_template(options),
+        system=options.system,
+        variables=options.variables,
+        newline=options.newline_after_image,
+    )
+
+
+def _own_template(options: Options) -> str | None:
+    path = options.chat_template
+    return None if path is None else Path(path).read_text(encoding="utf-8")
+
+
+def _model(options: Options, args: TrainingArguments, kind: Kind) -> Any:
+    """The model, with what is not trained frozen."""
+    rank = options.lora_rank
+    model = load_model(
+        options.model,
+        kind,
+        args,
+        dtype=options.dtype,
+        attention=options.attention,
+        has_lora=rank > 0,
+        bits=options.bits,
+    )
+    if rank:
+        alpha = 2 * rank if options.lora_alpha is None else options.lora_alpha
+        return with_lora(model, args, rank=rank, alpha=alpha, dropout=options.lora_dropout)
+    if not options.train_vision:
+        freeze_vision(model)
+    return model
 
 
 def _check(
@@ -168,6 +181,19 @@ def _check(
                 setattr(args, name, {"use_reentrant": False})
 
 
+def _settings(
+    options: Options, args: TrainingArguments, records: Records, weighting: Weighting | None
+) -> dict[str, Any]:
+    """What a training has to have in common with one that it goes on from, for JSON."""
+    settings = asdict(options) | {"data": records.digests, "seed": args.seed, "schema_version": 1}
+    # The pictures may have moved, and a file have another name.
+    del settings["image_folder"]
+    given = getattr(weighting, "given", None)
+    rule = rule_content(weighting) if weighting is not None and given is None else None
+    weights = None if given is None else dict(given)
+    return settings | {"weights": weights or rule, "chat_template": _own_template(options)}
+
+
 def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
     """The checkpoint to go on from; ValueError where it is of a training with other settings."""
     path = Path(args.output_dir) / SETTINGS_FILE
@@ -182,11 +208,6 @@ def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
                 f"got {checkpoint.name} of one with another {', '.join(other)}; {remedy}"
             )
     return None if checkpoint is None else str(checkpoint)
-
-
-def _described(weighting: Weighting | None) -> Any:
-    given = getattr(weighting, "given", None)
-    return rule_content(weighting) if weighting is not None and given is None else given and dict(given)
 
 
 def _summary(records: Records, tasks: Sequence[str], weighting: Weighting | None) -> str:
