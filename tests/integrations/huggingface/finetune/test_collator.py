@@ -1,11 +1,12 @@
 """The batch: the model's own words, the answers as labels, whatever else is in it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer, LlavaProcessor
 
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface.chat import load_chat
@@ -190,6 +191,19 @@ def test_an_end_within_an_answer(world: World, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="expected a chat template that writes its answers as they are"):
         batch_of(collator, tmp_path, record(1, ("what", "it <|end|> is")))
+
+
+def test_a_processor_that_writes_other_tokens(world: World, tmp_path: Path) -> None:
+    """Nobody could say which of them are the answer's."""
+
+    class Ending(LlavaProcessor):
+        def __call__(self, *args: Any, text: list[str], **options: Any) -> Any:
+            return super().__call__(*args, text=[each + "there" for each in text], **options)
+
+    processor = Ending.from_pretrained(world.vision)
+    collator = DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"])
+    with pytest.raises(ValueError, match="record 1: expected the processor's tokens to end as the tokenizer"):
+        batch_of(collator, tmp_path, record(1, ("what", "it"), image="0.png"))
 
 
 def test_a_file_that_is_no_picture(world: World, tmp_path: Path) -> None:
