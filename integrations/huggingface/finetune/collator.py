@@ -172,12 +172,12 @@ class DialogueCollator:
                 f"answer on, got others; {type(self.template.processor).__name__} cannot be trained with so"
             )
         labels = torch.cat([torch.full((len(ids) - len(row.tail),), IGNORE_INDEX), row.labels])
-        if self.max_length is None and self.positions is not None and len(ids) > self.positions:
+        labels = labels[: self.max_length]
+        if self.positions is not None and len(labels) > self.positions:
             raise ValueError(
                 f"{item.name}: expected at most {self.positions} tokens, which are the model's positions, "
-                f"got {len(ids)}; --max_length cuts longer ones off"
+                f"got {len(labels)}; --max_length {self.positions} cuts longer ones off"
             )
-        labels = labels[: self.max_length]
         if not (labels != IGNORE_INDEX).any():
             raise ValueError(
                 f"{item.name}: expected an answer within {self.max_length} tokens, got none: its first "

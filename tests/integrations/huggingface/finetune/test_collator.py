@@ -153,9 +153,14 @@ def test_long_rows_are_cut_within_their_answers(world: World, tmp_path: Path) ->
     none = DialogueCollator(template, world.images, ["<|end|>"], max_length=first)
     with pytest.raises(ValueError, match=rf"record 1: expected an answer within {first} tokens, got none"):
         batch_of(none, tmp_path, *records)
-    few = DialogueCollator(template, world.images, ["<|end|>"], positions=first)
-    with pytest.raises(ValueError, match=rf"record 1: expected at most {first} tokens, which are the model"):
-        batch_of(few, tmp_path, *records)
+    length = int(expected["attention_mask"][0].sum())
+    for few, most in ((first, None), (length - 1, None), (first, first + 1)):
+        short = DialogueCollator(template, world.images, ["<|end|>"], positions=few, max_length=most)
+        with pytest.raises(ValueError, match=rf"record 1: expected at most {few} tokens, which are the mod"):
+            batch_of(short, tmp_path, *records)
+    for enough, most in ((length, None), (first + 1, first + 1)):
+        fits = DialogueCollator(template, world.images, ["<|end|>"], positions=enough, max_length=most)
+        assert batch_of(fits, tmp_path, *records)["labels"].shape[1] == enough
 
 
 @pytest.mark.parametrize(
