@@ -76,7 +76,7 @@ class PlainProgress:
 
     def finished(self, name: str, record: Record) -> None:
         """Says what a run took and gave, and how far the whole is."""
-        self._course.finish(name)
+        self._course.finish(name, record.resumed)
         self._say(f"done    {name}: {_seconds(record)}, {self._headline(record)}; {self._whole()}")
 
     def lost(self, name: str, reason: str) -> None:
@@ -165,7 +165,7 @@ class LiveProgress:
 
     def finished(self, name: str, record: Record) -> None:
         """Turns a bar into a line."""
-        self._course.finish(name)
+        self._course.finish(name, record.resumed)
         self._drop(name)
         self._view.console.print(f"[green]done[/] {name}: {_seconds(record)}, {self._headline(record)}")
         self.waited()

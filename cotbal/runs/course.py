@@ -74,11 +74,18 @@ class Course:
             # What a run that may go on from a checkpoint tells first may be the work of an earlier try.
             self._count(name, gained, 0 if _resumes(self.plan[name]) and not self._done[name] else gained)
 
-    def finish(self, name: str) -> None:
-        """The run has finished; one that shared another's result had not begun."""
+    def finish(self, name: str, resumed: bool = False) -> None:
+        """The run has finished; one that shared another's result had not begun.
+
+        Args:
+            name: the run.
+            resumed: it went on from an earlier try. Unless it has told its progress, nobody knows how many of
+                its steps are that try's, and it tells no pace.
+        """
         if name in self._counted:
-            left = self.plan[name].steps - self._done[name]
-            self._count(name, left, left)
+            if self._done[name] or not resumed:
+                left = self.plan[name].steps - self._done[name]
+                self._count(name, left, left)
             del self._counted[name]
         self._done[name] = self.plan[name].steps
 

@@ -192,6 +192,19 @@ def test_run_that_tells_no_progress_tells_its_pace_at_the_end(clock):
     assert course.seconds_left() == pytest.approx(50)
 
 
+def test_a_resumed_run_that_tells_no_progress_tells_no_pace(clock):
+    course = Course(clock)
+    course.open(resuming(3), {}, workers=1)
+    course.start("train 0")
+    clock.now += 1
+    course.finish("train 0", resumed=True)
+    assert (course.done, course.seconds_left()) == (100, None)
+    course.start("train 1")
+    clock.now += 400
+    course.finish("train 1")
+    assert course.seconds_left() == pytest.approx(400)
+
+
 def test_earlier_result_of_a_resumed_run_tells_no_pace(clock):
     """Its seconds are those after the checkpoint."""
     course = Course(clock)
