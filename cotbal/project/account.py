@@ -16,8 +16,8 @@ def account(project: Project, plan: Plan, store: Store) -> dict[str, Any]:
     A training has its "name", "state", "samples", "seconds" (None until it is finished), "evaluations" (how
     many it needs), "evaluated" (how many of them are finished), "evaluation_seconds" and "reason", of the
     last failure of it or of one of its evaluations. The totals
-    are "runs", "finished", "failed", "device_hours" and "device": the finished runs' hours times the GPUs of
-    each, or of a slot where there are none.
+    are "runs", "finished", "failed", "device_hours" and "device", the hours of the finished runs' last tries
+    times the GPUs of each, or of a slot where there are none, and "again", how many had earlier tries.
     """
     states = {state["name"]: state for state in run_states(plan, store)}
     of_training: dict[str, list[dict[str, Any]]] = {name: [] for name in plan if not plan[name].needs}
@@ -56,5 +56,6 @@ def _totals(project: Project, states: list[dict[str, Any]]) -> dict[str, Any]:
         "finished": len(finished),
         "failed": sum(state["state"] == FAILED for state in states),
         "device_hours": hours * max(1, gpus),
+        "again": sum(state["tries"] > 1 for state in finished),
         "device": "GPU" if gpus else "slot",
     }

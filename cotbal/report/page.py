@@ -108,9 +108,10 @@ def runs_line(runs: Mapping[str, Any]) -> str:
     """Return in one sentence how many runs are finished and what they took."""
     totals = runs["totals"]
     failed = f", {totals['failed']} failed" if totals["failed"] else ""
+    again = f", without the earlier tries of {totals['again']}" if totals["again"] else ""
     return (
         f"{totals['finished']} of {totals['runs']} runs are finished{failed}; they took "
-        f"{totals['device_hours']:.3g} {totals['device']}-hours."
+        f"{totals['device_hours']:.3g} {totals['device']}-hours{again}."
     )
 
 

@@ -35,11 +35,26 @@ def test_the_hours_of_finished_runs_are_those_of_all_their_gpus(tmp_path, resour
     found = account(project, plan, store)
     assert found["totals"] == {
         **{"runs": 16, "finished": 2, "failed": 0},
-        **{"device_hours": pytest.approx(each), "device": device},
+        **{"device_hours": pytest.approx(each), "device": device, "again": 0},
     }
     mini, probe, *_ = found["trainings"]
     assert (mini["seconds"], mini["evaluated"], mini["evaluation_seconds"]) == (1800, 1, 1800)
     assert (probe["seconds"], probe["evaluations"], probe["evaluated"]) == (None, 3, 0)
+
+
+def test_runs_that_were_tried_again_are_counted(tmp_path):
+    """The seconds of a result are those of its last try."""
+    project = load_project(write(tmp_path))
+    plan, store = plan_of(project, prepare(project)), store_of(project)
+    state = StateFile(project.out, Notes())
+    for name, tries in (("mini", 2), ("probe a", 1)):
+        key = run_keys(plan)[name]
+        store.folder(key).mkdir(parents=True)
+        state.opened(plan, {}, 1)
+        for _ in range(tries):
+            state.started(name)
+        store.write(Record(key, {}, 0.0, 1.0, 1.0), function="f", settings={})
+    assert account(project, plan, store)["totals"]["again"] == 1
 
 
 def test_a_training_tells_of_its_evaluations_that_failed(tmp_path):

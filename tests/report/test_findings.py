@@ -29,7 +29,7 @@ RUNS = {
             "reason": "score.py: no such <file>",
         }
     ],
-    "totals": {"runs": 5, "finished": 4, "failed": 1, "device_hours": 8.25, "device": "GPU"},
+    "totals": {"runs": 5, "finished": 4, "failed": 1, "device_hours": 8.25, "device": "GPU", "again": 2},
 }
 
 
@@ -153,7 +153,7 @@ def test_the_page_loads_nothing_and_its_ids_are_unique(html):
 def test_state_and_cost_of_the_runs_are_on_page_and_card(html, results):
     page, text = Page(html), card(results, RUNS)
     assert page.tables["runs"][1] == ["mini", "finished", "64", "1 h 1 min", "3 of 4", "1 min 5 s"]
-    line = "4 of 5 runs are finished, 1 failed; they took 8.25 GPU-hours."
+    line = "4 of 5 runs are finished, 1 failed; they took 8.25 GPU-hours, without the earlier tries of 2."
     assert line in page.text
     assert line in text
     assert "score.py: no such <file>" in page.text
