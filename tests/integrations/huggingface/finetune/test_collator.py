@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, AutoTokenizer, LlavaProcessor
 
 from cotbal.integrations.answering.questions import Question
-from cotbal.integrations.huggingface.chat import load_chat
+from cotbal.integrations.huggingface.chat import Prompts, load_chat
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
-from tests.integrations.huggingface.chat_world import IMAGE, PATCH, World, make_world
+from tests.integrations.huggingface.chat_world import IMAGE, PARTS, PATCH, World, make_world
 from tests.integrations.huggingface.finetune.world import batch_of, mixture, record, trained
 
 _SEEN = "<image>" * (IMAGE // PATCH) ** 2 + "\n"
@@ -26,6 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_the_tokens_and_the_labels_are_those_written_by_hand(world: World, tmp_path: Path) -> None:
     """Mixed rows in their order: with a picture and two turns, without one, with a shorter text."""
     processor = AutoProcessor.from_pretrained(world.vision)
+    processor.tokenizer.pad_token = "</s>"
     collator = DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"])
     two = record(1, ("what is it", "red that"), ("which number", "here"), image="2.png")
     batch = batch_of(collator, tmp_path, two, record(2, ("what", "it is shown"), task="chat"))
@@ -68,6 +70,24 @@ def test_what_precedes_an_answer_is_what_a_question_is_asked_with(
     first = int((batch["labels"][0] >= 0).nonzero()[0])
     assert torch.equal(batch["input_ids"][0, :first], prompt)
     assert trained(collator, batch) == ["it<|end|>"]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_row_begins_once_as_a_question_does(begins: bool, world: World, tmp_path: Path) -> None:
+    """LLaVA-1.5's tokenizer begins a text that its template did not begin."""
+    processor = LlavaProcessor.from_pretrained(world.vision)
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    processor.chat_template = PARTS if begins else PARTS.replace("<s>", "")
+    template = ChatTemplate(processor)
+    collator = DialogueCollator(template, world.images, ["<|end|>"])
+    batch = batch_of(collator, tmp_path, record(1, ("what", "it"), image="0.png"), record(2, ("is", "so")))
+    question = Question(1, "what", "0.png", None)
+    prompt = Prompts(template, None, [(0, [question])], world.images)[0].inputs["input_ids"][0]
+    assert torch.equal(batch["input_ids"][0, : len(prompt)], prompt)
+    assert prompt.tolist().count(1) == (2 if begins else 1)
+    assert trained(collator, batch) == ["it<|end|>", "so<|end|>"]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +208,14 @@ def test_a_template_that_cannot_be_trained_with(
     with pytest.raises(ValueError, match=r"records.json, record 1: expected a chat template") as refused:
         batch_of(collator, tmp_path, record(1, ("what", "it")))
     assert said in str(refused.value)
+
+
+def test_an_empty_answer_is_its_end(world: World, tmp_path: Path) -> None:
+    collator = DialogueCollator(
+        ChatTemplate(AutoTokenizer.from_pretrained(world.text)), world.images, ["<|end|>"]
+    )
+    batch = batch_of(collator, tmp_path, record(1, ("what", ""), ("is", "it")))
+    assert trained(collator, batch) == ["<|end|>it<|end|>"]
 
 
 def test_an_end_within_an_answer(world: World, tmp_path: Path) -> None:
