@@ -20,6 +20,8 @@ NVIDIA = {"sm_80": {"bf16"}, "sm_90": {"fp32-bf16"}, "sm_100": {"bf16"}}
 # The most that an entry may be asked for; the long matrix compiles the others too.
 MOST = ("scalar options", "all")
 EVERY = ("plain", "no gradient", "scalar options", "smoothing", "softcap", "all")
+# Hundreds of compilations: on two cores that have other tests to run, beyond the ten minutes of a test.
+LONG = 3600
 # Each with edges and without, for each dtype.
 N_ROW_ENTRIES, N_ELEMENTWISE_ENTRIES = 7, 4
 
@@ -38,7 +40,9 @@ def assert_wide_without_spills(line: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("target", NVIDIA)
-@pytest.mark.parametrize("options", [MOST, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
+@pytest.mark.parametrize(
+    "options", [MOST, pytest.param(EVERY, marks=[pytest.mark.full, pytest.mark.timeout(LONG)])], ids=len
+)
 def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, options: tuple[str, ...]) -> None:
     dtypes, arguments = select(target, options)
     lines = compiled("offline_compile", tmp_path, "--target", target, *arguments)
@@ -50,6 +54,7 @@ def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, optio
 
 
 @pytest.mark.full
+@pytest.mark.timeout(LONG)
 def test_every_call_compiles_without_spills(tmp_path: Path) -> None:
     """As `make test-torch` does for other versions: what it counts there must be 0 here."""
     lines = compiled("any_triton", tmp_path, "--target=sm_90")
