@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments, set_seed
+from transformers import AutoConfig, TrainingArguments, set_seed
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import json_object, write_json
@@ -19,7 +19,6 @@ from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
 from cotbal.integrations.huggingface.finetune.model import (
     check_mixed,
     freeze_vision,
-    load_config,
     load_model,
     stops_of,
     with_lora,
@@ -75,10 +74,10 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
         check_pictures(records, Path(options.image_folder))
-    config = load_config(options.model)
+    config = AutoConfig.from_pretrained(options.model)
     kind = kind_of(config)
     template = _template(options, kind)
-    _check(options, args, records, config, template)
+    _check(args, records, config, template)
     settings = _settings(options, args, records, weighting)
     checkpoint = _resumed(args, settings)
     model = _model(options, args, kind)
@@ -148,15 +147,14 @@ def _model(options: Options, args: TrainingArguments, kind: Kind) -> Any:
     )
     if rank:
         alpha = 2 * rank if options.lora_alpha is None else options.lora_alpha
-        return with_lora(model, args, rank=rank, alpha=alpha, dropout=options.lora_dropout)
+        dropout = 0.05 if options.lora_dropout is None else options.lora_dropout
+        return with_lora(model, args, rank=rank, alpha=alpha, dropout=dropout)
     if not options.train_vision:
         freeze_vision(model)
     return model
 
 
-def _check(
-    options: Options, args: TrainingArguments, records: Records, config: Any, template: ChatTemplate
-) -> None:
+def _check(args: TrainingArguments, records: Records, config: Any, template: ChatTemplate) -> None:
     """Raises ValueError where these do not go together."""
     if records.images and not template.sees:
         image, place = next(iter(records.images.items()))

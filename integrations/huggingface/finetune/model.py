@@ -6,15 +6,10 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, TrainingArguments
+from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind
-
-
-def load_config(model: str) -> Any:
-    """The configuration of a model; OSError or ValueError where there is none."""
-    return AutoConfig.from_pretrained(model)
 
 
 def load_model(

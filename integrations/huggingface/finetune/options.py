@@ -55,7 +55,7 @@ class Options:
     train_vision: bool = field(default=False, metadata={"help": "train the vision tower too"})
     lora_rank: int = field(default=0, metadata={"help": "a LoRA on the language model; 0: train all of it"})
     lora_alpha: int | None = field(default=None, metadata={"help": "default: twice the rank"})
-    lora_dropout: float = field(default=0.05, metadata={"help": "of a LoRA"})
+    lora_dropout: float | None = field(default=None, metadata={"help": "of a LoRA (default: 0.05)"})
     load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: the model under the LoRA in NF4"})
     load_in_8bit: bool = field(default=False, metadata={"help": "likewise in 8 bits, both by bitsandbytes"})
     dtype: str = field(
@@ -96,6 +96,9 @@ class Options:
             raise ValueError(
                 f"--load_in_{self.bits}bit: expected --lora_rank beside it, as a LoRA alone is trained"
             )
+        for name in ("lora_alpha", "lora_dropout"):
+            if getattr(self, name) is not None and not self.lora_rank:
+                raise ValueError(f"--{name}: expected --lora_rank beside it, got none")
         # Another text is told now, not after the records were read.
         _ = self.variables
 
@@ -135,4 +138,12 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
     # The collator reads the task of each record, and its dialogue.
     parser.set_defaults(remove_unused_columns=False)
     options, args = parser.parse_args_into_dataclasses(list(words))
+    if args.remove_unused_columns:
+        raise ValueError("--remove_unused_columns: expected it absent, got True: it takes the records away")
+    for name in ("resume_from_checkpoint", "overwrite_output_dir"):
+        if getattr(args, name, None):
+            raise ValueError(
+                f"--{name}: expected it absent, got {getattr(args, name)}: it goes on from the newest "
+                "checkpoint in --output_dir; another folder, or none of them there, begins one"
+            )
     return options, args

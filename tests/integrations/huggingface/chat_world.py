@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -96,3 +97,13 @@ def _save(kind: Any, config: Any, folder: Path) -> None:
         setattr(model.generation_config, name, value)
     model.generation_config.eos_token_id = list(range(40, 80))
     model.save_pretrained(folder)
+
+
+def beginning_processor(world: World, begins: bool) -> LlavaProcessor:
+    """One whose tokenizer begins each text; the chat template does so too, or does not."""
+    processor = LlavaProcessor.from_pretrained(world.vision)
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    processor.chat_template = PARTS if begins else PARTS.replace("<s>", "")
+    return processor

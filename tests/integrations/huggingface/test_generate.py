@@ -13,11 +13,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from PIL import Image
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPImageProcessor,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -28,7 +26,15 @@ from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface import chat, generate
 from cotbal.integrations.huggingface.chat import load_chat
 from cotbal.project import recipe_files
-from tests.integrations.huggingface.chat_world import IMAGE, PARTS, PATCH, TEXT, WORDS, World, make_world
+from tests.integrations.huggingface.chat_world import (
+    IMAGE,
+    PATCH,
+    TEXT,
+    WORDS,
+    World,
+    beginning_processor,
+    make_world,
+)
 
 _TOKENS = 10
 
@@ -266,11 +272,7 @@ def test_the_prompt_of_a_question_is_that_of_a_training_record(world: World) -> 
 @pytest.mark.parametrize("begins", [True, False])
 def test_a_prompt_begins_once(begins: bool, world: World, tmp_path: Path) -> None:
     """As LLaVA-1.5's does, whose tokenizer begins a text that its template did not begin."""
-    processor = LlavaProcessor.from_pretrained(world.vision)
-    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    processor.chat_template = PARTS if begins else PARTS.replace("<s>", "")
+    processor = beginning_processor(world, begins)
     folder = _without(world.vision, "tokenizer*", tmp_path / "beginning")
     processor.save_pretrained(folder)
     loaded = load_chat(str(folder), None, torch.device("cpu"))

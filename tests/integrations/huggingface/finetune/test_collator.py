@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, AutoTokenizer, LlavaProcessor
 
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface.chat import Prompts, load_chat
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
-from tests.integrations.huggingface.chat_world import IMAGE, PARTS, PATCH, World, make_world
+from tests.integrations.huggingface.chat_world import IMAGE, PATCH, World, beginning_processor, make_world
 from tests.integrations.huggingface.finetune.world import batch_of, mixture, record, trained
 
 _SEEN = "<image>" * (IMAGE // PATCH) ** 2 + "\n"
@@ -22,6 +21,13 @@ _SEEN = "<image>" * (IMAGE // PATCH) ** 2 + "\n"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("chat"))
+
+
+def of_text(world: World, template: str | None = None) -> DialogueCollator:
+    """The collator of the model of text alone, under its own chat template or another."""
+    tokenizer = AutoTokenizer.from_pretrained(world.text)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    return DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
 
 
 def test_the_tokens_and_the_labels_are_those_written_by_hand(world: World, tmp_path: Path) -> None:
@@ -75,12 +81,7 @@ def test_what_precedes_an_answer_is_what_a_question_is_asked_with(
 @pytest.mark.parametrize("begins", [True, False])
 def test_a_row_begins_once_as_a_question_does(begins: bool, world: World, tmp_path: Path) -> None:
     """LLaVA-1.5's tokenizer begins a text that its template did not begin."""
-    processor = LlavaProcessor.from_pretrained(world.vision)
-    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    processor.chat_template = PARTS if begins else PARTS.replace("<s>", "")
-    template = ChatTemplate(processor)
+    template = ChatTemplate(beginning_processor(world, begins))
     collator = DialogueCollator(template, world.images, ["<|end|>"])
     batch = batch_of(collator, tmp_path, record(1, ("what", "it"), image="0.png"), record(2, ("is", "so")))
     question = Question(1, "what", "0.png", None)
@@ -119,8 +120,7 @@ def test_messages_and_several_pictures(world: World, tmp_path: Path) -> None:
 
 
 def test_a_model_of_text_alone(world: World, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(world.text)
-    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
+    collator = of_text(world)
     batch = batch_of(collator, tmp_path, *mixture(is_pictured=False)[:4])
     assert trained(collator, batch) == [
         "red that<|end|>",
@@ -133,26 +133,28 @@ def test_a_model_of_text_alone(world: World, tmp_path: Path) -> None:
 
 def test_a_template_that_ends_no_answer_gets_the_tokenizers_end(world: World, tmp_path: Path) -> None:
     """As LLaVA-1.5's; otherwise the model would not learn to stop."""
-    tokenizer = AutoTokenizer.from_pretrained(world.text)
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
-        "{% if add_generation_prompt %}assistant:{% endif %}"
+    collator = of_text(
+        world,
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+            "{% if add_generation_prompt %}assistant:{% endif %}"
+        ),
     )
-    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
     batch = batch_of(collator, tmp_path, record(1, ("what", "red that"), ("which", "it is")))
     assert trained(collator, batch) == [" red that<|end|> it is<|end|>"]
-    text = tokenizer.decode(batch["input_ids"][0])
+    text = collator.template.tokenizer.decode(batch["input_ids"][0])
     assert text == "user: what assistant: red that<|end|> user: which assistant: it is<|end|> "
 
 
 def test_what_a_template_puts_before_an_answer_is_learned_too(world: World, tmp_path: Path) -> None:
     """An empty thinking block, which a generation would have to write as well."""
-    tokenizer = AutoTokenizer.from_pretrained(world.text)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<s>{{ m.role }}:{% if m.role == 'assistant' %}<think></think>{% endif %}"
-        "{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    collator = of_text(
+        world,
+        (
+            "{% for m in messages %}<s>{{ m.role }}:{% if m.role == 'assistant' %}<think></think>{% endif %}"
+            "{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<s>assistant:{% endif %}"
+        ),
     )
-    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
     # One answer is a part of that block.
     batch = batch_of(collator, tmp_path, record(1, ("what", "th"), ("which", "it")))
     # Not the line after the end, which nobody would generate.
@@ -202,26 +204,20 @@ def test_long_rows_are_cut_within_their_answers(world: World, tmp_path: Path) ->
 def test_a_template_that_cannot_be_trained_with(
     template: str, said: str, world: World, tmp_path: Path
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(world.text)
-    tokenizer.chat_template = template
-    collator = DialogueCollator(ChatTemplate(tokenizer), world.images, ["<|end|>"])
+    collator = of_text(world, template)
     with pytest.raises(ValueError, match=r"records.json, record 1: expected a chat template") as refused:
         batch_of(collator, tmp_path, record(1, ("what", "it")))
     assert said in str(refused.value)
 
 
 def test_an_empty_answer_is_its_end(world: World, tmp_path: Path) -> None:
-    collator = DialogueCollator(
-        ChatTemplate(AutoTokenizer.from_pretrained(world.text)), world.images, ["<|end|>"]
-    )
+    collator = of_text(world)
     batch = batch_of(collator, tmp_path, record(1, ("what", ""), ("is", "it")))
     assert trained(collator, batch) == ["<|end|>it<|end|>"]
 
 
 def test_an_end_within_an_answer(world: World, tmp_path: Path) -> None:
-    collator = DialogueCollator(
-        ChatTemplate(AutoTokenizer.from_pretrained(world.text)), world.images, ["<|end|>"]
-    )
+    collator = of_text(world)
     with pytest.raises(ValueError, match="expected a chat template that writes its answers as they are"):
         batch_of(collator, tmp_path, record(1, ("what", "it <|end|> is")))
 

@@ -96,6 +96,10 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
         lora_rank=1, load_in_4bit=True, load_in_8bit=True
     )
     assert "--load_in_8bit: expected --lora_rank beside it" in refused(load_in_8bit=True)
+    for name, value in (("lora_alpha", 8), ("lora_dropout", 0.0)):
+        assert f"--{name}: expected --lora_rank beside it, got none" in refused(**{name: value})
+    assert "--remove_unused_columns: expected it absent" in refused(remove_unused_columns=True)
+    assert "from the newest checkpoint in --output_dir" in refused(resume_from_checkpoint="out/checkpoint-1")
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     assert "right behind each" not in refused(chat_template=tmp_path / "no.jinja")

@@ -143,7 +143,11 @@ def test_what_was_trained_is_answered(rank: int, world: World, tmp_path: Path) -
     said = ["so", "not", "up"]
     records = [record(n, ("what is it", text), image=f"{2 * n}.png") for n, text in enumerate(said)]
     options = {"max_steps": 60, "save_strategy": "no", "learning_rate": 2e-3 if rank == 0 else 2e-2}
-    options |= {"lora_rank": rank, "lora_dropout": 0.0, "per_device_train_batch_size": 3, "logging_steps": 20}
+    options |= {
+        **({"lora_rank": rank, "lora_dropout": 0.0} if rank else {}),
+        "per_device_train_batch_size": 3,
+        "logging_steps": 20,
+    }
     given, out = write(tmp_path, records, {"vqa": 1.0}), tmp_path / "out"
     assert run([*given, *words(world, world.vision, out, **options)]) == 0
     asked = tmp_path / "questions.jsonl"
