@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cotbal.integrations.dialogues import IMAGE, Turn
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
-from cotbal.integrations.huggingface.finetune.records import Item, pictures_of
+from cotbal.integrations.huggingface.collator import TaskCollator
+from cotbal.integrations.huggingface.finetune.records import STAND_IN, Item, pictures_of
 from cotbal.integrations.huggingface.packing import IGNORE_INDEX
 
 Span = tuple[int, int]
@@ -183,7 +184,7 @@ class DialogueCollator:
                 f"{item.name}: expected an answer within {self.max_length} tokens, got none: its first "
                 f"begins after {len(ids) - len(row.tail)}; raise --max_length, or take the record out"
             )
-        return labels
+        return torch.full_like(labels, IGNORE_INDEX) if item.stands_in else labels
 
     def _row(self, written: Written) -> _Row:
         tokens = self.template.tokenizer(
@@ -197,6 +198,21 @@ class DialogueCollator:
             is_label |= (places[:, 0] < end) & (places[:, 1] > start)
         first = int(is_label.nonzero()[0])
         return _Row(ids[first:], ids.masked_fill(~is_label, IGNORE_INDEX)[first:])
+
+
+class AlwaysPictured(TaskCollator):
+    """A `TaskCollator` of records whose every batch has a picture.
+
+    One whose records have none gets a row with a blank picture and no label, which is in no sum. So all
+    ranks run the same modules: ZeRO-1/2 and DDP would wait for the gradients of those that one rank has not
+    run, or add them to others, ZeRO-3 and FSDP for their parameters.
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch; raises as `TaskCollator` does."""
+        if not any(record["item"].dialogue.images for record in features):
+            features = [*features, {**features[0], "item": STAND_IN}]
+        return super().__call__(features)
 
 
 def _pieces(turn: Turn) -> list[str]:

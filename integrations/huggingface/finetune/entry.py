@@ -15,19 +15,19 @@ from cotbal.files import json_object, write_json
 from cotbal.integrations.checkpoints import newest_checkpoint
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TaskCollator
-from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
+from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
 from cotbal.integrations.huggingface.finetune.model import (
-    check_mixed,
     freeze_vision,
     load_model,
     stops_of,
     with_lora,
 )
 from cotbal.integrations.huggingface.finetune.options import Options, parse
-from cotbal.integrations.huggingface.finetune.records import Records, check_pictures, read_files
+from cotbal.integrations.huggingface.finetune.records import STAND_IN, Records, check_pictures, read_files
 from cotbal.integrations.huggingface.trainer import CoTBalTrainer
 from cotbal.tasks import read_file_tasks
 
+_GATHERS = "stage3_gather_16bit_weights_on_model_save"
 SETTINGS_FILE = "cotbal_finetune.json"
 
 
@@ -67,6 +67,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         ValueError: weights, records, pictures, a model or settings that cannot be right.
     """
     set_seed(args.seed)
+    _check_engine(options, args)
     weighting = None if options.weights is None else as_weighting(options.weights)
     given = getattr(weighting, "given", None)
     records = read_files(options.data, read_file_tasks(options.tasks), None if given is None else list(given))
@@ -88,6 +89,10 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         positions=getattr(config.get_text_config(), "max_position_embeddings", None),
         max_length=options.max_length,
     )
+    stands_in = args.world_size > 1 and records.is_mixed
+    if stands_in:
+        # What a processor or a length does not take is told now.
+        collator([{"item": STAND_IN}])
     if is_first:
         print(f"cotbal: {_summary(records, tasks, weighting)}", flush=True)
         print(
@@ -97,7 +102,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         model,
         args,
         train_dataset=records,
-        data_collator=TaskCollator(collator, tasks),
+        data_collator=(AlwaysPictured if stands_in else TaskCollator)(collator, tasks),
         processing_class=template.processor,
         weights=dict.fromkeys(tasks, 1.0) if weighting is None else weighting,
         level=options.level,
@@ -112,6 +117,9 @@ def _train(trainer: CoTBalTrainer, checkpoint: str | None, settings: dict[str, A
         if checkpoint is not None:
             print(f"cotbal: goes on from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_fsdp_enabled:
+        # Where checkpoints are sharded, this would write none.
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(trainer.args.output_dir) / "trainer_state.json"))
@@ -148,6 +156,8 @@ def _model(options: Options, args: TrainingArguments, kind: Kind) -> Any:
     if rank:
         alpha = 2 * rank if options.lora_alpha is None else options.lora_alpha
         dropout = 0.05 if options.lora_dropout is None else options.lora_dropout
+        # Loading draws other numbers under each engine.
+        set_seed(args.seed)
         return with_lora(model, args, rank=rank, alpha=alpha, dropout=dropout)
     if not options.train_vision:
         freeze_vision(model)
@@ -167,16 +177,26 @@ def _check(args: TrainingArguments, records: Records, config: Any, template: Cha
             f"--model: expected a fast tokenizer, which tells where its tokens stand in the text, got "
             f"{type(template.tokenizer).__name__}"
         )
-    if records.is_mixed:
-        check_mixed(args)
-        if args.ddp_find_unused_parameters is None:
-            # A batch without a picture leaves what is between picture and text without a gradient.
-            args.ddp_find_unused_parameters = True
     if args.gradient_checkpointing:
         # An older default makes no gradient behind a part that needs none. The second name is the newer one.
         for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
             if getattr(args, name, {}) is None:
                 setattr(args, name, {"use_reentrant": False})
+
+
+def _check_engine(options: Options, args: TrainingArguments) -> None:
+    """Raises ValueError where what shards the model could not save it, or takes no model of few bits."""
+    engine = getattr(args, "hf_deepspeed_config", None)
+    is_zero3 = bool(engine and engine.is_zero3())
+    if engine and is_zero3 and not engine.get_value(f"zero_optimization.{_GATHERS}"):
+        raise ValueError(
+            f"--deepspeed: expected {_GATHERS} true under ZeRO-3, or no model would be saved at the end"
+        )
+    if options.bits is not None and (is_zero3 or args.fsdp):
+        raise ValueError(
+            f"--load_in_{options.bits}bit: expected DDP or ZeRO-1/2, under which a rank has the whole model, "
+            f"got {'ZeRO-3' if is_zero3 else 'FSDP'}; a LoRA without it may be sharded"
+        )
 
 
 def _settings(

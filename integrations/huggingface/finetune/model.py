@@ -7,7 +7,6 @@ import torch
 import transformers
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind
 
@@ -50,7 +49,14 @@ def load_model(
             **{f"load_in_{bits}bit": True} | (four if bits == 4 else {})
         )
         options["device_map"] = {"": args.device}
-    return kind.model.from_pretrained(name, **options)
+    model = kind.model.from_pretrained(name, **options)
+    if conversions := getattr(model, "_weight_conversions", None):
+        # Under ZeRO-3 transformers keeps those that renamed nothing, and writes other names by them.
+        model._weight_conversions = [each for each in conversions if each.was_used()]
+    # FSDP shards by these, and ends where one is of a part that this model has not, as CLIP's text tower.
+    present = {type(module).__name__ for module in model.modules()}
+    model._no_split_modules = [name for name in model._no_split_modules or () if name in present]
+    return model
 
 
 def dtype_of(name: str, args: TrainingArguments, has_lora: bool) -> torch.dtype:
@@ -131,17 +137,3 @@ def stops_of(model: PreTrainedModel, template: ChatTemplate) -> list[str]:
     ids = [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
     known = [id for id in ids if id is not None and id in tokenizer.added_tokens_decoder]
     return list(dict.fromkeys([tokenizer.eos_token, *map(str, tokenizer.convert_ids_to_tokens(known))]))
-
-
-def check_mixed(args: TrainingArguments) -> None:
-    """Checks that batches with and without pictures may be mixed.
-
-    Raises:
-        ValueError: ranks would wait for one another's parameters, as a batch without a picture does not run
-            all that one with a picture runs.
-    """
-    if args.world_size > 1 and (is_deepspeed_zero3_enabled() or args.fsdp):
-        raise ValueError(
-            "--data: expected pictures in all records or in none under ZeRO-3 and FSDP, got both: a rank "
-            "whose batch has none does not run the vision tower, and the others wait; use ZeRO-2 or DDP"
-        )

@@ -36,7 +36,7 @@ def environment(row: Row) -> Iterator[None]:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
     AcceleratorState._reset_state(reset_partial_state=True)
     if row.needs_deepspeed:
-        _start_deepspeed()
+        start_deepspeed()
     try:
         yield
     finally:
@@ -46,7 +46,7 @@ def environment(row: Row) -> Iterator[None]:
         import_module("transformers.integrations.deepspeed").unset_hf_deepspeed_config()
 
 
-def _start_deepspeed() -> None:
+def start_deepspeed() -> None:
     """Lets accelerate see DeepSpeed over gloo on the CPU: it would take it for one process."""
     deepspeed = import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -1,17 +1,20 @@
 """The batch: the model's own words, the answers as labels, whatever else is in it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, LlavaProcessor
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface.chat import Prompts, load_chat
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
-from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
+from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
+from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
+from cotbal.integrations.huggingface.finetune.records import STAND_IN, read_files
 from tests.integrations.huggingface.chat_world import IMAGE, PATCH, World, beginning_processor, make_world
 from tests.integrations.huggingface.finetune.world import batch_of, mixture, record, trained
 
@@ -242,3 +245,45 @@ def test_a_file_that_is_no_picture(world: World, tmp_path: Path) -> None:
     (tmp_path / "no.png").write_text("none")
     with pytest.raises(ValueError, match=r"record 1: expected a picture in .*no.png"):
         batch_of(collator, tmp_path, record(1, ("what", "it"), image="no.png"))
+
+
+def test_every_batch_has_a_picture(world: World, tmp_path: Path) -> None:
+    """One without gets a row that is in no sum; what the other rows train stays."""
+    processor = AutoProcessor.from_pretrained(world.vision)
+    made = AlwaysPictured(
+        DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"]), ["vqa", "chat"]
+    )
+    (tmp_path / "records.json").write_text(json.dumps(mixture()))
+    records = read_files([str(tmp_path / "records.json")])
+    pictured, plain = (made([records[n], records[n + 2]]) for n in (0, 1))
+    assert len(pictured["labels"]) == len(pictured["pixel_values"]) == len(pictured[TASK_IDS]) == 2
+    assert len(plain["labels"]) == len(plain[TASK_IDS]) == 3
+    assert len(plain["pixel_values"]) == 1
+    assert (plain["input_ids"][2] == processor.tokenizer.convert_tokens_to_ids("<image>")).sum() == 4
+    assert (plain["labels"][2] == -100).all()
+    assert plain[VALID_COUNT] == int((plain["labels"] >= 0).sum())
+
+    model = LlavaForConditionalGeneration.from_pretrained(world.vision).double()
+    alone = made.collator([records[1], records[3]])
+    losses = []
+    for batch in (alone, plain):
+        given = {
+            name: batch[name]
+            for name in ("input_ids", "attention_mask", "labels", "pixel_values")
+            if name in batch
+        }
+        given = {name: v.double() if v.is_floating_point() else v for name, v in given.items()}
+        losses.append(model(**given).loss)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=0)
+    losses[1].backward()
+    assert all(each.grad is not None for each in model.model.multi_modal_projector.parameters())
+    assert not any(each.grad.any() for each in model.model.multi_modal_projector.parameters())
+
+
+def test_a_length_without_room_for_a_picture(world: World, tmp_path: Path) -> None:
+    processor = AutoProcessor.from_pretrained(world.vision)
+    short = DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"], max_length=8)
+    with pytest.raises(
+        ValueError, match="the blank picture of batches without one: expected an answer within 8"
+    ):
+        short([{"item": STAND_IN}])

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
+from cotbal.integrations.huggingface.finetune.records import STAND_IN
 from tests.integrations.huggingface.chat_world import SIZES
 from tests.integrations.huggingface.finetune.world import batch_of, record, trained
 
@@ -129,5 +130,8 @@ def test_a_mixed_batch_is_its_records_one_by_one(
     batch = batch_of(collator, tmp_path, *records)
     assert trained(collator, batch)[0] == "number one<|im_end|>two<|im_end|>"
     one_by_one = sum(loss_sum(each) for each in records)
+    stand_in = collator([{"item": STAND_IN}])
+    assert (stand_in["labels"] == -100).all()
+    assert stand_in["pixel_values"].numel() > 0
     # The models' own loss is in float32.
     torch.testing.assert_close(loss_sum(*records), one_by_one, rtol=1e-6, atol=0)

@@ -1,6 +1,6 @@
 """What cannot be right ends the command with one line and code 2, before anything is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers.integrations import HfDeepSpeedConfig
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
-from cotbal.integrations.huggingface.finetune.model import check_mixed, dtype_of, stops_of
+from cotbal.integrations.huggingface.finetune import entry
+from cotbal.integrations.huggingface.finetune.model import dtype_of, stops_of
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.finetune.world import mixture, record, run, words, write
 
@@ -112,16 +114,26 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
     assert run([*given, *words(world, plain, tmp_path / "out")]) == 2
 
 
-@pytest.mark.parametrize(("zero3", "fsdp"), [(True, []), (False, ["full_shard"])])
-def test_pictures_in_some_records_where_ranks_would_wait(
-    zero3: bool, fsdp: list[str], monkeypatch: pytest.MonkeyPatch
+def test_what_shards_the_model(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cotbal.integrations.huggingface.finetune import model
+    """ZeRO-3 that saves no whole model, and a model of few bits in shards."""
+    # Without a GPU the library takes no configuration; nothing is trained here.
+    plain = entry.parse
 
-    monkeypatch.setattr(model, "is_deepspeed_zero3_enabled", lambda: zero3)
-    with pytest.raises(ValueError, match="expected pictures in all records or in none under ZeRO-3 and FSDP"):
-        check_mixed(SimpleNamespace(world_size=2, fsdp=fsdp))
-    check_mixed(SimpleNamespace(world_size=1, fsdp=fsdp))
+    def parse(words: Sequence[str]) -> tuple[Any, TrainingArguments]:
+        options, args = plain(words)
+        args.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": content})
+        return options, args
+
+    content = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}
+    monkeypatch.setattr(entry, "parse", parse)
+    assert "--deepspeed: expected stage3_gather_16bit_weights_on_model_save true under" in refused()
+    content["stage3_gather_16bit_weights_on_model_save"] = True
+    said = "got ZeRO-3; a LoRA without it may be sharded"
+    assert said in refused(load_in_4bit=True, lora_rank=4)
+    content["stage"] = 2
+    assert "got FSDP" in refused(load_in_8bit=True, lora_rank=4, fsdp="full_shard")
 
 
 def test_the_precision(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from tests.integrations.huggingface.finetune.world import (
     words,
     write,
 )
-from tests.ports import free_port
 
 # PEFT's call, and torch's of a loader without a GPU.
 pytestmark = [
@@ -236,30 +233,3 @@ def test_without_weights_and_by_a_rule(
     said = capsys.readouterr().out
     assert "weights by DWA" in said
     assert "[[it is shown 0<|end|>]]" in said or "[[red that<|end|>]]" in said
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_two_ranks_train_as_one(checkpointing: bool, world: World, tmp_path: Path) -> None:
-    """Under DDP, a rank's batch with pictures beside another's without."""
-    records = mixture()
-    records = [*records[::2], *records[1::2]]
-    options: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0, "max_steps": 3}
-    options |= {
-        "save_strategy": "no",
-        "gradient_checkpointing": checkpointing,
-        "per_device_train_batch_size": 2,
-    }
-    given = write(tmp_path, records)
-    alone = words(world, world.vision, tmp_path / "one", **options, gradient_accumulation_steps=2)
-    assert run([*given, *alone]) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_port", str(free_port()), "-m", "cotbal.integrations.huggingface.finetune"]
-    both = words(world, world.vision, tmp_path / "two", **options, ddp_backend="gloo")
-    ended = subprocess.run([*launch, *given, *both], capture_output=True, text=True, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout.count("cotbal: 12 records") == 1
-    one, two = (parameters(tmp_path / name) for name in ("one", "two"))
-    assert changed(parameters(world.vision), one)
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=2e-5, atol=1e-6)
