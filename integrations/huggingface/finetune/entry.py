@@ -24,7 +24,7 @@ from cotbal.integrations.huggingface.finetune.model import (
 )
 from cotbal.integrations.huggingface.finetune.options import Options, parse
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, Records, check_pictures, read_files
-from cotbal.integrations.huggingface.trainer import CoTBalTrainer
+from cotbal.integrations.huggingface.finetune.sampler import FinetuneTrainer, groups_lengths
 from cotbal.tasks import read_file_tasks
 
 _GATHERS = "stage3_gather_16bit_weights_on_model_save"
@@ -98,7 +98,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         print(
             f"cotbal: the first record, its answers in [[ ]]: {collator.write(records[0]['item']).marked()!r}"
         )
-    trainer = CoTBalTrainer(
+    trainer = FinetuneTrainer(
         model,
         args,
         train_dataset=records,
@@ -110,7 +110,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
     return partial(_train, trainer, checkpoint, settings)
 
 
-def _train(trainer: CoTBalTrainer, checkpoint: str | None, settings: dict[str, Any]) -> None:
+def _train(trainer: FinetuneTrainer, checkpoint: str | None, settings: dict[str, Any]) -> None:
     """Trains and saves the model, with what the training was begun with beside it."""
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir) / SETTINGS_FILE, settings)
@@ -203,9 +203,14 @@ def _settings(
     options: Options, args: TrainingArguments, records: Records, weighting: Weighting | None
 ) -> dict[str, Any]:
     """What a training has to have in common with one that it goes on from, for JSON."""
-    settings = asdict(options) | {"data": records.digests, "seed": args.seed, "schema_version": 1}
+    # Without those that are not given, a later version has more of them and goes on all the same.
+    plain = asdict(Options(model="", data=[]))
+    settings = {name: value for name, value in asdict(options).items() if value != plain[name]}
     # The pictures may have moved, and a file have another name.
-    del settings["image_folder"]
+    settings.pop("image_folder", None)
+    settings |= {"data": records.digests, "seed": args.seed, "schema_version": 1}
+    if groups_lengths(args):
+        settings["group_by_length"] = True
     given = getattr(weighting, "given", None)
     rule = rule_content(weighting) if weighting is not None and given is None else None
     weights = None if given is None else dict(given)
@@ -219,7 +224,7 @@ def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
     if checkpoint is not None:
         remedy = "take another --output_dir, or remove its checkpoints"
         begun = json_object(path, "what the training was begun with", remedy) if path.is_file() else {}
-        other = sorted(key for key in settings if begun.get(key) != settings[key])
+        other = sorted(key for key in settings | begun if begun.get(key) != settings.get(key))
         if other:
             raise ValueError(
                 f"--output_dir: expected {args.output_dir} empty, or of a training with the same settings, "

@@ -140,6 +140,11 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
     options, args = parser.parse_args_into_dataclasses(list(words))
     if args.remove_unused_columns:
         raise ValueError("--remove_unused_columns: expected it absent, got True: it takes the records away")
+    if getattr(args, "train_sampling_strategy", None) == "batch_rebalance":
+        raise ValueError(
+            "--train_sampling_strategy: expected random, sequential or group_by_length, got batch_rebalance, "
+            "which needs the tokens of all records before the first step"
+        )
     for name in ("resume_from_checkpoint", "overwrite_output_dir"):
         if getattr(args, name, None):
             raise ValueError(

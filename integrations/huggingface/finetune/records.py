@@ -43,22 +43,24 @@ class Records(Dataset[dict[str, Any]]):
     Attributes:
         counts: records by task.
         images: the pictures' paths, each once, with the place of a record that has it.
+        lengths: the pictures of each record, and the characters of its turns: they order records as their
+            tokens do, roughly.
         digests: SHA-256 of each file.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.images: dict[str, int] = {}
+        self.lengths: list[tuple[int, int]] = []
         self.digests: list[str] = []
         self._texts: list[str] = []
         self._tasks: list[str] = []
         self._starts: list[tuple[int, str]] = []
-        self._n_pictured = 0
 
     @property
     def is_mixed(self) -> bool:
         """Whether some have a picture and some do not."""
-        return 0 < self._n_pictured < len(self)
+        return len({n_pictures > 0 for n_pictures, _ in self.lengths}) == 2
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -88,14 +90,14 @@ class Records(Dataset[dict[str, Any]]):
         for place, record in enumerate(read_records(path, digest), start=start):
             try:
                 task = record_task(record.content, field=DECLARED, file=path, file_tasks=file_tasks)
-                images = _dialogue(record.content).images
+                dialogue = _dialogue(record.content)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{self.name(place)}: {error}") from error
             self._texts.append(record.text)
             self._tasks.append(task)
             self.counts[task] += 1
-            self._n_pictured += bool(images)
-            for image in images:
+            self.lengths.append((len(dialogue.images), sum(len(turn.text) for turn in dialogue.turns)))
+            for image in dialogue.images:
                 self.images.setdefault(image, place)
         self.digests.append(digest.hexdigest())
 

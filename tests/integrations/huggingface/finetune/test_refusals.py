@@ -101,6 +101,7 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
     for name, value in (("lora_alpha", 8), ("lora_dropout", 0.0)):
         assert f"--{name}: expected --lora_rank beside it, got none" in refused(**{name: value})
     assert "--remove_unused_columns: expected it absent" in refused(remove_unused_columns=True)
+    assert "random, sequential or group_by_length" in refused(train_sampling_strategy="batch_rebalance")
     assert "from the newest checkpoint in --output_dir" in refused(resume_from_checkpoint="out/checkpoint-1")
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")

@@ -187,10 +187,12 @@ def test_it_goes_on_from_its_checkpoint(
         ({"max_length": 90}, "max_length"),
         ({"system": "it"}, "system"),
         ({"lora_rank": 2}, "lora_rank"),
+        ({"train_sampling_strategy": "group_by_length"}, "group_by_length"),
         ("data", "data"),
         ("weights", "weights"),
         ("rule", "weights"),
-        ("settings", "chat_template"),
+        ("settings", "data"),
+        ("length", "max_length"),
     ],
 )
 def test_checkpoints_of_another_training_are_refused(
@@ -205,6 +207,9 @@ def test_checkpoints_of_another_training_are_refused(
         (tmp_path / "weights.json").write_text(json.dumps(WEIGHTS | {"chat": 1.5}))
     if change == "rule":
         save_rule(DWA(window=5), tmp_path / "weights.json")
+    if change == "length":
+        path = out / "cotbal_finetune.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 90}))
     if change == "settings":
         (out / "cotbal_finetune.json").unlink()
     assert run([*given, *words(world, world.text, out, max_steps=2, save_steps=1, **options)]) == 2
