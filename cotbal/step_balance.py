@@ -87,7 +87,9 @@ class StepBalance:
         self._untrained: Tensor | None = None
         self._has_open_step = False
 
-    def begin_step(self, factor: int, loss_scale: Tensor | None = None) -> Tensor:
+    def begin_step(
+        self, factor: int, loss_scale: Tensor | None = None, auxiliary_share: float | None = None
+    ) -> Tensor:
         """Sets the weights and the denominator of the step whose micro-batches `normalizer` was given.
 
         The weights come from the sums of the steps before and the counts of this one, by one collective.
@@ -95,6 +97,7 @@ class StepBalance:
         Args:
             factor: k of `cotbal.normalizer.loss_factor`.
             loss_scale: as in `StepLoss.begin_step`.
+            auxiliary_share: likewise.
 
         Returns:
             The denominator, 0-d float64: the weighted count of the step's tokens on all ranks (or this one).
@@ -103,7 +106,7 @@ class StepBalance:
         self._counts = counts
         self._weights = self.weighting.weights(counts)
         denominator = self._weights.double() @ counts
-        self.step_loss.begin_step(self._weights, denominator / factor, loss_scale)
+        self.step_loss.begin_step(self._weights, denominator / factor, loss_scale, auxiliary_share)
         self._has_open_step = True
         return denominator
 

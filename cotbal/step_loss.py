@@ -26,6 +26,9 @@ class StepLoss:
         impl: "auto", "triton", "torch" or "reference".
         memory_budget: as in `linear_gtw_cross_entropy`.
 
+    Attributes:
+        auxiliary_share: of the step, as in `begin_step`.
+
     Example:
         >>> step_loss = StepLoss(2)
         >>> logits, labels = torch.randn(2, 5, 11, requires_grad=True), torch.randint(11, (2, 5))
@@ -54,6 +57,7 @@ class StepLoss:
         self._weights: Tensor | None = None
         self._denominator: Tensor | None = None
         self._loss_scale: Tensor | None = None
+        self.auxiliary_share: float | None = None
         self._task_ids: Tensor | None = None
         self._valid_count: int | None = None
         self._calls = 0
@@ -65,7 +69,13 @@ class StepLoss:
         """Whether a micro-batch is running: the loss position then computes this loss, not the model's."""
         return self._task_ids is not None
 
-    def begin_step(self, weights: Tensor, denominator: Tensor, loss_scale: Tensor | None = None) -> None:
+    def begin_step(
+        self,
+        weights: Tensor,
+        denominator: Tensor,
+        loss_scale: Tensor | None = None,
+        auxiliary_share: float | None = None,
+    ) -> None:
         """Sets the constants of the step.
 
         Args:
@@ -75,6 +85,8 @@ class StepLoss:
             loss_scale: 0-d float32 > 0, what the loss is multiplied by before the backward pass: that of a
                 `GradScaler`. The gradient is formed in the forward pass, and float16 would round it to 0
                 there; under the scale it is what the scaler wants. The loss itself comes unscaled.
+            auxiliary_share: what a micro-batch's auxiliary loss is multiplied by, which is no sum over
+                tokens: 1 / n of n micro-batches makes their mean of it. None: there may be none.
 
         Raises:
             ValueError: shapes that cannot be right, or called within a micro-batch.
@@ -86,6 +98,7 @@ class StepLoss:
         if denominator.ndim != 0:
             raise ValueError(f"denominator: expected a 0-d tensor, got the shape {tuple(denominator.shape)}")
         self._weights, self._loss_scale = weights.detach().float(), loss_scale
+        self.auxiliary_share = auxiliary_share
         self._denominator = denominator.detach() if loss_scale is None else denominator.detach() / loss_scale
         # Not in the micro-batch: a compiled model would be traced anew where the sums begin.
         if self._sums is None:

@@ -13,7 +13,8 @@ from cotbal.doctor.batches import check_batch
 from cotbal.doctor.engine import compare_under_deepspeed
 from cotbal.integrations.huggingface import levels
 from cotbal.integrations.huggingface.loss_position import LogitShape
-from tests.integrations.huggingface.level_cases import Size, build
+from tests.integrations.huggingface.level_cases import FROM_5, Size, build
+from tests.integrations.huggingface.routed import COEFFICIENT, routed
 
 ZERO = {
     "train_batch_size": "auto",
@@ -38,6 +39,20 @@ def test_both_levels_agree_with_the_models_own_loss(level: str) -> None:
     assert abs(weighted.gradient_norm / ones.gradient_norm - 1) > 0.05
     assert all(each.milliseconds > 0 and each.peak_mib > 0.5 for each in found.passes)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.skipif(not FROM_5, reason="the class was run on transformers 5 alone")
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_a_routers_loss_is_in_both(level: str) -> None:
+    """As the class adds it, and by hand."""
+    model = routed("Qwen3Moe").train()
+    batch = {"input_ids": torch.randint(3, 40, (2, 9)), "labels": torch.randint(3, 40, (2, 9))}
+    found = compare(model, batch, level)
+    assert found.agrees
+    without = compare(routed("Qwen3Moe", adds=False).train(), batch, level)
+    assert without.agrees
+    pairs = zip(found.passes, without.passes, strict=True)
+    assert all(one.loss > other.loss + COEFFICIENT for one, other in pairs)
 
 
 def test_a_batch_of_one_row_is_weighted_too() -> None:

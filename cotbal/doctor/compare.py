@@ -105,6 +105,7 @@ def compare(
     """
     from cotbal.integrations.huggingface.heads import inner_model
     from cotbal.integrations.huggingface.levels import install_loss
+    from cotbal.integrations.huggingface.loss_position import router_coefficient
 
     runner = runner or Plain(model)
     device = next(model.parameters()).device
@@ -115,7 +116,8 @@ def compare(
     installed = install_loss(model, step_loss, level)
     # The model rounds its logits to 16 bits, which costs a gradient percents; ours at that level does not.
     rounded = installed.level == "linear" and any(head.weight.dtype.itemsize == 2 for head in heads)
-    check = _Check(runner, inputs, step_loss, heads if rounded else ())
+    coefficient = router_coefficient(inner_model(model)) or 0.0
+    check = _Check(runner, inputs, step_loss, heads if rounded else (), coefficient)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             own = check.pair(
@@ -141,6 +143,7 @@ class _Check:
     inputs: dict[str, Tensor]
     step_loss: StepLoss
     rounding_heads: tuple[nn.Linear, ...] = ()
+    coefficient: float = 0.0
 
     @property
     def task_ids(self) -> Tensor:
@@ -158,7 +161,7 @@ class _Check:
         return values, values.double() @ counts.double()
 
     def ours(self, weights: tuple[float, ...]) -> Callable[[], Tensor]:
-        self.step_loss.begin_step(*self.constants(weights))
+        self.step_loss.begin_step(*self.constants(weights), auxiliary_share=1.0)
         task_ids = self.task_ids
 
         def loss_of() -> Tensor:
@@ -170,16 +173,19 @@ class _Check:
         return loss_of
 
     def by_hand(self) -> Callable[[], Tensor]:
-        """Eq. 2 with torch's own cross-entropy, from the logits of the model without its loss."""
+        """Eq. 2 with torch's own cross-entropy, from the model's logits, and its routers' loss."""
         weights, denominator = self.constants(_WEIGHTS)
         labels = self.inputs["labels"][:, 1:]
         of_token = weights[self.task_ids[:, 1:]] / denominator.float()
         unlabelled = {key: value for key, value in self.inputs.items() if key != "labels"}
 
         def loss_of() -> Tensor:
-            logits = self.runner(**unlabelled).logits[:, :-1].flatten(0, 1).float()
+            outputs = self.runner(**unlabelled)
+            logits = outputs.logits[:, :-1].flatten(0, 1).float()
             rows = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
-            return (rows.view(labels.shape) * of_token).sum()
+            loss = (rows.view(labels.shape) * of_token).sum()
+            routers = getattr(outputs, "aux_loss", None)
+            return loss if routers is None else loss + self.coefficient * routers
 
         return loss_of
 

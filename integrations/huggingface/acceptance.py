@@ -14,7 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cotbal.integrations.huggingface.loss_position import LogitShape, LossPosition, NoLossFunctionError
+from cotbal.integrations.huggingface.loss_position import (
+    LogitShape,
+    LossPosition,
+    NoLossFunctionError,
+    router_coefficient,
+)
 from cotbal.step_loss import StepLoss
 
 TOLERANCE = 1e-5
@@ -116,10 +121,12 @@ class _Batch:
         position = LossPosition(twin, step_loss, () if shape is None else [self.head], shape)
         position.install()
         inputs = torch.zeros_like(self.labels)
+        # What the routers of a stand-in body would add is no part of the question.
+        options = {} if router_coefficient(model) is None else {"output_router_logits": False}
         try:
             with step_loss.micro_batch(self.task_ids):
                 outputs = twin.forward(
-                    input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=self.labels
+                    input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=self.labels, **options
                 )
         finally:
             position.restore()

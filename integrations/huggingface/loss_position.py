@@ -51,6 +51,7 @@ class _Pass:
     shift: bool
     labels_version: int
     in_head: Tensor | None = None
+    loss: Tensor | None = None
     returned: Tensor | None = None
     version: int = 0
 
@@ -82,6 +83,7 @@ class LossPosition:
         self.step_loss = step_loss
         self.heads = tuple(heads)
         self.shape = shape or LogitShape()
+        self.coefficient = router_coefficient(model)
         self.installed = False
         self._pass: _Pass | None = None
         self._undo: list[Callable[[], None]] = []
@@ -130,7 +132,7 @@ class LossPosition:
             self._pass = self._begin(given.get("labels"), kwargs.get("shift_labels"))
             try:
                 outputs = run(*args, **kwargs)
-                self._check(self._pass, outputs)
+                self._settle(self._pass, outputs)
                 # A compiled model returns tensors alone.
                 is_whole = torch.compiler.is_compiling() or self._pass.in_head is None
                 return outputs if is_whole else without_logits(outputs)
@@ -192,8 +194,10 @@ class LossPosition:
             if self.heads
             else self._from_logits(current, logits, labels)
         )
-        current.returned, current.version = loss, loss._version
-        return loss
+        # A class adds a router's loss to it in place.
+        returned = loss if self.coefficient is None else loss.clone()
+        current.loss, current.returned, current.version = loss, returned, returned._version
+        return returned
 
     def _check_asked(self, current: _Pass, shifted: Tensor | None, ignore_index: int) -> None:
         """The denominator counted the labels as they came, shifted by one unless the batch did it."""
@@ -236,21 +240,54 @@ class LossPosition:
         # The sum of no logits is 0; its graph is what the class made of the head's output.
         return current.in_head + logits.sum().to(current.in_head.dtype)
 
-    def _check(self, current: _Pass, outputs: Any) -> None:
-        """Only what came from our loss may be trained on."""
+    @property
+    def _router_share(self) -> tuple[float, float] | None:
+        """What a router's loss is multiplied by in its class and in this step; None: none may be."""
+        share = self.step_loss.auxiliary_share
+        return None if self.coefficient is None or share is None else (self.coefficient, share)
+
+    def _settle(self, current: _Pass, outputs: Any) -> None:
+        """Only what came from our loss may be trained on, and the step's mean of a router's loss."""
         loss = outputs[0] if isinstance(outputs, tuple) else getattr(outputs, "loss", None)
-        if current.returned is None:
+        if current.returned is None or current.loss is None:
             raise NoLossFunctionError(
                 f"{self.name} computed no loss through its loss_function, so task weights would have no "
                 "effect (a patched forward such as Liger's, TRL's fused head, or an older transformers); "
                 "remove the patch, upgrade, or call cotbal.gtw_cross_entropy on its logits"
             )
-        if loss is not current.returned or loss._version != current.version:
+        auxiliary = getattr(outputs, "aux_loss", None)
+        is_changed = loss is not current.returned or loss._version != current.version
+        # In compiled code a tensor that was added to has the version of before.
+        if is_changed or isinstance(auxiliary, Tensor):
+            outputs.loss = self._with_a_router(current.loss, loss, auxiliary)
+
+    def _with_a_router(self, ours: Tensor, loss: Tensor | None, auxiliary: Tensor | None) -> Tensor:
+        """Our loss and this micro-batch's share of a router's, which the class has added to it."""
+        factors = self._router_share
+        if factors is None or not isinstance(auxiliary, Tensor) or loss is None:
             raise ValueError(
-                f"{self.name} adds to its loss (a router's auxiliary loss?), which the step's denominator "
-                "does not cover; switch it off (output_router_logits=False, in TRL router_aux_loss_coef=0.0; "
-                "z_loss_coefficient=0.0; no router_labels in the batch)"
+                f"{self.name} adds to its loss what the step's denominator does not cover; switch it off "
+                "(output_router_logits=False, in TRL router_aux_loss_coef=0.0; z_loss_coefficient=0.0; no "
+                "router_labels in the batch). A router's aux_loss is averaged by CoTBalTrainer alone"
             )
+        added = factors[0] * auxiliary.to(ours.device)
+        # As the class adds it, to the bit.
+        rest = (loss - (ours + added)).detach()
+        expected = f"{self.name}: expected {factors[0]} times its router's loss beside ours, no more"
+        if torch.compiler.is_compiling():
+            torch._assert_async(rest == 0, expected)
+        else:
+            require(rest == 0, expected, rest)
+        return ours + factors[1] * added
+
+
+def router_coefficient(model: Any) -> float | None:
+    """What a class with routed experts multiplies their auxiliary loss by; None of another class."""
+    for holder in (model, model.config.get_text_config()):
+        for name in ("router_aux_loss_coef", "aux_loss_coef"):
+            if isinstance(found := getattr(holder, name, None), int | float):
+                return found
+    return None
 
 
 def named_like(current: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -325,7 +325,7 @@ class CoTBalMixin(RestoredWeights):
             balance.normalizer.add(targets.labels, targets.task_ids, shift=targets.shift)
         ranks = self.accelerator.num_processes
         factor = loss_factor("transformers>=4.52", ranks=ranks, replicas=balance.replicas)
-        denominator = balance.begin_step(factor, loss_scale(self))
+        denominator = balance.begin_step(factor, loss_scale(self), 1 / len(batches))
         balance.check_trained()
         if self._is_in_window:
             raise ValueError(

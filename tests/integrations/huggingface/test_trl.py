@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 import cotbal
 from cotbal.integrations.huggingface import CoTBalMixin, TaskCollator
+from tests.integrations.huggingface.level_cases import FROM_5
+from tests.integrations.huggingface.routed import by_hand, cut, routed
 from tests.integrations.huggingface.training import (
     LEARNING_RATE,
     TASKS,
@@ -100,6 +102,20 @@ def check(trainer: Any) -> None:
 
 def test_sft_trainer_trains_by_the_whole_steps_loss(tmp_path: Path) -> None:
     check(sft(tmp_path, weights=WEIGHTS, data_collator=collator()))
+
+
+@pytest.mark.skipif(not FROM_5, reason="the class was run on transformers 5 alone")
+def test_sft_trainer_with_routed_experts(tmp_path: Path) -> None:
+    """Their auxiliary loss, which TRL switches on, as its mean over the step's micro-batches."""
+    model = routed("Qwen3Moe")
+    start, data = parameters(model), records(24)
+    trainer = sft(tmp_path, model=model, weights=WEIGHTS, data_collator=collator())
+    trainer.train()
+    windows = cut(data, 4, 2)
+    reference, losses, _ = by_hand(routed("Qwen3Moe"), [*windows, *windows[:2]])
+    assert deviation(parameters(trainer.model), reference, start) <= 1e-5
+    pairs = zip(trainer.losses[::2], trainer.losses[1::2], strict=True)
+    assert [float(a + b) for a, b in pairs] == pytest.approx(losses, rel=2e-6)
 
 
 def test_sft_trainers_own_collator_may_be_wrapped_afterwards(tmp_path: Path) -> None:
