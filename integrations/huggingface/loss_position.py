@@ -270,6 +270,12 @@ class LossPosition:
                 "(output_router_logits=False, in TRL router_aux_loss_coef=0.0; z_loss_coefficient=0.0; no "
                 "router_labels in the batch). A router's aux_loss is averaged by CoTBalTrainer alone"
             )
+        if not auxiliary.requires_grad and ours.requires_grad:
+            raise ValueError(
+                f"{self.name}: expected its routers' loss to lead to a parameter that is trained, got one "
+                "that leads to none: reentrant gradient checkpointing hides it (use_reentrant=False), or "
+                "nothing up to the routers is trained (output_router_logits=False)"
+            )
         added = factors[0] * auxiliary.to(ours.device)
         # As the class adds it, to the bit.
         rest = (loss - (ours + added)).detach()

@@ -24,7 +24,6 @@ _REFUSED = {
     "enable_liger_kernel": _OWN_LOSS,
     "use_unsloth": _OWN_LOSS,
     "label_smoothing_factor": "transformers' smoothing bypasses the weights; leave it out",
-    "moe_aux_loss_coef": "a router's own loss is not divided by the step's weighted tokens; leave it out",
     "neat_packing": _PACKED,
     "packing": _PACKED,
 }

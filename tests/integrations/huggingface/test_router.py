@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,31 @@ from tests.integrations.huggingface.training import (
 from tests.ranks import Ranks
 
 BOUND = 1e-5
+LEVELS = ("linear", "logits")
 
 
-pytestmark = pytest.mark.skipif(not FROM_5, reason="these classes were run on transformers 5 alone")
+pytestmark = [
+    pytest.mark.skipif(not FROM_5, reason="these classes were run on transformers 5 alone"),
+    pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning"),
+]
 
 
-@pytest.mark.parametrize("level", ["linear", "logits"])
-@pytest.mark.parametrize("name", CLASSES)
-def test_a_step_has_the_mean_of_the_routers_losses(name: str, level: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "level", "checkpointing"),
+    [
+        ("Qwen3Moe", "linear", True),
+        ("Qwen3VLMoe", "logits", False),
+        *(pytest.param(*each, marks=pytest.mark.full) for each in product(CLASSES, LEVELS, (False, True))),
+    ],
+)
+def test_a_step_has_the_mean_of_the_routers_losses(
+    name: str, level: str, checkpointing: bool, tmp_path: Path
+) -> None:
     """Three micro-batches, then a window of two."""
     data = records(20)
     trainer = OrderedTrainer(
         routed(name),
-        arguments(tmp_path, accumulation=3, steps=2),
+        arguments(tmp_path, accumulation=3, steps=2, gradient_checkpointing=checkpointing),
         train_dataset=data,
         data_collator=collator(),
         weights=WEIGHTS,
@@ -56,6 +69,21 @@ def test_a_step_has_the_mean_of_the_routers_losses(name: str, level: str, tmp_pa
     assert deviation(parameters(trainer.model), reference, start) <= BOUND
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == pytest.approx(losses, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+def test_a_routers_loss_that_trains_nothing_is_refused(tmp_path: Path) -> None:
+    """Layers whose activations are computed again the older way give router logits without a graph."""
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    trainer = CoTBalTrainer(
+        routed("Mixtral"),
+        arguments(tmp_path, steps=1, **options),
+        train_dataset=records(4),
+        data_collator=collator(),
+        weights=WEIGHTS,
+    )
+    with pytest.raises(ValueError, match="MixtralForCausalLM: expected its routers' loss to lead to a param"):
+        trainer.train()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +160,7 @@ def test_what_else_a_class_adds_is_refused(tmp_path: Path) -> None:
 
 # Dynamo's own, where the experts break the graph.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-@pytest.mark.parametrize("level", ["linear", "logits"])
+@pytest.mark.parametrize("level", ["linear", pytest.param("logits", marks=pytest.mark.full)])
 def test_a_compiled_model_trains_the_same(level: str) -> None:
     losses, gradients = [], []
     for compiles in (False, True):

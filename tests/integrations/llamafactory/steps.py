@@ -23,7 +23,9 @@ class Errors:
     n_steps: int
 
 
-def errors(model: Path, out: Path, recordings: Path, weights: dict[str, float]) -> Errors:
+def errors(
+    model: Path, out: Path, recordings: Path, weights: dict[str, float], router: float = 0.0
+) -> Errors:
     """How far the logged losses and the gradients of a run are from Eq. 2 with these weights by task.
 
     Args:
@@ -31,6 +33,7 @@ def errors(model: Path, out: Path, recordings: Path, weights: dict[str, float]) 
         out: LLaMA-Factory's output folder.
         recordings: `record`'s folder, a file for each rank.
         weights: by the task that a row's own text names.
+        router: what the mean of the routers' auxiliary loss over the micro-batches is multiplied by.
     """
     ranks = [torch.load(path, weights_only=True) for path in sorted(recordings.glob("rank*.pt"))]
     reference, tokenizer = _reference(model, out), AutoTokenizer.from_pretrained(model)
@@ -47,7 +50,7 @@ def errors(model: Path, out: Path, recordings: Path, weights: dict[str, float]) 
         batches = [batch for rank in ranks for batch in rank[index]["batches"]]
         rows = [_tasks(tokenizer, batch) for batch in batches]
         tasks |= {task for each in rows for task in each}
-        expected = _loss(reference, batches, [[weights[task] for task in each] for each in rows])
+        expected = _loss(reference, batches, [[weights[task] for task in each] for each in rows], router)
         worst_loss = max(worst_loss, abs(loss - float(expected)) / float(expected))
         for rank in ranks:
             worst_gradient = max(worst_gradient, _gradient_error(reference, rank[index]["gradients"]))
@@ -55,8 +58,10 @@ def errors(model: Path, out: Path, recordings: Path, weights: dict[str, float]) 
 
 
 def _reference(model: Path, out: Path) -> Any:
-    kind = AutoModelForCausalLM if model.name == "llama" else AutoModelForImageTextToText
-    reference = kind.from_pretrained(model, dtype=torch.float64)
+    kind = AutoModelForImageTextToText if model.name == "llava" else AutoModelForCausalLM
+    # The grouped product of experts has no float64.
+    options = {"experts_implementation": "eager"} if model.name == "mixtral" else {}
+    reference = kind.from_pretrained(model, dtype=torch.float64, **options)
     if (out / "adapter_config.json").exists():
         reference = PeftModel.from_pretrained(reference, out, is_trainable=True).double()
     return reference.train()
@@ -67,18 +72,22 @@ def _tasks(tokenizer: Any, batch: dict[str, Tensor]) -> list[str]:
     return [next(task for task in TASKS if f"[{task}]" in text) for text in texts]
 
 
-def _loss(model: Any, batches: list[dict[str, Tensor]], weights: list[list[float]]) -> Tensor:
+def _loss(model: Any, batches: list[dict[str, Tensor]], weights: list[list[float]], router: float) -> Tensor:
     """Eq. 2 over all of them, and its gradients into the model."""
     numerator, denominator = torch.zeros((), dtype=torch.float64), 0.0
+    auxiliary = torch.zeros((), dtype=torch.float64)
+    options = {"output_router_logits": True} if router else {}
     for batch, own in zip(batches, weights, strict=True):
         labels = batch["labels"][:, 1:]
         inputs = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
-        logits = model(**{key: value for key, value in inputs.items() if key != "labels"}).logits[:, :-1]
+        outputs = model(**{key: value for key, value in inputs.items() if key != "labels"}, **options)
+        logits = outputs.logits[:, :-1]
+        auxiliary = auxiliary + (outputs.aux_loss if router else 0.0)
         # By hand: -log p of the label, 0 where there is none.
         terms = logits.logsumexp(-1) - logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         scale = torch.tensor(own, dtype=torch.float64)[:, None] * (labels != -100)
         numerator, denominator = numerator + (scale * terms).sum(), denominator + float(scale.sum())
-    loss = numerator / denominator
+    loss = numerator / denominator + router * auxiliary / len(batches)
     loss.backward()
     return loss.detach()
 

@@ -31,7 +31,6 @@ SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"use_asft_loss": True}, "use_asft_loss: expected it unset or false, got True: it trains on another"),
     ({"use_hyper_parallel": True}, "use_hyper_parallel: expected it unset or false, got True: it trains by"),
     ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: expected it unset or false, got 0.1: transf"),
-    ({"moe_aux_loss_coef": 0.01}, "moe_aux_loss_coef: expected it unset or false, got 0.01: a router's own"),
     (
         {"dataset": "vqa,caption,vqa"},
         "dataset: each task may stand once, repeated: vqa; LLaMA-Factory itself",

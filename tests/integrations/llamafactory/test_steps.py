@@ -22,6 +22,9 @@ _STREAMING = {"streaming": True, "dataloader_num_workers": 1, "buffer_size": 8}
 _WORKERS = {"preprocessing_num_workers": 2, "preprocessing_batch_size": 5, "dataloader_num_workers": 1}
 _EVALUATION = {"val_size": 0.2, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 3}
 
+# Else nothing of the routers' loss is trained on.
+_ROUTED = {"moe_aux_loss_coef": 2.0, "use_reentrant_gc": False}
+
 CASES = (
     Case("concat"),
     Case("LoRA", options=_LORA),
@@ -33,6 +36,7 @@ CASES = (
     Case("logits level", options={"cotbal_level": "logits", "upcast_lmhead_output": True}),
     Case("LLaVA", kind="llava"),
     Case("LLaVA, LoRA", kind="llava", options=_LORA),
+    Case("routed experts", kind="mixtral", options=_ROUTED),
     Case("two ranks", n_ranks=2, options={"ddp_backend": "gloo"}),
     Case("two ranks, LLaVA, LoRA", kind="llava", n_ranks=2, options=_LORA | {"ddp_backend": "gloo"}),
 )
@@ -71,4 +75,10 @@ def _errors(
 ) -> Errors:
     result = train(case, world, folder, mode)
     assert result.returncode == 0, result.stderr
-    return errors(world / case.kind, folder / "out", folder / "steps", weights or WEIGHTS)
+    return errors(
+        world / case.kind,
+        folder / "out",
+        folder / "steps",
+        weights or WEIGHTS,
+        case.options.get("moe_aux_loss_coef", 0.0),
+    )

@@ -1,4 +1,4 @@
-"""Tiny models and datasets on disk, as LLaMA-Factory reads them: two Llamas, and a LLaVA with its images.
+"""Tiny models and datasets on disk, as LLaMA-Factory reads them: three of text, and a LLaVA with its images.
 
 python -m tests.integrations.llamafactory.world <folder>
 """
@@ -19,6 +19,8 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -78,6 +80,7 @@ def make_world(folder: Path) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info))
     tokenizer = _tokenizer(lines)
     _llama(tokenizer, folder / "llama")
+    _mixtral(tokenizer, folder / "mixtral")
     tokenizer.chat_template = _QWEN
     _llama(tokenizer, folder / "qwen")
     tokenizer.chat_template = None
@@ -115,14 +118,20 @@ def _tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _text(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def _text(tokenizer: PreTrainedTokenizerFast, kind: Any = LlamaConfig, **more: Any) -> Any:
     ids = {"pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1}
-    return LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **_SIZES, **ids)
+    return kind(vocab_size=len(tokenizer), num_key_value_heads=2, **_SIZES, **ids, **more)
 
 
 def _llama(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     torch.manual_seed(0)
     _save(LlamaForCausalLM(_text(tokenizer)), folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _mixtral(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    torch.manual_seed(0)
+    _save(MixtralForCausalLM(_text(tokenizer, MixtralConfig, num_local_experts=4)), folder)
     tokenizer.save_pretrained(folder)
 
 

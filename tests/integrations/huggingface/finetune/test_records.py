@@ -1,0 +1,35 @@
+"""Records of several files: what they are called, what is counted, whether pictures are mixed with text."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from cotbal.integrations.huggingface.finetune.records import read_files
+from tests.integrations.huggingface.finetune.world import mixture, record
+
+
+def test_several_files(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("one.json", "two.jsonl")]
+    paths[0].write_text(json.dumps(mixture()[:3]))
+    paths[1].write_text("".join(json.dumps(each) + "\n" for each in mixture()[3:]))
+    read = read_files(list(map(str, paths)))
+    assert [read.name(place) for place in (0, 2, 3, 11)] == [
+        f"{paths[0]}, record 1",
+        f"{paths[0]}, record 3",
+        f"{paths[1]}, record 1",
+        f"{paths[1]}, record 9",
+    ]
+    assert read[3]["item"].name == f"{paths[1]}, record 1"
+    assert (read[3]["task"], read.counts) == ("chat", {"vqa": 6, "chat": 6})
+    assert read.digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    assert read.images == {f"{2 * n}.png": 2 * n for n in range(6)}
+
+
+@pytest.mark.parametrize(("chosen", "is_mixed"), [((0, 2), False), ((1, 3), False), ((0, 1), True)])
+def test_whether_some_have_a_picture(chosen: tuple[int, ...], is_mixed: bool, tmp_path: Path) -> None:
+    several = {"image": ["0.png", "2.png"]} | record(9, ("<image><image> what", "it"))
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([mixture()[n] for n in chosen] + ([several] if 0 in chosen else [])))
+    assert read_files([str(path)]).is_mixed is is_mixed
