@@ -116,8 +116,8 @@ def compare(
     installed = install_loss(model, step_loss, level)
     # The model rounds its logits to 16 bits, which costs a gradient percents; ours at that level does not.
     rounded = installed.level == "linear" and any(head.weight.dtype.itemsize == 2 for head in heads)
-    coefficient = router_coefficient(inner_model(model)) or 0.0
-    check = _Check(runner, inputs, step_loss, heads if rounded else (), coefficient)
+    router = router_coefficient(inner_model(model))
+    check = _Check(runner, inputs, step_loss, heads if rounded else (), router.value if router else 0.0)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             own = check.pair(

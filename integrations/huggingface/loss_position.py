@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class LossPosition:
         self.step_loss = step_loss
         self.heads = tuple(heads)
         self.shape = shape or LogitShape()
-        self.coefficient = router_coefficient(model)
+        self._router = router_coefficient(model)
         self.installed = False
         self._pass: _Pass | None = None
         self._undo: list[Callable[[], None]] = []
@@ -195,7 +195,7 @@ class LossPosition:
             else self._from_logits(current, logits, labels)
         )
         # A class adds a router's loss to it in place.
-        returned = loss if self.coefficient is None else loss.clone()
+        returned = loss if self._router is None else loss.clone()
         current.loss, current.returned, current.version = loss, returned, returned._version
         return returned
 
@@ -244,7 +244,7 @@ class LossPosition:
     def _router_share(self) -> tuple[float, float] | None:
         """What a router's loss is multiplied by in its class and in this step; None: none may be."""
         share = self.step_loss.auxiliary_share
-        return None if self.coefficient is None or share is None else (self.coefficient, share)
+        return None if self._router is None or share is None else (self._router.value, share)
 
     def _settle(self, current: _Pass, outputs: Any) -> None:
         """Only what came from our loss may be trained on, and the step's mean of a router's loss."""
@@ -287,12 +287,24 @@ class LossPosition:
         return ours + factors[1] * added
 
 
-def router_coefficient(model: Any) -> float | None:
-    """What a class with routed experts multiplies their auxiliary loss by; None of another class."""
+class RouterCoefficient(NamedTuple):
+    """Where a class with routed experts keeps what it multiplies their auxiliary loss by."""
+
+    holder: Any
+    name: str
+
+    @property
+    def value(self) -> float:
+        """As it is now: trainers set it late."""
+        return float(getattr(self.holder, self.name))
+
+
+def router_coefficient(model: Any) -> RouterCoefficient | None:
+    """Of a class with routed experts; None of another."""
     for holder in (model, model.config.get_text_config()):
         for name in ("router_aux_loss_coef", "aux_loss_coef"):
-            if isinstance(found := getattr(holder, name, None), int | float):
-                return found
+            if isinstance(getattr(holder, name, None), int | float):
+                return RouterCoefficient(holder, name)
     return None
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from cotbal.balancing import DWA
 from cotbal.integrations.huggingface import TaskCollator
+from tests.integrations.huggingface.level_cases import FROM_5
+from tests.integrations.huggingface.routed import by_hand, cut, routed
 from tests.integrations.huggingface.training import (
     TASKS,
     WEIGHTS,
@@ -73,8 +75,9 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
     make_batch = TaskCollator(Shards(rank), TASKS) if options.pop("shards", False) else collator()
     dataset = Stream(data) if options.pop("stream", False) else data
     resume, evaluated = options.pop("resume", False), options.pop("evaluated", None)
+    has_experts = options.pop("has_experts", False)
     trainer = OrderedTrainer(
-        tiny_model(n_layers),
+        routed("Qwen3Moe") if has_experts else tiny_model(n_layers),
         arguments(folder, **{"ddp_backend": "gloo"} | options),
         train_dataset=dataset,
         eval_dataset=None if evaluated is None else Stream(evaluated),
@@ -109,6 +112,16 @@ def run(two: Ranks, folder: Path, data: list[Record], **options: Any) -> list[di
             raise outcome
     assert [outcome["world"] for outcome in outcomes] == [2, 2]
     return outcomes
+
+
+@pytest.mark.skipif(not FROM_5, reason="the class was run on transformers 5 alone")
+def test_a_routers_loss_is_the_mean_over_all_ranks(two: Ranks, tmp_path: Path) -> None:
+    data = records(16)
+    options = {"batch": 2, "accumulation": 2, "steps": 2, "ddp_find_unused_parameters": True}
+    outcomes = run(two, tmp_path, data, has_experts=True, **options)
+    reference = by_hand(routed("Qwen3Moe"), cut(data, 2, 4))[0]
+    for outcome in outcomes:
+        assert deviation(outcome["parameters"], reference, parameters(routed("Qwen3Moe"))) <= BOUND
 
 
 def check(outcomes: list[dict[str, Any]], windows: list[list[Record]], n_layers: int = 2) -> None:

@@ -1,7 +1,5 @@
 """Routed experts: a step's loss is Eq. 2's and the mean of their auxiliary loss over its micro-batches."""
 
-import os
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from cotbal.integrations.huggingface import CoTBalTrainer
 from cotbal.integrations.huggingface.levels import install_loss
@@ -20,7 +18,6 @@ from tests.integrations.huggingface.training import (
     TASKS,
     WEIGHTS,
     OrderedTrainer,
-    Record,
     arguments,
     collator,
     deviation,
@@ -28,7 +25,6 @@ from tests.integrations.huggingface.training import (
     parameters,
     records,
 )
-from tests.ranks import Ranks
 
 BOUND = 1e-5
 LEVELS = ("linear", "logits")
@@ -84,37 +80,6 @@ def test_a_routers_loss_that_trains_nothing_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="MixtralForCausalLM: expected its routers' loss to lead to a param"):
         trainer.train()
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.stop()
-
-
-def _train(rank: int, folder: Path, data: list[Record]) -> Tensor:
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    os.environ.update({key: str(value) for key, value in told.items()})
-    trainer = OrderedTrainer(
-        routed("Qwen3Moe"),
-        arguments(folder, 2, 2, 2, ddp_backend="gloo", ddp_find_unused_parameters=True),
-        train_dataset=data,
-        data_collator=collator(),
-        weights=WEIGHTS,
-    )
-    assert trainer.accelerator.num_processes == 2
-    trainer.train()
-    return parameters(trainer.model)
-
-
-def test_ranks_have_the_mean_of_all(two: Ranks, tmp_path: Path) -> None:
-    data = records(16)
-    outcomes = two.run(_train, [0, 1], [tmp_path] * 2, [data] * 2)
-    reference = by_hand(routed("Qwen3Moe"), cut(data, 2, 4))[0]
-    for outcome in outcomes:
-        assert not isinstance(outcome, Exception), outcome
-        assert deviation(outcome, reference, parameters(routed("Qwen3Moe"))) <= BOUND
 
 
 def test_without_it_a_class_with_experts_is_as_any_other(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from torch.utils.data import RandomSampler
 from transformers import TrainingArguments
 
 from cotbal.integrations.huggingface.finetune import entry
@@ -71,7 +72,9 @@ def test_a_batch_is_of_all_ranks(world: World, tmp_path: Path, monkeypatch: pyte
     trainer.args, trainer.train_dataset = args, records
     made = trainer._get_train_sampler(records)
     assert (made.n_batch, made.seed, made.lengths) == (6, 42, records.lengths)
-    args.data_seed = 5
+    args.train_sampling_strategy = "random"
+    assert isinstance(trainer._get_train_sampler(records), RandomSampler)
+    args.train_sampling_strategy, args.data_seed = "group_by_length", 5
     assert trainer._get_train_sampler().seed == 5
 
 
