@@ -123,6 +123,9 @@ def _train(trainer: FinetuneTrainer, checkpoint: str | None, settings: dict[str,
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(trainer.args.output_dir) / "trainer_state.json"))
+    # A rank that ended while another still writes would take the connection, and its own exit code, with it.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 def _template(options: Options, kind: Kind) -> ChatTemplate:
