@@ -105,7 +105,7 @@ def compare(
     """
     from cotbal.integrations.huggingface.heads import inner_model
     from cotbal.integrations.huggingface.levels import install_loss
-    from cotbal.integrations.huggingface.loss_position import router_coefficient
+    from cotbal.integrations.huggingface.routers import router_coefficient
 
     runner = runner or Plain(model)
     device = next(model.parameters()).device

@@ -14,12 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cotbal.integrations.huggingface.loss_position import (
-    LogitShape,
-    LossPosition,
-    NoLossFunctionError,
-    router_coefficient,
-)
+from cotbal.integrations.huggingface.loss_position import LogitShape, LossPosition, NoLossFunctionError
+from cotbal.integrations.huggingface.routers import router_coefficient
 from cotbal.step_loss import StepLoss
 
 TOLERANCE = 1e-5

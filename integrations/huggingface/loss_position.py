@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cotbal.integrations.huggingface.heads import changing_hook
 from cotbal.integrations.huggingface.no_logits import without_logits
 from cotbal.integrations.huggingface.packing import IGNORE_INDEX
+from cotbal.integrations.huggingface.routers import router_coefficient, with_routers
 from cotbal.step_loss import StepLoss
 from csrc_triton.checks import require
 
@@ -240,12 +241,6 @@ class LossPosition:
         # The sum of no logits is 0; its graph is what the class made of the head's output.
         return current.in_head + logits.sum().to(current.in_head.dtype)
 
-    @property
-    def _router_share(self) -> tuple[float, float] | None:
-        """What a router's loss is multiplied by in its class and in this step; None: none may be."""
-        share = self.step_loss.auxiliary_share
-        return None if self._router is None or share is None else (self._router.value, share)
-
     def _settle(self, current: _Pass, outputs: Any) -> None:
         """Only what came from our loss may be trained on, and the step's mean of a router's loss."""
         loss = outputs[0] if isinstance(outputs, tuple) else getattr(outputs, "loss", None)
@@ -259,53 +254,8 @@ class LossPosition:
         is_changed = loss is not current.returned or loss._version != current.version
         # In compiled code a tensor that was added to has the version of before.
         if is_changed or isinstance(auxiliary, Tensor):
-            outputs.loss = self._with_a_router(current.loss, loss, auxiliary)
-
-    def _with_a_router(self, ours: Tensor, loss: Tensor | None, auxiliary: Tensor | None) -> Tensor:
-        """Our loss and this micro-batch's share of a router's, which the class has added to it."""
-        factors = self._router_share
-        if factors is None or not isinstance(auxiliary, Tensor) or loss is None:
-            raise ValueError(
-                f"{self.name} adds to its loss what the step's denominator does not cover; switch it off "
-                "(output_router_logits=False, in TRL router_aux_loss_coef=0.0; z_loss_coefficient=0.0; no "
-                "router_labels in the batch). A router's aux_loss is averaged by CoTBalTrainer alone"
-            )
-        if not auxiliary.requires_grad and ours.requires_grad:
-            raise ValueError(
-                f"{self.name}: expected its routers' loss to lead to a parameter that is trained, got one "
-                "that leads to none: reentrant gradient checkpointing hides it (use_reentrant=False), or "
-                "nothing up to the routers is trained (output_router_logits=False)"
-            )
-        added = factors[0] * auxiliary.to(ours.device)
-        # As the class adds it, to the bit.
-        rest = (loss - (ours + added)).detach()
-        expected = f"{self.name}: expected {factors[0]} times its router's loss beside ours, no more"
-        if torch.compiler.is_compiling():
-            torch._assert_async(rest == 0, expected)
-        else:
-            require(rest == 0, expected, rest)
-        return ours + factors[1] * added
-
-
-class RouterCoefficient(NamedTuple):
-    """Where a class with routed experts keeps what it multiplies their auxiliary loss by."""
-
-    holder: Any
-    name: str
-
-    @property
-    def value(self) -> float:
-        """As it is now: trainers set it late."""
-        return float(getattr(self.holder, self.name))
-
-
-def router_coefficient(model: Any) -> RouterCoefficient | None:
-    """Of a class with routed experts; None of another."""
-    for holder in (model, model.config.get_text_config()):
-        for name in ("router_aux_loss_coef", "aux_loss_coef"):
-            if isinstance(getattr(holder, name, None), int | float):
-                return RouterCoefficient(holder, name)
-    return None
+            share = self.step_loss.auxiliary_share
+            outputs.loss = with_routers(self.name, current.loss, loss, auxiliary, self._router, share)
 
 
 def named_like(current: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from cotbal.integrations.huggingface import CoTBalTrainer
 from cotbal.integrations.huggingface.levels import install_loss
+from cotbal.integrations.huggingface.routers import RouterCoefficient, with_routers
 from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import FROM_5
 from tests.integrations.huggingface.routed import CLASSES, COEFFICIENT, by_hand, cut, routed
@@ -118,7 +120,7 @@ def test_what_else_a_class_adds_is_refused(tmp_path: Path) -> None:
         level="logits",
     )
     with pytest.raises(
-        ValueError, match=r"expected 2.0 times its router's loss beside ours, no more, got 0\.[45]"
+        ValueError, match=r"expected 2.0 times its routers' loss beside ours, no more, got 0\.[45]"
     ):
         trainer.train()
 
@@ -168,3 +170,13 @@ def test_a_loop_that_does_not_say_how_many_micro_batches_there_are(share: float 
     rows = nn.functional.cross_entropy(alone(**batch).logits[:, :-1].transpose(1, 2), labels, reduction="sum")
     expected = rows / 10 + share * COEFFICIENT * outputs.aux_loss
     torch.testing.assert_close(outputs.loss, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_an_overflow_is_left_to_the_scaler(value: float) -> None:
+    """As where float16's loss is beyond its range: the step is skipped, the training goes on."""
+    ours = torch.tensor(value, requires_grad=True)
+    auxiliary = torch.tensor(1.5, requires_grad=True)
+    coefficient = RouterCoefficient(SimpleNamespace(router_aux_loss_coef=2.0), "router_aux_loss_coef")
+    found = with_routers("Mixtral", ours, ours + 2.0 * auxiliary, auxiliary, coefficient, 0.5)
+    assert not found.isfinite()
