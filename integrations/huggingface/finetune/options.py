@@ -19,7 +19,8 @@ _EXAMPLES = """\
 examples:
   python -m cotbal.integrations.huggingface.finetune --model HuggingFaceTB/SmolVLM-256M-Instruct \\
       --data mixture/train.json --image_folder images --weights weights.json --output_dir smolvlm \\
-      --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 1 --bf16 True --save_steps 500
+      --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 1 --bf16 True \\
+      --save_steps 500 --dataloader_num_workers 4 --train_sampling_strategy group_by_length
 
   # on 8 GPUs, a LoRA, a file for each task
   torchrun --nproc_per_node 8 -m cotbal.integrations.huggingface.finetune --lora_rank 64 \\

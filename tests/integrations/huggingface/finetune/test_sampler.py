@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from torch.utils.data import RandomSampler
@@ -12,7 +13,7 @@ from cotbal.integrations.huggingface.finetune import entry
 from cotbal.integrations.huggingface.finetune.records import read_files
 from cotbal.integrations.huggingface.finetune.sampler import FinetuneTrainer, LengthSampler
 from tests.integrations.huggingface.chat_world import World, make_world
-from tests.integrations.huggingface.finetune.world import mixture, record, run, words, write
+from tests.integrations.huggingface.finetune.world import GROUPED, mixture, record, run, words, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
 
@@ -65,17 +66,16 @@ def test_a_batch_is_of_all_ranks(world: World, tmp_path: Path, monkeypatch: pyte
         (0, len("what is here" + "it is shown 0")),
     ]
     monkeypatch.setattr(TrainingArguments, "world_size", 3)
-    args = TrainingArguments(
-        str(tmp_path), per_device_train_batch_size=2, train_sampling_strategy="group_by_length", use_cpu=True
-    )
+    options: dict[str, Any] = {"per_device_train_batch_size": 2, "use_cpu": True}
+    args = TrainingArguments(str(tmp_path), **options, **GROUPED)
     trainer = FinetuneTrainer.__new__(FinetuneTrainer)
     trainer.args, trainer.train_dataset = args, records
     made = trainer._get_train_sampler(records)
     assert (made.n_batch, made.seed, made.lengths) == (6, 42, records.lengths)
-    args.train_sampling_strategy = "random"
-    assert isinstance(trainer._get_train_sampler(records), RandomSampler)
-    args.train_sampling_strategy, args.data_seed = "group_by_length", 5
+    args.data_seed = 5
     assert trainer._get_train_sampler().seed == 5
+    trainer.args = TrainingArguments(str(tmp_path), **options)
+    assert isinstance(trainer._get_train_sampler(records), RandomSampler)
 
 
 def test_a_resumed_training_has_the_order_of_the_unbroken_one(
@@ -84,7 +84,7 @@ def test_a_resumed_training_has_the_order_of_the_unbroken_one(
     """Stopped within the second epoch."""
     records = [record(n, ("what is it", "it is " + "red " * (n % 7)), task="chat") for n in range(10)]
     given = write(tmp_path, records)
-    options = {"train_sampling_strategy": "group_by_length", "max_steps": 9, "save_steps": 7}
+    options = {**GROUPED, "max_steps": 9, "save_steps": 7}
     options |= {"per_device_train_batch_size": 2}
     seen: list[list[str]] = []
     collate = entry.DialogueCollator.__call__

@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration
 
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.equality.stacks import CONFIGURATIONS
-from tests.integrations.huggingface.finetune.world import mixture, run, words, write
+from tests.integrations.huggingface.finetune.world import GROUPED, mixture, run, words, write
 from tests.ports import free_port
 
 pytestmark = [
@@ -145,7 +145,7 @@ def test_they_go_on_from_their_checkpoint(
 ) -> None:
     """To the parameters of the unbroken training: moments, schedule, and the second epoch's order."""
     options = {"save_strategy": "steps", "save_steps": 1, "optim": "adamw_torch", "learning_rate": 1e-3}
-    options |= {"lr_scheduler_type": "linear", "max_steps": 5, "train_sampling_strategy": "group_by_length"}
+    options |= {"lr_scheduler_type": "linear", "max_steps": 5, **GROUPED}
     out = tmp_path / "out"
     both(given, world, stack, out, **options)
     whole = parameters(out)

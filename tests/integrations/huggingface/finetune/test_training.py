@@ -17,6 +17,7 @@ from cotbal.integrations.huggingface.chat_template import ChatTemplate
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.finetune.world import (
+    GROUPED,
     WEIGHTS,
     batch_of,
     mixture,
@@ -187,7 +188,7 @@ def test_it_goes_on_from_its_checkpoint(
         ({"max_length": 90}, "max_length"),
         ({"system": "it"}, "system"),
         ({"lora_rank": 2}, "lora_rank"),
-        ({"train_sampling_strategy": "group_by_length"}, "group_by_length"),
+        (GROUPED, "group_by_length"),
         ("data", "data"),
         ("weights", "weights"),
         ("rule", "weights"),

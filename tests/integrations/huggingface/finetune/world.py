@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from cotbal.integrations.huggingface.finetune import entry
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
@@ -13,6 +14,12 @@ from cotbal.integrations.huggingface.finetune.records import read_files
 from tests.integrations.huggingface.chat_world import World
 
 WEIGHTS = {"vqa": 0.5, "chat": 2.0}
+# Before transformers 5 it has another name.
+GROUPED: dict[str, object] = (
+    {"train_sampling_strategy": "group_by_length"}
+    if hasattr(TrainingArguments, "train_sampling_strategy")
+    else {"group_by_length": True}
+)
 
 
 def record(n: int, *turns: tuple[str, str], task: str = "vqa", image: str | None = None) -> dict[str, Any]:
