@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from tests.integrations.huggingface.level_cases import Size
 from tests.integrations.huggingface.training import (
     LEARNING_RATE,
     VOCABULARY,
@@ -28,21 +29,8 @@ CLASSES = {
 
 def routed(name: str, *, adds: bool = True) -> Any:
     """A model whose routers do not choose evenly."""
-    sizes = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "initializer_range": 0.2,
-        "output_router_logits": adds,
-        "router_aux_loss_coef": COEFFICIENT,
-        **CLASSES[name],
-    }
+    routing = {"output_router_logits": adds, "router_aux_loss_coef": COEFFICIENT, **CLASSES[name]}
+    sizes = Size(VOCABULARY).language(initializer_range=0.2, **routing)
     torch.manual_seed(0)
     if name == "Qwen3VLMoe":
         rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
