@@ -15,7 +15,6 @@ _EXPECTED = {
         "logged as task_loss/<name>",
     ),
     "sequence_parallel_size": (1, "it computes its loss itself, in shards; leave it out"),
-    "router_aux_loss_coef": (0, "it adds to each micro-batch what no step divides by; leave it out"),
     "use_ray": (False, "its workers do not import the plugin; use NPROC_PER_NODE or torchrun"),
     "use_logits_to_keep": (
         (None, False),

@@ -22,8 +22,8 @@ class LengthSampler(Sampler[int]):
         lengths: of each record, whatever compares.
         n_batch: records of a micro-batch on all ranks.
         seed: with the epoch, of the order.
-        epoch: that which begins. A resumed training has the order of the unbroken one so; what calls
-            `set_epoch` does not reach a sampler behind the batches of several ranks that are left out.
+        epoch: that which begins, so that a resumed training has the order of the unbroken one. `set_epoch`
+            would not reach this: on several ranks it lies behind the batches that are left out then.
     """
 
     def __init__(self, lengths: Sequence[Any], n_batch: int, seed: int, epoch: Callable[[], int]) -> None:

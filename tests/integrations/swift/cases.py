@@ -33,7 +33,7 @@ class Case:
     Attributes:
         name: also of its files.
         words: arguments after the common ones, the last of a kind counts.
-        kind: "text" or "vision".
+        kind: "text", "experts" or "vision".
         plugin: what `--external_plugins` gets; None: ms-swift as it is.
         stage: of ms-swift.
         data: files in the place of the world's.
@@ -47,8 +47,12 @@ class Case:
     data: tuple[Path, ...] = ()
 
     def arguments(self, world: World, folder: Path) -> list[str]:
-        model, of_type = {"text": (world.text, "qwen2"), "vision": (world.vision, "llava1_5_hf")}[self.kind]
-        template = {"text": "chatml", "vision": "llava1_5_hf"}[self.kind]
+        model, of_type = {
+            "text": (world.text, "qwen2"),
+            "experts": (world.experts, "qwen3_moe"),
+            "vision": (world.vision, "llava1_5_hf"),
+        }[self.kind]
+        template = "llava1_5_hf" if self.kind == "vision" else "chatml"
         plugin = [] if self.plugin is None else ["--external_plugins", str(self.plugin)]
         data = self.data or [world.data(task, self.kind) for task in WEIGHTS]
         words = self.words.format(folder=folder).split()
@@ -106,6 +110,9 @@ def errors(ranks: Sequence[dict[str, Any]]) -> tuple[float, float]:
         denominator = sum(part["denominator"] for part in parts)
         loss = sum(part["numerator"] for part in parts) / denominator
         gradient = sum(part["gradient"] for part in parts) / denominator
+        # The routers' own, of which each rank has a mean.
+        loss = loss + sum(part["router"] for part in parts) / len(parts)
+        gradient = gradient + sum(part["router_gradient"] for part in parts) / len(parts)
         came = sum(sum(part["losses"]) for part in parts) / len(parts)
         losses.append(abs(came - loss) / loss)
         gradients += [float((part["trained"] - gradient).norm() / gradient.norm()) for part in parts]

@@ -3,7 +3,7 @@
 Nothing of cotbal is asked: a record's task is read in its own answer, the model is read from disk again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +13,12 @@ import torch
 from peft import get_peft_model
 from swift.trainers import Seq2SeqTrainer
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, Qwen2ForCausalLM, TrainerCallback
+from transformers import (
+    LlavaForConditionalGeneration,
+    Qwen2ForCausalLM,
+    Qwen3MoeForCausalLM,
+    TrainerCallback,
+)
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "pixel_values")
 
@@ -56,7 +61,9 @@ class Recorder(TrainerCallback):
         model, self.steps = _model(self.trainer.model), self.steps[:-1]
         logged = [entry["loss"] for entry in self.trainer.state.log_history if "loss" in entry]
         evaluated = [entry["eval_loss"] for entry in self.trainer.state.log_history if "eval_loss" in entry]
-        share = [_share(model, step, weights, self.trainer.processing_class) for step in self.steps]
+        router = getattr(self.trainer.args, "router_aux_loss_coef", 0.0)
+        tokenizer = self.trainer.processing_class
+        share = [_share(model, step, weights, tokenizer, router) for step in self.steps]
         level = getattr(getattr(self.trainer, "installed", None), "level", None)
         tasks = getattr(self.trainer, "tasks", None)
         found = {"steps": share, "logged": logged, "level": level, "tasks": tasks, "evaluated": evaluated}
@@ -93,8 +100,11 @@ def _model(trained: nn.Module) -> nn.Module:
     """A model of the same parameters in float64, from disk, that ms-swift never had in its hands."""
     adapters = getattr(trained, "peft_config", None)
     inner = trained if adapters is None else trained.get_base_model()
-    chosen = {each.__name__: each for each in (LlavaForConditionalGeneration, Qwen2ForCausalLM)}
-    model = chosen[type(inner).__name__].from_pretrained(inner.model_dir, dtype=torch.float64)
+    kinds = (LlavaForConditionalGeneration, Qwen2ForCausalLM, Qwen3MoeForCausalLM)
+    chosen = {each.__name__: each for each in kinds}[type(inner).__name__]
+    # The grouped product of experts has no float64.
+    options = {"experts_implementation": "eager"} if chosen is Qwen3MoeForCausalLM else {}
+    model = chosen.from_pretrained(inner.model_dir, dtype=torch.float64, **options)
     model.config._attn_implementation = "eager"
     if adapters is not None:
         model = get_peft_model(model, adapters["default"], autocast_adapter_dtype=False)
@@ -110,8 +120,10 @@ def _prompts(step: Step) -> Iterator[list[int]]:
                 yield batch["input_ids"][row, part][: int(valid[0])].tolist()
 
 
-def _share(model: nn.Module, step: Step, weights: dict[str, float], tokenizer: Any) -> dict[str, Any]:
-    """This rank's sums of Eq. 2, the gradient of the numerator, and what the step really had."""
+def _share(
+    model: nn.Module, step: Step, weights: dict[str, float], tokenizer: Any, coefficient: float
+) -> dict[str, Any]:
+    """This rank's sums of Eq. 2 with the numerator's gradient, its routers', and what the step had."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in step.parameters)
@@ -129,17 +141,31 @@ def _share(model: nn.Module, step: Step, weights: dict[str, float], tokenizer: A
                     denominator + weights[task] * count,
                 )
     names = list(step.parameters)
-    flat = [
-        torch.zeros_like(parameters[name]) if parameters[name].grad is None else parameters[name].grad
-        for name in names
-    ]
+    gradient = _taken(parameters[name] for name in names)
+    router = 0.0
+    for batch in step.batches if coefficient else ():
+        given = {key: batch[key] for key in ("input_ids", "attention_mask") if key in batch}
+        auxiliary = model(**given, use_cache=False, output_router_logits=True).aux_loss
+        (coefficient * auxiliary / len(step.batches)).backward()
+        router += coefficient * float(auxiliary) / len(step.batches)
     return {
         "numerator": numerator,
         "denominator": denominator,
-        "gradient": torch.cat([each.flatten() for each in flat]),
+        "gradient": gradient,
+        "router": router,
+        "router_gradient": _taken(parameters[name] for name in names),
         "losses": step.losses,
         "trained": torch.cat([step.gradients[name].double().flatten() for name in names]),
     }
+
+
+def _taken(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The gradients in one row, zeros where there is none; afterwards there are none."""
+    flat = []
+    for each in parameters:
+        flat.append(torch.zeros_like(each).flatten() if each.grad is None else each.grad.flatten())
+        each.grad = None
+    return torch.cat(flat)
 
 
 def _segments(

@@ -24,7 +24,6 @@ ARGUMENTS = {
     "--enable_dft_loss true": ("enable_dft_loss: expected False, got True", _LEAVE),
     "--enable_channel_loss true": ("enable_channel_loss: expected False, got True", "task_loss/<name>"),
     "--sequence_parallel_size 2": ("sequence_parallel_size: expected 1, got 2", _LEAVE),
-    "--router_aux_loss_coef 0.01": ("router_aux_loss_coef: expected 0, got 0.01", _LEAVE),
     "--use_logits_to_keep true": ("use_logits_to_keep: expected False, got True", _LEAVE),
     "--use_liger_kernel true": ("use_liger_kernel: expected", "--liger_kernel_config"),
     "--use_ray true": ("use_ray: expected False, got True", "NPROC_PER_NODE"),

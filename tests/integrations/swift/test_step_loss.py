@@ -20,6 +20,7 @@ BOUND = 1e-6
 _FULL = "--tuner_type full"
 _TOWER = f"{_FULL} --freeze_vit false --freeze_aligner false"
 _LORA = "--tuner_type lora --learning_rate 0.02 --target_modules all-linear"
+_ROUTED = f"{_FULL} --router_aux_loss_coef 2.0"
 _SAVED = f"{_FULL} --save_strategy steps --save_steps 2"
 ALONE = (
     Case("full"),
@@ -35,6 +36,8 @@ ALONE = (
     Case("pictures", _TOWER, kind="vision"),
     Case("pictures, LoRA", _LORA, kind="vision"),
     Case("pictures, one record in a row", f"{_TOWER} --per_device_train_batch_size 1", kind="vision"),
+    Case("routed experts", f"{_ROUTED} --gradient_checkpointing false", kind="experts"),
+    Case("routed experts, none of their loss", _FULL, kind="experts"),
     Case("evaluation", f"{_FULL} --learning_rate 0 --split_dataset_ratio 0.25 --eval_strategy epoch"),
     Case("unbroken", _SAVED),
     Case("resumed", f"{_SAVED} --resume_from_checkpoint {{folder}}/unbroken/checkpoint-2"),
@@ -46,6 +49,7 @@ TWO_RANKS = (
     Case("DDP, packing", f"{_FULL} --packing true --packing_length 64 --per_device_train_batch_size 1"),
     Case("DDP, pictures", f"{_TOWER} --ddp_find_unused_parameters true", kind="vision"),
     Case("DDP, pictures, LoRA", _LORA, kind="vision"),
+    Case("DDP, routed experts", f"{_ROUTED} --ddp_find_unused_parameters true", kind="experts"),
 )
 UNSEEN = Case("without use_cpu", f"{_FULL} --use_cpu false")
 Results = dict[str, list[dict[str, Any]]]
@@ -55,7 +59,7 @@ def _stock(case: Case) -> Case:
     return Case(f"stock, {case.name}", case.words, case.kind, None, case.stage)
 
 
-EVALUATED = ALONE[13]
+EVALUATED = next(case for case in ALONE if case.name == "evaluation")
 CONTROLS = (ALONE[0], ALONE[3], ALONE[5], ALONE[10], TWO_RANKS[0], TWO_RANKS[4])
 
 
@@ -124,7 +128,22 @@ def check(ranks: list[dict[str, Any]]) -> None:
     # A resumed run has those of the run before it, too.
     for logged, parts in zip(ranks[0]["logged"][-len(steps) :], steps, strict=True):
         expected = sum(part["numerator"] for part in parts) / sum(part["denominator"] for part in parts)
+        expected += sum(part["router"] for part in parts) / len(parts)
         assert abs(logged - expected) <= BOUND * expected
+
+
+@pytest.mark.parametrize("is_reentrant", [False, True])
+def test_a_routers_loss_with_activations_computed_again(
+    is_reentrant: bool, world: World, tmp_path: Path
+) -> None:
+    """In a process of its own: ms-swift keeps the way of the first run. Its default would train nothing."""
+    again = "" if is_reentrant else ' --gradient_checkpointing_kwargs {{"use_reentrant":false}}'
+    case = Case("again", _ROUTED + again, kind="experts")
+    ranks = run_cases(world, tmp_path / "runs", [case])[case.name]
+    if is_reentrant:
+        assert "expected its routers' loss to lead to a parameter that is trained" in ranks[0]["error"]
+    else:
+        check(ranks)
 
 
 def test_a_plugin_of_ones_own(world: World, tmp_path: Path) -> None:

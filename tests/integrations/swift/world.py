@@ -1,4 +1,4 @@
-"""A tiny world for ms-swift on disk: a text model, a LLaVA, pictures and records; always alike.
+"""A tiny world for ms-swift on disk: two text models, a LLaVA, pictures and records; always alike.
 
 python -m tests.integrations.swift.world <folder>
 """
@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 WEIGHTS = {"vqa": 0.4, "caption": 1.9, "chat": 1.0}
@@ -60,6 +62,10 @@ class World:
         return self.folder / "qwen"
 
     @property
+    def experts(self) -> Path:
+        return self.folder / "qwen3_moe"
+
+    @property
     def vision(self) -> Path:
         return self.folder / "llava"
 
@@ -68,8 +74,8 @@ class World:
         return self.folder / "weights.json"
 
     def data(self, task: str, kind: str = "text") -> Path:
-        """Its records: `kind` is "text" or "vision"."""
-        return self.folder / f"{task}_{kind}.jsonl"
+        """Its records: `kind` is "text", "experts" (the same) or "vision"."""
+        return self.folder / f"{task}_{'vision' if kind == 'vision' else 'text'}.jsonl"
 
 
 def make_world(folder: Path) -> World:
@@ -85,6 +91,7 @@ def make_world(folder: Path) -> World:
         _write(world.data(task, "vision"), pictured)
     tokenizer = _tokenizer([message["content"] for record in records for message in record["messages"]])
     _text_model(world.text, tokenizer)
+    _experts_model(world.experts, tokenizer)
     _vision_model(world.vision, tokenizer)
     return world
 
@@ -132,6 +139,16 @@ def _text_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(_HEAD_SCALE)
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _experts_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(2)
+    routing = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=2, initializer_range=0.2, **_SIZES, **routing
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
