@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind
 
@@ -50,8 +51,9 @@ def load_model(
         )
         options["device_map"] = {"": args.device}
     model = kind.model.from_pretrained(name, **options)
-    if conversions := getattr(model, "_weight_conversions", None):
-        # Under ZeRO-3 transformers keeps those that renamed nothing, and writes other names by them.
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions and is_deepspeed_zero3_enabled():
+        # There transformers keeps those that renamed nothing, and writes other names by them.
         model._weight_conversions = [each for each in conversions if each.was_used()]
     # FSDP shards by these, and ends where one is of a part that this model has not, as CLIP's text tower.
     present = {type(module).__name__ for module in model.modules()}
