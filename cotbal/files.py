@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 
 def slug(name: str) -> str:
-    """The name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+    """The name as part of a file's name: letters and digits of any language, `_`, `.` and `-`."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:

@@ -1,6 +1,7 @@
 """The root of the command line: the verbs, --version, and one line for each mistake of the user."""
 
 import inspect
+import sqlite3
 from typing import Annotated, Any
 
 import typer
@@ -56,6 +57,13 @@ class _OneLineErrors(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             _fail(_in_words(error))
+        except sqlite3.Error as error:
+            if ctx.params.get("debug"):
+                raise
+            _fail(
+                f"the temporary database: {error}; expected room where temporary files go: set TMPDIR to a "
+                "folder that has it"
+            )
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package not in _EXTRAS or ctx.params.get("debug"):

@@ -40,13 +40,11 @@ def mix(
     Example: cotbal prepare mix --data data --out mixture
     """
     from cotbal.data.mix import find_prepared, write_mix
-    from cotbal.data.table1 import FIXED
 
     share, found = _share(ratio), find_prepared(data, task or ())
     with reading(False) as inputs:
-        chosen = FIXED if fixed is None else tuple(fixed)
         content = write_mix(
-            found, out, inputs, ratio=share, seed=seed, form=form.value, fixed=chosen, probes=probes
+            found, out, inputs, ratio=share, seed=seed, form=form.value, fixed=fixed, probes=probes
         )
     if as_json:
         typer.echo(json.dumps(content, indent=1, ensure_ascii=False))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from cotbal.collect.found import Found
 from cotbal.collect.locate import find_files
-from cotbal.collect.records import Record, by_id, read_records
+from cotbal.collect.records import Record, by_id, images_of, read_records
 from cotbal.collect.source import Source
 
 OPTIONS = {
     "id": "the column of the item's id, id by default",
-    "image": "the column that names the image, image by default",
+    "image": "the column that names the image of every item; by default image, where it is filled",
 }
 
 
@@ -30,10 +30,10 @@ def read(folder: Path, source: Source, run: str) -> Found:
     if id_column not in records[0].fields:
         return Found((file,), _only(records, f"one row, or a column {id_column!r}").number(source.metric))
     by_key = by_id(records, id_column)
-    image = source.options.get("image", "image")
-    images = {}
-    if "image" in source.options or image in records[0].fields:
-        images = {key: record.id(image) for key, record in by_key.items()}
+    if "image" in source.options:
+        images = {key: record.id(source.options["image"]) for key, record in by_key.items()}
+    else:
+        images = images_of(by_key, "image")
     return Found(
         (file,), items={key: record.number(source.metric) for key, record in by_key.items()}, images=images
     )

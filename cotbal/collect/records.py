@@ -3,10 +3,13 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Of a table: a picture in base64, as VLMEvalKit's have, is longer than Python's 131,072 characters.
+LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,11 @@ def by_id(records: Iterable[Record], name: str) -> dict[str, Record]:
     return found
 
 
+def images_of(records: Mapping[str, Record], name: str) -> dict[str, str]:
+    """Return {id: image} of the records that name one in a field; nothing, null or an empty text is none."""
+    return {key: each.id(name) for key, each in records.items() if each.fields.get(name) not in (None, "")}
+
+
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(path, encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
@@ -134,6 +142,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(path, encoding="utf-8-sig", newline="") as stream:
         try:
+            csv.field_size_limit(LONGEST_CELL)
             rows = csv.reader(stream, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
             yield from _rows(path, ((f"line {rows.line_num}", row) for row in rows if row))
         except csv.Error as error:
@@ -151,7 +160,9 @@ def _xlsx(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{path}: expected an Excel file, is it whole? {error}") from error
     try:
         rows = enumerate(book.worksheets[0].iter_rows(values_only=True), start=1)
-        yield from _rows(path, ((f"row {number}", list(row)) for number, row in rows))
+        # Excel keeps rows that are formatted and empty.
+        filled = (row for row in rows if any(cell is not None for cell in row[1]))
+        yield from _rows(path, ((f"row {number}", list(row)) for number, row in filled))
     finally:
         book.close()
 

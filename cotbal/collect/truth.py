@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cotbal.collect.found import Found
-from cotbal.collect.records import Record, by_id, read_records
+from cotbal.collect.records import Record, by_id, images_of, read_records
 from cotbal.collect.scoring import RULE_OPTIONS, matching_rules, score_items
 from cotbal.collect.source import Source
 
@@ -113,15 +113,12 @@ def _read(source: Source, path: Path) -> _Truth:
         _refuse_questions_alone(records)
     answer_field = the_field(records, source.options.get("truth-answer"), _ANSWER_FIELDS, "truth-answer")
     by_key = by_id(records, id_field)
-    image_field = source.options.get("image")
-    if image_field is None:
-        image_field = next((name for name in _IMAGE_FIELDS if name in records[0].fields), None)
-    images = {
-        key: record.id(image_field)
-        for key, record in by_key.items()
-        if image_field is not None
-        and ("image" in source.options or record.fields.get(image_field) is not None)
-    }
+    if "image" in source.options:
+        images = {key: record.id(source.options["image"]) for key, record in by_key.items()}
+    else:
+        # The first item may be one of the few that have no image.
+        fields = (name for name in _IMAGE_FIELDS if any(name in record.fields for record in records))
+        images = images_of(by_key, next(fields, _IMAGE_FIELDS[0]))
     return _Truth({key: _answer(record, answer_field) for key, record in by_key.items()}, images)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from cotbal.collect.found import Found
 from cotbal.collect.locate import find_files
 from cotbal.collect.predictions import parts
-from cotbal.collect.records import Record, by_id, read_records
+from cotbal.collect.records import Record, by_id, images_of, read_records
 from cotbal.collect.scoring import RULE_OPTIONS, score_items
 from cotbal.collect.source import Source
 from cotbal.collect.truth import own_rules, record_answer
@@ -37,7 +37,7 @@ def read(folder: Path, source: Source, run: str) -> Found:
     return Found(
         tuple(files),
         items=dict(zip(records, scores, strict=True)),
-        images={key: record.id("image") for key, record in records.items() if "image" in record.fields},
+        images=images_of(records, "image"),
         higher_is_better=True,
         rules=rules,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cotbal.collect.records import Record
+from cotbal.collect.records import LONGEST_CELL, Record
 from cotbal.data.conversations import asked, conversation, merged
 from cotbal.data.fields import checked, filled
 from cotbal.data.inputs import Inputs
@@ -150,6 +150,7 @@ def _csv(path: Path, inputs: Inputs) -> Iterator[Record]:
     number = 0
     try:
         with path.open("rb") as stream:
+            csv.field_size_limit(LONGEST_CELL)
             delimiter = "\t" if path.suffix == ".tsv" else ","
             rows = csv.reader(_lines(stream, reading), delimiter=delimiter, strict=True)
             header = next(rows, [])
@@ -157,6 +158,8 @@ def _csv(path: Path, inputs: Inputs) -> Iterator[Record]:
                 raise ValueError(f"expected columns of different names, got {header}")
             number = 1
             while (row := next(rows, None)) is not None:
+                if not row:  # a blank line
+                    continue
                 if len(row) != len(header):
                     raise ValueError(f"expected {len(header)} cells, got {len(row)}")
                 yield Record(path, f"record {number}", dict(zip(header, row, strict=True)))

@@ -19,10 +19,11 @@ from typing import Any
 from cotbal.data.inputs import Inputs
 from cotbal.data.table1 import FIXED, TABLE
 from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION, RecordFile, record_file
-from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
+from cotbal.files import json_object, remove_leftovers, slug, write_text_atomically, writing_atomically
 from cotbal.json_records import read_records, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
+MIX = "mix.json"
 LEFT_OUT = "RefCOCO+"
 BLOCK = 1 << 20
 
@@ -83,7 +84,7 @@ def write_mix(
     ratio: Fraction = Fraction(1, 32),
     seed: int = 0,
     form: str = "json",
-    fixed: Sequence[str] = FIXED,
+    fixed: Sequence[str] | None = None,
     probes: bool = True,
 ) -> dict[str, Any]:
     """Writes the mixture and what belongs to it; the content of mix.json.
@@ -97,17 +98,22 @@ def write_mix(
         ratio: share of a task's records in its mini subset.
         seed: decides which.
         form: of the files, "json" or "jsonl".
-        fixed: tasks of a fixed weight, which are in the mixture alone.
+        fixed: tasks of a fixed weight, which are in the mixture alone; None: ShareGPT, where it is there.
         probes: write the probes' mixtures.
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: a prepared file was changed; nothing half-written is left.
+        ValueError: a prepared file was changed, `fixed` names no task of them, two tasks need the same file.
+            An older mixture is then as it was, but where a file of held-out questions has changed.
     """
-    (out / "mix.json").unlink(missing_ok=True)
+    names = [each.task for each in found]
+    if absent := [task for task in fixed or () if task not in names]:
+        raise ValueError(f"--fixed: expected one of {', '.join(names)}, got {absent[0]!r}")
+    weighted = [task for task in names if task not in (FIXED if fixed is None else fixed)]
+    _check_names(names)
+    before = _all_files(load_mix(out)) if (out / MIX).is_file() else set()
     for folder in (".", "mini", "probes", "validation", "test"):
         remove_leftovers(out / folder)
-    weighted = [each.task for each in found if each.task not in fixed]
     files: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         # Not in place until all is written and every hash agrees.
@@ -119,6 +125,7 @@ def write_mix(
             _spread(each, staged, weighted, inputs, ratio, seed)
         for name, file in staged.items():
             files[f"{name}.{form}"] = {"records": file.records, "sha256": file.close()}
+        (out / MIX).unlink(missing_ok=True)
     tasks = {
         each.task: {
             **_sizes(each, ratio if each.task in weighted else None),
@@ -128,8 +135,49 @@ def write_mix(
     }
     content = {"schema_version": SCHEMA_VERSION, "seed": seed, "mini_ratio": str(ratio)}
     content |= {"tasks": tasks, "files": files}
-    write_text_atomically(out / "mix.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    for name in before - _all_files(content):
+        (out / name).unlink(missing_ok=True)
+    write_text_atomically(out / MIX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return content
+
+
+def load_mix(folder: Path) -> dict[str, Any]:
+    """The content of a mixture's mix.json; ValueError where it is something else."""
+    path = folder / MIX
+    content = json_object(path, "what `cotbal prepare mix` wrote", "run it again, in a new folder")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"{path}: expected schema_version {SCHEMA_VERSION}; run `cotbal prepare mix` again")
+    return content
+
+
+def held_out_files(content: dict[str, Any]) -> dict[str, str]:
+    """The files of held-out questions of a mixture and the kind of each, "validation" or "test"."""
+    return {
+        _held_out_file(task, split): "validation" if split == "val" else "test"
+        for task, sizes in content["tasks"].items()
+        for split in sizes["held_out"]
+    }
+
+
+def _held_out_file(task: str, split: str) -> str:
+    kind, _, name = split.partition("_")
+    folder = "validation" if kind == "val" else "test"
+    return f"{folder}/{slug(task)}_{name}.jsonl" if name else f"{folder}/{slug(task)}.jsonl"
+
+
+def _all_files(content: dict[str, Any]) -> set[str]:
+    return {*content["files"], *held_out_files(content)}
+
+
+def _check_names(tasks: Sequence[str]) -> None:
+    by_file: dict[str, str] = {}
+    for task in tasks:
+        # Some file systems know no upper case.
+        if (other := by_file.setdefault(slug(task).casefold(), task)) != task:
+            raise ValueError(
+                f"tasks {other!r} and {task!r}: expected names that differ as files, got {slug(task)!r} for "
+                "both; prepare one of them under another name"
+            )
 
 
 def _sizes(each: Prepared, ratio: Fraction | None) -> dict[str, int | None]:
@@ -205,12 +253,10 @@ def _held_out(each: Prepared, out: Path, inputs: Inputs) -> dict[str, int]:
     for split, what in each.splits.items():
         if split == "train":
             continue
-        kind, _, name = split.partition("_")
-        folder = out / ("validation" if kind == "val" else "test")
         source = each.folder / what["file"]
         reading = inputs.reading(source)
-        name = f"{slug(each.task)}_{name}" if name else slug(each.task)
-        with writing_atomically(folder / f"{name}.jsonl") as stream, source.open("rb") as questions:
+        path = out / _held_out_file(each.task, split)
+        with writing_atomically(path) as stream, source.open("rb") as questions:
             while block := questions.read(BLOCK):
                 reading.update(block)
                 stream.write(block)

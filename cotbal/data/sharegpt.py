@@ -8,7 +8,6 @@ records with a picture as well, so that LLaVA's own mixture is read.
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from cotbal.data.fields import checked
 from cotbal.data.files_of import there
 from cotbal.data.inputs import Inputs
 from cotbal.data.json_reader import read_array
+from cotbal.data.processes import processes
 from cotbal.data.task_folder import TaskFolder
 from cotbal.data.tokens import MOST_TOKENS, Counter, fitting, load_counter
 from cotbal.data.vqa import Target
@@ -61,9 +61,9 @@ def prepare_sharegpt(
     """
     path = annotations / FILE if annotations.is_dir() else annotations
     there(path, needed=True)
-    folder = TaskFolder(target.out, TASK, target.form)
     # Before any process starts: a wrong name is told at once.
     counter = load_counter(tokenizer)
+    folder = TaskFolder(target.out, TASK, target.form)
     folder.train(_records(path, inputs, counter, tokenizer, most_tokens, workers))
     return [folder.finish("sharegpt", target.seed, inputs, most_tokens=most_tokens)]
 
@@ -75,14 +75,14 @@ def _records(
     with ExitStack() as stack:
         pool = None
         if workers > 1:
-            pool = stack.enter_context(get_context("spawn").Pool(workers, _start, (tokenizer, most_tokens)))
+            pool = stack.enter_context(processes(workers, _start, tokenizer, most_tokens))
         # In batches: the pool would take a whole iterator into memory.
         while batch := list(islice(found, _BATCH * workers)):
             fields = [record.fields for _, record in batch]
             if pool is None:
                 cleaned = [clean(each, counter, most_tokens) for each in fields]
             else:
-                cleaned = pool.map(_clean, fields, chunksize=32)
+                cleaned = list(pool.map(_clean, fields, chunksize=32))
             for (place, record), each in zip(batch, cleaned, strict=True):
                 if each.reason is not None:
                     inputs.leave_out(each.reason)

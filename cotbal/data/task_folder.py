@@ -61,12 +61,15 @@ class TaskFolder:
         out: the folder of all tasks.
         task: the task's name.
         form: of the training records, "json" or "jsonl".
+
+    Raises:
+        ValueError: the folder is that of a task of another name.
     """
 
     def __init__(self, out: Path, task: str, form: str) -> None:
         self.path, self.task, self._form = out / slug(task), task, form
         self._files: dict[str, dict[str, Any]] = {}
-        (self.path / PREPARED).unlink(missing_ok=True)
+        self._refuse_another()
         remove_leftovers(self.path)
 
     def train(self, records: Iterable[dict[str, Any]]) -> None:
@@ -84,16 +87,29 @@ class TaskFolder:
             digest = file.close()
             if not file.records:
                 raise ValueError(f"task {self.task!r}: expected records to train on, got none")
+            self._unfinished()
         (self.path / f"train.{other}").unlink(missing_ok=True)
         self._keep("train", f"train.{self._form}", digest, records=file.records, turns=turns)
 
     def held_out(self, name: str, turns: Iterable[Turn]) -> None:
-        """Writes held-out questions: "val", "test" or "test_NAME"; no file where there is none."""
+        """Writes held-out questions: "val", "test" or "test_NAME"; no file where there is none.
+
+        Raises:
+            ValueError: an id stands twice.
+        """
         with writing_atomically(self.path / f"{name}.jsonl") as stream:
             file = RecordFile(stream, "jsonl")
+            ids: set[str] = set()
             for turn in turns:
+                if turn.id in ids:
+                    raise ValueError(
+                        f"task {self.task!r}: expected each held-out question's id once, got {turn.id!r} "
+                        "twice: the answers could not be told apart"
+                    )
+                ids.add(turn.id)
                 file.add(to_json(_question(turn) | {"task": self.task}))
             digest = file.close()
+            self._unfinished()
         if file.records:
             self._keep(name, f"{name}.jsonl", digest, questions=file.records)
         else:
@@ -115,6 +131,23 @@ class TaskFolder:
         }
         write_text_atomically(self.path / PREPARED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return content
+
+    def _refuse_another(self) -> None:
+        """ValueError where the folder is that of a task whose name is another, and the same as a file's."""
+        try:
+            content = json.loads((self.path / PREPARED).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return
+        other = content.get("task") if isinstance(content, dict) else None
+        if isinstance(other, str) and other != self.task:
+            raise ValueError(
+                f"{self.path}: expected the folder of task {self.task!r}, got that of {other!r}; give one of "
+                "them another name, or --out another folder"
+            )
+
+    def _unfinished(self) -> None:
+        """Before the first file takes another's place: what was finished here stays so until then."""
+        (self.path / PREPARED).unlink(missing_ok=True)
 
     def _keep(self, split: str, file: str, digest: str, **sizes: int) -> None:
         self._files[split] = {"file": file, **sizes, "sha256": digest}

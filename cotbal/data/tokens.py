@@ -29,6 +29,9 @@ def load_counter(tokenizer: str) -> Counter:
             fast = Tokenizer.from_file(str(path))
         except Exception as error:
             raise ValueError(f"--tokenizer: expected a tokenizer in {path}: {error}") from error
+        # What a call with truncation or padding has left in the file.
+        fast.no_truncation()
+        fast.no_padding()
         return lambda text: len(fast.encode(text, add_special_tokens=False).ids)
     from transformers import AutoTokenizer
 

@@ -1,6 +1,9 @@
 """`cotbal prepare` as a user runs it."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -67,6 +70,24 @@ def test_all_sources_into_one_mixture_twice(release):
     assert ["RefCOCO-bbox", "40", "41k", "40", "1", "1"] in rows
     assert ["ShareGPT", "20", "41k", "20", "-", "0"] in rows
     assert ["total", "290", "475k", "391", "7", "7"] in rows
+
+
+def test_no_room_for_temporary_files_is_one_line(tmp_path):
+    with (tmp_path / "t.csv").open("w") as file:
+        file.write("q,a\n")
+        file.writelines(f"{number}?,{'word ' * 300}\n" for number in range(20_000))
+    command = [sys.executable, "-m", "cotbal.cli", "prepare", "generic", "--annotations", "t.csv"]
+    command += ["--task", "T", "--column", "question=q", "--column", "answer=a"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 10000; exec "$@"', "sh", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch("cotbal: the temporary database: .* set TMPDIR to .*\n", done.stderr)
+    assert not (tmp_path / "data").exists()
 
 
 def test_mistakes_are_one_line_with_exit_code_2(release):

@@ -4,6 +4,14 @@ from tests.collect.publishers import csv_items
 from tests.collect.reading import ITEMS, read
 
 
+@pytest.mark.parametrize("rows", ["1,,0.5\n2,a,1\n", "2,a,1\n1,,0.5\n"])
+def test_an_item_without_an_image_stands_by_itself(tmp_path, rows):
+    (tmp_path / "s.csv").write_text(f"id,image,EM\n{rows}")
+    assert read(tmp_path, "format=csv from=s.csv metric=EM").images == {"2": "a"}
+    with pytest.raises(ValueError, match=r"s.csv: line \d, field 'image': expected an id"):
+        read(tmp_path, "format=csv from=s.csv metric=EM image=image")
+
+
 def test_a_row_per_item(tmp_path):
     found = read(tmp_path, csv_items(tmp_path, ITEMS))
     assert found.items == {str(item.id): item.right for item in ITEMS}
@@ -34,7 +42,6 @@ def test_a_score_alone(tmp_path, content, score):
         ("run,vqa\nmini,\n", "line 2, field 'vqa': expected a number, got ''"),
         ("id,EM\n1,0.5\n1,0.6\n", "line 3, field 'id': id '1' stands twice"),
         ("id,EM\n1,0.5\n2,inf\n", "line 3, field 'EM': expected a finite number, got 'inf'"),
-        ("id,image,EM\n1,a,0.5\n2,,1\n", "line 3, field 'image': expected an id"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path, content, words):

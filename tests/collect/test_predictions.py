@@ -125,6 +125,15 @@ def test_the_right_answers_are_read_from_each_publishers_file(tmp_path, content,
     assert found.images == {"1": "5"}
 
 
+@pytest.mark.parametrize("bare", [{}, {"image": None}, {"image": ""}])
+def test_the_first_item_may_have_no_image(tmp_path, bare):
+    write_jsonl(tmp_path / "p.jsonl", [{"id": key, "answer": "a"} for key in (1, 2)])
+    truth = write_json(
+        tmp_path / "t.json", [{"id": 1, "answer": "a"} | bare, {"id": 2, "answer": "a", "image": "x"}]
+    )
+    assert read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}").images == {"2": "x"}
+
+
 def test_an_item_without_an_image_has_none(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [{"id": key, "answer": "a"} for key in (1, 2)])
     truth = write_json(

@@ -23,6 +23,12 @@ def written(path, kind):
     return file
 
 
+def test_a_cell_may_hold_a_picture_in_base64(tmp_path):
+    (tmp_path / "t.tsv").write_text("index\timage\n1\t" + "A" * 200_000 + "\n")
+    (record,) = read_records(tmp_path / "t.tsv")
+    assert len(record.fields["image"]) == 200_000
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "json", "annotations.json", "keys.json", "csv", "tsv", "bom.csv"])
 def test_every_kind_of_file_gives_the_same_records(tmp_path, kind):
     assert [record.fields for record in read_records(written(tmp_path, kind))] == ROWS
@@ -33,6 +39,8 @@ def test_an_excel_file_gives_the_same_records(tmp_path):
     book = openpyxl.Workbook()
     book.active.append(["index", "hit", "text"])
     book.active.append([7, 1, "a"])
+    # Excel keeps a row that is formatted and empty.
+    book.active.cell(4, 1).font = openpyxl.styles.Font(bold=True)
     book.save(tmp_path / "rows.xlsx")
     (record,) = read_records(tmp_path / "rows.xlsx")
     assert (record.id("index"), record.number("hit"), record.text("text")) == ("7", 1.0, "a")

@@ -13,9 +13,11 @@ from cotbal.collect.source import Source
 from cotbal.data.gqa import prepare_gqa
 from cotbal.data.refcoco import prepare_refcoco
 from cotbal.data.sharegpt4v import prepare_sharegpt4v
+from cotbal.data.task_folder import TaskFolder
+from cotbal.data.turns import Turn
 from tests.data import publishers
 from tests.data.publishers import ref
-from tests.data.reading import VQA, inputs, pairs, rows, target, train
+from tests.data.reading import VQA, everything, inputs, pairs, rows, target, train
 
 # Any text that is one after white space at its ends is gone.
 TEXTS = (
@@ -104,12 +106,32 @@ def test_held_out_questions_are_the_truth_that_collect_scores_against(tmp_path):
     assert all(row["text"].endswith(VQA) for row in rows(tmp_path / "out" / "GQA" / "val.jsonl"))
 
 
-def test_failed_run_takes_the_mark_of_the_one_before_away(tmp_path):
+def test_failed_run_leaves_the_one_before(tmp_path):
     publishers.gqa(tmp_path, "train", [("1", "5", "Who?", "me")])
     prepare_gqa(tmp_path, target(tmp_path / "out"), inputs())
-    before = (tmp_path / "out" / "GQA" / "train.json").read_bytes()
+    before = everything(tmp_path / "out")
     (tmp_path / "train_balanced_questions.json").write_text('{"1": ')
     with pytest.raises(ValueError, match="ends inside"):
         prepare_gqa(tmp_path, target(tmp_path / "out"), inputs())
-    assert (tmp_path / "out" / "GQA" / "train.json").read_bytes() == before
+    assert everything(tmp_path / "out") == before
+
+
+def test_run_that_fails_after_its_training_file_takes_the_mark_away(tmp_path):
+    publishers.gqa(tmp_path, "train", [("1", "5", "Who?", "me")])
+    prepare_gqa(tmp_path, target(tmp_path / "out"), inputs())
+    folder = TaskFolder(tmp_path / "out", "GQA", "json")
+    folder.train([{"conversations": []}])
+    twice = (Turn("7", image, "Who?", "me") for image in "ab")
+    with pytest.raises(ValueError, match="expected each held-out question's id once, got '7' twice"):
+        folder.held_out("val", twice)
     assert sorted(path.name for path in (tmp_path / "out" / "GQA").iterdir()) == ["train.json"]
+
+
+def test_names_of_any_language_have_folders_of_their_own(tmp_path):
+    for name in ("图表", "问答", "A B"):
+        folder = TaskFolder(tmp_path, name, "json")
+        folder.train([{"conversations": []}])
+        folder.finish("generic", 0, inputs())
+    assert {path.name for path in tmp_path.iterdir()} == {"图表", "问答", "A_B"}
+    with pytest.raises(ValueError, match="A_B: expected the folder of task 'A/B', got that of 'A B'"):
+        TaskFolder(tmp_path, "A/B", "json")

@@ -118,6 +118,41 @@ def test_older_mixture_without_its_mark_is_told_apart(data, tmp_path):
     assert not (tmp_path / "mix" / "mix.json").exists()
 
 
+def test_failed_mix_leaves_the_one_before(data, tmp_path):
+    write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    before = everything(tmp_path / "mix")
+    path = data / "GQA" / "train.json"
+    path.write_text(path.read_text().replace("a3", "b3"))
+    with pytest.raises(ValueError, match=r"GQA/train\.json: expected the file that was prepared"):
+        write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    assert everything(tmp_path / "mix") == before
+
+
+def test_mix_leaves_no_file_of_the_one_before(data, tmp_path):
+    write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    (tmp_path / "mix" / "validation" / "answers.jsonl").write_text("mine")
+    write_mix(find_prepared(data, ["VQAv2", "Mine"]), tmp_path / "mix", inputs(), form="jsonl")
+    write_mix(find_prepared(data, ["VQAv2", "Mine"]), tmp_path / "new", inputs(), form="jsonl")
+    new = everything(tmp_path / "new")
+    assert everything(tmp_path / "mix") == new | {"validation/answers.jsonl": b"mine"}
+
+
+def test_fixed_task_that_is_not_there_is_told(data, tmp_path):
+    with pytest.raises(ValueError, match=r"--fixed: expected one of ShareGPT, .* got 'Sharegpt'"):
+        write_mix(find_prepared(data), tmp_path / "mix", inputs(), fixed=["Sharegpt"])
+    content = write_mix(find_prepared(data, ["GQA"]), tmp_path / "mix", inputs(), fixed=None)
+    assert content["tasks"]["GQA"]["mini"] == 1
+
+
+def test_names_that_need_one_file_are_refused(data, tmp_path):
+    (data / "GQA").rename(data / "gqa")
+    (data / "gqa" / "prepared.json").write_text(
+        (data / "gqa" / "prepared.json").read_text().replace('"task": "GQA"', '"task": "vqav2"')
+    )
+    with pytest.raises(ValueError, match="tasks 'VQAv2' and 'vqav2': expected names that differ as files"):
+        write_mix(find_prepared(data), tmp_path / "mix", inputs())
+
+
 def test_task_that_is_not_finished_is_refused(data):
     (data / "GQA" / "prepared.json").unlink()
     with pytest.raises(ValueError, match=r"GQA: expected prepared\.json, got none: prepare it again"):

@@ -1,14 +1,21 @@
 """ShareGPT4V, ShareGPT and the user's own tables."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from cotbal.data.generic import prepare_generic
 from cotbal.data.sharegpt import pairs as valid
 from cotbal.data.sharegpt import prepare_sharegpt
 from cotbal.data.sharegpt4v import prepare_sharegpt4v
 from cotbal.data.tokens import fitting, load_counter
+from tests.cli.watching import children, wait_until
 from tests.data import publishers
 from tests.data.reading import everything, inputs, pairs, rows, target, train
 
@@ -119,6 +126,48 @@ def test_tokenizer_that_transformers_makes_counts_as_well(tmp_path):
         load_counter(str(tmp_path / "no such folder"))
 
 
+def test_what_a_call_left_in_the_tokenizer_cuts_and_pads_no_count(tmp_path):
+    path = publishers.word_tokenizer(tmp_path / "tokenizer.json")
+    used = Tokenizer.from_file(str(path))
+    used.enable_truncation(3)
+    used.enable_padding(length=5)
+    used.save(str(path))
+    count = load_counter(str(path))
+    assert [count("word " * n) for n in (1, 9)] == [1, 9]
+
+
+# Each process imports torch: seconds.
+@pytest.mark.full
+def test_killed_worker_ends_it_in_a_sentence(tmp_path):
+    turns = [("human", "Question"), ("gpt", "word " * 20_000)]
+    publishers.sharegpt(tmp_path / "sg.json", [turns] * 2000)
+    tokenizer = publishers.word_tokenizer(tmp_path / "tokenizer.json")
+    run = f"""
+from pathlib import Path
+from cotbal.data.sharegpt import prepare_sharegpt
+from tests.data.reading import inputs, target
+if __name__ == "__main__":
+    prepare_sharegpt(Path("sg.json"), target(Path("out")), inputs(), tokenizer="{tokenizer}", workers=2)
+"""
+    (tmp_path / "run.py").write_text(run)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, "run.py"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: sum(map(works, children(process.pid))) == 2, process, seconds=60)
+        os.kill(next(filter(works, children(process.pid))), signal.SIGKILL)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert "--workers: expected 2 processes to last, one was killed" in errors
+
+
+def works(pid):
+    """Whether the process counts tokens."""
+    return "tokenizers" in Path(f"/proc/{pid}/maps").read_text()
+
+
 def test_missing_tokenizer_is_told(tmp_path):
     path = publishers.sharegpt(tmp_path / "sg.json", [[("human", "a"), ("gpt", "b")]])
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -190,6 +239,7 @@ def test_own_table_of_text_alone_and_its_own_splits(tmp_path):
         ("t.csv", b"Q,A\n", "expected rows, got none"),
         ("t.jsonl", b'{"Q": 3, "A": "b"}', "record 1, field 'Q': expected a text, got 3"),
         ("t.parquet", b"PAR1 and not more", "expected a Parquet file"),
+        ("t.csv", b"Q,A\n\na,b\n\n,c\n", "record 2, field 'Q': expected a text that is not empty"),
         ("t.xml", b"", "expected .csv"),
     ],
 )

@@ -1,21 +1,17 @@
 """Who examines: this process, or several at once; the results come in the same order."""
 
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
 from typing import Protocol, TypeVar
 
 from cotbal.data.check.pictures import Look, look
 from cotbal.data.check.schema import Examined, Examiner, Settings
+from cotbal.data.processes import processes
 from cotbal.data.tokens import load_counter
 from cotbal.json_window import Record
 
@@ -91,18 +87,8 @@ def crew(settings: Settings, workers: int) -> Iterator[Crew]:
     if workers == 1:
         yield Crew(examiner)
         return
-    try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start, (settings,)) as pool:
-            try:
-                yield _Processes(pool, workers)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-    except BrokenProcessPool as error:
-        raise ValueError(
-            f"--workers: expected {workers} processes to last, one was killed; is there memory for them? "
-            "Try fewer"
-        ) from error
+    with processes(workers, _start, settings) as pool:
+        yield _Processes(pool, workers)
 
 
 _own: Examiner
@@ -110,17 +96,9 @@ _own: Examiner
 
 def _start(settings: Settings) -> None:
     global _own
-    if (parent := parent_process()) is not None:
-        # A killed parent would leave its processes waiting for work for ever.
-        Thread(target=_end_with, args=(parent,), daemon=True).start()
     # What could be read before it was handed over must not be nested too deeply here.
     sys.setrecursionlimit(max(_DEEP, sys.getrecursionlimit()))
     _own = _examiner(settings)
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _examiner(settings: Settings) -> Examiner:

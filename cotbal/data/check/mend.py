@@ -49,7 +49,8 @@ def mended(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Change]]:
     turns = turns[first:last]
     if not turns or len(turns) % 2 or any(t["from"] != ROLES[n % 2] for n, t in enumerate(turns)):
         return fields, []
-    if isinstance(fields.get("image"), str) and not any(IMAGE in turn["value"] for turn in turns[1::2]):
+    pictured = isinstance(fields.get("image"), str) and fields["image"]
+    if pictured and not any(IMAGE in turn["value"] for turn in turns[1::2]):
         turns = _one_image(turns, first, changes)
     return (fields | {"conversations": turns}, changes) if changes else (fields, [])
 

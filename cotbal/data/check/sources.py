@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cotbal.data.check.run import Source
-from cotbal.data.mix import load_prepared
+from cotbal.data.mix import MIX, held_out_files, load_mix, load_prepared
 from cotbal.data.task_folder import PREPARED
 from cotbal.tasks import read_file_tasks
 
 TRAIN = "train"
-_SUFFIXES = (".json", ".jsonl")
 
 
 def find_sources(files: Iterable[Path], splits: Iterable[str]) -> list[Source]:
@@ -63,10 +62,11 @@ def find_file_tasks(sources: Sequence[Source], words: Iterable[str]) -> dict[str
 def _of(path: Path) -> Iterator[Source]:
     if not path.is_dir():
         yield Source(TRAIN, path)
-    elif (path / "mix.json").is_file():
-        yield Source(TRAIN, _one(path, "mixture"))
-        for split in ("validation", "test"):
-            yield from (Source(split, each) for each in sorted((path / split).glob("*.jsonl")))
+    elif (path / MIX).is_file():
+        content = load_mix(path)
+        yield Source(TRAIN, path / next(iter(content["files"])))
+        found = sorted(held_out_files(content).items(), key=lambda each: (each[1] == "test", each[0]))
+        yield from (Source(split, path / name) for name, split in found)
     elif (path / PREPARED).is_file():
         for split, what in load_prepared(path).splits.items():
             name = "validation" if split == "val" else split.partition("_")[0]
@@ -74,14 +74,5 @@ def _of(path: Path) -> Iterator[Source]:
     else:
         raise ValueError(
             f"{path}: expected a file of records, or a folder that `cotbal prepare` finished, with "
-            f"mix.json or {PREPARED}"
+            f"{MIX} or {PREPARED}"
         )
-
-
-def _one(folder: Path, stem: str) -> Path:
-    for suffix in _SUFFIXES:
-        if (folder / f"{stem}{suffix}").is_file():
-            return folder / f"{stem}{suffix}"
-    raise ValueError(
-        f"{folder}: expected {stem}.json or {stem}.jsonl, got neither; run `cotbal prepare mix` again"
-    )

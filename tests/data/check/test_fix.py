@@ -67,6 +67,7 @@ def test_what_can_be_meant_in_one_way_is_mended(before, after, changes):
     [
         record("q", "a", "r", "b", image="1.jpg"),
         said(("human", "<image>\nq"), ("gpt", "a")),
+        said(("human", "q"), ("gpt", "a"), image=""),
         said(("human", "q"), ("gpt", "")),
         said(("human", "q"), ("human", "r"), ("gpt", "a")),
         said(("user", "q"), ("user", "r"), ("gpt", "a")),

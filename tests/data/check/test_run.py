@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cotbal.data.check import crew as crew_module
+from cotbal.data import processes as processes_module
 from cotbal.data.check.findings import KINDS
 from cotbal.data.check.run import Check, Source
 from cotbal.data.check.schema import Settings
@@ -120,7 +120,7 @@ def test_several_give_the_same_findings_and_sizes_in_the_same_order(tmp_path, mo
 
     alone = told(1)
     # Threads in the place of processes, each of which would import torch.
-    monkeypatch.setattr(crew_module, "ProcessPoolExecutor", threads)
+    monkeypatch.setattr(processes_module, "ProcessPoolExecutor", threads)
     assert told(3) == alone
     assert len(alone[1]) == 2 + 286 + 2000 + 1 + 20
 
@@ -131,9 +131,11 @@ def threads(workers, context, start, arguments):
 
 def test_process_of_a_crew_ends_when_its_parent_has(monkeypatch):
     ended, codes = Event(), Queue()
-    monkeypatch.setattr(crew_module, "parent_process", lambda: SimpleNamespace(join=ended.wait))
-    monkeypatch.setattr(crew_module.os, "_exit", codes.put)
-    crew_module._start(Settings())
+    monkeypatch.setattr(processes_module, "parent_process", lambda: SimpleNamespace(join=ended.wait))
+    monkeypatch.setattr(processes_module.os, "_exit", codes.put)
+    started = []
+    processes_module._start(started.append, ("settings",))
+    assert started == ["settings"]
     assert codes.empty()
     ended.set()
     assert codes.get(timeout=10) == 1
@@ -192,8 +194,12 @@ def test_many_tasks_are_counted_together(tmp_path):
 
 def test_sources_of_folders_and_splits(tmp_path):
     (tmp_path / "mix" / "validation").mkdir(parents=True)
-    for name in ("mix.json", "mixture.jsonl", "validation/B.jsonl", "validation/A.jsonl"):
+    # An older mixture's: it is not what mix.json says.
+    for name in ("mixture.json", "validation/C.jsonl"):
         (tmp_path / "mix" / name).write_text("")
+    tasks = {task: {"held_out": {"val": 1}} for task in ("B", "A")}
+    mixed = {"schema_version": 1, "files": {"mixture.jsonl": {}, "mini.jsonl": {}}, "tasks": tasks}
+    (tmp_path / "mix" / "mix.json").write_text(json.dumps(mixed))
     (tmp_path / "GQA").mkdir()
     splits = {
         "train": {"file": "train.json", "records": 1},
