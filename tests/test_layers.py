@@ -177,6 +177,8 @@ OTHERS = {
     "cotbal.integrations": {
         "PIL",
         "accelerate",
+        "jinja2",
+        "numpy",
         "omegaconf",
         "peft",
         "pyarrow",

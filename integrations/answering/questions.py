@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from cotbal.integrations.pictures import open_rgb
+
 Batch = list[int]
 
 
@@ -70,12 +72,10 @@ def picture_of(question: Question, folder: Path) -> Image.Image:
     Raises:
         ValueError: the file is no picture.
     """
-    path = folder / str(question.image)
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except OSError as error:
-        raise ValueError(f"question {question.id!r}: expected a picture in {path}: {error}") from error
+        return open_rgb(folder / str(question.image))
+    except ValueError as error:
+        raise ValueError(f"question {question.id!r}: {error}") from error
 
 
 def batches_of(questions: Sequence[Question], size: int) -> list[Batch]:

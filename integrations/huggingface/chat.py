@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, GenerationConfig
 
 from cotbal.integrations.answering.questions import Batch, Question, picture_of
-from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template
+from cotbal.integrations.dialogues import IMAGE
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template, pieces_of
 
 _ADAPTER = "adapter_config.json"
 
@@ -135,9 +136,18 @@ class Prompts(Dataset[Asked]):
         return self._written(self._wanted[place][1][0])
 
     def _written(self, question: Question) -> str:
-        template = self._template
-        pieces = [question.text] if question.image is None else ["", question.text]
-        return template.written([*template.opening(), template.message("user", pieces)], asks=True)
+        template, pieces = self._template, pieces_of(question.text)
+        if len(pieces) == 1 and question.image is not None:
+            pieces = ["", question.text]
+        if len(pieces) != 1 + (question.image is not None):
+            raise ValueError(
+                f"question {question.id!r}: expected {IMAGE} once at most, and with a picture alone, got "
+                f"{question.text[:80]!r}"
+            )
+        try:
+            return template.written([*template.opening(), template.message("user", pieces)], asks=True)
+        except ValueError as error:
+            raise ValueError(f"question {question.id!r}: {error}") from error
 
     def _pictures(self, question: Question) -> list[Any]:
         return [] if question.image is None else [picture_of(question, self._folder)]

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+from cotbal.integrations.dialogues import IMAGE
 
 Message = dict[str, Any]
 
@@ -27,6 +30,21 @@ def kind_of(config: Any) -> Kind:
     if type(config) in AutoModelForImageTextToText._model_mapping:
         return Kind(AutoModelForImageTextToText, AutoProcessor)
     return Kind(AutoModelForCausalLM, AutoTokenizer)
+
+
+def pieces_of(text: str) -> list[str]:
+    """The texts between a turn's pictures, `<image>` each, without the line between picture and text.
+
+    One picture comes first wherever the text has it, as in LLaVA's training and as questions are asked.
+    """
+    pieces = text.split(IMAGE)
+    trimmed = [
+        piece[piece.startswith("\n") and place > 0 :].removesuffix("\n" if place < len(pieces) - 1 else "")
+        for place, piece in enumerate(pieces)
+    ]
+    if len(pieces) == 2:
+        return ["", "\n".join(piece for piece in trimmed if piece)]
+    return trimmed
 
 
 @dataclass(frozen=True)
@@ -77,10 +95,19 @@ class ChatTemplate:
         Args:
             messages: made by `message`.
             asks: whether an answer is to follow.
+
+        Raises:
+            ValueError: the template refuses them, or is none.
         """
-        text: str = self.processor.apply_chat_template(
-            list(messages), add_generation_prompt=asks, tokenize=False, **self.variables
-        )
+        try:
+            text: str = self.processor.apply_chat_template(
+                list(messages), add_generation_prompt=asks, tokenize=False, **self.variables
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"expected a chat template that takes {' '.join(each['role'] for each in messages)}, got "
+                f"{type(error).__name__}: {error}; give another --chat_template, or no system message"
+            ) from error
         return text
 
     def begins(self, text: str) -> bool:
@@ -118,7 +145,10 @@ def load_template(
     made.tokenizer.pad_token = made.tokenizer.pad_token or made.tokenizer.eos_token
     if template is not None:
         made.processor.chat_template = template
-    if not (made.processor.chat_template or made.tokenizer.chat_template):
+    elif not made.processor.chat_template:
+        # Of a processor that was saved by an older transformers it is with the tokenizer.
+        made.processor.chat_template = made.tokenizer.chat_template
+    if not made.processor.chat_template:
         raise ValueError(
             f"--model: expected a chat template in {folders[0]}, got none: the prompts would not be those of "
             "the training; give it with --chat-template"

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cotbal.integrations.dialogues import IMAGE, Turn
-from cotbal.integrations.huggingface.chat_template import ChatTemplate
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, pieces_of
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, Item, pictures_of
 from cotbal.integrations.huggingface.packing import IGNORE_INDEX
@@ -114,12 +113,18 @@ class DialogueCollator:
         template, turns = self.template, item.dialogue.turns
         messages = [] if turns[0].role == "system" else template.opening()
         starts, answers = [], []
-        for turn in turns:
-            if turn.role == "assistant":
-                starts.append(template.written(messages, asks=True))
-                answers.append(turn.text.strip())
-            messages.append(template.message(turn.role, _pieces(turn)))
-        whole = template.written(messages, asks=False)
+        try:
+            for turn in turns:
+                pieces = pieces_of(turn.text)
+                if turn.role == "assistant":
+                    starts.append(template.written(messages, asks=True))
+                    # White space before it could make one token with the prompt's end.
+                    pieces = [turn.text.strip()]
+                    answers += pieces
+                messages.append(template.message(turn.role, pieces))
+            whole = template.written(messages, asks=False)
+        except ValueError as error:
+            raise ValueError(f"{item.name}: {error}") from error
         if other := next((start for start in starts if not whole.startswith(start)), None):
             raise ValueError(
                 f"{item.name}: expected a chat template whose prompt, which ends with {other[-40:]!r}, "
@@ -182,7 +187,8 @@ class DialogueCollator:
         if not (labels != IGNORE_INDEX).any():
             raise ValueError(
                 f"{item.name}: expected an answer within {self.max_length} tokens, got none: its first "
-                f"begins after {len(ids) - len(row.tail)}; raise --max_length, or take the record out"
+                f"begins after {len(ids) - len(row.tail)}; raise --max_length. `cotbal data check` finds "
+                "all such records beforehand"
             )
         return torch.full_like(labels, IGNORE_INDEX) if item.stands_in else labels
 
@@ -213,21 +219,6 @@ class AlwaysPictured(TaskCollator):
         if not any(record["item"].dialogue.images for record in features):
             features = [*features, {**features[0], "item": STAND_IN}]
         return super().__call__(features)
-
-
-def _pieces(turn: Turn) -> list[str]:
-    """The texts between a turn's pictures, without the line that is between picture and text.
-
-    One picture comes first wherever the record has it, as in LLaVA's training and as questions are asked.
-    """
-    pieces = turn.text.split(IMAGE)
-    trimmed = [
-        piece[piece.startswith("\n") and place > 0 :].removesuffix("\n" if place < len(pieces) - 1 else "")
-        for place, piece in enumerate(pieces)
-    ]
-    if len(pieces) == 2:
-        return ["", "\n".join(piece for piece in trimmed if piece)]
-    return trimmed
 
 
 def _joined(

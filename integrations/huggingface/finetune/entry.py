@@ -12,7 +12,7 @@ from transformers import AutoConfig, TrainingArguments, set_seed
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import json_object, write_json
-from cotbal.integrations.checkpoints import newest_checkpoint
+from cotbal.integrations.checkpoints import newest_checkpoint, training_state
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
@@ -29,6 +29,11 @@ from cotbal.tasks import read_file_tasks
 
 _GATHERS = "stage3_gather_16bit_weights_on_model_save"
 SETTINGS_FILE = "cotbal_finetune.json"
+# Of a step: batch size x accumulation x ranks; of a micro-batch: batch size x ranks.
+_SIZES = ("records_per_step", "records_per_micro_batch")
+# A row may turn out too long for the model or its memory.
+_FREE = ("max_length", "level", "attention")
+_NUMBERS = (*_SIZES, *_FREE)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -78,7 +83,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
     config = AutoConfig.from_pretrained(options.model)
     kind = kind_of(config)
     template = _template(options, kind)
-    _check(args, records, config, template)
+    _check(options, args, records, config, template)
     settings = _settings(options, args, records, weighting)
     checkpoint = _resumed(args, settings)
     model = _model(options, args, kind)
@@ -90,9 +95,13 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         max_length=options.max_length,
     )
     stands_in = args.world_size > 1 and records.is_mixed
-    if stands_in:
-        # What a processor or a length does not take is told now.
-        collator([{"item": STAND_IN}])
+    # What a processor or a length does not take is told now.
+    if records.is_mixed and "cross_attention_mask" in collator([{"item": STAND_IN}]):
+        raise ValueError(
+            f"--data: expected records that all have a picture, or none, as {config.model_type} takes no "
+            f"batch of both, got {sum(n > 0 for n, _ in records.lengths)} of {len(records)} with one; train "
+            "on each kind alone"
+        )
     if is_first:
         print(f"cotbal: {_summary(records, tasks, weighting)}", flush=True)
         print(
@@ -116,6 +125,10 @@ def _train(trainer: FinetuneTrainer, checkpoint: str | None, settings: dict[str,
         write_json(Path(trainer.args.output_dir) / SETTINGS_FILE, settings)
         if checkpoint is not None:
             print(f"cotbal: goes on from {checkpoint}", flush=True)
+    args = trainer.args
+    if checkpoint is not None and 0 < args.max_steps <= training_state(Path(checkpoint))["global_step"]:
+        # It was ended while it saved the model: transformers would make one more step.
+        args.max_steps, args.num_train_epochs = -1, 0
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_fsdp_enabled:
         # Where checkpoints are sharded, this would write none.
@@ -167,7 +180,9 @@ def _model(options: Options, args: TrainingArguments, kind: Kind) -> Any:
     return model
 
 
-def _check(args: TrainingArguments, records: Records, config: Any, template: ChatTemplate) -> None:
+def _check(
+    options: Options, args: TrainingArguments, records: Records, config: Any, template: ChatTemplate
+) -> None:
     """Raises ValueError where these do not go together."""
     if records.images and not template.sees:
         image, place = next(iter(records.images.items()))
@@ -185,6 +200,9 @@ def _check(args: TrainingArguments, records: Records, config: Any, template: Cha
         for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
             if getattr(args, name, {}) is None:
                 setattr(args, name, {"use_reentrant": False})
+        # Then transformers looks for none: the projector of text alone, a vision tower's last layers.
+        if args.ddp_find_unused_parameters is None and not options.lora_rank:
+            args.ddp_find_unused_parameters = True
 
 
 def _check_engine(options: Options, args: TrainingArguments) -> None:
@@ -212,8 +230,11 @@ def _settings(
     # The pictures may have moved, and a file have another name.
     settings.pop("image_folder", None)
     settings |= {"data": records.digests, "seed": args.seed, "schema_version": 1}
+    # Trainers find the place in the data by the number of steps.
+    n_batch = args.train_batch_size * args.world_size
+    settings["records_per_step"] = n_batch * args.gradient_accumulation_steps
     if groups_lengths(args):
-        settings["group_by_length"] = True
+        settings |= {"group_by_length": True, "records_per_micro_batch": n_batch}
     given = getattr(weighting, "given", None)
     rule = rule_content(weighting) if weighting is not None and given is None else None
     weights = None if given is None else dict(given)
@@ -227,12 +248,18 @@ def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
     if checkpoint is not None:
         remedy = "take another --output_dir, or remove its checkpoints"
         begun = json_object(path, "what the training was begun with", remedy) if path.is_file() else {}
+        # An earlier version has not told these.
+        begun = {name: settings[name] for name in _SIZES if name in settings} | begun
         other = sorted(key for key in settings | begun if begun.get(key) != settings.get(key))
-        if other:
+        told = [f"{key} ({begun.get(key)}, now {settings.get(key)})" for key in other if key in _NUMBERS]
+        if wrong := [key for key in other if key not in _FREE]:
+            sizes = f": {', '.join(told)}" if told else ""
             raise ValueError(
                 f"--output_dir: expected {args.output_dir} empty, or of a training with the same settings, "
-                f"got {checkpoint.name} of one with another {', '.join(other)}; {remedy}"
+                f"got {checkpoint.name} of one with another {', '.join(wrong)}{sizes}; {remedy}"
             )
+        if told and args.process_index == 0:
+            print(f"cotbal: {checkpoint.name} was trained with another {', '.join(told)}", flush=True)
     return None if checkpoint is None else str(checkpoint)
 
 

@@ -55,10 +55,29 @@ def load_model(
     if conversions and is_deepspeed_zero3_enabled():
         # There transformers keeps those that renamed nothing, and writes other names by them.
         model._weight_conversions = [each for each in conversions if each.was_used()]
+    make_storable(model)
     # FSDP shards by these, and ends where one is of a part that this model has not, as CLIP's text tower.
     present = {type(module).__name__ for module in model.modules()}
     model._no_split_modules = [name for name in model._no_split_modules or () if name in present]
     return model
+
+
+def make_storable(model: PreTrainedModel) -> None:
+    """Lets a model be saved whose generation samples by values beside no `do_sample`, as Vicuna's has them.
+
+    Raises:
+        ValueError: its generation's values cannot be saved, nor could the model be.
+    """
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:
+        model.generation_config.do_sample = True
+        try:
+            model.generation_config.validate(strict=True)
+        except ValueError as error:
+            raise ValueError(
+                f"--model: expected a generation_config.json that can be saved: {error}"
+            ) from error
 
 
 def dtype_of(name: str, args: TrainingArguments, has_lora: bool) -> torch.dtype:

@@ -146,6 +146,10 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
             "--train_sampling_strategy: expected random, sequential or group_by_length, got batch_rebalance, "
             "which needs the tokens of all records before the first step"
         )
+    if getattr(args, "save_only_model", False):
+        raise ValueError(
+            "--save_only_model: expected it absent, got True: no training can go on from such a checkpoint"
+        )
     for name in ("resume_from_checkpoint", "overwrite_output_dir"):
         if getattr(args, name, None):
             raise ValueError(

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cotbal.integrations.dialogues import IMAGE, Dialogue, Turn, read_dialogue
+from cotbal.integrations.pictures import open_rgb
 from cotbal.json_records import read_records
 from cotbal.tasks import DECLARED, record_task, unknown_task
 
@@ -147,14 +148,10 @@ def pictures_of(item: Item, folder: Path) -> list[Image.Image]:
     """
     if item.stands_in:
         return [Image.new("RGB", (64, 64))]
-    pictures = []
-    for image in item.dialogue.images:
-        try:
-            with Image.open(folder / image) as picture:
-                pictures.append(picture.convert("RGB"))
-        except OSError as error:
-            raise ValueError(f"{item.name}: expected a picture in {folder / image}: {error}") from error
-    return pictures
+    try:
+        return [open_rgb(folder / image) for image in item.dialogue.images]
+    except ValueError as error:
+        raise ValueError(f"{item.name}: {error}") from error
 
 
 def _dialogue(record: Mapping[str, Any]) -> Dialogue:
@@ -163,7 +160,7 @@ def _dialogue(record: Mapping[str, Any]) -> Dialogue:
     Raises:
         ValueError: it is not so.
     """
-    dialogue = read_dialogue(record, "messages" if "messages" in record else "conversations")
+    dialogue = read_dialogue(record, "conversations" if record.get("messages") is None else "messages")
     shown = [turn.text.count(IMAGE) for turn in dialogue.turns]
     if sum(shown) != len(dialogue.images):
         raise ValueError(

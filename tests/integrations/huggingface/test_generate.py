@@ -24,7 +24,7 @@ from transformers import (
 from cotbal.collect.one_model import score_file
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface import chat, generate
-from cotbal.integrations.huggingface.chat import load_chat
+from cotbal.integrations.huggingface.chat import Prompts, load_chat
 from cotbal.project import recipe_files
 from tests.integrations.huggingface.chat_world import (
     IMAGE,
@@ -171,6 +171,18 @@ def test_a_question_on_the_line_after_its_picture(
         assert f"the first prompt: {f'<s>user:<image>{between}'!r}"[:-1] in capsys.readouterr().err
     ask(world.text, questions(False), world.images, tmp_path / "text.jsonl", "--newline-after-image")
     assert "\\n" not in capsys.readouterr().err
+
+
+def test_a_question_may_hold_its_pictures_place(world: World, tmp_path: Path) -> None:
+    """As LLaVA's records do; the prompt is that of a training record."""
+    template = load_chat(str(world.vision), None, torch.device("cpu")).template
+    texts = ["what is it", "<image>\nwhat is it", "what is it\n<image>", "what<image>"]
+    asked = [Question(n, text, "0.png", None) for n, text in enumerate(texts)]
+    prompts = [Prompts(template, None, [(0, [each])], world.images).text(0) for each in asked]
+    assert prompts == [prompts[0]] * 3 + [prompts[0].replace("what is it", "what")]
+    for text, image in (("<image>what", None), ("<image><image>what", "0.png")):
+        with pytest.raises(ValueError, match="question 7: expected <image> once at most, and with a picture"):
+            Prompts(template, None, [(0, [Question(7, text, image, None)])], world.images).text(0)
 
 
 def test_shares_are_put_together_and_scored(

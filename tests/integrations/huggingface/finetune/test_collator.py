@@ -1,17 +1,25 @@
 """The batch: the model's own words, the answers as labels, whatever else is in it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    AddedToken,
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface.chat import Prompts, load_chat
-from cotbal.integrations.huggingface.chat_template import ChatTemplate
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
 from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, read_files
@@ -236,6 +244,35 @@ def test_a_processor_that_writes_other_tokens(world: World, tmp_path: Path) -> N
     collator = DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"])
     with pytest.raises(ValueError, match="record 1: expected the processor's tokens to end as the tokenizer"):
         batch_of(collator, tmp_path, record(1, ("what", "it"), image="0.png"))
+
+
+@pytest.mark.parametrize("answer", [" red", "\nred", "red \n"])
+def test_white_space_around_an_answer_is_not_trained(answer: str, world: World, tmp_path: Path) -> None:
+    """Behind a token that takes it in, as Phi-3's do, it would make the prompt's last token a label."""
+    collator = of_text(world)
+    ends = ["<|end|>", "<s>"]
+    own = [AddedToken(text, rstrip=True, special=True) for text in ends]
+    collator.template.tokenizer.add_special_tokens({"additional_special_tokens": own})
+    plain, spaced = (
+        batch_of(collator, tmp_path, record(1, ("what", text), ("which", "it"), task="chat"))
+        for text in ("red", answer)
+    )
+    for name, value in plain.items():
+        assert torch.equal(value, spaced[name])
+    assert trained(collator, spaced) == ["red<|end|>it<|end|>"]
+
+
+def test_a_template_that_is_with_the_tokenizer_alone(world: World, tmp_path: Path) -> None:
+    """As older versions of transformers saved it."""
+    folder = tmp_path / "model"
+    shutil.copytree(world.vision, folder)
+    own = json.loads((folder / "tokenizer_config.json").read_text())
+    own["chat_template"] = (folder / "chat_template.jinja").read_text()
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    (folder / "chat_template.jinja").unlink()
+    kind = kind_of(AutoConfig.from_pretrained(folder))
+    made = load_template([str(folder)], kind)
+    assert made.written([made.message("user", ["", "what"])], asks=True).endswith("assistant:")
 
 
 def test_a_file_that_is_no_picture(world: World, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
 from cotbal.integrations.huggingface.finetune.records import STAND_IN
-from tests.integrations.huggingface.chat_world import SIZES
-from tests.integrations.huggingface.finetune.world import batch_of, record, trained
+from tests.integrations.huggingface.chat_world import SIZES, World
+from tests.integrations.huggingface.finetune.world import batch_of, record, run, trained, words, write
 
 _CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}"
@@ -99,6 +99,49 @@ def _llava_next() -> tuple[Any, Any]:
         chat_template=_CHATML.replace("(picture)", "<image>"),
     )
     return made, transformers.LlavaNextForConditionalGeneration(config)
+
+
+def _mllama() -> tuple[Any, Any]:
+    tokenizer = _tokenizer(["<|image|>", "<|python_tag|>"])
+    tokenizer.bos_token = "<pad>"
+    pictures = transformers.MllamaImageProcessor(size={"height": 28, "width": 28}, max_image_tiles=2)
+    kinds = transformers.models.mllama
+    vision = kinds.MllamaVisionConfig(
+        attention_heads=4,
+        hidden_size=32,
+        image_size=28,
+        intermediate_layers_indices=[0],
+        intermediate_size=48,
+        max_num_tiles=2,
+        num_global_layers=1,
+        num_hidden_layers=1,
+        patch_size=14,
+        supported_aspect_ratios=[[1, 1], [1, 2], [2, 1]],
+        vision_output_dim=64,
+    )
+    config = transformers.MllamaConfig(
+        text_config=_text(kinds.MllamaTextConfig, tokenizer, cross_attention_layers=[1]),
+        vision_config=vision,
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
+    )
+    template = _CHATML.replace("(picture)", "<|image|>")
+    made = transformers.MllamaProcessor(pictures, tokenizer, chat_template=template)
+    return made, transformers.MllamaForConditionalGeneration(config)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_family_that_takes_no_mixed_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its attention to pictures is a mask over all rows or none."""
+    for part in _mllama():
+        part.save_pretrained(tmp_path / "model")
+    Image.new("RGB", (40, 30)).save(tmp_path / "0.png")
+    pictured, plain = record(0, ("what is it", "one"), image="0.png"), record(1, ("what", "it"))
+    for chosen, code in (([pictured, plain], 2), ([pictured], 0), ([plain], 0)):
+        given = write(tmp_path, chosen)
+        asked = words(World(tmp_path, tmp_path, tmp_path), tmp_path / "model", tmp_path / "out")
+        assert run([*given, *asked, "--max_steps", "1", "--save_strategy", "no"]) == code
+        said = capsys.readouterr().err
+        assert ("as mllama takes no batch of both, got 1 of 2 with one" in said) == (code == 2)
 
 
 @pytest.mark.filterwarnings("ignore")

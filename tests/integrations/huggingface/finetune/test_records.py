@@ -27,6 +27,12 @@ def test_several_files(tmp_path: Path) -> None:
     assert read.images == {f"{2 * n}.png": 2 * n for n in range(6)}
 
 
+def test_messages_that_are_null_are_none(tmp_path: Path) -> None:
+    """As exports of a table write the columns that a record does not use."""
+    (tmp_path / "t.json").write_text(json.dumps([mixture()[1] | {"messages": None, "image": None}]))
+    assert read_files([str(tmp_path / "t.json")])[0]["item"].dialogue.turns[0].text == "what is here"
+
+
 @pytest.mark.parametrize(("chosen", "is_mixed"), [((0, 2), False), ((1, 3), False), ((0, 1), True)])
 def test_whether_some_have_a_picture(chosen: tuple[int, ...], is_mixed: bool, tmp_path: Path) -> None:
     several = {"image": ["0.png", "2.png"]} | record(9, ("<image><image> what", "it"))

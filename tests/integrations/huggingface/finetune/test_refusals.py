@@ -103,10 +103,16 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
     assert "--remove_unused_columns: expected it absent" in refused(remove_unused_columns=True)
     if "train_sampling_strategy" in GROUPED:
         assert "random, sequential or group_by_length" in refused(train_sampling_strategy="batch_rebalance")
+    assert "--save_only_model: expected it absent, got True" in refused(save_only_model=True)
     assert "from the newest checkpoint in --output_dir" in refused(resume_from_checkpoint="out/checkpoint-1")
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     assert "right behind each" not in refused(chat_template=tmp_path / "no.jinja")
+    template.write_text("{% for m in messages %}{{ m.content }")
+    assert "TemplateSyntaxError" in refused(chat_template=template)
+    template.write_text("{{ raise_exception('System role not supported') }}")
+    said = refused(chat_template=template, system="it")
+    assert "record 1: expected a chat template that takes system user, got TemplateError: System role" in said
     plain = tmp_path / "plain"
     plain.mkdir()
     for path in world.text.iterdir():

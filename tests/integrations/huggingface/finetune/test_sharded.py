@@ -126,6 +126,19 @@ def test_they_do_so_with_their_activations_computed_again(
         torch.testing.assert_close(value, alone[name], rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("has_pictures", [False, True])
+def test_what_a_batch_does_not_use_has_no_gradient(has_pictures: bool, world: World, tmp_path: Path) -> None:
+    """Text alone leaves the projector out, pictures the last layers of the vision tower that is trained."""
+    given = write(tmp_path, [*mixture()[has_pictures ^ 1 :: 2]] * 2)
+    options = {"gradient_checkpointing": True, "train_vision": True}
+    alone = words(world, world.vision, tmp_path / "one", **_OPTIONS, **options, gradient_accumulation_steps=2)
+    assert run([*given, *alone]) == 0
+    both(given, world, "ddp", tmp_path / "two", **options)
+    one, two = (parameters(tmp_path / name) for name in ("one", "two"))
+    for name, value in two.items():
+        torch.testing.assert_close(value, one[name], rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("stack", ["zero3", "fsdp2"])
 def test_a_lora(stack: str, world: World, given: Sequence[str], tmp_path: Path) -> None:
     options = {**_OPTIONS, "lora_rank": 4, "lora_dropout": 0.0, "learning_rate": 0.5}

@@ -18,6 +18,7 @@ from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.finetune.world import (
     GROUPED,
+    SEQUENTIAL,
     WEIGHTS,
     batch_of,
     mixture,
@@ -185,7 +186,7 @@ def test_it_goes_on_from_its_checkpoint(
     ("change", "named"),
     [
         ({"seed": 3}, "seed"),
-        ({"max_length": 90}, "max_length"),
+        ({"gradient_accumulation_steps": 2}, "records_per_step (4, now 8)"),
         ({"system": "it"}, "system"),
         ({"lora_rank": 2}, "lora_rank"),
         (GROUPED, "group_by_length"),
@@ -193,7 +194,6 @@ def test_it_goes_on_from_its_checkpoint(
         ("weights", "weights"),
         ("rule", "weights"),
         ("settings", "data"),
-        ("length", "max_length"),
     ],
 )
 def test_checkpoints_of_another_training_are_refused(
@@ -208,15 +208,57 @@ def test_checkpoints_of_another_training_are_refused(
         (tmp_path / "weights.json").write_text(json.dumps(WEIGHTS | {"chat": 1.5}))
     if change == "rule":
         save_rule(DWA(window=5), tmp_path / "weights.json")
-    if change == "length":
-        path = out / "cotbal_finetune.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 90}))
     if change == "settings":
         (out / "cotbal_finetune.json").unlink()
     assert run([*given, *words(world, world.text, out, max_steps=2, save_steps=1, **options)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "got checkpoint-1 of one with another" in said
     assert named in said.rpartition("another")[0] or named in said
+
+
+def test_a_row_that_is_too_long_can_be_cut_and_the_training_goes_on(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the error says to do is possible; the numbers of a step's records are those of before."""
+    records = [*mixture(is_pictured=False)[:6], record(7, ("what", "it is " * 60), task="chat")]
+    given = write(tmp_path, records)
+    options: dict[str, Any] = {"num_train_epochs": 1, "max_steps": -1, "save_steps": 1}
+    options |= {"per_device_train_batch_size": 2, **SEQUENTIAL}
+    arguments = [*given, *words(world, world.text, tmp_path / "out", **options)]
+    with pytest.raises(ValueError, match=r"record 7: expected at most 96 tokens, .* --max_length 96 cuts"):
+        run(arguments)
+    # As an earlier version wrote it.
+    path = tmp_path / "out" / "cotbal_finetune.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if "per" not in k}))
+    assert run([*arguments, "--max_length", "96"]) == 0
+    said = capsys.readouterr().out
+    assert "checkpoint-2 was trained with another max_length (None, now 96)" in said
+    assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_a_finished_training_trains_no_further(world: World, tmp_path: Path) -> None:
+    """It may have been ended while it saved the model, after its last step within an epoch."""
+    given, out = write(tmp_path, mixture(is_pictured=False)), tmp_path / "out"
+    arguments = [*given, *words(world, world.text, out, lr_scheduler_type="constant")]
+    assert run(arguments) == 0
+    first = parameters(out)
+    (out / "model.safetensors").unlink()
+    assert run(arguments) == 0
+    assert not changed(first, parameters(out))
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_a_model_whose_generation_samples_is_saved(world: World, tmp_path: Path) -> None:
+    """Values of sampling without `do_sample`, as Vicuna's generation_config.json: transformers saves none."""
+    folder = tmp_path / "model"
+    shutil.copytree(world.text, folder)
+    own = {"eos_token_id": 2, "pad_token_id": 0, "temperature": 0.9, "top_p": 0.6}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    given, out = write(tmp_path, mixture(is_pictured=False)), tmp_path / "out"
+    assert run([*given, *words(world, folder, out, max_steps=1, save_steps=1)]) == 0
+    saved = json.loads((out / "generation_config.json").read_text())
+    assert (saved["do_sample"], saved["temperature"], saved["top_p"]) == (True, 0.9, 0.6)
+    assert parameters(out).keys() == parameters(world.text).keys()
 
 
 @pytest.fixture(scope="module")

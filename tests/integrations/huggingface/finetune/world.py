@@ -21,6 +21,12 @@ GROUPED: dict[str, object] = (
     else {"group_by_length": True}
 )
 
+SEQUENTIAL: dict[str, object] = (
+    {"train_sampling_strategy": "sequential"}
+    if hasattr(TrainingArguments, "train_sampling_strategy")
+    else {"shuffle": False}
+)
+
 
 def record(n: int, *turns: tuple[str, str], task: str = "vqa", image: str | None = None) -> dict[str, Any]:
     """A record as LLaVA's data have it; the picture stands before the first question."""
