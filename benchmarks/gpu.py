@@ -86,7 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     say = partial(print, flush=True, file=sys.stderr if options.json else sys.stdout)
     meter = make_meter(options.device)
     path = path_of("tiny" if options.tiny else "timings", meter.device, options.out)
-    runner = Runner(path, meter, providers, _head(meter, options, absent, path), fresh=options.fresh)
+    head = _head(meter, options, absent, path)
+    goes_on = options.elapsed > 0
+    runner = Runner(path, meter, providers, head, fresh=options.fresh, goes_on=goes_on)
     where = f"{device_name(meter.device)}; results: {path}"
     say("\n".join([*absent, f"{how_many}, on {where}"]))
     try:

@@ -1,5 +1,6 @@
 """Result files: JSON with environment and provenance, under `benchmarks/results/<device>/`."""
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -41,6 +42,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "code": _code(),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -78,6 +80,15 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"{path}: expected schema_version {SCHEMA_VERSION}; delete it and run again")
     return content
+
+
+def _code() -> str:
+    """A digest of what is measured and of what measures it: another one's numbers are not these."""
+    top, digest = RESULTS.parents[1], hashlib.sha256()
+    for folder in ("benchmarks", "cotbal", "csrc_triton"):
+        for path in sorted((top / folder).glob("*.py")):
+            digest.update(f"{path.relative_to(top)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _finite(value: Any) -> Any:

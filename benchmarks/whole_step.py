@@ -22,8 +22,8 @@ from benchmarks.meters import make_meter
 from benchmarks.provider import Provider
 from benchmarks.providers import find_providers
 
-# Losses of one model in one dtype agree to a few units in its last place.
-_TOLERANCE = 32.0
+# Losses of one model in one dtype agree to a few units in its last place; by bytes of the dtype.
+_TOLERANCES = {2: 8.0, 4: 32.0}
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def measure(device: str, size: Size, *, names: tuple[str, ...] = ()) -> dict[str
                 error = _largest_error(_gradients(provider, model, batch), want)
                 row |= {
                     "relative_error": error,
-                    "right": error <= _TOLERANCE * torch.finfo(want[1].dtype).eps,
+                    "right": error <= _TOLERANCES[want[1].dtype.itemsize] * torch.finfo(want[1].dtype).eps,
                 }
                 if row["right"]:
                     train = _train_step(provider, model, batch, optimizer)

@@ -18,15 +18,16 @@ def choose_implementation(impl: str, logits_like: Tensor) -> str:
     Raises:
         ValueError: an unknown name, or "triton" where it cannot run.
     """
-    if impl == "auto":
-        impl = os.environ.get("COTBAL_IMPL", "auto")
+    name = "impl"
+    if impl == "auto" and os.environ.get("COTBAL_IMPL"):
+        name, impl = "COTBAL_IMPL", os.environ["COTBAL_IMPL"]
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
     problem = _why_not_triton(logits_like)
     if impl == "auto":
         return "triton" if logits_like.is_cuda and problem is None else "torch"
     if impl == "triton" and problem is not None:
-        raise ValueError(f'impl="triton": {problem}; use impl="auto"')
+        raise ValueError(f'{name}="triton": {problem}; use {name}="auto"')
     return impl
 
 

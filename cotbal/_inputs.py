@@ -101,9 +101,17 @@ def check_tensors(*, optional: bool = False, **arguments: Any) -> None:
         TypeError: another type; the message says where its tensor is.
     """
     for name, value in arguments.items():
-        if isinstance(value, Tensor) or (optional and value is None):
+        if optional and value is None:
             continue
         remedy = ""
+        if isinstance(value, Tensor):
+            # By its name: to import it takes time, and while a graph is traced there is none.
+            if torch.compiler.is_compiling() or type(value).__name__ != "DTensor":
+                continue
+            remedy = (
+                "; run the loss where the module's parameters are gathered, or pass its .full_tensor(), or "
+                "pieces of the vocabulary, each rank's .to_local(), to the vocab_parallel losses"
+            )
         if isinstance(value, Mapping) and name == "task_weights":
             remedy = "; use TaskWeights(...).to_tensor(tasks), tasks in the order of the ids"
         elif isinstance(getattr(value, name, None), Tensor):
@@ -158,8 +166,12 @@ def check_logits(logits: Tensor, *, inplace: bool, impl: str) -> None:
 
 def check_linear(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, memory_budget: Any, valid_count: Any
-) -> None:
-    """Checks what only the linear loss has: hidden (..., D), weight (V, D), bias (V,) and two numbers."""
+) -> tuple[int | str | None, int | None]:
+    """Checks what only the linear loss has: hidden (..., D), weight (V, D), bias (V,) and two numbers.
+
+    Returns:
+        The two numbers, of NumPy's types as Python's.
+    """
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(
             f"weight: expected the whole head (V, D), got {tuple(weight.shape)}; under ZeRO-3 or FSDP the "
@@ -184,6 +196,7 @@ def check_linear(
         raise ValueError(f'memory_budget: expected a number of bytes, "min" or None, got {memory_budget!r}')
     if valid_count is not None and not _is_count(valid_count, 0):
         raise ValueError(f"valid_count: expected an int >= 0 or None, got {valid_count!r}")
+    return _plain(memory_budget), _plain(valid_count)
 
 
 def check_accumulation(weight: Tensor, reduction: str, impl: str) -> None:
@@ -208,7 +221,11 @@ def _needs_gradient(tensor: Tensor | None) -> bool:
 
 
 def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
+
+def _plain(count: Any) -> Any:
+    return count if count is None or isinstance(count, int | str) else int(count)
 
 
 def _check_number(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:

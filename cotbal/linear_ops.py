@@ -69,7 +69,7 @@ def _or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
     "cotbal::linear_gtw_cross_entropy",
     mutates_args=(),
     schema=f"(Tensor hidden, Tensor weight, Tensor? bias, {ROW_SCHEMA}, Tensor? row_upstream, "
-    "bool needs_hidden, bool needs_weight, bool needs_bias, int? memory_budget, int? valid_count) -> "
+    "bool needs_hidden, bool needs_weight, bool needs_bias, int? memory_budget, SymInt? valid_count) -> "
     f"({OUTPUT_SCHEMA}, Tensor hidden_gradient, Tensor weight_gradient, Tensor bias_gradient)",
 )
 def linear_gtw_cross_entropy_op(
@@ -126,14 +126,14 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
     gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
     if upstream is None:
         return tuple(gradients)
-    arguments, outputs, features = saved_rows(ctx)
+    arguments, sums, features = saved_rows(ctx)
     if any(ctx.needs):
         if ctx.held is None:
             gradients[:_N_FEATURES] = _recomputed(ctx, features, arguments, upstream)
         else:
             gradients[:_N_FEATURES] = ctx.held.scaled(upstream, arguments)
     if ctx.needs_input_grad[_TASK_WEIGHTS]:
-        gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, outputs, upstream)
+        gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, sums, upstream)
     return tuple(gradients)
 
 
@@ -190,7 +190,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         expected = "an upstream gradient of 1; fold constants into denominator"
         require(factor == 1, f"accumulate_weight_grad=True: expected {expected}", factor)
         gradients[1 : 1 + _N_FEATURES], ctx.gradients = ctx.gradients, None
-        arguments, outputs, _ = saved_rows(ctx)
+        arguments, sums, _ = saved_rows(ctx)
         if ctx.needs_input_grad[1 + _TASK_WEIGHTS]:
-            gradients[1 + _TASK_WEIGHTS] = task_weights_gradient(arguments, outputs, factor)
+            gradients[1 + _TASK_WEIGHTS] = task_weights_gradient(arguments, sums, factor)
         return tuple(gradients)

@@ -205,7 +205,7 @@ def linear_gtw_cross_entropy(
     bias = None if bias is None else autocast(bias)
     impl = choose_implementation(impl, hidden)
     refuse_other_derivatives(impl, hidden, weight, bias, task_weights)
-    check_linear(hidden, weight, bias, memory_budget, valid_count)
+    memory_budget, valid_count = check_linear(hidden, weight, bias, memory_budget, valid_count)
     arguments = row_arguments(
         hidden,
         weight.shape[0],

@@ -56,7 +56,9 @@ def _held(task_weights: Any) -> Tensor:
             "use TaskWeights(...).to_tensor(tasks), tasks in the order of the ids"
         )
     with torch.inference_mode(False):
-        weights = torch.as_tensor(task_weights, dtype=torch.float32).clone()
+        # A model is made on the meta device by from_pretrained, which does not know of these.
+        device = task_weights.device if isinstance(task_weights, Tensor) else "cpu"
+        weights = torch.as_tensor(task_weights, dtype=torch.float32, device=device).clone()
     if weights.ndim != 1 or not weights.numel():
         raise ValueError(f"task_weights: expected shape (N,), got {tuple(weights.shape)}")
     # Elsewhere the loss asserts it, without a synchronisation.

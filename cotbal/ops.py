@@ -3,7 +3,7 @@
 The gradient is formed in the forward pass; the backward pass scales it by the upstream gradient.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,8 +100,20 @@ class HeldGradients:
             if each is not None:
                 labels = arguments.labels if place == 0 else None
                 matrix = each if each.ndim == 2 else each.unsqueeze(0)
-                scale_op(matrix, factor, labels, arguments.ignore_index, arguments.impl)
+                _scale(matrix, factor, labels, arguments)
         return gradients
+
+
+def _scale(gradient: Tensor, factor: Tensor, labels: Tensor | None, arguments: RowArguments) -> None:
+    try:
+        scale_op(gradient, factor, labels, arguments.ignore_index, arguments.impl)
+    except RuntimeError as error:
+        if "Batching rule" not in str(error):
+            raise
+        raise NotImplementedError(
+            "is_grads_batched=True, vectorize=True: not through this loss, whose gradient is scaled in "
+            'place; take the gradients one by one, or impl="reference"'
+        ) from error
 
 
 def _graph_is_kept() -> bool:
@@ -119,35 +131,55 @@ def refuse_second_derivative() -> None:
         )
 
 
+class Sums(NamedTuple):
+    """Of `LossOutputs` what the gradient in the task weights is made of; what it needs not is None."""
+
+    loss: Tensor | None = None
+    losses: Tensor | None = None
+    loss_sum: Tensor | None = None
+    mass_sum: Tensor | None = None
+
+
 def save_rows(ctx: Any, arguments: RowArguments, outputs: LossOutputs, *features: Tensor | None) -> None:
     """Keeps on `ctx` what the rows brought, what came of them, and features where they are needed again."""
-    ctx.save_for_backward(*arguments[:6], *outputs, *features)
+    sums = Sums()
+    if arguments.reads_unweighted and arguments.reduction == "none":
+        sums = Sums(losses=outputs.losses)
+    elif arguments.reads_unweighted:
+        # Copies: who has the loss may change it, as `loss /= 4` does.
+        loss, _, loss_sum, mass_sum = outputs[:4]
+        sums = Sums(loss.clone(), loss_sum=loss_sum.clone(), mass_sum=mass_sum.clone())
+    ctx.save_for_backward(*arguments[:6], *sums, *features)
     ctx.row_options = arguments[6:]
 
 
-def saved_rows(ctx: Any) -> tuple[RowArguments, LossOutputs, tuple[Tensor | None, ...]]:
+def saved_rows(ctx: Any) -> tuple[RowArguments, Sums, tuple[Tensor | None, ...]]:
     """What `save_rows` kept."""
     saved = ctx.saved_tensors
-    return RowArguments(*saved[:6], *ctx.row_options), LossOutputs(*saved[6:12]), saved[12:]
+    return RowArguments(*saved[:6], *ctx.row_options), Sums(*saved[6:10]), saved[10:]
 
 
-def task_weights_gradient(arguments: RowArguments, outputs: LossOutputs, upstream: Tensor) -> Tensor:
+def task_weights_gradient(arguments: RowArguments, sums: Sums, upstream: Tensor) -> Tensor:
     """dL/dtask_weights_t (N,): (loss_sum_t - L m_t) / denominator under the weighted mean.
 
     loss_sum_t / denominator where it was given, loss_sum_t for "sum"; for "none" each row counts with its
     own upstream gradient.
     """
     assert arguments.task_weights is not None
-    if arguments.reduction == "none":
-        rows = arguments.rows(0, outputs.losses)
-        return per_task(upstream * rows.token_mass * outputs.losses, rows, rows.valid)
+    if sums.losses is not None:
+        rows = arguments.rows(0, sums.losses)
+        return per_task(upstream * rows.token_mass * sums.losses, rows, rows.valid)
+    loss, _, loss_sum, mass_sum = sums
+    assert loss is not None
+    assert loss_sum is not None
+    assert mass_sum is not None
     if arguments.reduction == "sum":
-        return upstream * outputs.loss_sum
+        return upstream * loss_sum
     if arguments.denominator is None:
-        denominator = (arguments.task_weights * outputs.mass_sum).sum()
-        numerator = outputs.loss_sum - outputs.loss * outputs.mass_sum
+        denominator = (arguments.task_weights * mass_sum).sum()
+        numerator = loss_sum - loss * mass_sum
     else:
-        denominator, numerator = arguments.denominator, outputs.loss_sum
+        denominator, numerator = arguments.denominator, loss_sum
     return torch.where(denominator > 0, upstream * numerator / denominator, torch.zeros_like(numerator))
 
 
@@ -179,11 +211,11 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
     if upstream is None:
         return (None,) * n_inputs
     gradients: list[Tensor | None] = [None] * n_inputs
-    arguments, outputs, _ = saved_rows(ctx)
+    arguments, sums, _ = saved_rows(ctx)
     if ctx.needs_input_grad[0]:
         gradients[0] = ctx.held.scaled(upstream, arguments)[0]
     if ctx.needs_input_grad[3]:
-        gradients[3] = task_weights_gradient(arguments, outputs, upstream)
+        gradients[3] = task_weights_gradient(arguments, sums, upstream)
     return tuple(gradients)
 
 

@@ -177,7 +177,7 @@ def vocab_parallel_linear_gtw_cross_entropy(
     bias = None if bias is None else autocast(bias)
     impl = _split_implementation(impl, hidden)
     refuse_other_derivatives(impl, hidden, weight, bias, task_weights)
-    check_linear(hidden, weight, bias, memory_budget, valid_count)
+    memory_budget, valid_count = check_linear(hidden, weight, bias, memory_budget, valid_count)
     if accumulate_weight_grad:
         raise ValueError("accumulate_weight_grad=True: not with a vocabulary-parallel head; leave it out")
     flat = hidden.reshape(-1, hidden.shape[-1])

@@ -355,12 +355,12 @@ class VocabParallelLoss(torch.autograd.Function):
         gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         if upstream is None:
             return tuple(gradients)
-        arguments, outputs, features = saved_rows(ctx)
+        arguments, sums, features = saved_rows(ctx)
         if ctx.held is not None and any(ctx.needs):
             gradients[2 : 2 + _N_FEATURES] = ctx.held.scaled(upstream, arguments)
         elif any(ctx.needs):
             plain = arguments._replace(reduction="sum", want_correct=False, reads_unweighted=False)
             _, gradients[2 : 2 + _N_FEATURES] = ctx.level.compute(features, plain, ctx.needs, upstream)
         if ctx.needs_input_grad[_TASK_WEIGHTS]:
-            gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, outputs, upstream)
+            gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, sums, upstream)
         return tuple(gradients)

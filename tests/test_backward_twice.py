@@ -238,3 +238,35 @@ def test_an_upstream_gradient_of_one_costs_no_bit(level: str, impl: str, dtype: 
     for gradient, other in zip(quarter[:-1], first[:-1], strict=True):
         assert torch.equal(gradient, (other * 0.25).to(gradient.dtype))
     assert_close(quarter[-1], first[-1] * 0.25, LOSS[torch.float32])
+
+
+@fast_impl
+@both_levels
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
+def test_the_loss_may_be_changed_in_place(level: str, impl: str, reduction: str) -> None:
+    """As `loss /= accumulation_steps` does, and a mask on the losses of rows."""
+    build = problem(level, impl, torch.float32, reduction=reduction)
+    expected = expected_gradients(build, torch.tensor(0.25))
+    loss, leaves = build()
+    loss /= 4
+    assert_same(torch.autograd.grad(loss.sum(), leaves), expected)
+
+
+@fast_impl
+def test_the_sums_per_task_may_be_changed_in_place(impl: str) -> None:
+    logits = torch.randn(6, 40, requires_grad=True)
+    weights = torch.tensor([0.5, 2.0, 1.25], requires_grad=True)
+    gradients = []
+    for factor in (1, 3):
+        loss, stats = cotbal.gtw_cross_entropy(logits, LABELS, IDS, weights, return_stats=True, impl=impl)
+        stats.loss_sum.mul_(factor)
+        gradients.append(torch.autograd.grad(loss, [logits, weights]))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+@both_levels
+def test_many_upstream_gradients_at_once_are_refused(level: str) -> None:
+    loss, leaves = problem(level, "torch", torch.float32)()
+    with pytest.raises(NotImplementedError, match=r"is_grads_batched=True, .* take the gradients one"):
+        torch.autograd.grad(loss, leaves[:1], torch.tensor([1.0, 2.0]), is_grads_batched=True)

@@ -314,3 +314,23 @@ def test_the_default_compiler(level: str, variant: str) -> None:
     got, expected = step(compiled, model, (TOKENS, LABELS, IDS)), step(model, model, (TOKENS, LABELS, IDS))
     # The layers around the loss are fused by it, so they round elsewhere.
     assert_same(got, expected, 4 * RELATIVE[torch.float32])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_count_of_its_own_for_each_batch_compiles_once_or_twice() -> None:
+    """The number of valid rows saves a GPU a synchronisation; as a constant it would be compiled in."""
+    counter = CompileCounterWithBackend("aot_eager")
+    head, weights = random(N_COLS, WIDTH), torch.tensor([0.5, 2.0])
+
+    @torch.compile(backend=counter, fullgraph=True, dynamic=True)
+    def run(hidden: Tensor, labels: Tensor, ids: Tensor, count: int) -> Tensor:
+        return cotbal.linear_gtw_cross_entropy(hidden, head, labels, ids, weights, valid_count=count)
+
+    for n_rows in range(10, 34, 2):
+        hidden, labels = random(n_rows, WIDTH).requires_grad_(), torch.arange(n_rows) % N_COLS
+        labels[::2] = -100
+        ids = torch.arange(n_rows) % 2
+        loss = run(hidden, labels, ids, n_rows // 2)
+        assert torch.equal(loss, cotbal.linear_gtw_cross_entropy(hidden, head, labels, ids, weights))
+        loss.backward()
+    assert counter.frame_count <= 2

@@ -1,13 +1,17 @@
 """What a first-time user passes by mistake, and derivatives that an operator does not have."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.distributed.device_mesh import init_device_mesh
 
 import cotbal
 
@@ -117,3 +121,41 @@ def test_torch_func_is_refused_in_whatever_has_a_gradient(at: str) -> None:
 
     with pytest.raises(NotImplementedError, match=r"use torch\.autograd\.grad"):
         torch.func.grad(loss)(tensors[at])
+
+
+def test_counts_may_be_numpys() -> None:
+    given = {"valid_count": np.int64(6), "memory_budget": np.int64(1 << 20)}
+    expected = loss_of("linear", LABELS, IDS, WEIGHTS)
+    assert torch.equal(loss_of("linear", LABELS, IDS, WEIGHTS, **given), expected)
+    wrong_ones = ("valid_count", np.float64(6)), ("valid_count", True), ("memory_budget", np.int64(0))
+    for name, wrong in wrong_ones:
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            loss_of("linear", LABELS, IDS, WEIGHTS, **{name: wrong})
+
+
+def test_a_name_from_the_environment_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COTBAL_IMPL", "cuda")
+    with pytest.raises(ValueError, match=r"COTBAL_IMPL: expected one of auto, .* got 'cuda'"):
+        loss_of("logits", LABELS)
+    with pytest.raises(ValueError, match="impl: expected one of auto"):
+        loss_of("logits", LABELS, impl="cuda")
+    monkeypatch.setenv("COTBAL_IMPL", "")
+    loss_of("logits", LABELS)
+
+
+def test_a_sharded_tensor_is_refused(tmp_path: Path) -> None:
+    """It has the shape of the whole, a rank's piece of the values, and no rule for this loss."""
+    # Torch 2.4 has it under another name.
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        head, logits = (
+            tensor.distribute_tensor(each.clone(), mesh, [tensor.Shard(0)]) for each in (HEAD, LOGITS)
+        )
+        with pytest.raises(TypeError, match=r"weight: expected a tensor, got DTensor; .*\.full_tensor\(\)"):
+            cotbal.linear_gtw_cross_entropy(HIDDEN, head, LABELS)
+        with pytest.raises(TypeError, match=r"logits: expected a tensor, got DTensor; .*\.to_local\(\)"):
+            cotbal.gtw_cross_entropy(logits, LABELS)
+    finally:
+        dist.destroy_process_group()

@@ -53,3 +53,14 @@ def test_a_module_made_in_inference_mode_trains() -> None:
     criterion(logits, LABELS, IDS).backward()
     assert logits.grad is not None
     assert logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("given", [[0.5, 2.0, 1.25], torch.tensor([0.5, 2.0, 1.25])])
+def test_weights_outlive_the_meta_device(given: Any) -> None:
+    """`from_pretrained` makes a model there and fills in what it has saved; weights are no part of it."""
+    with torch.device("meta"):
+        criterion = cotbal.GTWLoss(given)
+        with pytest.raises(ValueError, match="task_weights: expected finite values >= 0"):
+            cotbal.GTWLoss([-1.0, 1.0])
+    expected = cotbal.gtw_cross_entropy(LOGITS, LABELS, IDS, torch.tensor([0.5, 2.0, 1.25]))
+    assert torch.equal(criterion(LOGITS, LABELS, IDS), expected)

@@ -19,6 +19,7 @@ from benchmarks.meters import make_meter
 from benchmarks.plan import GPU, LIMIT, TINY, Item, make_plan
 from benchmarks.provider import Provider
 from benchmarks.providers import find_providers
+from benchmarks.results import environment
 from benchmarks.runner import Runner
 
 # Without compiling, which a CPU takes seconds for.
@@ -94,6 +95,22 @@ def test_a_loss_that_is_not_right_is_not_timed(tmp_path: Path, loss: Any, status
     (result,) = runner.results.values()
     assert result["status"] == status
     assert "milliseconds" not in result
+    # Another run takes it again, the rest of the same one does not.
+    for goes_on in (False, True):
+        again = Runner(
+            tmp_path / "r.json", make_meter("cpu"), {}, {"environment": {}, "ceilings": {}}, goes_on=goes_on
+        )
+        assert len(again.results) == goes_on
+
+
+def test_another_code_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that was changed has not the timings of before."""
+    assert run(tmp_path) == 0
+    kept = results(tmp_path)
+    assert kept["environment"]["code"] == environment(torch.device("cpu"))["code"]
+    monkeypatch.setattr("benchmarks.results._code", lambda: "changed")
+    assert run(tmp_path, "--minutes", "0") == 3
+    assert results(tmp_path)["results"] == []
 
 
 @pytest.mark.parametrize(

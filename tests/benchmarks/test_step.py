@@ -1,5 +1,7 @@
 """The check before every timing: it passes what is right and sees what is not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,8 +42,11 @@ def test_confident_rows_lead_by_the_margin() -> None:
         assert ((logits.gather(1, column)[:, 0] - rest) > 19.9).all()
 
 
-@pytest.mark.parametrize("wrong", ["unweighted", "a row more", "gradient of ignored rows"])
-def test_a_wrong_loss_is_seen(wrong: str) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "wrong", ["unweighted", "a row more", "gradient of ignored rows", "a fifth more", "a task's weight"]
+)
+def test_a_wrong_loss_is_seen(wrong: str, dtype: str) -> None:
     def loss(inputs):
         rows = F.cross_entropy(inputs.features[0], inputs.labels, reduction="none")
         scale = inputs.row_scale.clone()
@@ -49,9 +54,14 @@ def test_a_wrong_loss_is_seen(wrong: str) -> None:
             scale = (scale > 0) / inputs.valid_count
         elif wrong == "a row more":
             scale[int(scale.argmax())] = 0
-        total = torch.dot(rows, scale)
+        elif wrong == "a fifth more":
+            scale *= 1.2
+        elif wrong == "a task's weight":
+            scale[inputs.task_ids == 1] *= 1.2
+        total = torch.dot(rows.float(), scale)
         ignored = inputs.features[0][inputs.labels == -100]
         return total + (0.01 * ignored.sum() - 0.01 * ignored.sum().detach() if "ignored" in wrong else 0)
 
-    errors = check(Provider("wrong", "logits", loss, ""), CASES[0])
-    assert not all(is_right(error, CASES[0]) for error in errors.values())
+    case = replace(CASES[0], dtype=dtype)
+    errors = check(Provider("wrong", "logits", loss, ""), case)
+    assert not all(is_right(error, case) for error in errors.values())
