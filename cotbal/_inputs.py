@@ -221,7 +221,9 @@ def _needs_gradient(tensor: Tensor | None) -> bool:
 
 
 def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    # Not int(value): a count of a compiled batch would become a constant.
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_whole and bool(value >= least)
 
 
 def _plain(count: Any) -> Any:
