@@ -114,11 +114,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     if arguments.reduction == "none":
         # The logits are made anew then, and the other products for the first time.
         ctx.held = None
-        save_rows(ctx, arguments, LossOutputs(*output[:6]), *inputs[:_N_FEATURES])
+        save_rows(ctx, _TASK_WEIGHTS, arguments, LossOutputs(*output[:6]), *inputs[:_N_FEATURES])
     else:
         held = (each if needed else None for each, needed in zip(output[6:], needs, strict=True))
         ctx.held = HeldGradients(tuple(held))
-        save_rows(ctx, arguments, LossOutputs(*output[:6]))
+        save_rows(ctx, _TASK_WEIGHTS, arguments, LossOutputs(*output[:6]))
 
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -173,7 +173,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.gradients = hidden_gradient, None, bias_gradient
-        save_rows(ctx, arguments, outputs)
+        save_rows(ctx, 1 + _TASK_WEIGHTS, arguments, outputs)
         return tuple(outputs)
 
     @staticmethod

@@ -12,6 +12,8 @@ from cotbal._arguments import OUTPUT_SCHEMA, ROW_SCHEMA, LossOutputs, RowArgumen
 from cotbal._compute import loss_on_logits, outputs_of, weigh
 from csrc_triton.task_stats import per_task
 
+_TASK_WEIGHTS = 1 + RowArguments._fields.index("task_weights")
+
 
 def _compute(logits: Tensor, arguments: RowArguments, gradient: Tensor | None) -> LossOutputs:
     """The loss on logits (R, V); fills `gradient` (R, V), which may be `logits` itself."""
@@ -140,12 +142,22 @@ class Sums(NamedTuple):
     mass_sum: Tensor | None = None
 
 
-def save_rows(ctx: Any, arguments: RowArguments, outputs: LossOutputs, *features: Tensor | None) -> None:
-    """Keeps on `ctx` what the rows brought, what came of them, and features where they are needed again."""
+def save_rows(
+    ctx: Any, place: int, arguments: RowArguments, outputs: LossOutputs, *features: Tensor | None
+) -> None:
+    """Keeps on `ctx` what the rows brought, what came of them, and features where they are needed again.
+
+    Args:
+        ctx: autograd's.
+        place: of the task weights among the inputs.
+        arguments: the rows.
+        outputs: what came of them.
+        *features: kept as they are.
+    """
     sums = Sums()
-    if arguments.reads_unweighted and arguments.reduction == "none":
+    if ctx.needs_input_grad[place] and arguments.reduction == "none":
         sums = Sums(losses=outputs.losses)
-    elif arguments.reads_unweighted:
+    elif ctx.needs_input_grad[place]:
         # Copies: who has the loss may change it, as `loss /= 4` does.
         loss, _, loss_sum, mass_sum = outputs[:4]
         sums = Sums(loss.clone(), loss_sum=loss_sum.clone(), mass_sum=mass_sum.clone())
@@ -202,7 +214,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
     ctx.held = HeldGradients((gradient if inputs[-1] else None,))
-    save_rows(ctx, arguments, outputs)
+    save_rows(ctx, _TASK_WEIGHTS, arguments, outputs)
 
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -214,8 +226,8 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
     arguments, sums, _ = saved_rows(ctx)
     if ctx.needs_input_grad[0]:
         gradients[0] = ctx.held.scaled(upstream, arguments)[0]
-    if ctx.needs_input_grad[3]:
-        gradients[3] = task_weights_gradient(arguments, sums, upstream)
+    if ctx.needs_input_grad[_TASK_WEIGHTS]:
+        gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, sums, upstream)
     return tuple(gradients)
 
 

@@ -340,11 +340,11 @@ class VocabParallelLoss(torch.autograd.Function):
         if level.recomputes and arguments.reduction == "none":
             # Each row will get a gradient of its own from above: the products are made anew then.
             outputs, _ = level.compute(features, arguments, (False,) * _N_FEATURES)
-            save_rows(ctx, arguments, outputs, *features)
+            save_rows(ctx, _TASK_WEIGHTS, arguments, outputs, *features)
         else:
             outputs, gradients = level.compute(features, arguments, needs)
             ctx.held = HeldGradients(gradients)
-            save_rows(ctx, arguments, outputs)
+            save_rows(ctx, _TASK_WEIGHTS, arguments, outputs)
         ctx.mark_non_differentiable(*outputs[1:])
         return tuple(outputs)
 
