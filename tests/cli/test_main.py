@@ -77,7 +77,7 @@ def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, 
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == f'cotbal: {missing} is not installed; pip install "cotbal[{extra}]"\n'
+    assert done.stderr == f'cotbal: {missing} is not installed; pip install "path/to/cotbal[{extra}]"\n'
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
