@@ -18,7 +18,7 @@ anything: it goes on from the newest checkpoint in --output_dir.
 _EXAMPLES = """\
 examples:
   python -m cotbal.integrations.huggingface.finetune --model HuggingFaceTB/SmolVLM-256M-Instruct \\
-      --data mixture/train.json --image_folder images --weights weights.json --output_dir smolvlm \\
+      --data mixture/mixture.json --image_folder images --weights weights.json --output_dir smolvlm \\
       --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 1 --bf16 True \\
       --save_steps 500 --dataloader_num_workers 4 --train_sampling_strategy group_by_length
 
