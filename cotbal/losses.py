@@ -57,6 +57,8 @@ def gtw_cross_entropy(
         task_weights: (N,) float32 or float64, finite and >= 0. Without it every weight is 1 (Eq. 1).
         token_weights: of the labels' shape, float32 or float64, finite and >= 0.
         denominator: 0-d float32 or float64 tensor in place of sum_r w_r: that of the whole optimizer step.
+            DDP, FSDP and DeepSpeed average gradients over the ranks: pass denominator / ranks, or use
+            `cotbal.step_balance.StepBalance`, which divides by `loss_factor`.
             The gradient of float16 logits is rounded before a loss scale from above reaches it: pass
             denominator / scale, and hand loss / scale on.
         reduction: "weighted_mean", "sum" (the numerator) or "none" (each w_r c_r, in the labels' shape).

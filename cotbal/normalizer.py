@@ -4,7 +4,6 @@ All of it follows from N numbers, the valid tokens of each task: the denominator
 product with them. It needs labels and task ids only, so it is known before the first forward pass.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,27 +13,28 @@ from torch import Tensor
 from cotbal._calls import TaskStats
 from csrc_triton.checks import require
 
-# What a stack divides a micro-batch's gradient by after the loss: (ranks, accumulation) -> k.
-# The loss is multiplied by k, so that gradients come out as of the sum over micro-batches and ranks.
-_STACKS: dict[str, Callable[[int, int], int]] = {
-    # DDP, FSDP, DeepSpeed with its own accumulation switched off: gradients are averaged over the ranks.
-    "torch": lambda ranks, accumulation: ranks,
-    # The Trainer that passes num_items_in_batch to training_step divides by nothing else.
-    "transformers>=4.52": lambda ranks, accumulation: ranks,
-    # Its `backward` divides by the configured accumulation, in a short last window as well.
-    "accelerate": lambda ranks, accumulation: ranks * accumulation,
-    # The accelerator or the engine divides by the configured accumulation, in a short last window as well.
-    # Read in the Trainers of 4.37.2 to 4.45.2: nothing else divides what is differentiated.
-    "transformers<4.46": lambda ranks, accumulation: ranks * accumulation,
+# What each stack is. All average gradients over the ranks; the Trainer that passes num_items_in_batch to
+# training_step divides by nothing else.
+_STACKS = {
+    "torch": "a loop of your own under DDP, FSDP, or DeepSpeed with its own accumulation off",
+    "accelerate": "`accelerator.backward` in a loop of your own",
+    "transformers>=4.52": "its Trainer",
+    "transformers<4.46": "its older Trainer, as LLaVA's",
 }
+# The accelerator or the engine divides by the configured accumulation, in a short last window as well.
+# Read in the Trainers of 4.37.2 to 4.45.2: nothing else divides what is differentiated.
+_DIVIDE_BY_ACCUMULATION = ("accelerate", "transformers<4.46")
 
 
 def loss_factor(stack: str, *, ranks: int, replicas: int = 1, accumulation: int = 1) -> int:
     """The factor k of a micro-batch's loss that undoes the averaging which a training stack does afterwards.
 
+    Gradients then come out as of the sum over micro-batches and ranks. The denominator over k does the same.
+
     Args:
-        stack: "torch", "accelerate" (`accelerator.backward` in a loop of your own), "transformers>=4.52" or
-            "transformers<4.46".
+        stack: "torch" (a loop of your own under DDP, FSDP, or DeepSpeed with its own accumulation off),
+            "accelerate" (`accelerator.backward` in a loop of your own), "transformers>=4.52" or
+            "transformers<4.46" (their Trainers).
         ranks: the processes over which gradients are averaged.
         replicas: how many of them hold the same batch (tensor parallel).
         accumulation: the configured number of micro-batches per optimizer step.
@@ -47,10 +47,11 @@ def loss_factor(stack: str, *, ranks: int, replicas: int = 1, accumulation: int 
         4
     """
     if stack not in _STACKS:
-        raise ValueError(f"stack: expected one of {', '.join(_STACKS)}, got {stack!r}")
+        known = ", ".join(f'"{name}" ({meaning})' for name, meaning in _STACKS.items())
+        raise ValueError(f"stack: expected one of {known}, got {stack!r}")
     if ranks % replicas:
         raise ValueError(f"replicas: expected a divisor of the {ranks} ranks, got {replicas}")
-    return _STACKS[stack](ranks // replicas, accumulation)
+    return ranks // replicas * (accumulation if stack in _DIVIDE_BY_ACCUMULATION else 1)
 
 
 def task_token_counts(

@@ -95,7 +95,7 @@ class StepBalance:
         The weights come from the sums of the steps before and the counts of this one, by one collective.
 
         Args:
-            factor: k of `cotbal.normalizer.loss_factor`.
+            factor: k of `cotbal.normalizer.loss_factor`, the ranks under DDP, FSDP and DeepSpeed.
             loss_scale: as in `StepLoss.begin_step`.
             auxiliary_share: likewise.
 

@@ -136,8 +136,9 @@ def record_task(
     if name is not None:
         return task_names([name], f"{_called(record)}, field {place!r}")[0]
     raise ValueError(
-        f"{_called(record)}: expected its task in {' or '.join(map(repr, ('task', *fields)))}"
-        f", or its file in file_tasks, got neither (file: {file}); add the field or map the file to a task"
+        f"{_called(record)}: expected its task in {' or '.join(map(repr, ('task', *fields)))}, or that of "
+        f"its file{'' if file is None else f' {file}'}, got neither; add the field, or tell the file's task: "
+        "--tasks FILE=TASK, in Python {file: task}"
     )
 
 

@@ -35,7 +35,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "labels": labels,
         "task_ids": task_ids,
         "task_weights": torch.tensor([0.8, 1.2]),
-        "weights_of_the_step": torch.tensor(8.0),
+        **{"weights_of_the_step": torch.tensor(8.0), "ranks": 1},
     }
 
 

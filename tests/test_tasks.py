@@ -48,7 +48,7 @@ def test_a_record_tells_its_task_in_this_order():
 def test_several_declared_fields_are_looked_up_in_their_order():
     assert record_task({"channel": "a", "source": "b"}, field=DECLARED) == "a"
     assert record_task({"channel": None, "source": "b"}, field=DECLARED) == "b"
-    with pytest.raises(ValueError, match="expected its task in 'task' or 'channel' or 'source', or its file"):
+    with pytest.raises(ValueError, match="expected its task in 'task' or 'channel' or 'source', or that of"):
         record_task({}, field=DECLARED)
 
 
@@ -74,12 +74,16 @@ def test_the_whole_path_goes_before_the_bare_file_name():
 
 @pytest.mark.parametrize("record", [{"id": 7}, {"id": 7, "task": None}, {"id": 7, "source": "GQA"}])
 def test_a_record_without_a_task_raises_with_its_id(record):
-    with pytest.raises(ValueError, match="record 7: expected its task in 'task' or 'channel'"):
+    told = (
+        r"record 7: expected its task in 'task' or 'channel', or that of its file other\.json, got neither; "
+        r"add the field, or tell the file's task: --tasks FILE=TASK, in Python \{file: task\}$"
+    )
+    with pytest.raises(ValueError, match=told):
         record_task(record, field="channel", file="other.json", file_tasks={"gqa.json": "GQA"})
 
 
 def test_without_its_file_the_files_tell_no_task():
-    with pytest.raises(ValueError, match="record 7: expected its task in 'task'"):
+    with pytest.raises(ValueError, match="expected its task in 'task', or that of its file, got neither"):
         record_task({"id": 7}, file_tasks={"gqa.json": "GQA"})
 
 

@@ -54,7 +54,8 @@ def load_rule(path: str | Path) -> Weighting | None:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, of another schema version, or names a rule or an option that is not known.
+        ValueError: it is not JSON, a rule without its schema version or of another one, or names a rule or
+            an option that is not known.
 
     Example:
         >>> import tempfile
@@ -66,7 +67,8 @@ def load_rule(path: str | Path) -> Weighting | None:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        named = isinstance(content, dict) and {"schema_version", "rule"} <= content.keys()
+        # A task may be called rule: its weight is no text.
+        named = isinstance(content, dict) and isinstance(content.get("rule"), str)
         if not named or "weights" in content:
             return None
         return _rule(content)
@@ -82,6 +84,11 @@ def load_rule(path: str | Path) -> Weighting | None:
 def _rule(content: Mapping[str, Any]) -> Weighting:
     if unknown := sorted(set(content) - set(KEYS)):
         raise ValueError(f"unknown keys: {', '.join(unknown)}; expected {', '.join(KEYS)}")
+    if "schema_version" not in content:
+        raise ValueError(
+            f"schema_version: expected {SCHEMA_VERSION} beside the rule, got none; write "
+            f'{{"schema_version": {SCHEMA_VERSION}, "rule": "{content["rule"]}", ...}}'
+        )
     if content["schema_version"] != SCHEMA_VERSION:
         raise ValueError(
             f"schema_version: expected {SCHEMA_VERSION}, got {content['schema_version']!r}; "
@@ -91,4 +98,4 @@ def _rule(content: Mapping[str, Any]) -> Weighting:
     if not isinstance(options, dict):
         raise ValueError(f"options: expected an object, got {type(options).__name__}")
     fixed = {"fixed": content["fixed"]} if content.get("fixed") else {}
-    return by_name(str(content["rule"]).lower(), **options, **fixed)
+    return by_name(content["rule"].lower(), **options, **fixed)

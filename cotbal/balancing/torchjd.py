@@ -26,7 +26,7 @@ class TorchJDWeighting(Weighting):
     every `epoch_steps` steps. What it draws depends on `seed` and the step alone, so it is the same on every
     rank and after a resume.
 
-    Needs the extra `cotbal[torchjd]`, for the scalarizer. GeometricMean reads a number from the device in
+    Needs the extra `torchjd`, for the scalarizer. GeometricMean reads a number from the device in
     each call; no other scalarizer waits.
 
     Example:

@@ -11,6 +11,6 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in ("typer", "rich"):
             raise
-        print(f'cotbal: {package} is not installed; pip install "cotbal[cli]"', file=sys.stderr)
+        print(f'cotbal: {package} is not installed; pip install "path/to/cotbal[cli]"', file=sys.stderr)
         sys.exit(2)
     app(prog_name="cotbal")

@@ -68,7 +68,7 @@ class _OneLineErrors(TyperGroup):
             package = (error.name or "").partition(".")[0]
             if package not in _EXTRAS or ctx.params.get("debug"):
                 raise
-            _fail(f'{package} is not installed; pip install "cotbal[{_EXTRAS[package]}]"')
+            _fail(f'{package} is not installed; pip install "path/to/cotbal[{_EXTRAS[package]}]"')
 
 
 def _in_words(error: Exception) -> str:

@@ -176,7 +176,7 @@ def refcoco(
 
     RefCOCO and RefCOCOg together are the tasks RefCOCO-caption and RefCOCO-bbox, about 41k conversations
     each. RefCOCO+ makes tasks of its own, which `prepare mix` leaves out unless it is asked for them. Boxes
-    are [x1, y1, x2, y2] in 0..1 of the picture padded to a square. Of a pickle, plain data alone is read.
+    are (x1, y1, x2, y2) in 0..1 of the picture padded to a square. Of a pickle, plain data alone is read.
 
     Example: cotbal prepare refcoco --annotations refer/refcoco --annotations refer/refcocog --out data
     """

@@ -66,8 +66,8 @@ def prepare_generic(
     turns = Turns(target.seed, task)
     for split, turn in _all(annotations, columns, target.pictures, inputs):
         turns.add(split, turn)
-    folder = TaskFolder(target.out, task, target.form)
     held = _held_out(turns, validation, test)
+    folder = TaskFolder(target.out, task, target.form)
     groups = (group for group in turns.conversations("train") if group[0].image not in held)
     folder.train(_records(task, groups, "image" in columns, merge, most_turns, instruction))
     for split in ("val", "test"):
@@ -80,9 +80,15 @@ def prepare_generic(
 
 
 def _held_out(turns: Turns, validation: int, test: int) -> dict[str, str]:
-    """The pictures that are held out, and for which split."""
+    """The pictures that are held out, and for which split; ValueError where none is left."""
     splits = ["val"] * validation + ["test"] * test
-    return dict(zip(turns.pictures("train", len(splits)), splits, strict=False))
+    pictures = turns.pictures("train", len(splits) + 1)
+    if 0 < len(pictures) <= len(splits):
+        raise ValueError(
+            f"--validation {validation} and --test {test}: expected pictures (or rows) left to train on, got "
+            f"all {len(pictures)} held out; take fewer"
+        )
+    return dict(zip(pictures, splits, strict=False))
 
 
 def _held(turns: Turns, split: str, images: set[str]) -> Iterator[Turn]:

@@ -1,6 +1,6 @@
 """Hugging Face: the exact loss of the whole optimizer step in Trainer, SFTTrainer and trainers of your own.
 
-Install it with `pip install "cotbal[hf]"`.
+Install it with `pip install "path/to/cotbal[hf]"`.
 """
 
 try:
@@ -8,7 +8,8 @@ try:
     import transformers  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f'cotbal.integrations.huggingface needs {error.name}: pip install "cotbal[hf]"', name=error.name
+        f'cotbal.integrations.huggingface needs {error.name}: pip install "path/to/cotbal[hf]"',
+        name=error.name,
     ) from error
 
 from cotbal.integrations.huggingface.callback import TaskLogCallback

@@ -7,10 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cotbal.integrations.llamafactory.options import RefusedError, take_options
+from cotbal.integrations.llamafactory.options import KEYS, RefusedError, take_options
 from cotbal.integrations.llamafactory.records import read_tasks
 
 _USAGE = "python -m cotbal.integrations.llamafactory train [my.yaml] [key=value ...]"
+_HELP = f"""\
+usage: {_USAGE}
+
+LLaMA-Factory's own fine-tuning, each entry of dataset a task, with one weight per task in its loss. Keys
+beside LLaMA-Factory's own, in the yaml or after it:
+
+"""
 _YAML = (".yaml", ".yml")
 
 # What LLaMA-Factory takes another way by.
@@ -21,7 +28,7 @@ _OTHER_WAYS = {
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 after a training, 2 where something that it was given cannot be right.
+    """The exit code: 0 after a training or the help, 2 where something that it was given cannot be right.
 
     Args:
         words: the command line; None: the process's own.
@@ -29,6 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     # LLaMA-Factory's launcher starts this under torchrun without it.
     words = words[1:] if words[:1] == ["train"] else words
+    if words[:1] in (["-h"], ["--help"]):
+        print(_HELP + "\n".join(f"  {key}\n      {says}" for key, says in KEYS.items()))
+        return 0
     if not words or not (words[0].endswith(_YAML) or "=" in words[0]):
         return _refuse(f"expected a yaml file or key=value, got {words[0] if words else 'none'}; {_USAGE}")
     try:

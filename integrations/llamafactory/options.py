@@ -9,7 +9,13 @@ from cotbal.balancing import StaticWeights, Weighting, as_weighting, by_name
 from cotbal.integrations.huggingface.levels import LEVELS
 from cotbal.tasks import task_names, unknown_task
 
-_KEYS = ("cotbal_data", "cotbal_weights", "cotbal_rule", "cotbal_rule_options", "cotbal_level")
+KEYS = {
+    "cotbal_data": "instead of dataset: a file with the records of all tasks",
+    "cotbal_weights": "a file, {dataset: weight} or a list in their order (default: COTBAL_WEIGHTS, else 1)",
+    "cotbal_rule": "instead: a rule that computes the weights of each step: tla, rlw, dwa, igbv1",
+    "cotbal_rule_options": "the rule's own, as {window: 25, fixed: {chat: 1.0}}",
+    "cotbal_level": "where the loss is: auto, linear or logits",
+}
 _OTHER_LOSS = "it trains on another loss than cross-entropy, which the weights would replace; leave it out"
 _OTHER_WAY = "it trains by another trainer than run_sft's, which never sees the tasks; leave it out"
 _OWN_LOSS = "it computes the loss inside the model, which never sees the tasks; leave it out"
@@ -88,8 +94,8 @@ def take_options(arguments: MutableMapping[str, Any]) -> Options:
     """
     given = {key: arguments.pop(key) for key in list(arguments) if str(key).startswith("cotbal_")}
     for key in given:
-        if key not in _KEYS:
-            raise RefusedError(f"expected one of {', '.join(_KEYS)}, got {unknown_task(key, _KEYS)}")
+        if key not in KEYS:
+            raise RefusedError(f"expected one of {', '.join(KEYS)}, got {unknown_task(key, KEYS)}")
     if given.get("cotbal_level", "auto") not in LEVELS:
         raise RefusedError(f"cotbal_level: expected {', '.join(LEVELS)}, got {given['cotbal_level']!r}")
     options = Options(**{key.removeprefix("cotbal_"): value for key, value in given.items()})

@@ -15,14 +15,15 @@ llava/train/train_mem.py, alone or under deepspeed or torchrun; everything after
 """
 _EXAMPLES = """\
 examples:
-  # where train_mem.py stood, on 8 GPUs
+  # where train_mem.py stood, on 8 GPUs; zero3.json is that of cotbal.integrations.deepspeed, not LLaVA's own
   deepspeed --module cotbal.integrations.llava --weights weights.json -- \\
-      --deepspeed zero3.json --model_name_or_path liuhaotian/llava-v1.5-7b --data_path mix.json ...
+      --deepspeed zero3.json --model_name_or_path liuhaotian/llava-v1.5-7b \\
+      --data_path mixture/mixture.json ...
   torchrun --nproc_per_node 8 -m cotbal.integrations.llava --weights weights.json -- \\
-      --model_name_or_path liuhaotian/llava-v1.5-7b --data_path mix.json ...
+      --model_name_or_path liuhaotian/llava-v1.5-7b --data_path mixture/mixture.json ...
 
   # weights.json is what `cotbal weights scores.csv` wrote, or {"VQAv2": 0.8, "caption": 1.2},
-  # or [0.8, 1.2] with --tasks VQAv2 caption. A record of mix.json tells its task itself:
+  # or [0.8, 1.2] with --tasks VQAv2 caption. A record of mixture.json tells its task itself:
   #   {"id": 1, "task": "VQAv2", "image": ..., "conversations": [...]}     (or "channel", "source")
   # or its file does:
   python -m cotbal.integrations.llava --weights weights.json --tasks vqa.json=VQAv2 cap.json=caption -- \\

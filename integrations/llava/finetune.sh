@@ -2,7 +2,7 @@
 # The paper's final run: LLaVA-1.5-7B after its pretraining, every parameter but the vision tower's, one epoch of
 # 8 GPUs x 16 samples in bf16 under ZeRO-3, with a weight for each task.
 #
-#   WEIGHTS=weights.json DATA=mix.json IMAGES=images bash finetune.sh [LLaVA's own arguments]
+#   WEIGHTS=weights.json DATA=mixture/mixture.json IMAGES=images bash finetune.sh [LLaVA's own arguments]
 #
 # LLaVA's own arguments win over those below. The batch stays 128 on 4 GPUs with
 #   GPUS=4 ... bash finetune.sh --gradient_accumulation_steps 2

@@ -50,11 +50,18 @@ class TaskRecords:
         """Checks the task of every record, and takes the tasks from them where none were stated.
 
         Raises:
-            ValueError: records without a task, or of one that is not known, with the first of them.
+            ValueError: no array of records, records without a task, or of one that is not known, with the
+                first of them.
         """
         self.counts = Counter()
         unknown: list[tuple[object, str]] = []
         for record in records:
+            if not isinstance(record, Mapping):
+                came = "an object" if isinstance(records, Mapping) else f"{record!r:.60} in it"
+                raise ValueError(
+                    f"--data_path: expected a JSON array of records, got {came}; of a folder that `cotbal "
+                    "prepare mix` wrote it is mixture.json"
+                )
             name = self.task(record)
             self.counts[name] += 1
             if self._stated is not None and name not in self._stated.names:

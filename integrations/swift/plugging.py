@@ -116,11 +116,20 @@ def _checked(own: Callable[..., Any]) -> Callable[..., Any]:
     return get_training_args
 
 
-def _check_package() -> None:
+def installed_version() -> str:
+    """That of ms-swift.
+
+    Raises:
+        ImportError: there is none.
+    """
     try:
-        found = version("ms-swift")
+        return version("ms-swift")
     except PackageNotFoundError as error:
-        raise ImportError("ms-swift: expected it beside cotbal, got none; pip install ms-swift") from error
+        raise ImportError("expected ms-swift, got none installed; pip install ms-swift==4.6.0") from error
+
+
+def _check_package() -> None:
+    found = installed_version()
     if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST:
         raise ImportError(f"ms-swift: expected 4.6 or newer, got {found}; pip install --upgrade ms-swift")
     if "swift.megatron" in sys.modules:

@@ -1,6 +1,7 @@
 """A weighting from whatever states it, and the names that go with it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,24 @@ def test_a_rule_that_cannot_be_made_is_told_with_its_file(
     path.write_text(json.dumps({"schema_version": 1, **content}))
     with pytest.raises(ValueError, match=message):
         as_weighting(path)
+
+
+def test_a_rule_by_hand_without_its_schema_version_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "rule.json"
+    path.write_text('{"rule": "dwa", "options": {"window": 25}, "fixed": {"a": 1.0}}')
+    told = r'rule.json: schema_version: expected .*, got none; write \{"schema_version": 1, "rule": "dwa", '
+    with pytest.raises(ValueError, match=told):
+        as_weighting(path)
+
+
+@pytest.mark.parametrize("document", ["README.md", "finetune/options.py"])
+def test_the_rule_that_is_documented_is_one(document: str, tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "integrations" / "huggingface"
+    text = (folder / document).read_text(encoding="utf-8")
+    path = tmp_path / "rule.json"
+    path.write_text(re.findall(r'\{"schema_version": .*?\}\}', text)[0])
+    rule = as_weighting(path)
+    assert (type(rule), rule.options["window"], [*rule.fixed.values()]) == (DWA, 25, [1.0])
 
 
 def test_a_task_may_be_called_rule(tmp_path: Path) -> None:

@@ -148,4 +148,4 @@ def test_an_excel_file_without_its_package_names_the_extra(evaluated, monkeypatc
     (evaluated / "eval" / "mini" / "a.xlsx").write_bytes(b"")
     told = ["--task", "ocr: format=csv from=a.xlsx metric=m better=higher"]
     done = CliRunner().invoke(app, ["collect", *FOLDERS, *TASKS[:2], *told])
-    assert_refused(done, evaluated, 'openpyxl is not installed; pip install "cotbal[collect]"')
+    assert_refused(done, evaluated, 'openpyxl is not installed; pip install "path/to/cotbal[collect]"')

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import cotbal
@@ -31,6 +32,15 @@ def test_the_help_of_a_verb_shows_an_example(verb):
 def test_a_paragraph_of_the_help_fills_the_lines_of_the_terminal(words, text, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     assert text in CliRunner().invoke(app, [*words, "--help"]).stdout
+
+
+def test_no_help_has_words_in_brackets_which_rich_takes_for_markup():
+    commands = [get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for text in (command.help, *(getattr(option, "help", None) for option in command.params)):
+            assert "[" not in (text or ""), command.name
+    assert "generic" in {command.name for command in commands}
 
 
 def test_the_version_is_that_of_the_package():
@@ -77,7 +87,7 @@ def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, 
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == f'cotbal: {missing} is not installed; pip install "cotbal[{extra}]"\n'
+    assert done.stderr == f'cotbal: {missing} is not installed; pip install "path/to/cotbal[{extra}]"\n'
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):

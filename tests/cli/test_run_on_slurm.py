@@ -34,7 +34,7 @@ def test_no_submitit_and_no_slurm_are_one_line_each(path, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "submitit", None)
     result = call("run", path)
     assert result.exit_code == 2
-    assert result.stderr == 'cotbal: submitit is not installed; pip install "cotbal[slurm]"\n'
+    assert result.stderr == 'cotbal: submitit is not installed; pip install "path/to/cotbal[slurm]"\n'
     assert not starts(tmp_path)
 
 

@@ -18,7 +18,7 @@ anything: it goes on from the newest checkpoint in --output_dir.
 _EXAMPLES = """\
 examples:
   python -m cotbal.integrations.huggingface.finetune --model HuggingFaceTB/SmolVLM-256M-Instruct \\
-      --data mixture/train.json --image_folder images --weights weights.json --output_dir smolvlm \\
+      --data mixture/mixture.json --image_folder images --weights weights.json --output_dir smolvlm \\
       --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 1 --bf16 True \\
       --save_steps 500 --dataloader_num_workers 4 --train_sampling_strategy group_by_length
 
@@ -27,8 +27,10 @@ examples:
       --model Qwen/Qwen2.5-VL-7B-Instruct --data vqa.json coco.json --tasks vqa.json=VQAv2 coco.json=COCO ...
 
 A record is LLaVA's, {"image": "1.png", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
-{"from": "gpt", "value": "A cat."}], "task": "VQAv2"}, or has {"role", "content"} turns under "messages". All
-other words are those of transformers' TrainingArguments. Exit code 2: something given cannot be right.
+{"from": "gpt", "value": "A cat."}], "task": "VQAv2"}, or has {"role", "content"} turns under "messages".
+--weights is what `cotbal weights` writes, or {"VQAv2": 0.8, "COCO": 1.2}, or a rule (TLA, RLW, DWA, IGBv1):
+{"schema_version": 1, "rule": "DWA", "options": {"window": 25}, "fixed": {"COCO": 1.0}}. All other words are
+those of transformers' TrainingArguments. Exit code 2: something given cannot be right.
 """
 
 
@@ -41,7 +43,7 @@ class Options:
     image_folder: str = field(default=".", metadata={"help": "of the pictures"})
     weights: str | None = field(
         default=None,
-        metadata={"help": "a file: weights by task, or a rule that changes them (default: all 1)"},
+        metadata={"help": "a file: weights by task, or a rule that changes them, as below (default: all 1)"},
     )
     tasks: list[str] = field(
         default_factory=list, metadata={"help": "FILE=TASK, for records that do not name theirs"}

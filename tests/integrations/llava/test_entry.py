@@ -16,6 +16,7 @@ from llava.train import train as llava_train
 from cotbal.integrations.llava.command_line import parse, read_tasks
 from cotbal.integrations.llava.entry import choose_attention, main
 from cotbal.integrations.llava.hooks import HOOKS, wrapped
+from cotbal.integrations.llava.records import TaskRecords
 from tests.integrations.llava.cases import WEIGHTS
 from tests.integrations.llava.entry_runs import (
     deepspeed_environment,
@@ -135,6 +136,11 @@ _BAD: dict[str, tuple[dict[str, Any], str]] = {
     "options of no rule": ({"words": ["--rule-options", '{"window": 3}']}, "expected --rule beside it"),
     "no data file": ({"data": "none.json"}, "got none.json: No such file"),
     "data that is not JSON": ({"data": __file__}, "is not JSON"),
+    "the sizes of a mixture": (
+        {"data": str(Path(__file__).with_name("zero3.json"))},
+        "--data_path: expected a JSON array of records, got an object; of a folder that `cotbal prepare mix` "
+        "wrote it is mixture.json",
+    ),
     "no data": ({"data": None}, "--data_path: expected LLaVA's data file after --, got none"),
     "no LLaVA": ({"words": ["--module", "no_llava"]}, "no_llava: expected LLaVA's package, got none"),
     "not LLaVA": ({"words": ["--module", "einops"]}, "einops: expected LLaVA's package with its train.train"),
@@ -153,6 +159,12 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert said in error
     assert error.count("\n") == 1
     assert before == {name: dict(vars(getattr(llava_train, name))) for name in _HOOKED}
+
+
+def test_an_object_that_llava_next_takes_apart() -> None:
+    """It extends its list of records by what it read: by an object's keys."""
+    with pytest.raises(ValueError, match="expected a JSON array of records, got 'seed' in it; of a folder"):
+        TaskRecords().learn(["seed"])
 
 
 @pytest.mark.parametrize("version", ["4.31.0", "5.0.0"])

@@ -70,7 +70,7 @@ def test_sampling_strategies(world: World, arguments: SimpleNamespace) -> None:
 
 def test_a_file_without_a_task(world: World, arguments: SimpleNamespace) -> None:
     cotbal.patch(tasks={"vqa.json": "vqa"})
-    with pytest.raises(ValueError, match=r"file_tasks, got neither \(file: .*caption\.json\)"):
+    with pytest.raises(ValueError, match=r"or that of its file .*caption\.json, got neither"):
         _dataset(world, world.mixture, arguments)
 
 

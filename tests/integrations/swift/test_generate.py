@@ -76,7 +76,7 @@ def test_prompts_are_those_of_the_training(
     """Token for token, all 24; the parts of a picture among them."""
     from swift.infer_engine import RequestConfig
 
-    from cotbal.integrations.swift.generate import load_chat
+    from cotbal.integrations.swift.chat import load_chat
 
     assert not results[case.name][0]["error"], results[case.name][0]["error"]
     path, _ = _asked(world, case.kind, tmp_path)
@@ -98,7 +98,7 @@ def test_prompts_are_those_of_the_training(
 def test_answers_are_greedy(
     world: World, results: Results, runs: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cotbal.integrations.swift import generate
+    from cotbal.integrations.swift import chat, generate
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (case,) = (case for case in (*TEXT, *VISION) if case.name == name)
@@ -124,11 +124,11 @@ def test_answers_are_greedy(
     assert len(answers) == 24
 
     model = _model(world, case.kind, checkpoint)
-    template = generate.load_chat(checkpoint).engine.template
+    template = chat.load_chat(checkpoint).engine.template
     template.set_mode("transformers")
     processor = AutoProcessor.from_pretrained(world.vision)
     for question, row in zip(read_questions(path)[0], rows, strict=True):
-        ids = template.encode(generate.request_of(question, images))["input_ids"]
+        ids = template.encode(chat.request_of(question, images))["input_ids"]
         picture = {}
         if "image" in row:
             pixels = processor.image_processor(

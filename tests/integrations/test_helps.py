@@ -1,0 +1,38 @@
+"""The commands of other trainers' packages tell their words where these are not installed."""
+
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from cotbal.integrations.llamafactory import entry, options
+from cotbal.integrations.swift import plugging
+
+
+def _absent(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+def test_ms_swifts_generation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "swift", None)
+    monkeypatch.delitem(sys.modules, "cotbal.integrations.swift.generate", raising=False)
+    from cotbal.integrations.swift.generate import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "--questions FILE" in capsys.readouterr().out
+    monkeypatch.setattr(plugging, "version", _absent)
+    assert main(["--model", "m", "--questions", "q", "--out", "o"]) == 2
+    said = capsys.readouterr().err
+    assert said == "cotbal: expected ms-swift, got none installed; pip install ms-swift==4.6.0\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "-h"]])
+def test_llama_factorys_training(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: python -m cotbal.integrations.llamafactory train [my.yaml]")
+    fields = {f"cotbal_{name}" for name in options.Options.__dataclass_fields__}
+    assert fields == set(options.KEYS)
+    assert all(f"  {key}\n" in shown for key in fields)
