@@ -29,9 +29,18 @@ def run_keys(plan: Plan) -> dict[str, str]:
 
 
 def recorded(plan: Plan, store: Store) -> dict[str, Record]:
-    """The finished runs of a project's plan by name; each result is read and its files are looked at."""
-    records = {name: store.record(key) for name, key in run_keys(plan).items()}
-    return {name: record for name, record in records.items() if record is not None}
+    """The finished runs of a project's plan by name; each result is read and its files are looked at.
+
+    What needs a run that is not finished is not finished either.
+    """
+    records: dict[str, Record] = {}
+    for name, key in run_keys(plan).items():
+        needs = [records.get(need) for need in plan[name].needs]
+        known = [need for need in needs if need is not None]
+        record = store.record(key, {need.key: need.finished for need in known})
+        if record is not None and len(known) == len(needs):
+            records[name] = record
+    return records
 
 
 @dataclass(frozen=True)

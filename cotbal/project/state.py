@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.files import write_json
-from cotbal.project.outline import run_keys
+from cotbal.project.outline import recorded, run_keys
 from cotbal.project.slurm.queue import QueuedJob
 from cotbal.runs.plan import Plan
 from cotbal.runs.pool import Listener
@@ -112,12 +112,12 @@ def run_states(plan: Plan, store: Store, jobs: Mapping[str, QueuedJob] | None = 
         store: their results.
         jobs: those of Slurm by the keys of the runs; they need no driver.
     """
-    notes, working = _notes(store.out), in_use(store.out)
-    return [
-        _state(plan[name].steps, store, key, _with_job(notes.get(name, {}), (jobs or {}).get(key), working))
-        | {"name": name}
-        for name, key in run_keys(plan).items()
-    ]
+    notes, working, records = _notes(store.out), in_use(store.out), recorded(plan, store)
+    states = []
+    for name, key in run_keys(plan).items():
+        note = _with_job(notes.get(name, {}), (jobs or {}).get(key), working)
+        states.append(_state(plan[name].steps, records.get(name), key, note) | {"name": name})
+    return states
 
 
 def _with_job(note: Mapping[str, Any], job: QueuedJob | None, working: bool) -> dict[str, Any]:
@@ -130,8 +130,7 @@ def _with_job(note: Mapping[str, Any], job: QueuedJob | None, working: bool) -> 
     )
 
 
-def _state(of: int, store: Store, key: str, note: Mapping[str, Any]) -> dict[str, Any]:
-    record = store.record(key)
+def _state(of: int, record: Record | None, key: str, note: Mapping[str, Any]) -> dict[str, Any]:
     entry = {"name": "", "key": key, "work": 0, "of": of, "tries": note.get("tries", 0)}
     if record is not None:
         of_result = {"seconds": record.finished - record.started, "score": record.result.get("score")}

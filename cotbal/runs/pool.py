@@ -176,7 +176,7 @@ class Pool:
         reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         job.deaths += 1
         # It may have died with its result written and not yet told.
-        if self.execution.store.record(job.key) is not None:
+        if self.execution.record(job) is not None:
             self._finish(job)
         elif job.deaths > MAX_RETRIES:
             self._give_up(

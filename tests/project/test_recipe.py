@@ -64,9 +64,9 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     assert shown["totals"]["gpu_hours"] is None
     keys, store = run_keys(plan), store_of(project)
     # 25 samples in half an hour and 20 items in a quarter, on 2 GPUs.
-    for name, seconds in (("mini", 1800.0), ("evaluate mini on a", 900.0)):
+    for name, started, finished in (("mini", 100.0, 1900.0), ("evaluate mini on a", 1900.0, 2800.0)):
         store.folder(keys[name]).mkdir(parents=True)
-        store.write(Record(keys[name], {}, 100.0, 100.0 + seconds, 0.0), function="f", settings={})
+        store.write(Record(keys[name], {}, started, finished, 0.0), function="f", settings={})
     finished = recorded(plan, store)
     known = throughput(project, plan, finished)
     assert known == Throughput(25.0, 40.0)

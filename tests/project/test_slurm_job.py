@@ -69,6 +69,9 @@ def test_job_that_slurm_starts_again_after_its_run_has_finished_does_nothing(job
     store.write(Record("k", {}, 0.0, 1.0, 1.0), function="m:f", settings={})
     job()
     assert job.ran == []
+    # What it was made from has been done again since.
+    job(made_from={"n": 5.0})
+    assert job.ran == ["s1"]
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,8 @@ class SlurmPool:
 
     def _collect(self) -> None:
         """Takes the results that are on disk."""
-        store = self.execution.store
-        for key in [key for key in self._live if store.record(key) is not None]:
+        result = self.execution.record
+        for key in [key for key, live in self._live.items() if result(live.job) is not None]:
             live = self._live.pop(key)
             drop_ticket(self._out, key)
             if not live.started:
