@@ -115,7 +115,8 @@ def test_cancelled_job_ends_its_command_and_writes_nothing(tmp_path):
         "resume": False,
         "parts": [],
     }
-    settings = {"command": "sleep 600; false", "format": "json", "weights": {"a": 1.0, "b": 1.0}}
+    weights = {"a": 1.0, "b": 1.0}
+    settings = {"command": "sleep 600; false", "format": "json", "weights": weights, "data": []}
     told = message(
         tmp_path,
         function="cotbal.project.job:train",
