@@ -164,6 +164,21 @@ def test_adapters_are_not_compared_with_a_model_without(made, tmp_path, mode):
         made(mode=mode, equal_model="equal", train=train)
 
 
+@pytest.mark.parametrize("mode", ["full", "cheap", "no-probes"])
+def test_weights_that_the_command_lacked_can_be_given_to_final_models_alone(made, tmp_path, mode):
+    (tmp_path / "equal").mkdir()
+    (tmp_path / "equal" / "model").write_text("1")
+    asked = {"mode": mode, "mini_ratio": "1/16"} | ({} if mode == "full" else {"equal_model": "equal"})
+    before = "t {data} --out {output} | tee log"
+    earlier = keys(made, train={"command": before}, **asked)
+    for added in (" {weights}", " --weights {weights}", " weights={weights}"):
+        command = before.replace(" |", f"{added} |")
+        assert keys(made, train={"command": command, "probe_command": before}, **asked) == earlier
+        if mode != "full":
+            with pytest.raises(ValueError, match=r"let it be train.command without \{weights\}"):
+                made(train={"command": command, "probe_command": before + "2"}, **asked)
+
+
 def keys(made, **changes):
     _, _, plan, _ = made(**changes)
     return run_keys(plan)

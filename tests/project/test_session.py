@@ -142,6 +142,12 @@ def test_a_model_that_is_trained_again_is_scored_again(run, tmp_path):
     assert plans == [[]]
 
 
+def test_a_command_that_takes_no_weights_is_noted_before_anything_runs(run):
+    _, listener = run(train={"command": "t {data} {output}"})
+    (note,) = listener.about("noted")
+    assert note.startswith("train.command has no {weights}, which `cotbal train` needs. Put it in before")
+
+
 def test_headline_is_the_score_or_the_samples(run):
     class Finished:
         result = {"score": 0.123456, "samples": 3}  # noqa: RUF012 - a double
