@@ -162,7 +162,7 @@ def _in_words(totals: Mapping[str, Any]) -> str:
         if hours is None
         else f"{hours:.1f} GPU-hours"
     )
-    times = f"{totals['of_full_data']:.2f} times the weighted tasks' data"
+    times = f"{totals['of_full_data']:.2f} times the weighted tasks' data in as many epochs"
     return (
         f"{totals['trainings']} trainings on {totals['samples']} samples ({times}) and "
         f"{totals['evaluations']} evaluations of {totals['items']} items: {price}."

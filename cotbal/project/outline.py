@@ -175,7 +175,10 @@ def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any
 
 
 def totals(project: Project, data: Data, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What runs of `outline` come to together: their number, samples, items and GPU-hours."""
+    """What runs of `outline` come to together: their number, samples, items and GPU-hours.
+
+    "samples" are those that are trained on, each epoch counted and a matched mini run as it goes on.
+    """
     trainings = [run for run in runs if run["kind"] == "train"]
     evaluations = [run for run in runs if run["kind"] == "evaluate"]
     whole = sum(data.full[task].records for task in project.weighted) * len(project.seeds)
@@ -184,7 +187,7 @@ def totals(project: Project, data: Data, runs: Sequence[Mapping[str, Any]]) -> d
     return {
         "trainings": len(trainings),
         "evaluations": len(evaluations),
-        "samples": sum(run["samples"] for run in trainings),
+        "samples": work,
         "items": sum(run["items"] for run in evaluations),
         "of_full_data": work / project.train.epochs / whole,
         "gpu_hours": None if None in hours else sum(hours),

@@ -46,7 +46,7 @@ def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and
     assert shown["totals"] == {
         "trainings": 4,
         "evaluations": 12,
-        "samples": 275,
+        "samples": 2 * 275,
         "items": 240,
         "of_full_data": 275 / 200,
         "gpu_hours": pytest.approx(275 * 2 / 50 + 12 * 0.5),
@@ -97,6 +97,7 @@ def test_step_matched_mini_run_takes_the_steps_of_the_mean_probe(made):
     assert mini["samples"] == 25
     assert mini["work"] == 84  # (81 + 109 + 60) / 3
     assert mini["command"].endswith("--max_steps 9")
+    assert shown["totals"]["samples"] == 84 + 81 + 109 + 60
 
 
 def test_step_matching_knows_that_cheap_probes_have_a_quarter(made, tmp_path):
