@@ -211,6 +211,15 @@ def test_key_changes_with_what_determines_the_result_and_with_nothing_else(made,
         assert not set(keys(made, **changes).values()) & set(before.values()), changes
 
 
+def test_key_changes_with_the_number_of_gpus_only_where_the_command_has_it(made, tmp_path):
+    def with_gpus(number, more):
+        command = content(tmp_path)["train"]["command"] + more
+        return keys(made, train={"command": command}, resources={"gpus": 4, "gpus_per_run": number})
+
+    assert with_gpus(1, "") == with_gpus(2, "")
+    assert not set(with_gpus(1, " {gpus}").values()) & set(with_gpus(2, " {gpus}").values())
+
+
 def test_key_changes_with_the_data_of_the_run(made, tmp_path):
     before = keys(made)
     project = load_project(tmp_path / "toy.yaml")
