@@ -240,6 +240,8 @@ def run_plan(plan: Plan, store: Store, listener: Listener, workers: int | None =
 
 def work_on(plan: Plan, store: Store, listener: Listener, crew: Crew) -> Execution:
     """Runs what is not finished yet; returns what has come of it. Otherwise as `run_plan`."""
+    # A driver and its workers killed at one time leave commands behind, of runs that this plan may not have.
+    processes.end(store.out / "runs", below=True)
     execution = Execution(plan, store)
     found = execution.take_up()
     listener.opened(plan, found, min(len(crew.environments), max(1, len(plan) - len(found))))
