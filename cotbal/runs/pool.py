@@ -65,11 +65,13 @@ class Crew:
         environments: for each worker process what it has in its environment beside that of the driver.
         retries: how often a run that failed by itself starts again.
         keep_going: give a failed run up and go on with those that do not need it, instead of stopping.
+        number: what the user calls the number of environments, for advice.
     """
 
     environments: Sequence[Mapping[str, str]]
     retries: int = 0
     keep_going: bool = False
+    number: str = "--workers"
 
 
 @dataclass
@@ -182,7 +184,7 @@ class Pool:
             self._give_up(
                 job,
                 f"run {job.name!r}: its worker process died {job.deaths} times, the last time {reason}"
-                " (SIGKILL is mostly a lack of memory: try fewer --workers). End of its log:\n"
+                f" (SIGKILL is mostly a lack of memory: try fewer {self.crew.number}). End of its log:\n"
                 + self._log_end(job),
             )
         else:

@@ -202,8 +202,12 @@ class OutputInUseError(OSError):
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, instead: str = "") -> Iterator[None]:
     """Holds the output folder for this process; the kernel lets go when the process ends, however it ends.
+
+    Args:
+        out: the folder.
+        instead: what else the user can do where it is held, beside waiting and stopping the other process.
 
     Raises:
         OutputInUseError: another process holds it; the message names the process.
@@ -215,7 +219,7 @@ def locked(out: Path) -> Iterator[None]:
             _lock(handle)
         except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-            advice = "Wait for it, stop it, or choose another folder with --out"
+            advice = f"Wait for it, stop it, or {instead}" if instead else "Wait for it or stop it"
             raise OutputInUseError(f"{out} is in use by {holder}. {advice}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)

@@ -164,6 +164,9 @@ def test_second_process_is_told_who_holds_the_folder(tmp_path):
         locked(tmp_path),
     ):
         pass
+    for instead, advice in (("", "Wait for it or stop it$"), ("go", "Wait for it, stop it, or go$")):
+        with locked(tmp_path), pytest.raises(OutputInUseError, match=advice), locked(tmp_path, instead):
+            pass
     with locked(tmp_path):
         pass
 
