@@ -79,6 +79,7 @@ def show_plan(project: Project, as_json: bool) -> None:
     from cotbal.files import write_json
     from cotbal.project.changes import done_again, in_words
     from cotbal.project.outline import check_budget, outline, recorded, throughput
+    from cotbal.project.parts import NO_WEIGHTS
     from cotbal.project.work import store_of
 
     data, plan = prepared(project)
@@ -96,6 +97,8 @@ def show_plan(project: Project, as_json: bool) -> None:
             options = sbatch_options(project.resources).items()
             named = [f"--{key.replace('_', '-')}={value}" for key, value in options if value is not None]
             typer.echo(f"Each run is a Slurm job: sbatch {' '.join(named)}")
+        if not project.train.takes_weights:
+            typer.echo(f"{NO_WEIGHTS}.")
         if again := done_again(plan, finished, project.out):
             typer.echo(f"{in_words(again)}.")
         if finished:
@@ -159,7 +162,7 @@ def _in_words(totals: Mapping[str, Any]) -> str:
         if hours is None
         else f"{hours:.1f} GPU-hours"
     )
-    times = f"{totals['of_full_data']:.2f} times the weighted tasks' data"
+    times = f"{totals['of_full_data']:.2f} times the weighted tasks' data in as many epochs"
     return (
         f"{totals['trainings']} trainings on {totals['samples']} samples ({times}) and "
         f"{totals['evaluations']} evaluations of {totals['items']} items: {price}."

@@ -156,7 +156,9 @@ def _without_probes(
     if rule != "cotbal":
         raise ValueError(f"--rule: expected cotbal for a table of mode no-probes, got {rule}")
     found = pair.weights(temperature=temperature, alpha=alpha, fixed=fixed)
-    spans = pair.intervals(temperature=temperature, alpha=alpha).tolist() if pair.items else None
+    drawn = pair.intervals(temperature=temperature, alpha=alpha) if pair.items else None
+    undefined = pair.undefined() if pair.items else {}
+    spans = None if drawn is None else drawn.tolist()
     if spans is not None:
         provenance = {**found.provenance, "intervals": dict(zip(pair.tasks, spans, strict=True))}
         found = dataclasses.replace(found, provenance=provenance)
@@ -164,7 +166,7 @@ def _without_probes(
     if as_json:
         content: dict[str, Any] = {"mode": "no-probes", "tasks": list(pair.tasks)}
         content |= {"difficulty": pair.difficulty().tolist(), "weights": {rule: dict(found)}}
-        content |= {"intervals": spans, "fixed": found.fixed}
+        content |= {"intervals": spans, "undefined": undefined, "fixed": found.fixed}
         typer.echo(json.dumps(content, indent=2, allow_nan=False))
         return
     columns = {
@@ -174,6 +176,8 @@ def _without_probes(
     if spans is not None:
         columns["95 % interval"] = [_span(*ends) for ends in spans]
     print_columns(Console(), "Without probes: the contribution's weights are 1", list(pair.tasks), columns)
+    for reason in undefined.values():
+        typer.echo(f"No interval of a weight: {reason}.")
     typer.echo(f"Wrote {out} (rule {rule}).")
 
 
@@ -284,6 +288,8 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
         typer.echo(ONE_SEED)
     for reason in noise.unidentified.values():
         typer.echo(f"No interval of a weight that needs C: {reason}.")
+    for reason in noise.undefined.values():
+        typer.echo(f"No interval of a weight that needs D: {reason}.")
     weighed = rules.get(chosen.rule)
     if weighed is None:
         return
@@ -296,4 +302,4 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
 
 
 def _span(low: float, high: float) -> str:
-    return f"{low:.2f} .. {high:.2f}"
+    return "-" if math.isnan(low) else f"{low:.2f} .. {high:.2f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def _read_csv(path: str | Path, items: str | Path | None) -> Finals:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             lines = [[cell.strip() for cell in line] for line in csv.reader(stream)]
         header, *rows = [line for line in lines if any(line)] or [[""]]
-        if header[0] != "run" or not rows:
+        # A spreadsheet begins a line with a capital.
+        if header[0].lower() != "run" or not rows:
             raise ValueError("expected the header 'run,<task>,...' and a row per model")
         names = task_names(header[1:], "header")
         cells: dict[str, list[str]] = {}
@@ -123,4 +125,10 @@ def _of_row(
         if name not in names:
             raise ValueError(f"items[{row!r}]: no such column {unknown_task(name, names)}")
     scores = dict(zip(names, numbers(values, names, row), strict=True))
+    for name, score in scores.items():
+        if not math.isfinite(score):
+            raise ValueError(
+                f"row {row!r}, task {name!r}: expected a finite number, got {score}; leave the row or the "
+                "column out"
+            )
     return Model(scores, items.get(row, {}))

@@ -40,7 +40,7 @@ def run_demo(
         OSError: the disk cannot take a file.
     """
     workers = default_workers() if workers is None else workers
-    with locked(out):
+    with locked(out, "choose another folder with --out"):
         with listener() as progress:
             records = run_plan(demo.plan(), Store(out), progress, workers)
         results = assemble(demo, records, workers=workers, command=command)

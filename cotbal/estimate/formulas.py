@@ -24,8 +24,8 @@ def all2one_of(C: Tensor) -> Tensor:
 
 
 def difficulty_of(part: Tensor, whole: Tensor) -> Tensor:
-    """D (..., N) from the scores of the mini subset and of the full set (Eq. 9)."""
-    return 1.0 - part / whole
+    """D (..., N) from the scores of the mini subset and of the full set (Eq. 9); NaN where that is <= 0."""
+    return 1.0 - part / whole.where(whole > 0, math.nan)
 
 
 def weights_of(

@@ -38,6 +38,8 @@ class ItemFile(NamedTuple):
 def read_items(path: str | Path) -> ItemFile:
     """Return the per-item scores of a file; `Scores` checks them against its tasks and runs.
 
+    Names are without the spaces around them, as those in the cells of a score table.
+
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not JSON of this schema, or holds something other than lists of numbers.
@@ -46,7 +48,8 @@ def read_items(path: str | Path) -> ItemFile:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"expected an object with schema_version {SCHEMA_VERSION} and items")
-        items = {run: _lists(of_run, f"items[{run!r}]") for run, of_run in _object(content, "items").items()}
+        runs = _object(content, "items").items()
+        items = {run.strip(): _lists(of_run, f"items[{run!r}]") for run, of_run in runs}
         return ItemFile(items, _lists(content.get("clusters") or {}, "clusters", (int,)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -88,4 +91,4 @@ def _lists(value: Any, where: str, kinds: tuple[type, ...] = (int, float)) -> di
             raise ValueError(f"{where}[{task!r}]: expected a list of {named}")
         if wrong := [each for each in row if type(each) not in kinds]:
             raise ValueError(f"{where}[{task!r}]: expected a list of {named}, got {wrong[0]!r}")
-    return value
+    return {task.strip(): row for task, row in value.items()}

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, checked_clusters
 from cotbal.estimate.formulas import difficulty_of, weights_of
-from cotbal.estimate.resample import drawn_means, seed_of
+from cotbal.estimate.resample import drawn_means, seed_of, without_difficulty
 from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
 from cotbal.estimate.seeds import check_alike, common_clusters, mean_of
-from cotbal.estimate.transforms import oriented
+from cotbal.estimate.transforms import oriented, oriented_draws
 from cotbal.weights import TaskWeights
 
 
@@ -118,20 +118,29 @@ class TwoModels:
         level: float = 0.95,
         draws: int = 2000,
         seed: int = 0,
-    ) -> Tensor:
+    ) -> Tensor | None:
         """(N, 2) float64: the weights' intervals by the bootstrap over items, the same ones in both models.
+
+        None where `undefined` names a task: all weights need its difficulty.
 
         Raises:
             ValueError: there are no items, or a score that is not their mean.
         """
-        columns = [self._drawn(place, draws, seed) for place in range(len(self.tasks))]
-        part, whole = self._oriented(torch.stack(columns, -1).transpose(0, 1))
-        nothing = torch.zeros_like(part)
-        drawn = weights_of(
-            "cotbal", nothing, nothing, difficulty_of(part, whole), temperature=temperature, alpha=alpha
-        )
+        D = self._drawn_difficulty(draws, seed)
+        if not bool(D.isfinite().all()):
+            return None
+        nothing = torch.zeros_like(D)
+        drawn = weights_of("cotbal", nothing, nothing, D, temperature=temperature, alpha=alpha)
         tail = (1 - level) / 2
         return torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0).T
+
+    def undefined(self, *, draws: int = 2000, seed: int = 0) -> dict[str, str]:
+        """The tasks whose difficulty is not defined in every draw, each with the reason in words.
+
+        Raises:
+            ValueError: as of `intervals`.
+        """
+        return without_difficulty(self.tasks, self._drawn_difficulty(draws, seed))
 
     def to_csv(self, path: str | Path) -> Path:
         """Return `path` after writing all but the items there: rows mini and equal."""
@@ -166,6 +175,12 @@ class TwoModels:
 
     def _oriented(self, rows: Sequence[Sequence[float]] | Tensor) -> Tensor:
         return oriented(torch.as_tensor(rows, dtype=torch.float64), tuple(self.tasks), dict(self.transforms))
+
+    def _drawn_difficulty(self, draws: int, seed: int) -> Tensor:
+        """(draws, N): D in every draw, NaN where it has no value."""
+        columns = [self._drawn(place, draws, seed) for place in range(len(self.tasks))]
+        scores = oriented_draws(torch.stack(columns, -1), tuple(self.tasks), dict(self.transforms))
+        return difficulty_of(*scores.unbind(1))
 
     def _drawn(self, place: int, draws: int, seed: int) -> Tensor:
         """(draws, 2): the scores of a task in both models, in every draw of its items."""

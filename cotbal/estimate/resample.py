@@ -12,7 +12,7 @@ from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.estimate.score_csv import EQUAL, MINI
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import common_clusters
-from cotbal.estimate.transforms import oriented
+from cotbal.estimate.transforms import oriented_draws
 
 SOURCES = ("items", "seeds")
 # Drawn at a time: (draws, items) counts of 8 bytes each.
@@ -21,7 +21,7 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Draws:
-    """K resamples of a score table, higher is better.
+    """K resamples of a score table, higher is better; NaN where a reciprocal has no value.
 
     Attributes:
         mini: (K, N) of V_j(mini).
@@ -71,10 +71,20 @@ def resample(
     ]
     # One draw of the seeds is the same for every task: a model is good or bad at all of them.
     table = torch.stack(columns, dim=-1)
-    table = oriented(table, tasks, tables[0].transforms)
+    table = oriented_draws(table, tasks, tables[0].transforms)
     n_tasks = len(tasks)
     equal = None if tables[0].equal is None else table[:, n_tasks + 1]
     return Draws(table[:, 0], table[:, 1 : n_tasks + 1], equal)
+
+
+def without_difficulty(tasks: Sequence[str], drawn: Tensor) -> dict[str, str]:
+    """The tasks whose D is NaN in one of the draws (K, N), each with the reason in words."""
+    return {
+        task: f"the full score of task {task!r}, by which its difficulty is divided, is 0 in some draws; "
+        "give it more validation items, or another metric"
+        for task, defined in zip(tasks, drawn.isfinite().all(0).tolist(), strict=True)
+        if not defined
+    }
 
 
 def seed_of(seed: int, task: str) -> int:

@@ -57,6 +57,16 @@ def oriented(values: Tensor, tasks: tuple[str, ...], transforms: Mapping[str, st
     return turned
 
 
+def oriented_draws(values: Tensor, tasks: tuple[str, ...], transforms: Mapping[str, str]) -> Tensor:
+    """As `oriented`, of resamples (..., N): NaN where noise alone leaves the reciprocal without a value."""
+    positive = values.clone()
+    for task, transform in transforms.items():
+        if transform == "reciprocal":
+            column = values[..., tasks.index(task)]
+            positive[..., tasks.index(task)] = column.where(column > 0, math.nan)
+    return oriented(positive, tasks, transforms)
+
+
 def oriented_items(items: Tensor, task: str, transforms: Mapping[str, str]) -> Tensor:
     """Return items (..., n) whose means are the oriented scores, to first order in the items' noise.
 

@@ -1,5 +1,6 @@
 """How far every number of an estimate can be trusted: intervals, comparisons, and what is only noise."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from cotbal.estimate.clusters import Clusters, cluster_sums
 from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
-from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items
+from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items, without_difficulty
 from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
@@ -38,7 +39,7 @@ class RuleNoise:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Confidence intervals of an estimate; every tensor float64.
+    """Confidence intervals of an estimate; every tensor float64, NaN where a draw has no value.
 
     Attributes:
         tasks: the N tasks.
@@ -50,9 +51,10 @@ class Uncertainty:
         one2all: (2, N), None where a column is not identified.
         all2one: (2, N), likewise.
         difficulty: (2, N), None where it is the precise one.
-        rules: the weights of each rule; None where the rule needs a column that is not identified or the
-            precise difficulty.
+        rules: the weights of each rule; None where the rule needs a column that is not identified, a
+            difficulty without an interval or the precise one.
         unidentified: the tasks whose column is not identified, each with the reason in words.
+        undefined: the tasks whose difficulty has no interval, likewise.
     """
 
     tasks: tuple[str, ...]
@@ -66,26 +68,28 @@ class Uncertainty:
     difficulty: Tensor | None
     rules: dict[str, RuleNoise | None]
     unidentified: dict[str, str]
+    undefined: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The intervals as JSON values; an unbounded set of C is null, as is what was not computed."""
+        """The intervals as JSON values; an unbounded set of C is null, as is what has none."""
         C = zip(self.contribution.low.tolist(), self.contribution.high.tolist(), strict=True)
         bounded = self.contribution.bounded.tolist()
         return {
             "level": self.level,
             "n_seeds": self.n_seeds,
             "tasks": list(self.tasks),
-            "mini": self.mini.T.tolist(),
-            "probes": self.probes.permute(1, 2, 0).tolist(),
+            "mini": _pairs(self.mini),
+            "probes": [_pairs(row) for row in self.probes.unbind(1)],
             "contribution": [
                 [[low, high] if is_bounded else None for low, high, is_bounded in zip(*rows, strict=True)]
                 for rows in ((lows, highs, bounded[i]) for i, (lows, highs) in enumerate(C))
             ],
-            "one2all": None if self.one2all is None else self.one2all.T.tolist(),
-            "all2one": None if self.all2one is None else self.all2one.T.tolist(),
-            "difficulty": None if self.difficulty is None else self.difficulty.T.tolist(),
+            "one2all": None if self.one2all is None else _pairs(self.one2all),
+            "all2one": None if self.all2one is None else _pairs(self.all2one),
+            "difficulty": None if self.difficulty is None else _pairs(self.difficulty),
             "weights": {name: _rule_json(noise) for name, noise in self.rules.items()},
             "unidentified": self.unidentified,
+            "undefined": self.undefined,
         }
 
 
@@ -142,6 +146,7 @@ def uncertainty(
     whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
     D = difficulty_of(drawn.mini, whole)
     C = contribution_of(drawn.mini, drawn.probes)
+    undefined = {} if precise else without_difficulty(pooled.tasks, D)
     if shrink:
         signals = ShrunkSignals.of(pooled, drawn)
         C, D = signals.contributions(C), signals.difficulties(D)
@@ -150,7 +155,8 @@ def uncertainty(
     for rule in RULES:
         if rule == "equal":
             continue
-        if (reasons and rule in USE_ONE2ALL + USE_ALL2ONE) or (precise and rule in USE_DIFFICULTY):
+        without_D = precise or undefined
+        if (reasons and rule in USE_ONE2ALL + USE_ALL2ONE) or (without_D and rule in USE_DIFFICULTY):
             rules[rule] = None
             continue
         needed = {
@@ -158,7 +164,8 @@ def uncertainty(
             "all2one": all_ if rule in USE_ALL2ONE else None,
             "difficulty": D if rule in USE_DIFFICULTY else None,
         }
-        rules[rule] = _rule_noise(weights_of(rule, **needed, temperature=temperature, alpha=alpha), level)
+        weights = weights_of(rule, **needed, temperature=temperature, alpha=alpha)
+        rules[rule] = _rule_noise(_finite(weights), level)
     return Uncertainty(
         tasks=pooled.tasks,
         level=level,
@@ -166,11 +173,12 @@ def uncertainty(
         mini=_interval(drawn.mini, level),
         probes=_interval(drawn.probes, level),
         contribution=_ratio_sets(tables, pooled.clusters, level, over),
-        one2all=None if reasons else _interval(one, level),
-        all2one=None if reasons else _interval(all_, level),
+        one2all=None if reasons else _interval(_finite(one), level),
+        all2one=None if reasons else _interval(_finite(all_), level),
         difficulty=None if precise else _interval(D, level),
         rules=rules,
         unidentified=reasons,
+        undefined=undefined,
     )
 
 
@@ -186,7 +194,12 @@ def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
     gaps = drawn.probes.diagonal(dim1=1, dim2=2) - drawn.mini
     found = {}
     for task, mean, error in zip(tasks, gaps.mean(0).tolist(), gaps.std(0).tolist(), strict=True):
-        if mean < MIN_STANDARD_ERRORS * error:
+        if not math.isfinite(mean):
+            found[task] = (
+                f"the reciprocal of task {task!r} has no value in some draws; use 'complement: bound'"
+            )
+        # Without noise, what is not above 0 is not identified in the table itself.
+        elif error > 0 and mean < MIN_STANDARD_ERRORS * error:
             found[task] = (
                 f"V({task} + mini) - V(mini) of task {task!r} is {mean:.4g}, only {mean / error:.2f} of its "
                 f"standard errors over items and seeds, expected at least {MIN_STANDARD_ERRORS:g}"
@@ -225,9 +238,19 @@ def _gains(items: Tensor, n_tasks: int) -> Tensor:
 
 
 def _interval(values: Tensor, level: float) -> Tensor:
-    """(2, ...) the percentiles of the draws (K, ...)."""
+    """(2, ...) the percentiles of the draws (K, ...); NaN where a draw has no value."""
     tail = (1 - level) / 2
-    return torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+
+
+def _finite(draws: Tensor) -> Tensor:
+    """The draws (K, N) without those few in which an identified denominator of C is just 0."""
+    return draws[draws.isfinite().all(1)]
+
+
+def _pairs(ends: Tensor) -> list[list[float] | None]:
+    """[low, high] of each of the N in (2, N), None where they are NaN."""
+    return [None if math.isnan(low) else [low, high] for low, high in ends.T.tolist()]
 
 
 def _rule_noise(weights: Tensor, level: float) -> RuleNoise:

@@ -8,6 +8,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from cotbal.project.outline import run_keys
 from cotbal.runs.plan import Plan
 from cotbal.runs.store import RESULT_FILE, RunSpec
 
@@ -26,10 +27,12 @@ def done_again(plan: Plan, finished: Container[str], out: Path) -> dict[str, lis
     """
     missing = {name for name in plan if name not in finished}
     earlier = _latest(out / "runs") if missing else {}
+    # A result under the run's own key is no earlier one: it is damaged, or its training is done again.
+    found = {name for name, key in run_keys(plan).items() if earlier.get(name, {"key": key})["key"] != key}
     return {
         name: _differences(earlier[name]["settings"], spec.settings)
         for name in plan
-        if name in missing and name in earlier and isinstance(spec := plan[name], RunSpec)
+        if name in missing & found and isinstance(spec := plan[name], RunSpec)
     }
 
 
@@ -54,7 +57,8 @@ def _latest(runs: Path) -> dict[str, dict[str, Any]]:
             content = json.loads(path.read_text(encoding="utf-8"))
             name, finished = content["name"], content["finished"]
             if name not in found or finished > found[name]["finished"]:
-                found[name] = {"finished": finished, "settings": content["settings"]}
+                settings = content["settings"]
+                found[name] = {"finished": finished, "settings": settings, "key": path.parent.name}
         except (OSError, ValueError, KeyError, TypeError):
             # Half a result, or one of an older cotbal, which wrote no name.
             continue

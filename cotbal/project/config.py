@@ -181,10 +181,10 @@ class Project(Strict):
     def _mode_fits(self) -> Project:
         if self.mode == "full":
             return self
-        if self.train.probe_command is not None:
+        if self.train.probe_command is not None and not self.train.differ_in_weights_alone:
             raise ValueError(
                 f"train.probe_command: mode {self.mode} compares its models with equal_model, which "
-                "train.command has trained; drop one"
+                "train.command has trained; drop one, or let it be train.command without {weights}"
             )
         if self.equal_model is None:
             raise ValueError(f"mode: {self.mode} needs equal_model, a model of all data with equal weights")

@@ -123,10 +123,11 @@ def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:
         form: "json" or "jsonl".
 
     Raises:
-        OSError, ValueError: as of `prepare`; the disk cannot take the file.
+        OSError: as of `prepare`.
+        ValueError: a file is not the one that its part has the hash of.
     """
     with writing_atomically(path) as stream:
-        texts = (with_task(record, part.task) for part in parts for record in _records(part.files))
+        texts = (with_task(record, part.task) for part in parts for record in _records(part))
         _write(stream, texts, form)
     return path
 
@@ -150,16 +151,39 @@ def _write_subset(project: Project, seed: int, full: Part, ratio: Fraction) -> P
         limit = largest_chosen(seed, full.task, full.records, chosen)
         number = sample_numbers(seed, full.task)
         with writing_atomically(path) as stream:
-            records = enumerate(_records(full.files))
+            records = enumerate(_records(full))
             _write(
                 stream, (with_task(r, full.task) for place, r in records if number(place) <= limit), "json"
             )
     return path
 
 
-def _records(files: Sequence[str]) -> Iterator[Record]:
-    for file in files:
-        yield from read_records(file)
+def _records(part: Part) -> Iterator[Record]:
+    for file, expected in zip(part.files, part.sha256, strict=True):
+        digest = hashlib.sha256()
+        yield from read_records(file, digest)
+        check_unchanged(file, expected, digest.hexdigest())
+
+
+def check_unchanged(file: str, expected: str, found: str | None = None) -> None:
+    """Passes where a file is still the one that the runs were planned with.
+
+    Args:
+        file: its path.
+        expected: its SHA-256 then.
+        found: that of now; None: it is read.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is another one.
+    """
+    found = found or _sha256(Path(file))
+    if found != expected:
+        raise ValueError(
+            f"{file}: expected the file of the plan, SHA-256 {expected[:12]}..., got {found[:12]}...: it has "
+            "changed since. Start again, and what depends on it is run with it as it is now; or put the "
+            "earlier file back"
+        )
 
 
 def _part(task: str, share: str, found: Sequence[DataFile]) -> Part:
@@ -212,9 +236,13 @@ def _read_through(path: Path, records: bool) -> tuple[str, int | None]:
     except ValueError:
         if records:
             raise
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-        return digest.hexdigest(), None
+        return _sha256(path), None
     return digest.hexdigest(), count
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

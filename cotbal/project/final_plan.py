@@ -14,7 +14,6 @@ from cotbal.project.methods import EW, STL, Method
 from cotbal.project.outcome import algorithm
 from cotbal.project.outline import outline, recorded, throughput, totals
 from cotbal.project.recipe import GIVEN, ProjectRecipe, plan_of, recipes
-from cotbal.project.template import placeholders
 from cotbal.runs.plan import Plan, Results
 from cotbal.runs.store import RunSpec, Store
 from cotbal.weights import TaskWeights
@@ -102,10 +101,12 @@ def finished(plan: Plan, store: Store) -> Results:
 
 def _check_weights_arrive(project: Project, method: Method) -> None:
     needed = method.kind not in (STL, EW) or (method.kind == EW and set(project.fixed.values()) - {1.0})
-    if needed and "weights" not in placeholders(project.train.command):
+    if needed and not project.train.takes_weights:
+        keep = "; keep the command of now as train.probe_command, and what is finished counts"
         raise ValueError(
             f"train.command: method {method.name} needs {{weights}} in it, the file with the weights or the "
-            "rule; without it every method would train the same model"
+            "rule; without it every method would train the same model. Put it in"
+            f"{'' if project.train.probe_command else keep}"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.files import write_json
-from cotbal.project.data import Part, write_mixture
+from cotbal.project.data import Part, check_unchanged, write_mixture
 from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
 from cotbal.runs import processes
@@ -44,7 +44,7 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
         report: called with the work done.
 
     Raises:
-        CommandError: the command failed, or left no model.
+        CommandError: the data has changed since the plan, the command failed, or left no model.
     """
     context = settings["context"]
     paths = train_paths(Path(context["out"]), folder.name, settings["format"])
@@ -53,8 +53,14 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
     # Left by a kill while they were written; they may be large.
     for stale in Path(paths["data"]).parent.glob(f".{folder.name}.*.tmp"):
         stale.unlink()
-    parts = [Part(part["task"], "", tuple(part["files"]), (), 0) for part in context["parts"]]
-    write_mixture(Path(paths["data"]), parts, settings["format"])
+    parts = [
+        Part(part["task"], known["share"], tuple(part["files"]), tuple(known["sha256"]), 0)
+        for part, known in zip(context["parts"], settings["data"], strict=True)
+    ]
+    try:
+        write_mixture(Path(paths["data"]), parts, settings["format"])
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     if "rule" in settings:
         write_json(Path(paths["weights"]), settings["rule"])
     else:
@@ -78,7 +84,8 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         report: called with the work done.
 
     Raises:
-        CommandError: the model is gone, the command failed, or wrote no score.
+        CommandError: the model is gone, the data has changed since the plan or while the command ran, the
+            command failed, or wrote no score.
     """
     context = settings["context"]
     trained = next(iter(settings["needs"].items()), None)
@@ -89,9 +96,19 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         raise CommandError(
             f"the model of {trained[0] if trained else 'equal'!r} is gone: {paths['model']}{advice}"
         )
+    _check_data(settings)
     resumed = _make_output(Path(paths["output"]), context)
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
+    _check_data(settings)
     return read_score(Path(paths["scores"]), context.get("metric")) | resumed
+
+
+def _check_data(settings: Mapping[str, Any]) -> None:
+    if settings["data"] is not None:
+        try:
+            check_unchanged(settings["context"]["file"], settings["data"])
+        except ValueError as error:
+            raise CommandError(str(error)) from None
 
 
 def train_paths(out: Path, key: str, form: str) -> dict[str, str]:

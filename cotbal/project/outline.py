@@ -29,9 +29,18 @@ def run_keys(plan: Plan) -> dict[str, str]:
 
 
 def recorded(plan: Plan, store: Store) -> dict[str, Record]:
-    """The finished runs of a project's plan by name; each result is read and its files are looked at."""
-    records = {name: store.record(key) for name, key in run_keys(plan).items()}
-    return {name: record for name, record in records.items() if record is not None}
+    """The finished runs of a project's plan by name; each result is read and its files are looked at.
+
+    What needs a run that is not finished is not finished either.
+    """
+    records: dict[str, Record] = {}
+    for name, key in run_keys(plan).items():
+        needs = [records.get(need) for need in plan[name].needs]
+        known = [need for need in needs if need is not None]
+        record = store.record(key, {need.key: need.finished for need in known})
+        if record is not None and len(known) == len(needs):
+            records[name] = record
+    return records
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,10 @@ def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any
 
 
 def totals(project: Project, data: Data, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What runs of `outline` come to together: their number, samples, items and GPU-hours."""
+    """What runs of `outline` come to together: their number, samples, items and GPU-hours.
+
+    "samples" are those that are trained on, each epoch counted and a matched mini run as it goes on.
+    """
     trainings = [run for run in runs if run["kind"] == "train"]
     evaluations = [run for run in runs if run["kind"] == "evaluate"]
     whole = sum(data.full[task].records for task in project.weighted) * len(project.seeds)
@@ -175,7 +187,7 @@ def totals(project: Project, data: Data, runs: Sequence[Mapping[str, Any]]) -> d
     return {
         "trainings": len(trainings),
         "evaluations": len(evaluations),
-        "samples": sum(run["samples"] for run in trainings),
+        "samples": work,
         "items": sum(run["items"] for run in evaluations),
         "of_full_data": work / project.train.epochs / whole,
         "gpu_hours": None if None in hours else sum(hours),

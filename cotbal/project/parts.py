@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -10,6 +11,12 @@ from cotbal.estimate.transforms import checked_transforms
 from cotbal.project.functions import check_function
 from cotbal.project.strict import Positive, Strict, Text
 from cotbal.project.template import EVALUATE, TRAIN, check_template, placeholders
+
+NO_WEIGHTS = (
+    "train.command has no {weights}, which `cotbal train` needs. Put it in before the first run: another "
+    "command is another run. Later, keep the command of now as train.probe_command, and what is finished "
+    "counts"
+)
 
 
 def _train_command(command: str) -> str:
@@ -111,6 +118,16 @@ class Train(Strict):
     def of_estimate(self) -> str:
         """The command of the mini run and the probes."""
         return self.probe_command or self.command
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether weights can reach a final model."""
+        return "weights" in placeholders(self.command)
+
+    @property
+    def differ_in_weights_alone(self) -> bool:
+        """Whether probe_command is the command without its {weights} and the option before it."""
+        return self.probe_command == re.sub(r"\s+(-\S+\s+)?[^\s{]*\{weights\}", "", self.command)
 
 
 class Evaluate(Strict):

@@ -11,6 +11,7 @@ from cotbal.project.config import Project
 from cotbal.project.data import prepare
 from cotbal.project.outcome import Outcome, outcome_of
 from cotbal.project.outline import check_budget, outline, recorded, throughput
+from cotbal.project.parts import NO_WEIGHTS
 from cotbal.project.recipe import plan_of
 from cotbal.project.work import store_of, work
 from cotbal.runs.pool import Listener
@@ -41,6 +42,8 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         check_budget(project, content["totals"])
         again = done_again(plan, finished, project.out)
         with listener() as progress:
+            if not project.train.takes_weights:
+                progress.noted(NO_WEIGHTS)
             if again:
                 progress.noted(in_words(again))
             execution = work(project, plan, store, progress)

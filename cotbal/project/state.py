@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.files import write_json
-from cotbal.project.outline import run_keys
+from cotbal.project.outline import recorded, run_keys
 from cotbal.project.slurm.queue import QueuedJob
 from cotbal.runs.plan import Plan
 from cotbal.runs.pool import Listener
@@ -40,7 +40,10 @@ class StateFile:
         self._written = 0.0
 
     def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
-        """Begins afresh: what failed in an earlier session is tried again."""
+        """Begins afresh: what failed in an earlier session is tried again. The tries of the finished stay."""
+        notes = _notes(self._path.parent).items()
+        kept = {name: note for name, note in notes if "key" in note}
+        self._runs = {name: note for name, note in kept.items() if name not in plan or name in finished}
         self._write()
         self._other.opened(plan, finished, workers)
 
@@ -64,8 +67,10 @@ class StateFile:
         self._other.advanced(name, steps)
 
     def finished(self, name: str, record: Record) -> None:
-        """The run's result is on disk; nothing more is to be said here."""
-        self._runs.pop(name, None)
+        """The run's result is on disk; that it took several tries is not in it."""
+        tries = self._runs.pop(name, {}).get("tries", 0)
+        if tries > 1:
+            self._runs[name] = {"tries": tries, "key": record.key}
         self._write()
         self._other.finished(name, record)
 
@@ -112,12 +117,12 @@ def run_states(plan: Plan, store: Store, jobs: Mapping[str, QueuedJob] | None = 
         store: their results.
         jobs: those of Slurm by the keys of the runs; they need no driver.
     """
-    notes, working = _notes(store.out), in_use(store.out)
-    return [
-        _state(plan[name].steps, store, key, _with_job(notes.get(name, {}), (jobs or {}).get(key), working))
-        | {"name": name}
-        for name, key in run_keys(plan).items()
-    ]
+    notes, working, records = _notes(store.out), in_use(store.out), recorded(plan, store)
+    states = []
+    for name, key in run_keys(plan).items():
+        note = _with_job(notes.get(name, {}), (jobs or {}).get(key), working)
+        states.append(_state(plan[name].steps, records.get(name), key, note) | {"name": name})
+    return states
 
 
 def _with_job(note: Mapping[str, Any], job: QueuedJob | None, working: bool) -> dict[str, Any]:
@@ -130,9 +135,9 @@ def _with_job(note: Mapping[str, Any], job: QueuedJob | None, working: bool) -> 
     )
 
 
-def _state(of: int, store: Store, key: str, note: Mapping[str, Any]) -> dict[str, Any]:
-    record = store.record(key)
-    entry = {"name": "", "key": key, "work": 0, "of": of, "tries": note.get("tries", 0)}
+def _state(of: int, record: Record | None, key: str, note: Mapping[str, Any]) -> dict[str, Any]:
+    tries = note.get("tries", 0) if note.get("key", key) == key else 0
+    entry = {"name": "", "key": key, "work": 0, "of": of, "tries": tries}
     if record is not None:
         of_result = {"seconds": record.finished - record.started, "score": record.result.get("score")}
         return {**entry, "state": FINISHED, "work": of, **of_result}

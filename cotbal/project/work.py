@@ -40,7 +40,8 @@ def work(project: Project, plan: Plan, store: Store, listener: Listener) -> Exec
         return work_on_slurm(plan, store, noted, resources)
     refuse_beside_jobs(project.out)
     environments = resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return work_on(plan, store, noted, Crew(environments, resources.retries, keep_going=True))
+    number = "resources.gpus" if resources.gpus else "resources.slots"
+    return work_on(plan, store, noted, Crew(environments, resources.retries, keep_going=True, number=number))
 
 
 def headline(record: Record) -> str:

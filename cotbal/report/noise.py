@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from cotbal.estimate.rule_names import USE_ALL2ONE, USE_ONE2ALL
 from cotbal.report import seeds
 
 MOST_NAMED = 12
@@ -105,8 +106,11 @@ def _about_intervals(results: Mapping[str, Any]) -> list[str]:
     if seeds.intervals(results).get("n_seeds") == 1:
         lines.append(ONE_SEED)
     without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]
-    if lost_columns(results) and without:
-        lines.append(f"Weights that need such a column have no intervals: {', '.join(without)}.")
+    of_C = [rule for rule in without if rule in USE_ONE2ALL + USE_ALL2ONE]
+    if lost_columns(results) and of_C:
+        lines.append(f"Weights that need such a column have no intervals: {', '.join(of_C)}.")
+    for reason in seeds.intervals(results).get("undefined", {}).values():
+        lines.append(f"Weights that need the difficulty have no intervals: {reason}.")
     if results["precise"]:
         lines.append("The noise of the precise difficulty is not estimated; what needs it has no intervals.")
     return lines

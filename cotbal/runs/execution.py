@@ -18,6 +18,7 @@ class Job:
         spec: the run.
         key: its key.
         needs: folders of the needed runs, by the last part of their names.
+        made_from: when these had finished, by their keys.
         deaths: how many workers died of it.
         failures: how often it failed.
     """
@@ -26,6 +27,7 @@ class Job:
     spec: RunSpec
     key: str
     needs: dict[str, str]
+    made_from: dict[str, float] = field(default_factory=dict)
     deaths: int = 0
     failures: int = 0
 
@@ -73,10 +75,14 @@ class Execution:
                 self.jobs[name] = self._job(name)
             if name not in self.jobs or self.jobs[name].key in running:
                 continue
-            if (record := self.store.record(self.jobs[name].key)) is not None:
+            if (record := self.record(self.jobs[name])) is not None:
                 self.records[name] = found[name] = record
                 del self.jobs[name]
         return found
+
+    def record(self, job: Job) -> Record | None:
+        """The result of a job on disk, None where there is none that was made from those that it needs."""
+        return self.store.record(job.key, job.made_from)
 
     def next_job(self, running: Collection[str]) -> Job | None:
         """The most urgent job of the plan whose key is not in `running`; None if there is none.
@@ -94,6 +100,7 @@ class Execution:
                 spec = spec.build({need: self.records[need].result for need in spec.needs})
             except ValueError as error:
                 raise ValueError(f"run {name!r} cannot be made: {error}") from error
+        made_from = {self.records[need].key: self.records[need].finished for need in spec.needs}
         keys = [self.records[need].key for need in spec.needs]
         folders = {
             need.rpartition("/")[2]: str(self.store.folder(key).resolve())
@@ -103,4 +110,4 @@ class Execution:
             raise ValueError(
                 f"needs of {name!r}: expected names that differ after the last '/', got {spec.needs}"
             )
-        return Job(name, spec, run_key(spec, keys), folders)
+        return Job(name, spec, run_key(spec, keys), folders, made_from)

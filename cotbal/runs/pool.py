@@ -65,11 +65,13 @@ class Crew:
         environments: for each worker process what it has in its environment beside that of the driver.
         retries: how often a run that failed by itself starts again.
         keep_going: give a failed run up and go on with those that do not need it, instead of stopping.
+        number: what the user calls the number of environments, for advice.
     """
 
     environments: Sequence[Mapping[str, str]]
     retries: int = 0
     keep_going: bool = False
+    number: str = "--workers"
 
 
 @dataclass
@@ -176,13 +178,13 @@ class Pool:
         reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         job.deaths += 1
         # It may have died with its result written and not yet told.
-        if self.execution.store.record(job.key) is not None:
+        if self.execution.record(job) is not None:
             self._finish(job)
         elif job.deaths > MAX_RETRIES:
             self._give_up(
                 job,
                 f"run {job.name!r}: its worker process died {job.deaths} times, the last time {reason}"
-                " (SIGKILL is mostly a lack of memory: try fewer --workers). End of its log:\n"
+                f" (SIGKILL is mostly a lack of memory: try fewer {self.crew.number}). End of its log:\n"
                 + self._log_end(job),
             )
         else:
@@ -240,6 +242,8 @@ def run_plan(plan: Plan, store: Store, listener: Listener, workers: int | None =
 
 def work_on(plan: Plan, store: Store, listener: Listener, crew: Crew) -> Execution:
     """Runs what is not finished yet; returns what has come of it. Otherwise as `run_plan`."""
+    # A driver and its workers killed at one time leave commands behind, of runs that this plan may not have.
+    processes.end(store.out / "runs", below=True)
     execution = Execution(plan, store)
     found = execution.take_up()
     listener.opened(plan, found, min(len(crew.environments), max(1, len(plan) - len(found))))

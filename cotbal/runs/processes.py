@@ -47,14 +47,15 @@ def start(
         return subprocess.Popen(command, shell=True, cwd=cwd, env=known, stdin=subprocess.DEVNULL)
 
 
-def alive(folder: Path) -> list[int]:
-    """Process ids of what runs for the run in `folder`, this process left out."""
+def alive(folder: Path, *, below: bool = False) -> list[int]:
+    """Process ids of what runs for the run in `folder`, or for the runs below it; this process left out."""
     mark = f"{MARK}={folder.resolve()}".encode()
     found = []
     for process in PROC.glob("[0-9]*"):
         # Another user's process, or one that has just ended.
         with contextlib.suppress(OSError):
-            if mark in _environment(process).split(b"\0"):
+            variables = _environment(process).split(b"\0")
+            if mark in variables or (below and any(each.startswith(mark + b"/") for each in variables)):
                 found.append(int(process.name))
     return [pid for pid in found if pid != os.getpid()]
 
@@ -74,11 +75,16 @@ def _environment(process: Path) -> bytes:
     return variables
 
 
-def end(folder: Path) -> None:
-    """Ends every process of the run in `folder`: SIGTERM, and SIGKILL for those that do not heed it."""
+def end(folder: Path, *, below: bool = False) -> None:
+    """Ends every process of the run in `folder`: SIGTERM, and SIGKILL for those that do not heed it.
+
+    Args:
+        folder: the run's folder.
+        below: those of every run below `folder` instead.
+    """
     deadline = time.monotonic() + GRACE_SECONDS
     number = signal.SIGTERM
-    while left := alive(folder):
+    while left := alive(folder, below=below):
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -82,6 +82,8 @@ class Record:
         started: Unix time in seconds.
         finished: Unix time in seconds.
         cpu_seconds: processor time of the worker during the run.
+        made_from: when the needed runs had finished that it was made from, by their keys: which of several
+            results under one key. None in a result of an older cotbal.
     """
 
     key: str
@@ -89,11 +91,18 @@ class Record:
     started: float
     finished: float
     cpu_seconds: float
+    made_from: Mapping[str, float] | None = None
 
     @property
     def resumed(self) -> bool:
         """Whether it went on from an earlier try, whose seconds are not among its own."""
         return bool(self.result.get("resumed"))
+
+    def is_of(self, made_from: Mapping[str, float]) -> bool:
+        """Whether it was made from these very results; of an older cotbal, whether none of them is later."""
+        if self.made_from is None:
+            return all(finished <= self.finished for finished in made_from.values())
+        return self.made_from == made_from
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,14 @@ class Store:
         """The folder of the run with this key; it may not exist yet."""
         return self.out / "runs" / key
 
-    def record(self, key: str) -> Record | None:
-        """The finished run, or None where the result is absent, damaged, of other versions or lost a file."""
+    def record(self, key: str, made_from: Mapping[str, float] | None = None) -> Record | None:
+        """The finished run, or None where the result is absent, damaged, of other versions or lost a file.
+
+        Args:
+            key: the run's key.
+            made_from: when the runs that it needs have finished, by their keys. A result that was made from
+                earlier results of theirs is None too: they were done again, and so must it be.
+        """
         folder = self.folder(key)
         try:
             content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
@@ -119,8 +134,9 @@ class Store:
                 return None
             if not isinstance(content["result"], dict):
                 return None
-            times = (float(content[name]) for name in ("started", "finished", "cpu_seconds"))
-            return Record(key, content["result"], *times)
+            started, finished, cpu = (float(content[name]) for name in ("started", "finished", "cpu_seconds"))
+            record = Record(key, content["result"], started, finished, cpu, content.get("made_from"))
+            return record if record.is_of(made_from or {}) else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
@@ -144,6 +160,7 @@ class Store:
             "started": record.started,
             "finished": record.finished,
             "cpu_seconds": record.cpu_seconds,
+            "made_from": record.made_from,
             "result": record.result,
         }
         write_json(self.folder(record.key) / RESULT_FILE, content)
@@ -185,8 +202,12 @@ class OutputInUseError(OSError):
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, instead: str = "") -> Iterator[None]:
     """Holds the output folder for this process; the kernel lets go when the process ends, however it ends.
+
+    Args:
+        out: the folder.
+        instead: what else the user can do where it is held, beside waiting and stopping the other process.
 
     Raises:
         OutputInUseError: another process holds it; the message names the process.
@@ -198,7 +219,7 @@ def locked(out: Path) -> Iterator[None]:
             _lock(handle)
         except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-            advice = "Wait for it, stop it, or choose another folder with --out"
+            advice = f"Wait for it, stop it, or {instead}" if instead else "Wait for it or stop it"
             raise OutputInUseError(f"{out} is in use by {holder}. {advice}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)

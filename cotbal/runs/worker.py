@@ -47,7 +47,8 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     """Runs one job in its emptied folder and writes its result; `send` gets the steps as they are done.
 
     Args:
-        job: {"out", "versions", "key", "name", "function", "settings", "context", "needs": {name: folder}}.
+        job: {"out", "versions", "key", "name", "function", "settings", "context", "needs": {name: folder},
+            "made_from": as of `Record`; absent in a job that an older cotbal has submitted}.
         send: takes a message.
     """
     store = Store(Path(job["out"]), job["versions"])
@@ -63,7 +64,8 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     send({"event": "started"})
     filled_in = {"needs": job["needs"], "context": job["context"]}
     result = function({**job["settings"], **filled_in}, folder, _throttled(send))
-    record = Record(job["key"], result, started, time.time(), time.process_time() - cpu)
+    cpu_seconds = time.process_time() - cpu
+    record = Record(job["key"], result, started, time.time(), cpu_seconds, job.get("made_from"))
     store.write(record, function=job["function"], settings=job["settings"], name=job["name"])
 
 

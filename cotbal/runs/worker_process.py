@@ -62,6 +62,7 @@ def job_message(job: Job, store: Store) -> dict[str, Any]:
         "settings": dict(job.spec.settings),
         "context": dict(job.spec.context),
         "needs": job.needs,
+        "made_from": job.made_from,
     }
 
 

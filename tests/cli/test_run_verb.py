@@ -99,9 +99,9 @@ def test_plan_reads_each_result_once(unbroken, monkeypatch):
     folder, _ = unbroken
     read, own = Counter(), Store.record
 
-    def record(store, key):
+    def record(store, key, made_from):
         read[key] += 1
-        return own(store, key)
+        return own(store, key, made_from)
 
     monkeypatch.setattr(Store, "record", record)
     assert "16 of 16 runs are finished." in call("plan", folder / "toy.yaml").stdout

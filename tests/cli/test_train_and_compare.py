@@ -244,6 +244,8 @@ def test_a_command_that_takes_no_weights_is_refused_for_what_needs_them(tmp_path
     path.write_text(json.dumps(whole))
     result = call("train", path, "--method", "TLA")
     assert "train.command: method TLA needs {weights} in it" in result.output
+    assert "keep the command of now as train.probe_command, and what is finished counts" in result.output
+    assert "train.command has no {weights}, which `cotbal train` needs." in call("plan", path).stdout
 
 
 @pytest.mark.parametrize("option", ["--baseline", "--method"])

@@ -40,3 +40,9 @@ def test_another_file_is_named(tmp_path, content, words):
 def test_it_is_plain_json(tmp_path):
     content = json.loads(write_items(tmp_path / "items.json", ITEMS).read_text())
     assert sorted(content) == ["items", "schema_version"]
+
+
+def test_names_are_those_of_the_cells_of_a_score_table(tmp_path):
+    items = {"mini": {"a ": [1, 0]}, "a ": {"a ": [1, 1]}}
+    path = write_items(tmp_path / "items.json", items, {"a ": [0, 1]})
+    assert read_items(path) == ({"mini": {"a": [1, 0]}, "a": {"a": [1, 1]}}, {"a": [0, 1]})

@@ -137,3 +137,14 @@ def test_clusters_that_do_not_fit_the_items_are_refused():
     items = {run: {t: [0.0, 1.0, 1.0] for t in TASKS} for run in ("mini", "equal")}
     with pytest.raises(ValueError, match="clusters"):
         TwoModels(TASKS, [2 / 3] * 3, [2 / 3] * 3, items, {"a": [0, 1]})
+
+
+def test_a_full_score_that_some_draws_lose_gives_no_intervals_and_names_its_task():
+    right = {"mini": [2, 60, 80], "equal": [4, 80, 160]}
+    items = {
+        run: {task: [1.0] * n + [0.0] * (200 - n) for task, n in zip(TASKS, counts, strict=True)}
+        for run, counts in right.items()
+    }
+    models = TwoModels(TASKS, *([n / 200 for n in counts] for counts in right.values()), items=items)
+    assert models.intervals() is None
+    assert list(models.undefined()) == ["a"]

@@ -5,10 +5,11 @@ import pytest
 from cotbal.project.account import account
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.outline import run_keys
+from cotbal.project.outline import recorded, run_keys
 from cotbal.project.recipe import plan_of
 from cotbal.project.state import StateFile
 from cotbal.project.work import store_of
+from cotbal.runs.plan import Plan
 from cotbal.runs.store import Record
 from tests.project.toy import write
 from tests.runs.fake_runs import Notes
@@ -43,18 +44,25 @@ def test_the_hours_of_finished_runs_are_those_of_all_their_gpus(tmp_path, resour
 
 
 def test_runs_that_were_tried_again_are_counted(tmp_path):
-    """The seconds of a result are those of its last try."""
+    """The seconds of a result are those of its last try; a later session does not forget the others."""
     project = load_project(write(tmp_path))
     plan, store = plan_of(project, prepare(project)), store_of(project)
     state = StateFile(project.out, Notes())
     for name, tries in (("mini", 2), ("probe a", 1)):
         key = run_keys(plan)[name]
         store.folder(key).mkdir(parents=True)
-        state.opened(plan, {}, 1)
+        state.opened(plan, recorded(plan, store), 1)
         for _ in range(tries):
             state.started(name)
-        store.write(Record(key, {}, 0.0, 1.0, 1.0), function="f", settings={})
+        record = Record(key, {}, 0.0, 1.0, 1.0)
+        store.write(record, function="f", settings={})
+        state.finished(name, record)
     assert account(project, plan, store)["totals"]["again"] == 1
+    StateFile(project.out, Notes()).opened(Plan([]), {}, 1)
+    assert account(project, plan, store)["totals"]["again"] == 1
+    # It is done again, and this time at once.
+    StateFile(project.out, Notes()).opened(plan, {}, 1)
+    assert account(project, plan, store)["totals"]["again"] == 0
 
 
 def test_a_training_tells_of_its_evaluations_that_failed(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare, write_mixture
+from cotbal.project.subsets import largest_chosen
 from tests.project.toy import SIZES, write
 
 
@@ -100,6 +101,17 @@ def test_truncated_data_is_told_and_nothing_is_left_behind(project):
     with pytest.raises(ValueError, match=r"b.jsonl, record 96: the file ends inside it"):
         prepare(project)
     assert not (project.out / "data" / "mini").exists()
+
+
+def test_file_that_changes_before_its_subset_is_written_leaves_none(project, monkeypatch):
+    def change(*arguments):
+        (project.folder / "a.json").write_text(json.dumps([{"id": i} for i in range(64)]))
+        return largest_chosen(*arguments)
+
+    monkeypatch.setattr("cotbal.project.data.largest_chosen", change)
+    with pytest.raises(ValueError, match=r"a\.json: expected the file of .*it has changed since"):
+        prepare(project)
+    assert not list((project.out / "data" / "mini").glob("*"))
 
 
 def test_record_of_another_task_leaves_no_half_subset(project):

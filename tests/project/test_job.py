@@ -1,3 +1,4 @@
+import hashlib
 import json
 import sys
 
@@ -108,7 +109,7 @@ def test_answers_of_an_evaluation_that_resumes_are_kept_and_otherwise_removed(tm
         "model": "model",
         "python_path": None,
     }
-    settings = {"command": command, "needs": {}, "context": {**context, "resume": resume}}
+    settings = {"command": command, "data": None, "needs": {}, "context": {**context, "resume": resume}}
     scores = [job.evaluate(settings, folder, lambda done: None)["score"] for _ in range(2)]
     assert scores == ([1, 2] if resume else [1, 1])
 
@@ -119,7 +120,10 @@ def training(tmp_path, command, **context):
     paths = {"out": str(tmp_path), "folder": str(tmp_path), "python_path": None}
     parts = [{"task": "a", "files": [str(tmp_path / "a.json")]}]
     numbers = {"samples": 2, "steps": 4, "work": 8, "resume": False}
-    settings = {"command": command, "format": "json", "weights": {"a": 1.0}}
+    known = [
+        {"task": "a", "share": "full", "sha256": [hashlib.sha256(b'[{"id": 1}, {"id": 2}]').hexdigest()]}
+    ]
+    settings = {"command": command, "format": "json", "weights": {"a": 1.0}, "data": known}
     return settings | {"context": {**paths, "parts": parts, **numbers, **context}}
 
 
@@ -143,6 +147,38 @@ def test_training_has_its_data_and_weights_and_leaves_its_model(tmp_path, resume
     assert (output / "checkpoint").exists() == resume
     # The data may be large; another run may be writing its own.
     assert [path.name for path in mixtures.iterdir()] == [f".other.json.{'0' * 32}.tmp"]
+
+
+def test_training_on_data_that_has_changed_since_the_plan_is_refused(tmp_path):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    settings = training(tmp_path, "touch {output}/model {data}")
+    (tmp_path / "a.json").write_text('[{"id": 1}, {"id": 3}]')
+    with pytest.raises(
+        CommandError, match=r"a\.json: expected the file of .*it has changed since\. Start again"
+    ):
+        job.train(settings, folder, lambda done: None)
+    assert list((tmp_path / "data" / "mixtures").iterdir()) == []
+    assert list((tmp_path / "outputs" / "key").iterdir()) == []
+
+
+@pytest.mark.parametrize("when", ["before", "while it runs", "never"])
+def test_evaluation_on_data_that_changes_is_refused(tmp_path, when):
+    folder, file = tmp_path / "runs" / "key", tmp_path / "val.csv"
+    folder.mkdir(parents=True)
+    (tmp_path / "outputs" / "model").mkdir(parents=True)
+    file.write_text("other\n" if when == "before" else "question\n")
+    change = f"echo other > {file}; " if when == "while it runs" else ""
+    command = change + "touch {output}/begun; echo '{{\"score\": 1}}' > {scores}"
+    context = {"out": str(tmp_path), "folder": str(tmp_path), "file": str(file), "model": "model"}
+    settings = {"command": command, "data": hashlib.sha256(b"question\n").hexdigest(), "needs": {}}
+    settings["context"] = {**context, "python_path": None}
+    if when == "never":
+        assert job.evaluate(settings, folder, lambda done: None)["score"] == 1.0
+        return
+    with pytest.raises(CommandError, match=r"val\.csv: expected the file of .*it has changed since"):
+        job.evaluate(settings, folder, lambda done: None)
+    assert (tmp_path / "outputs" / "key" / "begun").exists() == (when == "while it runs")
 
 
 def test_training_that_fails_or_leaves_nothing_is_told(tmp_path):

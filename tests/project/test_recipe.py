@@ -46,7 +46,7 @@ def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and
     assert shown["totals"] == {
         "trainings": 4,
         "evaluations": 12,
-        "samples": 275,
+        "samples": 2 * 275,
         "items": 240,
         "of_full_data": 275 / 200,
         "gpu_hours": pytest.approx(275 * 2 / 50 + 12 * 0.5),
@@ -64,9 +64,9 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     assert shown["totals"]["gpu_hours"] is None
     keys, store = run_keys(plan), store_of(project)
     # 25 samples in half an hour and 20 items in a quarter, on 2 GPUs.
-    for name, seconds in (("mini", 1800.0), ("evaluate mini on a", 900.0)):
+    for name, started, finished in (("mini", 100.0, 1900.0), ("evaluate mini on a", 1900.0, 2800.0)):
         store.folder(keys[name]).mkdir(parents=True)
-        store.write(Record(keys[name], {}, 100.0, 100.0 + seconds, 0.0), function="f", settings={})
+        store.write(Record(keys[name], {}, started, finished, 0.0), function="f", settings={})
     finished = recorded(plan, store)
     known = throughput(project, plan, finished)
     assert known == Throughput(25.0, 40.0)
@@ -97,6 +97,7 @@ def test_step_matched_mini_run_takes_the_steps_of_the_mean_probe(made):
     assert mini["samples"] == 25
     assert mini["work"] == 84  # (81 + 109 + 60) / 3
     assert mini["command"].endswith("--max_steps 9")
+    assert shown["totals"]["samples"] == 84 + 81 + 109 + 60
 
 
 def test_step_matching_knows_that_cheap_probes_have_a_quarter(made, tmp_path):
@@ -164,6 +165,21 @@ def test_adapters_are_not_compared_with_a_model_without(made, tmp_path, mode):
         made(mode=mode, equal_model="equal", train=train)
 
 
+@pytest.mark.parametrize("mode", ["full", "cheap", "no-probes"])
+def test_weights_that_the_command_lacked_can_be_given_to_final_models_alone(made, tmp_path, mode):
+    (tmp_path / "equal").mkdir()
+    (tmp_path / "equal" / "model").write_text("1")
+    asked = {"mode": mode, "mini_ratio": "1/16"} | ({} if mode == "full" else {"equal_model": "equal"})
+    before = "t {data} --out {output} | tee log"
+    earlier = keys(made, train={"command": before}, **asked)
+    for added in (" {weights}", " --weights {weights}", " weights={weights}"):
+        command = before.replace(" |", f"{added} |")
+        assert keys(made, train={"command": command, "probe_command": before}, **asked) == earlier
+        if mode != "full":
+            with pytest.raises(ValueError, match=r"let it be train.command without \{weights\}"):
+                made(train={"command": command, "probe_command": before + "2"}, **asked)
+
+
 def keys(made, **changes):
     _, _, plan, _ = made(**changes)
     return run_keys(plan)
@@ -193,6 +209,15 @@ def test_key_changes_with_what_determines_the_result_and_with_nothing_else(made,
         {"seeds": [1]},
     ):
         assert not set(keys(made, **changes).values()) & set(before.values()), changes
+
+
+def test_key_changes_with_the_number_of_gpus_only_where_the_command_has_it(made, tmp_path):
+    def with_gpus(number, more):
+        command = content(tmp_path)["train"]["command"] + more
+        return keys(made, train={"command": command}, resources={"gpus": 4, "gpus_per_run": number})
+
+    assert with_gpus(1, "") == with_gpus(2, "")
+    assert not set(with_gpus(1, " {gpus}").values()) & set(with_gpus(2, " {gpus}").values())
 
 
 def test_key_changes_with_the_data_of_the_run(made, tmp_path):

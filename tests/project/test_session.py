@@ -1,6 +1,8 @@
 """`run_project` with commands that take no time: seeds, what is missing, what is refused, what is told."""
 
 import contextlib
+import json
+import shutil
 
 import pytest
 
@@ -119,6 +121,31 @@ def test_what_is_done_again_is_noted(run):
     assert note.startswith("finished under other settings and done again: evaluate mini on a, ")
     assert len(plans[0]) == 12
     assert run()[1].about("noted") == []
+
+
+def test_a_model_that_is_trained_again_is_scored_again(run, tmp_path):
+    run()
+    plans, out = [], tmp_path / "out"
+    keys = {each["name"]: each["key"] for each in json.loads((out / "plan.json").read_text())["runs"]}
+    shutil.rmtree(out / "runs" / keys["probe b"])
+
+    def better(name, task):
+        return score(name, task) + 0.1 * ("probe b" in name)
+
+    outcome, listener = run(better, plans=plans)
+    assert plans == [["probe b", *(f"evaluate probe b on {task}" for task in "abc")]]
+    assert Scores.from_csv(out / "scores.csv").probes[1].tolist() == pytest.approx([0.65, 0.9, 0.65])
+    # The settings are what they were.
+    assert listener.about("noted") == []
+    plans.clear()
+    assert run(better, plans=plans)[0].weights == outcome.weights
+    assert plans == [[]]
+
+
+def test_a_command_that_takes_no_weights_is_noted_before_anything_runs(run):
+    _, listener = run(train={"command": "t {data} {output}"})
+    (note,) = listener.about("noted")
+    assert note.startswith("train.command has no {weights}, which `cotbal train` needs. Put it in before")
 
 
 def test_headline_is_the_score_or_the_samples(run):

@@ -83,6 +83,20 @@ def test_job_that_ends_from_outside_is_submitted_again_until_it_has_happened_thr
     assert bool(cluster.cancelled) == (state in ("PREEMPTED", "gone"))
 
 
+def test_jobs_of_runs_that_are_not_in_the_plan_are_named_and_left_alone(cluster, store, monkeypatch):
+    monkeypatch.setattr(driver, "was_submitted_whole", lambda out, job: True)
+    for name, job in (("old", "98_3"), ("a", "99")):
+        ticket = Ticket(run_key(spec(name)), f"s{job}", None, job)
+        write_ticket(store.out, ticket)
+        cluster.begin(ticket, ["RUNNING"] * 99 if name == "old" else GOOD)
+    done, notes = work(store, Plan([spec("a")]))
+    assert list(done.records) == ["a"]
+    (note,) = notes.about("noted")
+    assert note.startswith("jobs of an earlier start go on that do other runs than these")
+    assert note.endswith(": 1; scancel 98_3 ends them")
+    assert cluster.cancelled == []
+
+
 def test_requeued_job_is_waited_for(cluster, store):
     cluster.lives["a"] = [["RUNNING", "COMPLETING", "PENDING BeginTime", "PENDING", "RUNNING", "done"]]
     done, notes = work(store)

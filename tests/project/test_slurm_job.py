@@ -69,6 +69,9 @@ def test_job_that_slurm_starts_again_after_its_run_has_finished_does_nothing(job
     store.write(Record("k", {}, 0.0, 1.0, 1.0), function="m:f", settings={})
     job()
     assert job.ran == []
+    # What it was made from has been done again since.
+    job(made_from={"n": 5.0})
+    assert job.ran == ["s1"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,8 @@ def test_cancelled_job_ends_its_command_and_writes_nothing(tmp_path):
         "resume": False,
         "parts": [],
     }
-    settings = {"command": "sleep 600; false", "format": "json", "weights": {"a": 1.0, "b": 1.0}}
+    weights = {"a": 1.0, "b": 1.0}
+    settings = {"command": "sleep 600; false", "format": "json", "weights": weights, "data": []}
     told = message(
         tmp_path,
         function="cotbal.project.job:train",

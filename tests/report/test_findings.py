@@ -6,13 +6,14 @@ import subprocess
 import pytest
 import torch
 
-from cotbal.estimate import estimate_weights
+from cotbal.estimate import Scores, estimate_weights
 from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.uncertainty import uncertainty
 from cotbal.report.card import card
 from cotbal.report.figures import draw_figures
 from cotbal.report.findings import Settings, estimate_results
 from cotbal.report.page import render_page
+from tests.estimate.test_uncertainty import FEW
 from tests.report.estimate_example import make_scores, without_items
 from tests.report.reading import Page
 
@@ -113,6 +114,16 @@ def test_a_denominator_inside_its_noise_is_named_and_takes_the_intervals(lost):
     assert all("[" not in cell for row in rows for cell in row[1:5])
     assert all("[" in row[5] for row in rows)
     assert "order" not in page.tables
+
+
+def test_a_difficulty_that_some_draws_lose_takes_the_intervals_that_need_it():
+    mini, probes, items = FEW
+    few = Scores([*"xbc"], mini, probes, items=items)
+    found = estimate_results([few], Settings(on_unidentified="drop", rule="difficulty"), source="seed 0")
+    page = Page(render_page(found))
+    assert "Weights that need the difficulty have no intervals: the full score of task 'x'" in page.text
+    assert "differ from equal weights" not in page.text
+    assert json.loads(json.dumps(found, allow_nan=False))["intervals"]["difficulty"][0] is None
 
 
 def test_weights_that_the_scores_do_not_allow_are_refused_in_words():

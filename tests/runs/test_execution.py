@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,12 @@ from cotbal.runs.store import Record, Store, run_key
 from tests.runs.fake_runs import small_plan, spec
 
 
-def finish(execution, name, value=None, running=()):
+def finish(execution, name, value=None, running=(), finished=1.0):
     job = execution.jobs[name]
     folder = execution.store.folder(job.key)
-    folder.mkdir(parents=True)
-    result = {"value": value or name}
-    execution.store.write(
-        Record(job.key, result, 0.0, 1.0, 1.0), function=job.spec.function, settings=job.spec.settings
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Record(job.key, {"value": value or name}, 0.0, finished, 1.0, job.made_from)
+    execution.store.write(record, function=job.spec.function, settings=job.spec.settings)
     return execution.take_up(running)
 
 
@@ -56,6 +55,18 @@ def test_other_results_of_needed_runs_make_another_run(tmp_path):
         finish(execution, "base")
         keys.add(execution.jobs["next"].key)
     assert len(keys) == 2
+
+
+def test_a_run_that_is_done_again_takes_with_it_what_was_made_from_its_earlier_result(tmp_path):
+    plan = Plan([spec("base", tmp_path / "j"), spec("next", tmp_path / "j", ("base",))])
+    for finished in (1.0, 2.0):
+        execution = Execution(plan, Store(tmp_path))
+        execution.take_up()
+        finish(execution, "base", finished=finished)
+        assert list(execution.jobs) == ["next"]
+        finish(execution, "next", finished=finished)
+        assert execution.over
+        shutil.rmtree(execution.store.folder(execution.records["base"].key))
 
 
 def test_second_start_takes_up_everything_late_runs_included(tmp_path):

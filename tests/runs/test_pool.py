@@ -14,7 +14,7 @@ from cotbal.runs.execution import Execution
 from cotbal.runs.plan import Plan
 from cotbal.runs.pool import MAX_RETRIES, Crew, Pool, RunError, in_a_line, run_plan, work_on
 from cotbal.runs.store import Record, Store, run_key
-from cotbal.runs.worker_process import default_workers
+from cotbal.runs.worker_process import ONE_THREAD, default_workers
 from tests.runs.fake_runs import Notes, alive, small_plan, spec, starts
 
 
@@ -74,8 +74,9 @@ def test_run_whose_worker_dies_is_tried_again_on_a_fresh_worker(tmp_path):
 def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
     journal = tmp_path / "journal"
     plan = Plan([spec("a", journal, kills=99, leaves=True)])
-    with pytest.raises(RunError, match=r"'a': its worker process died 3 times.*SIGKILL[\s\S]*this is a"):
-        run_plan(plan, Store(tmp_path), Notes(), workers=1)
+    told = r"'a': its worker process died 3 times.*SIGKILL.*try fewer resources.slots\)[\s\S]*this is a"
+    with pytest.raises(RunError, match=told):
+        work_on(plan, Store(tmp_path), Notes(), Crew([ONE_THREAD], number="resources.slots"))
     assert len(starts(journal)) == MAX_RETRIES + 1
     assert processes.alive(Store(tmp_path).folder(run_key(plan["a"]))) == []
 

@@ -5,6 +5,10 @@ import time
 from pathlib import Path
 
 from cotbal.runs import processes
+from cotbal.runs.plan import Plan
+from cotbal.runs.pool import run_plan
+from cotbal.runs.store import Store, locked
+from tests.runs.fake_runs import Notes, spec
 
 SLEEPER = f"{sys.executable} -c 'import time; print(1, flush=True); time.sleep(60)'"
 
@@ -32,6 +36,22 @@ def test_all_that_a_command_has_started_is_ended_whatever_session_it_is_in(tmp_p
     finally:
         processes.end(others)
         other.wait()
+
+
+def test_a_start_ends_what_was_left_of_runs_that_it_no_longer_has(tmp_path):
+    """Driver and worker were killed at one moment, and then the file was changed."""
+    left = processes.start("sleep 60", tmp_path / "out" / "runs" / "old", {})
+    beside = processes.start("sleep 60", tmp_path / "out" / "runs-of-another" / "old", {})
+    try:
+        with locked(tmp_path / "out"):
+            run_plan(Plan([spec("new", tmp_path / "journal")]), Store(tmp_path / "out"), Notes(), workers=1)
+        assert left.wait(5) == -signal.SIGTERM
+        assert beside.poll() is None
+    finally:
+        for command in (left, beside):
+            command.kill()
+            command.wait()
+            processes.end(tmp_path, below=True)
 
 
 def test_process_that_does_not_heed_sigterm_is_killed(tmp_path, monkeypatch):

@@ -61,6 +61,28 @@ def test_record_comes_back(store):
     assert store.record(RECORD.key) == RECORD
 
 
+@pytest.mark.parametrize(
+    ("of_it", "now", "good"),
+    [
+        ({"n": 9.0}, {"n": 9.0}, True),
+        # Also one that is earlier than it was: its clock may be another machine's.
+        ({"n": 9.0}, {"n": 8.0}, False),
+        ({"n": 9.0}, {"n": 9.0, "o": 9.0}, False),
+        # Of an older cotbal, whose results say nothing of it; this one finished at 12.5.
+        (None, {"n": 12.5}, True),
+        (None, {"n": 9.0, "o": 12.6}, False),
+    ],
+)
+def test_result_made_from_other_results_is_not_finished(store, of_it, now, good):
+    record = dataclasses.replace(RECORD, made_from=of_it)
+    path = write(store, record)
+    if of_it is None:
+        content = json.loads(path.read_text())
+        del content["made_from"]
+        path.write_text(json.dumps(content))
+    assert store.record(RECORD.key, now) == (record if good else None)
+
+
 def test_result_cut_off_anywhere_is_not_finished(store):
     path = write(store)
     whole = path.read_bytes()
@@ -78,7 +100,14 @@ def test_damaged_result_is_not_finished(store, content):
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema_version": 2}, {"key": "another"}, {"versions": {"torch": "1.0"}}, {"result": [1]}]
+    "change",
+    [
+        {"schema_version": 2},
+        {"key": "another"},
+        {"versions": {"torch": "1.0"}},
+        {"result": [1]},
+        {"made_from": [1]},
+    ],
 )
 def test_result_of_something_else_is_not_finished(store, change):
     path = write(store)
@@ -135,6 +164,9 @@ def test_second_process_is_told_who_holds_the_folder(tmp_path):
         locked(tmp_path),
     ):
         pass
+    for instead, advice in (("", "Wait for it or stop it$"), ("go", "Wait for it, stop it, or go$")):
+        with locked(tmp_path), pytest.raises(OutputInUseError, match=advice), locked(tmp_path, instead):
+            pass
     with locked(tmp_path):
         pass
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cotbal.project.job import log_size, work_done
+from cotbal.project.outline import run_keys
 from cotbal.project.resources import Resources
 from cotbal.project.slurm.queue import (
     QueuedJob,
@@ -104,6 +105,7 @@ class SlurmPool:
             return
         check_commands()
         self._earlier = jobs_in_queue(self._out, queued_jobs())
+        self._name_others()
         try:
             while not self.execution.over:
                 self._submit()
@@ -140,6 +142,15 @@ class SlurmPool:
         for job, ticket in zip(jobs, tickets, strict=True):
             self._watch(Live(job, ticket))
 
+    def _name_others(self) -> None:
+        """Says which jobs of the folder do runs that are not in the plan: they may be wanted no more."""
+        own = set(run_keys(self.execution.plan).values())
+        if others := [queued.job for key, (_, queued) in self._earlier.items() if key not in own]:
+            self.listener.noted(
+                "jobs of an earlier start go on that do other runs than these, such as those of the file "
+                f"before it was changed: {len(others)}; scancel {' '.join(others)} ends them"
+            )
+
     def _ready(self) -> list[Job]:
         assert self.resources.slurm is not None
         ready: list[Job] = []
@@ -165,8 +176,8 @@ class SlurmPool:
 
     def _collect(self) -> None:
         """Takes the results that are on disk."""
-        store = self.execution.store
-        for key in [key for key in self._live if store.record(key) is not None]:
+        result = self.execution.record
+        for key in [key for key, live in self._live.items() if result(live.job) is not None]:
             live = self._live.pop(key)
             drop_ticket(self._out, key)
             if not live.started:

@@ -104,7 +104,8 @@ def read_failure(folder: Path, submission: str) -> Failure | None:
 
 
 def _finished(message: dict[str, Any]) -> bool:
-    return Store(Path(message["out"]), message["versions"]).record(message["key"]) is not None
+    store = Store(Path(message["out"]), message["versions"])
+    return store.record(message["key"], message.get("made_from")) is not None
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
