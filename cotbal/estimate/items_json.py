@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 # A score that is not the mean of its items is another quantity, and its interval would be of that.
 ITEM_TOLERANCE = 1e-6
+_FORM = (
+    f'{{"schema_version": {SCHEMA_VERSION}, "items": {{"mini": {{"vqa": [1, 0, ...], ...}}, "vqa": ...}}}}, the '
+    "scores of each row's items by task"
+)
 
 
 class ItemFile(NamedTuple):
@@ -45,9 +49,10 @@ def read_items(path: str | Path) -> ItemFile:
         ValueError: it is not JSON of this schema, or holds something other than lists of numbers.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = _read(Path(path))
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"expected an object with schema_version {SCHEMA_VERSION} and items")
+            came = f"the keys {', '.join(content)}" if isinstance(content, dict) else repr(content)
+            raise ValueError(f"expected {_FORM}, got {came[:80]}")
         runs = _object(content, "items").items()
         items = {run.strip(): _lists(of_run, f"items[{run!r}]") for run, of_run in runs}
         return ItemFile(items, _lists(content.get("clusters") or {}, "clusters", (int,)))
@@ -68,6 +73,13 @@ def write_items(
     if clusters:
         content["clusters"] = {task: _plain(numbers) for task, numbers in clusters.items()}
     return write_text_atomically(path, json.dumps(content, allow_nan=False) + "\n")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"expected {_FORM}, got no JSON: {error}") from error
 
 
 def _plain(row: Tensor | Sequence[float]) -> list[float]:

@@ -36,7 +36,9 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         got = repr(",".join(lines[0])) if lines else "nothing"
         if lines and re.match("run[;\t]", lines[0][0], re.IGNORECASE):
             got += "; separate the cells by commas, and write numbers with a point"
-        raise ValueError(f"expected the header 'run,<task>,<task>,...', got {got}")
+        if lines and lines[0][0].startswith("{"):
+            got = "JSON; the table comes first, and --items takes its items"
+        raise ValueError(f"expected the header 'run,<task>,<task>,...', got {got[:160]}")
     tasks = task_names(lines[0][1:], "header")
     rows: dict[str, list[str]] = {}
     for name, *cells in lines[1:]:

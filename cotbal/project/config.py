@@ -169,6 +169,13 @@ class Project(Strict):
             raise ValueError(f"step_matched: it needs {{steps}} in {list(self._train_commands())[-1]}")
         if self.evaluate.probe_command is not None and self.train.probe_command is None:
             raise ValueError("evaluate.probe_command: it scores the models of train.probe_command; give both")
+        commands = [*self._train_commands().values()]
+        commands += [self.evaluation(name, probe=probe) for name in self.tasks for probe in (False, True)]
+        if any("gpus" in placeholders(each) for each in commands) and not self.resources.gpus_of_a_command:
+            raise ValueError(
+                "resources: a command has {gpus}, which is 0 without resources.gpus; add `resources: {gpus: 1}`"
+                ", or write the number itself"
+            )
         for name in self.weighted:
             used = {*placeholders(self.evaluation(name)), *placeholders(self.evaluation(name, probe=True))}
             if self.tasks[name].validation is None and "data" in used:

@@ -109,6 +109,10 @@ def changed(place, new):
         (changed(["evaluate", "command"], "e {model} {scores} {weights}"), "unknown placeholder {weights}"),
         (changed(["step_matched"], True), "step_matched: it needs {steps} in train.command"),
         (
+            changed(["evaluate"], {"command": "e {model} {scores} {gpus}"}),
+            "resources: a command has {gpus}, which is 0 without resources.gpus; add `resources: {gpus: 1}`",
+        ),
+        (
             changed(["train", "probe_command"], "t {data}"),
             "train.probe_command: expected the placeholder {output}",
         ),
