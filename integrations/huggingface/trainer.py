@@ -19,7 +19,7 @@ from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weig
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
-from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer
+from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer, no_step
 from cotbal.integrations.huggingface.restored import RestoredWeights
 from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
@@ -215,6 +215,8 @@ class CoTBalMixin(RestoredWeights):
         batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
         self._held = []
         if len(batches) < num_batches:
+            if self._opened_at is None and epoch_iterator is not self._resumed:
+                raise ValueError(no_step(len(batches), num_batches))
             batches = self._short(epoch_iterator, batches)
         return batches, self._begin_step(batches) if batches else None
 
