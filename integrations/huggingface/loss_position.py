@@ -267,8 +267,9 @@ class LossPosition:
         if current.returned is None or current.loss is None:
             raise NoLossFunctionError(
                 f"{self.name} computed no loss through its loss_function, so task weights would have no "
-                "effect (a patched forward such as Liger's, TRL's fused head, or an older transformers); "
-                "remove the patch, upgrade, or call cotbal.gtw_cross_entropy on its logits"
+                "effect (a class that forms its loss by itself, a patched forward such as Liger's, TRL's "
+                "fused head, or an older transformers); remove the patch, upgrade, or call "
+                "cotbal.gtw_cross_entropy on its logits"
             )
         auxiliary = getattr(outputs, "aux_loss", None)
         is_changed = loss is not current.returned or loss._version != current.version
