@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from types import ModuleType, TracebackType
 from typing import Any, Protocol
@@ -44,7 +45,12 @@ class PatchHandle:
         if self._is_on:
             self.patch.restore()
             self._is_on = False
-            _handles.remove(self)
+            _handles.remove(weakref.ref(self))
+            vars(self.target).pop(_HELD_AS, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PatchHandle":
+        # It stands for what it changed in its target, not in a deep copy of that.
+        return self
 
     def __enter__(self) -> "PatchHandle":
         return self
@@ -60,7 +66,9 @@ class PatchHandle:
         return "\n  ".join(["<cotbal patch:", *self.patch.describe()]) + ">"
 
 
-_handles: list[PatchHandle] = []
+# The target itself holds its handle, so that the two go together; a list of handles would keep every target.
+_HELD_AS = "_cotbal_patch"
+_handles: list["weakref.ref[PatchHandle]"] = []
 
 
 def patch(
@@ -122,14 +130,15 @@ def patch(
         target = _llava()
     elif isinstance(target, ModuleType) and target.__name__.endswith(".train.train"):
         target = importlib.import_module(target.__name__.removesuffix(".train.train"))
-    if any(handle.target is target for handle in _handles):
+    if any(handle.target is target for handle in _live()):
         raise ValueError("target: expected one that is not patched, got a patched one; call unpatch() first")
     if not (tasks is None or isinstance(tasks, Mapping)):
         tasks = task_names(tasks)
     weighting = _weighting(weights, tasks)
     options = {"weighting": weighting, "tasks": tasks, "level": level, "denominator": denominator}
     handle = PatchHandle(target, _put_in(target, options))
-    _handles.append(handle)
+    _handles.append(weakref.ref(handle, _handles.remove))
+    vars(target)[_HELD_AS] = handle
     return handle
 
 
@@ -140,8 +149,13 @@ def unpatch() -> None:
         >>> import cotbal
         >>> cotbal.unpatch()
     """
-    while _handles:
-        _handles[-1].unpatch()
+    for handle in reversed(_live()):
+        handle.unpatch()
+
+
+def _live() -> list[PatchHandle]:
+    found = (reference() for reference in _handles)
+    return [handle for handle in found if handle is not None]
 
 
 def _put_in(target: Any, options: dict[str, Any]) -> Patch:

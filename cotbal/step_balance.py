@@ -1,6 +1,7 @@
 """What a trainer does once per optimizer step: count its tokens, weigh its tasks, hand its sums on."""
 
 from collections.abc import Iterable
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class StepBalance:
     Args:
         tasks: task names in the order of their ids.
         weighting: the rule that the weights of each step come from, or the weights: a `Weighting`, whatever
-            else `cotbal.balancing.as_weighting` takes.
+            else `cotbal.balancing.as_weighting` takes. A rule that is bound already, as another balance's, is
+            copied: each has tasks, last losses and a step of its own, which `weighting` shows.
         step_loss: what the model's loss position calls.
         device: where the loss is computed.
         replicas: how many ranks hold the same batch, as in `StepNormalizer`.
@@ -72,7 +74,9 @@ class StepBalance:
         per_device: bool = False,
     ) -> None:
         self.tasks = task_names(tasks)
-        self.weighting, self.step_loss = as_weighting(weighting, self.tasks), step_loss
+        rule = as_weighting(weighting, self.tasks)
+        # All that a rule remembers is made in `bind`, so that a copy shares none of it.
+        self.weighting, self.step_loss = copy(rule) if rule.tasks else rule, step_loss
         self.device, self.replicas, self.per_device = torch.device(device), replicas, per_device
         self.start()
 

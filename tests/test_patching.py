@@ -1,18 +1,20 @@
 """The handle of `cotbal.patch`: on and off again, twice refused, and what it takes its weights from."""
 
+import gc
 import json
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Trainer
 
 import cotbal
 from cotbal.patching import PatchHandle
-from tests.integrations.huggingface.training import TASKS, WEIGHTS, collator, records, tiny_model
+from tests.integrations.huggingface.training import TASKS, WEIGHTS, arguments, collator, records, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,28 @@ def test_unpatch_takes_off_everything_the_last_first(model: LlamaForCausalLM) ->
     assert order == ["second", "first"]
     assert not is_patched(model)
     cotbal.unpatch()
+
+
+def test_what_is_patched_goes_with_its_last_reference(tmp_path: Path) -> None:
+    """As a search over many trainers needs it: a model stays with its optimizer, for the whole process."""
+    trainer = Trainer(tiny_model(), arguments(tmp_path), train_dataset=records(4), data_collator=collator())
+    model = tiny_model()
+    cotbal.patch(trainer, weights=WEIGHTS)
+    put_in(model)
+    alive = [weakref.ref(each) for each in (trainer, trainer.model, model)]
+    del trainer, model
+    gc.collect()
+    assert [each() for each in alive] == [None] * 3
+    cotbal.unpatch()
+
+
+def test_a_handle_that_nobody_keeps_is_taken_off_all_the_same(model: LlamaForCausalLM) -> None:
+    put_in(model)
+    gc.collect()
+    with pytest.raises(ValueError, match="target: expected one that is not patched"):
+        put_in(model)
+    cotbal.unpatch()
+    assert not is_patched(model)
 
 
 def test_its_repr_says_what_was_changed_and_why_the_level(model: LlamaForCausalLM) -> None:

@@ -66,6 +66,30 @@ def begun(weighting: Weighting, **options: Any) -> StepBalance:
     return StepBalance(TASKS, weighting, StepLoss(3), **options)
 
 
+def test_a_rule_given_twice_is_each_ones_own() -> None:
+    """The second has its tasks in another order, and the first goes on under its own."""
+    for rule in (StaticWeights(WEIGHTS), DWA(window=1)):
+        first, second = begun(rule), StepBalance(TASKS[::-1], rule, StepLoss(3))
+        assert first.weighting is rule
+        twin = begun(DWA(window=1) if isinstance(rule, DWA) else StaticWeights(WEIGHTS))
+        for index in range(4):
+            batches = [batch(2 * index), batch(2 * index + 1)]
+            step(second, batches[:1])
+            assert step(first, batches) == step(twin, batches)
+        assert (first.weighting.tasks, second.weighting.tasks) == (TASKS, TASKS[::-1])
+
+
+def test_the_rule_of_a_balance_that_is_gone_serves_the_next() -> None:
+    rule = DWA(window=1)
+    for _ in range(2):
+        balance = begun(rule)
+        losses = [step(balance, [batch(index)]) for index in range(3)]
+        balance.flush()
+        assert balance.weighting.step == 3
+    fresh = begun(DWA(window=1))
+    assert losses == [step(fresh, [batch(index)]) for index in range(3)]
+
+
 def test_each_step_is_eq_2_over_its_micro_batches() -> None:
     balance = begun(StaticWeights(WEIGHTS))
     for index in range(3):

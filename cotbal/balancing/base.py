@@ -114,11 +114,18 @@ class Weighting(ABC):
             counts: (N,) the tokens that each task has in the whole step, over all ranks.
 
         Raises:
-            ValueError: the rule is not bound, or not one count per task.
+            ValueError: the rule is not bound, not one count per task, or `compute` returned something else
+                than one weight per task that is not fixed.
         """
         counts = self._per_task(counts, "counts")
-        free = self.compute(counts[self._free]).to(torch.float32)
-        return self._stated.index_copy(0, self._free, free)
+        free = self.compute(counts[self._free])
+        if not isinstance(free, Tensor) or free.shape != self._free.shape:
+            came = tuple(free.shape) if isinstance(free, Tensor) else type(free).__name__
+            raise ValueError(
+                f"{self._rule}.compute: expected a tensor of the shape {tuple(self._free.shape)}, a weight "
+                f"for each task in the order of `counts`, in which fixed ones do not stand, got {came}"
+            )
+        return self._stated.index_copy(0, self._free, free.to(torch.float32))
 
     def update(self, loss_sum: Tensor, token_count: Tensor) -> None:
         """Takes in the sums of a finished optimizer step, over all its micro-batches and ranks.

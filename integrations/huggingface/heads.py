@@ -12,6 +12,12 @@ _HOOKS_OF = ("torch.distributed.fsdp.", "torch.distributed._composable.", "deeps
 # A list of one's own takes the place of the default, which has lm_head in it.
 _ADDING = 'adding "lm_head" to llm_int8_skip_modules'
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# PEFT's tuners that do something around the model's forward, where our loss has been returned already.
+_CHANGES_THE_LOSS = {
+    "ADALORA": "adds a penalty to each micro-batch's loss, which the step's denominator does not cover",
+    "SHADOW": "adds a loss of its own to each micro-batch's, which the step's denominator does not cover",
+    "ADAPTION_PROMPT": "keeps the forward that the model had before, past the task weights",
+}
 
 
 class LinearLevelError(ValueError):
@@ -23,6 +29,7 @@ def inner_model(model: nn.Module) -> Any:
 
     Raises:
         TypeError: not a transformers model that has a `loss_function`.
+        ValueError: PEFT's model trains on another loss than the one inside it.
     """
     from transformers import PreTrainedModel
 
@@ -97,6 +104,12 @@ def _wrapped(module: Any) -> Any:
 
 
 def _peft_base(model: Any) -> Any:
+    kind: Any = getattr(model, "peft_type", None)
+    if (does := _CHANGES_THE_LOSS.get(getattr(kind, "value", ""))) is not None:
+        raise ValueError(
+            f"model: expected an adapter that leaves the model's loss as it is, got {kind.value}, which "
+            f"{does}; use LoRA"
+        )
     # PeftMixedModel has none of its own, and would ask the model that it wraps.
     own = getattr(type(model), "get_base_model", None)
     return model.base_model.model if own is None else own(model)

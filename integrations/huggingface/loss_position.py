@@ -57,6 +57,27 @@ class _Pass:
     version: int = 0
 
 
+class _OurLoss:
+    """What a model has for its `loss_function` while ours is in it."""
+
+    def __init__(self, position: "LossPosition") -> None:
+        self._position = position
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._position._loss_function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_OurLoss":
+        # The copy's forward feeds the same position.
+        return self
+
+    def __reduce__(self) -> str:
+        raise ValueError(
+            f"model: expected {self._position.name} without the loss of cotbal to pickle it, as "
+            "torch.save(model) does, got it with the loss; call trainer.stop_balancing() or unpatch() first, "
+            "or save its state_dict()"
+        )
+
+
 class LossPosition:
     """Puts a `StepLoss` into the loss position of one transformers model.
 
@@ -97,8 +118,7 @@ class LossPosition:
             self._replace(head, self._wrap_head())
         own = self.model.__dict__.get("_loss_function")
         self._own_loss = self.model.loss_function
-        # No bound method: a deep copy of the model would copy this object, but not the forward that feeds it.
-        self.model.loss_function = lambda *args, **kwargs: self._loss_function(*args, **kwargs)
+        self.model.loss_function = _OurLoss(self)
         self._undo.append(lambda: _put_back(self.model, "_loss_function", own))
 
     def restore(self) -> None:
@@ -247,8 +267,9 @@ class LossPosition:
         if current.returned is None or current.loss is None:
             raise NoLossFunctionError(
                 f"{self.name} computed no loss through its loss_function, so task weights would have no "
-                "effect (a patched forward such as Liger's, TRL's fused head, or an older transformers); "
-                "remove the patch, upgrade, or call cotbal.gtw_cross_entropy on its logits"
+                "effect (a class that forms its loss by itself, a patched forward such as Liger's, TRL's "
+                "fused head, or an older transformers); remove the patch, upgrade, or call "
+                "cotbal.gtw_cross_entropy on its logits"
             )
         auxiliary = getattr(outputs, "aux_loss", None)
         is_changed = loss is not current.returned or loss._version != current.version

@@ -83,6 +83,15 @@ def another_loss(trainer: Any, came: str) -> str:
     )
 
 
+def no_step(came: int, expected: int) -> str:
+    """What is said where the data ends within the first step's window: the Trainer would end in peace."""
+    return (
+        f"train_dataset: expected the {expected} micro-batches of the first optimizer step, got {came}, so "
+        "no epoch would make a step; use a smaller gradient_accumulation_steps, or repeat the records "
+        "within an epoch"
+    )
+
+
 def _check_processes(known: int) -> None:
     """Each process takes itself for the only one where accelerate was not told of the others."""
     group = dist.get_world_size() if dist.is_initialized() else 1

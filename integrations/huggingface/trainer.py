@@ -19,7 +19,7 @@ from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weig
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
-from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer
+from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer, no_step
 from cotbal.integrations.huggingface.restored import RestoredWeights
 from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
@@ -111,7 +111,7 @@ class CoTBalMixin(RestoredWeights):
             replicas=_tensor_parallel(self),
         )
         self.tasks, self.step_loss = names, self.balance.step_loss
-        self._level, self._is_predicting, self._has_loss = level, False, False
+        self._level, self._has_loss = level, False
         self._held: list[Any] = []
         self._opened_at: int | None = None
         self._has_begun = False
@@ -215,6 +215,8 @@ class CoTBalMixin(RestoredWeights):
         batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
         self._held = []
         if len(batches) < num_batches:
+            if self._opened_at is None and epoch_iterator is not self._resumed:
+                raise ValueError(no_step(len(batches), num_batches))
             batches = self._short(epoch_iterator, batches)
         return batches, self._begin_step(batches) if batches else None
 
@@ -227,7 +229,7 @@ class CoTBalMixin(RestoredWeights):
     ) -> Any:
         """The micro-batch's part of the step's loss, times k; outside of training the trainer's own loss."""
         task_ids, valid_count = inputs.pop(TASK_IDS, None), inputs.pop(VALID_COUNT, None)
-        if self._is_predicting:
+        if not (model.training and torch.is_grad_enabled()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         run = past_sft(self, super().compute_loss)
         with self.step_loss.micro_batch(task_ids, valid_count):
@@ -257,11 +259,7 @@ class CoTBalMixin(RestoredWeights):
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, without the ids."""
         inputs = {key: value for key, value in inputs.items() if key not in (TASK_IDS, VALID_COUNT)}
-        self._is_predicting = True
-        try:
-            return super().prediction_step(model, inputs, *args, **kwargs)
-        finally:
-            self._is_predicting = False
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """The trainer's, with the loss in the new model as well."""

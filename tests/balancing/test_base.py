@@ -2,6 +2,7 @@
 
 import doctest
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +121,29 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 def test_mistakes_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (torch.ones(4), r"got \(4,\)"),
+        (torch.ones(1, 3), r"got \(1, 3\)"),
+        (torch.tensor(1.0), r"got \(\)"),
+        ([1.0, 1.0, 1.0], "got list"),
+        (None, "got NoneType"),
+    ],
+)
+def test_weights_of_another_shape_are_told_by_the_name_of_the_rule(returned: Any, got: str) -> None:
+    """One of the four tasks is fixed, and `counts` has three."""
+
+    class Own(Weighting):
+        def compute(self, counts: Tensor) -> Any:
+            return returned
+
+    rule = Own(fixed={"chat": 1.0}).bind(NAMES)
+    expected = r"Own\.compute: expected a tensor of the shape \(3,\), .* in which fixed ones do not stand"
+    with pytest.raises(ValueError, match=f"^{expected}, {got}$"):
+        rule.weights(torch.ones(4))
 
 
 def test_every_rule_has_its_name() -> None:

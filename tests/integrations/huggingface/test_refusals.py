@@ -1,5 +1,6 @@
 """What cannot be right is an error that says what to do."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+import cotbal
 from cotbal.balancing import DWA
+from cotbal.doctor import compare, random_batch
 from cotbal.integrations.huggingface import CoTBalTrainer, TaskCollator
 from cotbal.integrations.huggingface.refusals import check_trainer
 from tests.integrations.huggingface.training import (
@@ -96,6 +99,43 @@ def test_prompts_that_lengthen_the_labels(tmp_path: Path) -> None:
         trainer(tmp_path, peft.get_peft_model(tiny_model(), config))
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     trainer(tmp_path, peft.get_peft_model(tiny_model(), config))
+
+
+def adapted(kind: str) -> Any:
+    peft = pytest.importorskip("peft")
+    if kind == "SHADOW" and not hasattr(peft, "ShadowConfig"):
+        pytest.skip("this PEFT has no shadow network")
+    config = {
+        "ADALORA": lambda: peft.AdaLoraConfig(total_step=9, init_r=4, target_r=4, target_modules=["q_proj"]),
+        "SHADOW": lambda: peft.ShadowConfig(),
+        "ADAPTION_PROMPT": lambda: peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=1),
+    }[kind]()
+    config.task_type = "CAUSAL_LM"
+    return peft.get_peft_model(tiny_model(), config)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["ADALORA", "SHADOW", "ADAPTION_PROMPT"])
+def test_an_adapter_that_changes_the_loss_around_the_model(tmp_path: Path, kind: str) -> None:
+    """Once per micro-batch, after ours was returned: it would depend on the accumulation."""
+    model = adapted(kind)
+    message = f"model: expected an adapter that leaves .* got {kind}, which .*; use LoRA"
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, model)
+    with pytest.raises(ValueError, match=message):
+        cotbal.patch(model, weights=WEIGHTS, tasks=TASKS, denominator="micro")
+    with pytest.raises(ValueError, match=message):
+        compare(model, random_batch(model))
+
+
+def test_no_other_adapter_of_peft_changes_the_loss() -> None:
+    """CPT's is a prompt that lengthens the labels."""
+    peft = pytest.importorskip("peft")
+    tuners = Path(peft.__file__).parent / "tuners"
+    changing = re.compile(r"^ +outputs?\.loss \+?= |base_model_output\.loss = ", re.MULTILINE)
+    found = {file.parent.name for file in tuners.rglob("*.py") if changing.search(file.read_text())}
+    assert "adalora" in found
+    assert found <= {"adalora", "shadow", "cpt"}
 
 
 def test_sequence_parallelism_of_accelerate(tmp_path: Path) -> None:

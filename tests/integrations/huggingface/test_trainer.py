@@ -24,7 +24,6 @@ from tests.integrations.huggingface.training import (
     deviation,
     expected,
     ignored,
-    pad,
     parameters,
     records,
     tiny_model,
@@ -331,37 +330,6 @@ def test_what_is_made_of_the_steps_loss_is_trained_on(tmp_path: Path) -> None:
     data = records(24)
     mixed = type("Mixed", (InOrder, CoTBalMixin, Scaled), {})
     check(trained(tmp_path, data, 4, 2, cls=mixed), 8, data)
-
-
-def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
-    data = records(12)
-    without_tasks = [{key: record[key] for key in ("input_ids", "labels")} for record in data]
-    args = arguments(tmp_path, steps=1, per_device_eval_batch_size=5)
-    plain = Trainer(tiny_model(), args, data_collator=pad)
-    ours = CoTBalTrainer(tiny_model(), args, data_collator=collator(), weights=WEIGHTS, train_dataset=data)
-    theirs = plain.evaluate(without_tasks)["eval_loss"]
-    for dataset in (data, without_tasks):
-        assert ours.evaluate(dataset)["eval_loss"] == theirs
-    outputs = plain.predict(without_tasks), ours.predict(data)
-    assert (outputs[0].predictions == outputs[1].predictions).all()
-    assert outputs[1].predictions.shape[-1] == 48
-    prompt = {"input_ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 4, "do_sample": False}
-    assert torch.equal(plain.model.generate(**prompt), ours.model.generate(**prompt))
-    # During training as well.
-    eval_args = arguments(tmp_path, steps=2, eval_strategy="steps", eval_steps=1)
-    trainer = CoTBalTrainer(
-        tiny_model(),
-        eval_args,
-        data_collator=collator(),
-        weights=WEIGHTS,
-        train_dataset=data,
-        eval_dataset=data,
-    )
-    trainer.train()
-    logged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert logged[-1] == trainer.evaluate()["eval_loss"]
-    trainer.installed.restore()
-    assert logged[-1] == trainer.evaluate()["eval_loss"]
 
 
 @pytest.mark.full

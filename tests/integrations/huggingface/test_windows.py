@@ -1,6 +1,7 @@
 """A window that is not what was counted for it: it adds nothing to a step, or is an error."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def test_a_stream_that_ends_before_its_length_leaves_nothing_behind(
     reference, _ = expected(model, [data[:6], data[6:12]] * 2, WEIGHTS)
     assert deviation(parameters(run.model), reference, start) <= 1e-5
     assert "the last 1 micro-batches of the epoch are not trained on" in caplog.text
+
+
+@pytest.mark.parametrize("data", [Stream(records(4)), Sized(records(4), 16)])
+def test_data_shorter_than_one_window_is_an_error(tmp_path: Path, data: Stream) -> None:
+    """Stock training makes a step of them; ours, which waits for the window, made none and said nothing."""
+    run = trainer(tmp_path, CoTBalTrainer, data)
+    with pytest.raises(ValueError, match=r"the 3 micro-batches of the first .*, got 2, .* use a smaller"):
+        run.train()
+
+
+def test_a_stream_that_runs_dry_after_a_step_ends_the_training(tmp_path: Path) -> None:
+    """As stock training: what it has learned is not lost to an error."""
+
+    class RunsDry(Stream):
+        def __iter__(self) -> Iterator[Record]:
+            given, self.data = self.data[:14], self.data[14:]
+            return iter(given)
+
+    run = trainer(tmp_path, CoTBalTrainer, RunsDry(records(16)))
+    run.train()
+    assert run.state.global_step == 2
 
 
 def test_a_window_that_no_step_follows_is_an_error(tmp_path: Path) -> None:
