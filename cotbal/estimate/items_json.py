@@ -22,8 +22,8 @@ SCHEMA_VERSION = 1
 # A score that is not the mean of its items is another quantity, and its interval would be of that.
 ITEM_TOLERANCE = 1e-6
 _FORM = (
-    f'{{"schema_version": {SCHEMA_VERSION}, "items": {{"mini": {{"vqa": [1, 0, ...], ...}}, "vqa": ...}}}}, the '
-    "scores of each row's items by task"
+    f'{{"schema_version": {SCHEMA_VERSION}, "items": {{"mini": {{"vqa": [1, 0, ...], ...}}, "vqa": ...}}}}, '
+    "the scores of each row's items by task"
 )
 
 

@@ -173,8 +173,8 @@ class Project(Strict):
         commands += [self.evaluation(name, probe=probe) for name in self.tasks for probe in (False, True)]
         if any("gpus" in placeholders(each) for each in commands) and not self.resources.gpus_of_a_command:
             raise ValueError(
-                "resources: a command has {gpus}, which is 0 without resources.gpus; add `resources: {gpus: 1}`"
-                ", or write the number itself"
+                "resources: a command has {gpus}, which is 0 without resources.gpus; add "
+                "`resources: {gpus: 1}`, or write the number itself"
             )
         for name in self.weighted:
             used = {*placeholders(self.evaluation(name)), *placeholders(self.evaluation(name, probe=True))}

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
@@ -146,7 +146,8 @@ class LossPosition:
 
         @named_like(current)
         def forward(model: Any, *args: Any, **kwargs: Any) -> Any:
-            run = current if own is None else MethodType(own, model)
+            # Not a bound method, which a compiler would break its graph at.
+            run = current if own is None else partial(own, model)
             if not (self.installed and self.step_loss.is_active):
                 return run(*args, **kwargs)
             given = signature.bind_partial(*args, **kwargs).arguments if args else kwargs
@@ -217,7 +218,7 @@ class LossPosition:
         )
         # A class adds a router's loss to it in place.
         returned = loss if self._router is None else loss.clone()
-        current.loss, current.returned, current.version = loss, returned, returned._version
+        current.loss, current.returned, current.version = loss, returned, _version(returned)
         return returned
 
     def _check_asked(self, current: _Pass, shifted: Tensor | None, ignore_index: int) -> None:
@@ -272,8 +273,8 @@ class LossPosition:
                 "cotbal.gtw_cross_entropy on its logits"
             )
         auxiliary = getattr(outputs, "aux_loss", None)
-        is_changed = loss is not current.returned or loss._version != current.version
-        # In compiled code a tensor that was added to has the version of before.
+        # In compiled code a tensor has no version.
+        is_changed = loss is not current.returned or _version(loss) != current.version
         if is_changed or isinstance(auxiliary, Tensor):
             share = self.step_loss.auxiliary_share
             outputs.loss = with_routers(self.name, current.loss, loss, auxiliary, self._router, share)
@@ -318,10 +319,10 @@ def _check_rows(name: str, rows: Tensor, labels: Tensor) -> None:
         )
 
 
-def _version(labels: Tensor) -> int:
-    """How often the batch's labels were changed in place."""
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
     # A compiler would take it for data, and break its graph there.
-    return 0 if torch.compiler.is_compiling() else labels._version
+    return 0 if torch.compiler.is_compiling() else tensor._version
 
 
 def _put_back(target: Any, name: str, own: Any) -> None:

@@ -383,6 +383,17 @@ def test_compiled_and_wrapped_models_are_found() -> None:
     assert torch.isclose(training_loss(compiled, batch, step_loss).loss, expected, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_a_compiled_model_with_the_loss_is_one_graph(level: str) -> None:
+    model, batch = build("LlamaForCausalLM")
+    expected = run(model, batch, level).loss
+    step_loss = begun()
+    install_loss(model, step_loss, level)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert torch.isclose(training_loss(compiled, batch, step_loss).loss, expected, rtol=1e-5)
+
+
 def test_a_model_that_ddp_holds_already_is_found() -> None:
     model, _ = build("LlamaForCausalLM")
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
