@@ -41,9 +41,14 @@ def prepare_sharegpt4v(
     """
     path = annotations / FILE if annotations.is_dir() else annotations
     there(path, needed=True)
-    turns = Turns(target.seed, TASK)
-    for turn in _turns(path, target.pictures, inputs):
+    turns, count = Turns(target.seed, TASK), 0
+    for count, turn in enumerate(_turns(path, target.pictures, inputs), start=1):  # noqa: B007 - how many
         turns.add("all", turn)
+    if count <= validation + test:
+        raise ValueError(
+            f"--validation {validation} and --test {test}: expected records left to train on, got {count} in "
+            "all; take fewer"
+        )
     folder = TaskFolder(target.out, TASK, target.form)
     drawn = turns.drawn("all")
     folder.held_out("val", map(_question, islice(drawn, validation)))

@@ -44,8 +44,10 @@ def test_sharegpt4v_is_parted_into_train_validation_and_test(tmp_path):
     questions = {record["conversations"][0]["value"] for record in records}
     assert questions == {f"<image>\n{asked[0]}", f"{asked[1]}\n<image>"}
     assert records[0]["id"].startswith("sa_")
-    with pytest.raises(ValueError, match="expected records to train on, got none"):
-        prepare_sharegpt4v(path, target(tmp_path / "none"), inputs(), validation=25, test=25)
+    before = everything(tmp_path / "out")
+    with pytest.raises(ValueError, match="--validation 25 and --test 25: expected records left to train on"):
+        prepare_sharegpt4v(path, target(tmp_path / "out"), inputs(), validation=25, test=25)
+    assert everything(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize(
