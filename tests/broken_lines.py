@@ -54,17 +54,16 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "pass",
         ),
         "the gradient of the task weights lacks - L m": (
-            "numerator = outputs.loss_sum - outputs.loss * outputs.mass_sum",
-            "numerator = outputs.loss_sum",
+            "numerator = loss_sum - loss * mass_sum",
+            "numerator = loss_sum",
         ),
         "the gradient of the task weights has - L m under a given denominator": (
-            "denominator, numerator = arguments.denominator, outputs.loss_sum",
-            "denominator = arguments.denominator\n"
-            "        numerator = outputs.loss_sum - outputs.loss * outputs.mass_sum",
+            "denominator, numerator = arguments.denominator, loss_sum",
+            "denominator = arguments.denominator\n        numerator = loss_sum - loss * mass_sum",
         ),
         "the upstream gradient is not applied to the task weights of a sum": (
-            "return upstream * outputs.loss_sum",
-            "return outputs.loss_sum",
+            "return upstream * loss_sum",
+            "return loss_sum",
         ),
         "the operator does not say that it scales in place": (
             'mutates_args=("gradient",),\n    schema="(Tensor(a!) gradient',

@@ -118,8 +118,8 @@ def run_through(op: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> Context:
 
     def body(*inputs: Any) -> Any:
         output = op._init_fn(*inputs)
-        op._setup_context_fn(context, inputs, output)
         context.needs_input_grad = [isinstance(each, Tensor) and each.ndim == 2 for each in inputs]
+        op._setup_context_fn(context, inputs, output)
         return output
 
     monkeypatch.setattr(losses, name, body)
