@@ -48,5 +48,6 @@ def bits(how: str) -> str:
     return done.stdout
 
 
+@pytest.mark.full
 def test_the_same_bits_as_with_tritons_own() -> None:
     assert bits("hastened") == bits("as triton has it")

@@ -110,6 +110,7 @@ def kill_and_compare(profile, whole, out):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+@pytest.mark.full
 def test_kills_at_several_moments_change_no_number_and_leave_no_process(unbroken, tmp_path):
     kill_and_compare("micro", unbroken, tmp_path)
 

@@ -152,6 +152,7 @@ def peak(folder, count):
         tracemalloc.stop()
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_data(tmp_path):
     small, large = peak(tmp_path / "small", 10_000), peak(tmp_path / "large", 50_000)
     # Two chunks of text of 1 MiB and their bytes, and the counters of the subsets.
