@@ -23,7 +23,7 @@ from cotbal.files import json_object, remove_leftovers, slug, write_text_atomica
 from cotbal.json_records import read_records, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
-MIX = "mix.json"
+MIX, MIXTURE = "mix.json", "mixture"
 LEFT_OUT = "RefCOCO+"
 BLOCK = 1 << 20
 
@@ -145,8 +145,11 @@ def load_mix(folder: Path) -> dict[str, Any]:
     """The content of a mixture's mix.json; ValueError where it is something else."""
     path = folder / MIX
     content = json_object(path, "what `cotbal prepare mix` wrote", "run it again, in a new folder")
-    if content.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{path}: expected schema_version {SCHEMA_VERSION}; run `cotbal prepare mix` again")
+    if content.get("schema_version") != SCHEMA_VERSION or not {"tasks", "files"} <= content.keys():
+        raise ValueError(
+            f"{path}: expected schema_version {SCHEMA_VERSION}, tasks and files; run `cotbal prepare mix` "
+            "again"
+        )
     return content
 
 
@@ -209,7 +212,7 @@ def load_prepared(folder: Path) -> Prepared:
 
 
 def _names(weighted: Sequence[str], probes: bool) -> list[str]:
-    names = ["mixture", *(["mini"] if weighted else []), *(f"mini/{slug(task)}" for task in weighted)]
+    names = [MIXTURE, *(["mini"] if weighted else []), *(f"mini/{slug(task)}" for task in weighted)]
     return names + [f"probes/{slug(task)}" for task in weighted if probes]
 
 
@@ -222,7 +225,7 @@ def _spread(
     seed: int,
 ) -> None:
     """Gives each record of a task to the files that it belongs to."""
-    always = [staged["mixture"]]
+    always = [staged[MIXTURE]]
     mini: list[RecordFile] = []
     chosen: Callable[[int], bool] = lambda place: False  # noqa: E731
     if each.task in weighted:

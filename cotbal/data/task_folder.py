@@ -87,7 +87,7 @@ class TaskFolder:
             digest = file.close()
             if not file.records:
                 raise ValueError(f"task {self.task!r}: expected records to train on, got none")
-            self._unfinished()
+            self._mark_unfinished()
         (self.path / f"train.{other}").unlink(missing_ok=True)
         self._keep("train", f"train.{self._form}", digest, records=file.records, turns=turns)
 
@@ -109,7 +109,7 @@ class TaskFolder:
                 ids.add(turn.id)
                 file.add(to_json(_question(turn) | {"task": self.task}))
             digest = file.close()
-            self._unfinished()
+            self._mark_unfinished()
         if file.records:
             self._keep(name, f"{name}.jsonl", digest, questions=file.records)
         else:
@@ -145,7 +145,7 @@ class TaskFolder:
                 "them another name, or --out another folder"
             )
 
-    def _unfinished(self) -> None:
+    def _mark_unfinished(self) -> None:
         """Before the first file takes another's place: what was finished here stays so until then."""
         (self.path / PREPARED).unlink(missing_ok=True)
 

@@ -121,8 +121,8 @@ class Store:
 
         Args:
             key: the run's key.
-            made_from: when the runs that it needs have finished, by their keys. A result that was made from
-                earlier results of theirs is None too: they were done again, and so must it be.
+            made_from: when the runs that it needs have finished, by their keys; None: it needs none. A
+                result that was made from others is None too: they were done again, and so must it be.
         """
         folder = self.folder(key)
         try:

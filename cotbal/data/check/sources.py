@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cotbal.data.check.run import Source
-from cotbal.data.mix import MIX, held_out_files, load_mix, load_prepared
+from cotbal.data.mix import MIX, MIXTURE, held_out_files, load_mix, load_prepared
 from cotbal.data.task_folder import PREPARED
 from cotbal.tasks import read_file_tasks
 
@@ -64,7 +64,7 @@ def _of(path: Path) -> Iterator[Source]:
         yield Source(TRAIN, path)
     elif (path / MIX).is_file():
         content = load_mix(path)
-        yield Source(TRAIN, path / next(iter(content["files"])))
+        yield Source(TRAIN, path / next(name for name in content["files"] if name.startswith(f"{MIXTURE}.")))
         found = sorted(held_out_files(content).items(), key=lambda each: (each[1] == "test", each[0]))
         yield from (Source(split, path / name) for name, split in found)
     elif (path / PREPARED).is_file():

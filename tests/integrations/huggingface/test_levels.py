@@ -374,23 +374,13 @@ def test_another_head_raises() -> None:
 
 # Dynamo's own, on the masks of transformers 4.57.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_compiled_and_wrapped_models_are_found() -> None:
-    model, batch = build("LlamaForCausalLM")
-    expected = run(model, batch, "linear").loss
-    step_loss = begun()
-    compiled = torch.compile(model, backend="eager")
-    install_loss(compiled, step_loss, "linear")
-    assert torch.isclose(training_loss(compiled, batch, step_loss).loss, expected, rtol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("level", ["logits", "linear"])
-def test_a_compiled_model_with_the_loss_is_one_graph(level: str) -> None:
+def test_a_compiled_model_is_found_and_is_one_graph_with_the_loss(level: str) -> None:
     model, batch = build("LlamaForCausalLM")
     expected = run(model, batch, level).loss
     step_loss = begun()
-    install_loss(model, step_loss, level)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    install_loss(compiled, step_loss, level)
     assert torch.isclose(training_loss(compiled, batch, step_loss).loss, expected, rtol=1e-5)
 
 
