@@ -13,7 +13,7 @@ from cotbal.report.card import card
 from cotbal.report.figures import draw_figures
 from cotbal.report.findings import Settings, estimate_results
 from cotbal.report.page import render_page
-from tests.estimate.test_uncertainty import FEW
+from tests.estimate.test_draws_without_value import FEW
 from tests.report.estimate_example import make_scores, without_items
 from tests.report.reading import Page
 
