@@ -44,7 +44,7 @@ help:
 	@echo "make test-torch TORCH='2.4.1 2.15.0'  the losses and the kernels' compilation with these (gigabytes each)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, mypy, and that every test can be imported"
 	@echo "make bench      the benchmarks that need no GPU"
 	@echo "make bench-rivals  installs the rivals that make bench compares with"
 
@@ -159,8 +159,9 @@ test-gpu: $(VENV)/.ready
 	@$(BIN)/python -m tests.on_gpu
 
 lint: $(VENV)/.ready
-	@echo "== ruff, mypy"
+	@echo "== ruff, mypy, every test imports"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/python -m pytest --collect-only -qq -m "" > $(VENV)/collected 2>&1 || { tail -20 $(VENV)/collected; exit 1; }
 
 format: $(VENV)/.ready
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
