@@ -34,6 +34,8 @@ _SIZES = ("records_per_step", "records_per_micro_batch")
 # A row may turn out too long for the model or its memory.
 _FREE = ("max_length", "level", "attention")
 _NUMBERS = (*_SIZES, *_FREE)
+# Records of each kind of length that are made into tokens before the first step.
+N_LONGEST = 16
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -107,6 +109,9 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         print(
             f"cotbal: the first record, its answers in [[ ]]: {collator.write(records[0]['item']).marked()!r}"
         )
+        # One that is too long would end the training where it comes up.
+        for place in records.longest(N_LONGEST):
+            collator([records[place]])
     trainer = FinetuneTrainer(
         model,
         args,

@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +48,7 @@ class Records(Dataset[dict[str, Any]]):
         images: the pictures' paths, each once, with the place of a record that has it.
         lengths: the pictures of each record, and the characters of its turns: they order records as their
             tokens do, roughly.
+        prompts: the characters before the first answer.
         digests: SHA-256 of each file.
     """
 
@@ -53,6 +56,7 @@ class Records(Dataset[dict[str, Any]]):
         self.counts: Counter[str] = Counter()
         self.images: dict[str, int] = {}
         self.lengths: list[tuple[int, int]] = []
+        self.prompts: list[int] = []
         self.digests: list[str] = []
         self._texts: list[str] = []
         self._tasks: list[str] = []
@@ -69,6 +73,12 @@ class Records(Dataset[dict[str, Any]]):
     def __getitem__(self, place: int) -> dict[str, Any]:
         item = Item(self.name(place), _dialogue(json.loads(self._texts[place])))
         return {"item": item, "task": self._tasks[place]}
+
+    def longest(self, count: int) -> list[int]:
+        """The places of `count` records each: most pictures, most text, most text before an answer."""
+        measures: list[Sequence[Any]] = [self.lengths, [text for _, text in self.lengths], self.prompts]
+        places = [nlargest(count, range(len(self)), key=measure.__getitem__) for measure in measures]
+        return list(dict.fromkeys(chain.from_iterable(places)))
 
     def name(self, place: int) -> str:
         """What a record is called: its file, and its number there."""
@@ -97,7 +107,9 @@ class Records(Dataset[dict[str, Any]]):
             self._texts.append(record.text)
             self._tasks.append(task)
             self.counts[task] += 1
-            self.lengths.append((len(dialogue.images), sum(len(turn.text) for turn in dialogue.turns)))
+            texts = [len(turn.text) for turn in dialogue.turns]
+            self.lengths.append((len(dialogue.images), sum(texts)))
+            self.prompts.append(sum(texts[: _first_answer(dialogue)]))
             for image in dialogue.images:
                 self.images.setdefault(image, place)
         self.digests.append(digest.hexdigest())
@@ -166,7 +178,11 @@ def _dialogue(record: Mapping[str, Any]) -> Dialogue:
         raise ValueError(
             f"expected {len(dialogue.images)} {IMAGE} in its turns, one for each picture, got {sum(shown)}"
         )
-    first_answer = [turn.role for turn in dialogue.turns].index("assistant")
-    if any(shown[first_answer:]):
+    if any(shown[_first_answer(dialogue) :]):
         raise ValueError(f"expected every {IMAGE} before the first answer, got one after it")
     return dialogue
+
+
+def _first_answer(dialogue: Dialogue) -> int:
+    """The place of its turn."""
+    return [turn.role for turn in dialogue.turns].index("assistant")

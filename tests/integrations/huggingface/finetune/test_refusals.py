@@ -63,6 +63,15 @@ def test_a_record(value: dict[str, Any], expected: str, refused: Callable[..., s
     assert expected in said
 
 
+def test_a_record_that_is_too_long_is_told_before_the_first_step(refused: Callable[..., str]) -> None:
+    """By its text, or by what is before its answer while all others are longer as a whole."""
+    others = [record(n, ("what", "red that " * 20)) for n in range(40)]
+    long = record(40, ("what", "red that " * 5000))
+    assert "train.json, record 41: expected at most " in refused(*others, long)
+    late = record(40, ("what is it " * 12, "red"))
+    assert "record 41: expected an answer within 30 tokens, got none" in refused(*others, late, max_length=30)
+
+
 def test_tasks_and_weights(refused: Callable[..., str], tmp_path: Path, world: World) -> None:
     said = refused(record(0, _TURN, task="vqa"), record(1, _TURN, task="chats"))
     assert "--data: 1 of 2 records have a task without a weight, 'chats' (did you mean 'chat'?)" in said

@@ -14,6 +14,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGenera
 from cotbal.balancing import DWA, save_rule
 from cotbal.integrations.huggingface import generate
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
+from cotbal.integrations.huggingface.finetune import entry
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.finetune.world import (
@@ -77,7 +78,7 @@ def test_a_step_is_that_of_equation_2(kind: str, world: World, tmp_path: Path) -
 
     logged = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     # Rounded to four digits by the log.
-    assert next(entry["loss"] for entry in logged if "loss" in entry) == pytest.approx(
+    assert next(line["loss"] for line in logged if "loss" in line) == pytest.approx(
         float(total.detach()) / denominator, rel=2e-4
     )
     before = dict(loader.from_pretrained(folder).named_parameters())
@@ -131,7 +132,7 @@ def test_a_lora_on_a_quantised_model(bits: int, world: World, tmp_path: Path) ->
     adapter = load_file(out / "adapter_model.safetensors")
     assert all(value.abs().max() > 0 for value in adapter.values())
     log = json.loads((out / "trainer_state.json").read_text())["log_history"]
-    losses = [entry["loss"] for entry in log if "loss" in entry]
+    losses = [line["loss"] for line in log if "loss" in line]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -177,7 +178,7 @@ def test_it_goes_on_from_its_checkpoint(
     assert "goes on from" in capsys.readouterr().out
     assert not changed(parameters(whole), parameters(broken))
     logs = [json.loads((out / "trainer_state.json").read_text())["log_history"] for out in (whole, broken)]
-    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
+    losses = [[line["loss"] for line in log if "loss" in line] for log in logs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
 
@@ -217,9 +218,11 @@ def test_checkpoints_of_another_training_are_refused(
 
 
 def test_a_row_that_is_too_long_can_be_cut_and_the_training_goes_on(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the error says to do is possible; the numbers of a step's records are those of before."""
+    # It was not among the longest by its characters.
+    monkeypatch.setattr(entry, "N_LONGEST", 0)
     records = [*mixture(is_pictured=False)[:6], record(7, ("what", "it is " * 60), task="chat")]
     given = write(tmp_path, records)
     options: dict[str, Any] = {"num_train_epochs": 1, "max_steps": -1, "save_steps": 1}
