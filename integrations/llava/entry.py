@@ -35,7 +35,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         train = prepare(options, arguments)
     except OSError as error:
-        return _refuse(f"expected a file that can be read, got {error.filename}: {error.strerror}")
+        # A library that does not fit this torch, as torchaudio's, has no file.
+        came = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _refuse(f"expected a file that can be read, got {came}")
     except ModuleNotFoundError as error:
         return _refuse(f"{error}; {options.module}'s training code needs it: install {error.name}")
     except (ImportError, TypeError, ValueError) as error:

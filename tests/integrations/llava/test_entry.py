@@ -56,6 +56,8 @@ def test_the_help_shows_how_to_start_it(capsys: pytest.CaptureFixture[str]) -> N
         (["--model_name_or_path", "m", "--", "x"], "--model_name_or_path m: not an option of cotbal"),
         (["--weights", "w.json", "--rule", "dwa", "--", "x"], "not allowed with argument --weights"),
         (["--rule", "none", "--", "x"], "invalid choice: 'none'"),
+        (["--rule-options", "[1]", "--", "x"], """expected a JSON object, as '{"window": 10}', got '[1]'"""),
+        (["--rule-options", "{window: 3}", "--", "x"], "got '{window: 3}'"),
     ],
 )
 def test_words_that_are_not_known(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +192,18 @@ def test_a_package_that_llava_needs(
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["--module", "needing", "--", "--data_path", "mix.json"]) == 2
     assert "needing's training code needs it: install no_such_package" in capsys.readouterr().err
+
+
+def test_a_library_of_another_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its OSError names no file."""
+    (tmp_path / "unloadable" / "train").mkdir(parents=True)
+    content = "raise OSError('libtorchaudio.so: undefined symbol: _ZN3c10')"
+    (tmp_path / "unloadable" / "train" / "train.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["--module", "unloadable", "--", "--data_path", "mix.json"]) == 2
+    assert "got libtorchaudio.so: undefined symbol: _ZN3c10" in capsys.readouterr().err
 
 
 def test_a_refusal_comes_before_the_model(world: World, tmp_path: Path) -> None:
