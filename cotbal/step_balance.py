@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from copy import copy
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from cotbal._calls import TaskStats
@@ -89,7 +91,7 @@ class StepBalance:
         self._weights = torch.empty(0)
         self._counts: Tensor | None = None
         self._untrained: Tensor | None = None
-        self._has_open_step = False
+        self._has_open_step, self._is_agreed = False, False
 
     def begin_step(
         self, factor: int, loss_scale: Tensor | None = None, auxiliary_share: float | None = None
@@ -114,6 +116,29 @@ class StepBalance:
         self._has_open_step = True
         return denominator
 
+    def check_ranks(self) -> None:
+        """Checks that every rank weighs alike: a collective, so every rank calls it.
+
+        The first `begin_step` does, unless `per_device`.
+
+        Raises:
+            ValueError: another rank has other tasks, weights or another rule, and so another denominator.
+        """
+        self._is_agreed = True
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return
+        everywhere: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everywhere, self.weighting.identity())
+        first = everywhere[0]
+        for rank, other in enumerate(everywhere):
+            if differing := [key for key in first if other[key] != first[key]]:
+                one, two = ({key: each[key] for key in differing} for each in (first, other))
+                raise ValueError(
+                    f"weights: expected the same tasks, weights and rule on every rank, got {one} on rank 0 "
+                    f"and {two} on rank {rank}; give each the same weights, and tasks=[...] where each draws "
+                    "its own records"
+                )
+
     def check_trained(self) -> None:
         """Checks that the last step whose sums were handed on trained on the tokens that it counted.
 
@@ -136,6 +161,8 @@ class StepBalance:
 
     def _count(self) -> Tensor:
         """The step's tokens of each task on all ranks, after handing on the sums of the step before."""
+        if not self._is_agreed:
+            self.check_ranks()
         previous = self.step_loss.take_sums() if self._has_open_step else None
         totals = self.normalizer.total(previous, self.device)
         if totals.previous is not None:

@@ -228,5 +228,20 @@ def test_ranks_share_a_denominator_or_have_one_each(two: Ranks, tmp_path: Path, 
     assert logs == same
 
 
+def _begin_by(weights: dict[str, float]) -> None:
+    step(StepBalance([*weights], StaticWeights(weights), StepLoss(len(weights))), [batch(2)])
+
+
+def test_ranks_of_other_weights_are_refused(two: Ranks) -> None:
+    """As where a machine has an older file: each would divide by a denominator of its own."""
+    old = WEIGHTS | {"b": 3.0}
+    for told in two.run(_begin_by, [WEIGHTS, old]):
+        assert "got {'fixed': {'a': 0.25, 'b': 4.0, 'c': 1.0}} on rank 0 and {'fixed': {'a'" in str(told)
+        assert "'b': 3.0" in str(told)
+    for told in two.run(_begin_by, [WEIGHTS, WEIGHTS | {"d": 1.0}]):
+        assert "{'tasks': ['a', 'b', 'c'], 'fixed'" in str(told)
+    assert two.run(_begin_by, [WEIGHTS, dict(WEIGHTS)]) == [None, None]
+
+
 def test_every_example_runs() -> None:
     check_examples(StepBalance)

@@ -154,7 +154,7 @@ class Weighting(ABC):
         Raises:
             ValueError: the rule is not bound.
         """
-        return self._identity() | {"step": self.step} | to_json({"state": self.state}, self._rule)
+        return self.identity() | {"step": self.step} | to_json({"state": self.state}, self._rule)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` returned, bit for bit. Call `bind` before.
@@ -163,7 +163,7 @@ class Weighting(ABC):
             ValueError: the rule is not bound, or the state is that of another rule, of other options, other
                 tasks or other fixed weights.
         """
-        for key, expected in self._identity().items():
+        for key, expected in self.identity().items():
             if saved.get(key) != expected:
                 raise ValueError(
                     f"state: expected a state whose {key!r} is {expected!r}, got {saved.get(key)!r}; "
@@ -174,14 +174,19 @@ class Weighting(ABC):
             raise ValueError(f"state: expected the tensors {_kinds(self.state)}, got {_kinds(state)}")
         self.step, self.state = int(saved["step"]), state
 
-    @property
-    def _rule(self) -> str:
-        return type(self).__name__
+    def identity(self) -> dict[str, Any]:
+        """The rule, its tasks, fixed weights and options: what a state fits, and every rank must share.
 
-    def _identity(self) -> dict[str, Any]:
+        Raises:
+            ValueError: the rule is not bound.
+        """
         self._check_bound()
         tasks, fixed = list(self.tasks), dict(self.fixed)
         return {"rule": self._rule, "tasks": tasks, "fixed": fixed, "options": dict(self.options)}
+
+    @property
+    def _rule(self) -> str:
+        return type(self).__name__
 
     def _check_bound(self) -> None:
         if not self.tasks:

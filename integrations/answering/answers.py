@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 from cotbal.files import write_text_atomically
 from cotbal.integrations.answering.questions import Batch, Question
 
+SETTINGS = ".settings.json"
+
 
 class Answers:
     """The answers to a file of questions.
@@ -34,7 +36,7 @@ class Answers:
         self._out, self._settings = out, dict(settings)
         self._questions, self._batches = questions, batches
         self._parts = out.with_name(f"{out.name}.parts")
-        self._done = out.with_name(f"{out.name}.settings.json")
+        self._done = out.with_name(f"{out.name}{SETTINGS}")
 
     def begin(self) -> bool:
         """Whether there is anything left to do.
@@ -46,9 +48,13 @@ class Answers:
             self._check(self._done, f"{self._out} (and {self._done.name})")
             return False
         settings = self._parts / "settings.json"
-        if not settings.exists():
+        try:
+            self._check(settings, str(self._parts))
+        except ValueError:
+            # Nothing came of them: the first, a wrong word, or a batch that the GPU could not hold.
+            if any(path.stat().st_size or _is_written(path) for path in self._part_files()):
+                raise
             write_text_atomically(settings, json.dumps(self._settings, indent=1) + "\n")
-        self._check(settings, str(self._parts))
         return True
 
     def missing(self) -> list[int]:
@@ -106,7 +112,7 @@ class Answers:
 
     def _found(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
-        for path in sorted(self._parts.glob("*-of-*.jsonl")):
+        for path in self._part_files():
             # What follows the last line's end was cut by a kill.
             for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
                 try:
@@ -117,6 +123,9 @@ class Answers:
                     ) from error
                 found[content["batch"]] = content["answers"]
         return found
+
+    def _part_files(self) -> list[Path]:
+        return sorted(self._parts.glob("*-of-*.jsonl"))
 
     def _check(self, path: Path, what: str) -> None:
         try:
@@ -131,3 +140,13 @@ class Answers:
                 f"--out: expected answers of the same settings in {what}, got {told}, not {asked}; move them "
                 "away, or name another file"
             )
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a process that lives has the part open."""
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cotbal.integrations.answering.answers import Answers
+from cotbal.integrations.answering.answers import SETTINGS, Answers
 from cotbal.integrations.answering.questions import (
     Batch,
     Question,
@@ -179,6 +179,9 @@ def _settings(options: argparse.Namespace, digest: str, most: int, device: torch
     """What the answers of every such command depend on."""
     folder = Path(options.model)
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    # Answers may be kept beside the model that gave them.
+    answers = {path.name.removesuffix(SETTINGS) for path in files if path.name.endswith(SETTINGS)}
+    files = [path for path in files if path.name.removesuffix(SETTINGS) not in answers]
     known = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return {
         "schema_version": 1,

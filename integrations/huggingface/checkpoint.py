@@ -15,13 +15,15 @@ FILE_NAME = "cotbal_weighting.json"
 
 def save_weighting(trainer: Any, weighting: Weighting, trial: Any) -> None:
     """Writes the state of the weighting into the folder of the checkpoint that is about to be saved."""
-    if not trainer.args.should_save:
-        return
-    folder = (
-        Path(trainer._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-    )
+    folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    if trainer.args.should_save:
+        write_weighting(weighting, Path(trainer._get_output_dir(trial=trial)) / folder)
+
+
+def write_weighting(weighting: Weighting, folder: str | Path) -> None:
+    """Writes the state of the weighting into the folder of a checkpoint."""
     content = {"schema_version": SCHEMA_VERSION, "state": weighting.state_dict()}
-    write_text_atomically(folder / FILE_NAME, json.dumps(content) + "\n")
+    write_text_atomically(Path(folder) / FILE_NAME, json.dumps(content) + "\n")
 
 
 def load_weighting(weighting: Weighting, checkpoint: str | Path) -> None:

@@ -4,7 +4,9 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from cotbal.integrations.llava.versions import check_versions
+from cotbal.integrations.llava.versions import check_names, check_versions
+
+_CLASSES = ("LazySupervisedDataset", "DataCollatorForSupervisedDataset", "LLaVATrainer")
 
 
 def patch_llava(module: ModuleType, **options: Any) -> Any:
@@ -20,7 +22,9 @@ def patch_llava(module: ModuleType, **options: Any) -> Any:
     check_versions(module)
     from cotbal.integrations.llava.patching import LLaVAPatch
 
-    return LLaVAPatch(importlib.import_module(f"{module.__name__}.train.train"), **options)
+    train_module = importlib.import_module(f"{module.__name__}.train.train")
+    check_names(train_module, _CLASSES)
+    return LLaVAPatch(train_module, **options)
 
 
 __all__ = ["patch_llava"]

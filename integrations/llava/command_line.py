@@ -85,6 +85,16 @@ def _tasks_of(path: str) -> list[str] | dict[str, str]:
     raise ValueError(f'--tasks: expected ["task", ...] or {{"file": "task", ...}} in {path}, got {kind}')
 
 
+def _options(text: str) -> dict[str, Any]:
+    try:
+        options: Any = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise argparse.ArgumentTypeError(f"""expected a JSON object, as '{{"window": 10}}', got {text!r}""")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cotbal.integrations.llava",
@@ -106,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a rule that computes the weights of each step from the losses before it",
     )
     parser.add_argument(
-        "--rule-options", metavar="JSON", type=json.loads, default={}, help="the rule's own options"
+        "--rule-options", metavar="JSON", type=_options, default={}, help="the rule's own options"
     )
     parser.add_argument(
         "--tasks",

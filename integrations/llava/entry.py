@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from cotbal.balancing import Weighting, as_weighting, by_name
 from cotbal.integrations.llava import patch_llava
 from cotbal.integrations.llava.command_line import parse, read_tasks
 from cotbal.integrations.llava.records import TaskRecords
-from cotbal.integrations.llava.versions import llava_package
+from cotbal.integrations.llava.versions import check_names, llava_package
 
 _ATTENTION = "attn_implementation"
 
@@ -34,7 +35,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         train = prepare(options, arguments)
     except OSError as error:
-        return _refuse(f"expected a file that can be read, got {error.filename}: {error.strerror}")
+        # A library that does not fit this torch, as torchaudio's, has no file.
+        came = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _refuse(f"expected a file that can be read, got {came}")
     except ModuleNotFoundError as error:
         return _refuse(f"{error}; {options.module}'s training code needs it: install {error.name}")
     except (ImportError, TypeError, ValueError) as error:
@@ -61,10 +64,14 @@ def prepare(options: Namespace, arguments: list[str]) -> Callable[[], None]:
     tasks = read_tasks(options.tasks)
     weighting = _weighting(options, tasks)
     package = llava_package(options.module)
+    module = importlib.import_module(f"{package.__name__}.train.train")
+    check_names(module, ("DataArguments", "TrainingArguments", "train"))
+    takes = _ATTENTION in inspect.signature(module.train).parameters
+    if not (takes or _has_option(module)):
+        attention, reason = _own_attention(options.attention, module.__name__)
     patch = patch_llava(
         package, weighting=weighting, tasks=tasks, level=options.level, denominator=options.denominator
     )
-    module = importlib.import_module(f"{package.__name__}.train.train")
     if os.environ.get("RANK", "0") == "0":
         try:
             check_data(module, arguments)
@@ -74,7 +81,7 @@ def prepare(options: Namespace, arguments: list[str]) -> Callable[[], None]:
         print(f"cotbal: {_summary(patch.records, weighting)}", flush=True)
         print(f"cotbal: attention {attention} ({reason})", flush=True)
     sys.argv[1:] = _with_attention(module, arguments, attention)
-    return partial(module.train, attn_implementation=attention)
+    return partial(module.train, attn_implementation=attention) if takes else module.train
 
 
 def choose_attention(asked: str) -> tuple[str, str]:
@@ -141,11 +148,20 @@ def _weighting(options: Namespace, tasks: Any) -> Weighting | None:
     return None if chosen is None else as_weighting(chosen, names)
 
 
+def _has_option(module: ModuleType) -> bool:
+    return any(field.name == _ATTENTION for field in fields(module.TrainingArguments))
+
+
+def _own_attention(asked: str, name: str) -> tuple[str, str]:
+    if asked != "auto":
+        raise ValueError(f"--attention: expected auto with {name}, whose train() takes none, got {asked}")
+    return "of its own", f"{name}'s train() takes none"
+
+
 def _with_attention(module: ModuleType, arguments: list[str], attention: str) -> list[str]:
     """LLaVA-NeXT takes its attention from its own arguments, and takes no notice of train()'s."""
-    is_option = any(field.name == _ATTENTION for field in fields(module.TrainingArguments))
     is_given = any(word.split("=")[0] == f"--{_ATTENTION}" for word in arguments)
-    return [*arguments, f"--{_ATTENTION}", attention] if is_option and not is_given else arguments
+    return [*arguments, f"--{_ATTENTION}", attention] if _has_option(module) and not is_given else arguments
 
 
 def _summary(records: TaskRecords, weighting: Weighting | None) -> str:

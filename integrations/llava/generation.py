@@ -121,7 +121,8 @@ class Prompts(Dataset[Asked]):
         template: a name of LLaVA's `conv_templates`.
 
     Raises:
-        ValueError: no such template, or one whose answers do not end with the tokenizer's own end.
+        ValueError: no such template, or one whose answers do not end with the tokenizer's own end; a question
+            with an `<image>` of its own.
     """
 
     def __init__(
@@ -134,6 +135,13 @@ class Prompts(Dataset[Asked]):
         folder: Path,
         template: str,
     ) -> None:
+        for question in questions:
+            # LLaVA would look for another picture there: the next question's, or none.
+            if _IMAGE in question.text:
+                raise ValueError(
+                    f"question {question.id!r}: expected a text without {_IMAGE}, put before it where it "
+                    f"has a picture, got {question.text[:60]!r}; take it out"
+                )
         self._checkpoint, self._folder = checkpoint, folder
         self._questions, self._batches, self._wanted = questions, batches, wanted
         self._tools = importlib.import_module(f"{package.__name__}.mm_utils")

@@ -1,12 +1,14 @@
 """The methods of LLaVATrainer that the patch wraps, each as `hook(trainer, own, ...)` around its own one."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
+import numpy
 import torch
 
-from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
+from cotbal.integrations.huggingface.checkpoint import load_weighting, write_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS
 from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
 
@@ -87,12 +89,33 @@ def _create_optimizer(trainer: Any, own: Method) -> Any:
     return optimizer
 
 
-def _save_checkpoint(trainer: Any, own: Method, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
-    balance = training_of(trainer).balance
-    balance.flush()
-    # First: a checkpoint that was cut short has it, or is none.
-    save_weighting(trainer, balance.weighting, trial)
-    own(trainer, model, trial, *args, **kwargs)
+def _save_checkpoint(trainer: Any, own: Method, *args: Any, **kwargs: Any) -> None:
+    # Here, where every rank comes: a collective.
+    training_of(trainer).balance.flush()
+    own(trainer, *args, **kwargs)
+
+
+def _save_model(
+    trainer: Any, own: Method, output_dir: str | None = None, _internal_call: bool = False
+) -> None:
+    """Writes the weighting into a checkpoint before its model, where the Trainer itself writes.
+
+    In 4.37 that is tmp-checkpoint-N, renamed when all is there. A file in checkpoint-N would have it write
+    there from the start, and a run that was killed then would go on from half a checkpoint.
+    """
+    if _internal_call and output_dir is not None and trainer.args.should_save:
+        write_weighting(training_of(trainer).balance.weighting, output_dir)
+    own(trainer, output_dir, _internal_call)
+
+
+def _load_rng_state(trainer: Any, own: Method, checkpoint: str | None) -> None:
+    """Lets torch read numpy's state, which the Trainer keeps in a pickle; from 2.6 on it would refuse."""
+    # Since 2.5; an older torch reads any pickle.
+    allow = getattr(torch.serialization, "safe_globals", None)
+    like = numpy.empty(0, dtype=numpy.uint32)
+    kinds = [like.__reduce__()[0], numpy.ndarray, numpy.dtype, type(like.dtype)]
+    with nullcontext() if allow is None else allow(kinds):
+        own(trainer, checkpoint)
 
 
 def _load_optimizer_and_scheduler(trainer: Any, own: Method, checkpoint: str | None) -> None:
@@ -108,5 +131,7 @@ HOOKS: dict[str, Method] = {
     "prediction_step": _prediction_step,
     "create_optimizer": _create_optimizer,
     "_save_checkpoint": _save_checkpoint,
+    "save_model": _save_model,
+    "_load_rng_state": _load_rng_state,
     "_load_optimizer_and_scheduler": _load_optimizer_and_scheduler,
 }

@@ -8,7 +8,7 @@ from typing import Any
 from cotbal.balancing import StaticWeights, Weighting, stated_tasks
 from cotbal.integrations.llava.card import RunCard
 from cotbal.integrations.llava.hooks import HOOKS, Method, wrapped
-from cotbal.integrations.llava.records import TaskRecords, replace_data_classes
+from cotbal.integrations.llava.records import COUNTS, TaskRecords, replace_data_classes
 from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
 from cotbal.replacements import Replacements
 
@@ -64,7 +64,8 @@ class LLaVAPatch:
     def _card(self, training: LLaVATraining) -> RunCard:
         package = self.module.__name__.split(".")[0]
         loss = f'{training.position.level} level, denominator="{self.denominator}"'
-        return RunCard(training.balance, self.records.counts, package=package, loss=loss)
+        counts = getattr(training.trainer.train_dataset, COUNTS, self.records.counts)
+        return RunCard(training.balance, counts, package=package, loss=loss)
 
     def _replace_trainer(self, trainer_class: type) -> None:
         for name, hook in {"__init__": self._init, **HOOKS}.items():
@@ -72,7 +73,7 @@ class LLaVAPatch:
 
     def _init(self, trainer: Any, own: Method, *args: Any, **kwargs: Any) -> None:
         own(trainer, *args, **kwargs)
-        training = LLaVATraining(trainer, self.records.tasks, self.weighting, self.level, self.denominator)
+        training = LLaVATraining(trainer, self.records.take(), self.weighting, self.level, self.denominator)
         trainer.__dict__[ATTRIBUTE] = training
         self._trainings.add(training)
         position = training.position

@@ -17,6 +17,8 @@ from cotbal.tasks import DECLARED, TaskIndex, record_task, task_names, unknown_t
 _ITEM = "cotbal_task_id"
 # Where the file that a record came from is noted while the data is read.
 FILE = "cotbal_file"
+# Where a dataset keeps how many records of each task it has.
+COUNTS = "cotbal_counts"
 
 
 class TaskRecords:
@@ -25,6 +27,9 @@ class TaskRecords:
     Args:
         tasks: task names in the order of their ids; None: those of the data, sorted.
         file_tasks: task by file, for records that name none.
+
+    Attributes:
+        counts: how many records of each task the last data had.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class TaskRecords:
         self._stated = None if tasks is None else TaskIndex(task_names(tasks))
         self.index: TaskIndex | None = self._stated
         self.counts: Counter[str] = Counter()
+        self._are_taken = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -46,8 +52,13 @@ class TaskRecords:
             raise ValueError("tasks: expected them from the data, none was read yet; pass tasks=[...]")
         return self.index.names
 
+    def take(self) -> tuple[str, ...]:
+        """`tasks` for a trainer: their ids stay, whatever an evaluation's data has besides."""
+        self._are_taken = True
+        return self.tasks
+
     def learn(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Checks the task of every record, and takes the tasks from them where none were stated.
+        """Checks the task of every record, and adds to the tasks where none were stated.
 
         Raises:
             ValueError: no array of records, records without a task, or of one that is not known, with the
@@ -74,7 +85,9 @@ class TaskRecords:
                 "take those records out"
             )
         if self._stated is None:
-            self.index = TaskIndex(tuple(sorted(self.counts)))
+            known = () if self.index is None else self.index.names
+            more = sorted(self.counts.keys() - {*known})
+            self.index = TaskIndex((*known, *more) if self._are_taken else tuple(sorted([*known, *more])))
 
     def task(self, record: Mapping[str, Any]) -> str:
         """The task name of one record, by its own field, else by its file.
@@ -122,6 +135,7 @@ def replace_data_classes(train_module: ModuleType, records: TaskRecords, replace
         with loading_with_files(train_module, FILE, records.file_tasks is not None):
             own_init(self, *args, **kwargs)
         records.learn(self.list_data_dict)
+        setattr(self, COUNTS, records.counts)
 
     def collate(self: Any, instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ids = batch_ids(instances)

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
@@ -49,7 +48,7 @@ class LLaVATraining:
     def __init__(
         self, trainer: Any, tasks: tuple[str, ...], weighting: Weighting, level: str, denominator: str
     ) -> None:
-        _check_trainer(trainer, tasks, weighting, denominator)
+        _check_trainer(trainer, weighting, denominator)
         self.trainer, self.denominator = trainer, denominator
         check_expansion(inner_model(trainer.model))
         self.position = LLaVAPosition(trainer.model, StepLoss(len(tasks)), level)
@@ -60,6 +59,7 @@ class LLaVATraining:
             device=trainer.args.device,
             per_device=denominator == "micro",
         )
+        self.balance.check_ranks()
         self._held: list[Inputs] = []
         self._labels: Tensor | None = None
         self._callbacks: list[TrainerCallback] = []
@@ -178,7 +178,7 @@ class LLaVATraining:
             )
 
 
-def _check_trainer(trainer: Any, tasks: tuple[str, ...], weighting: Weighting, denominator: str) -> None:
+def _check_trainer(trainer: Any, weighting: Weighting, denominator: str) -> None:
     args = trainer.args
     if denominator not in DENOMINATORS:
         raise ValueError(f"denominator: expected one of {', '.join(DENOMINATORS)}, got {denominator!r}")
@@ -203,17 +203,4 @@ def _check_trainer(trainer: Any, tasks: tuple[str, ...], weighting: Weighting, d
     if (mode := getattr(trainer, "trainer_mode", "regular")) != "regular":
         raise ValueError(
             f"trainer_mode: expected 'regular', got {mode!r}: its steps have no common denominator"
-        )
-    _check_ranks(tasks)
-
-
-def _check_ranks(tasks: tuple[str, ...]) -> None:
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return
-    everywhere: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everywhere, tasks)
-    if any(each != tasks for each in everywhere):
-        raise ValueError(
-            f"tasks: expected the same on every rank, got {everywhere}; each sampled its own records: pass "
-            "tasks=[...] or weights with names to cotbal.patch()"
         )

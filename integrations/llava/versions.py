@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
@@ -40,6 +41,24 @@ def check_versions(package: ModuleType) -> None:
             f"{package.__name__}: expected LLaVA's package with its train.train, got one without; install "
             "LLaVA's repository or llava-torch (the package `llava` of the index is an empty placeholder)",
             name=name,
+        )
+
+
+def check_names(module: ModuleType, names: Iterable[str]) -> None:
+    """Checks that a training code has the names that are looked up in it, before any of them is changed.
+
+    Args:
+        module: LLaVA's `train.train`, or a fork's.
+        names: those that are needed.
+
+    Raises:
+        ImportError: some are missing.
+    """
+    if missing := [name for name in names if not hasattr(module, name)]:
+        raise ImportError(
+            f"{module.__name__}: expected LLaVA's {', '.join(names)} in it, got none named "
+            f"{', '.join(missing)}; where a fork calls or keeps them otherwise, import them there under "
+            "these names"
         )
 
 

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from cotbal.integrations.answering.answers import Answers
-from cotbal.integrations.answering.command import longest_answer, parser_of
+from cotbal.integrations.answering.command import _settings, longest_answer, parser_of
 from cotbal.integrations.answering.questions import Question, batches_of, read_questions
 
 
@@ -20,6 +22,44 @@ def test_a_part_has_one_writer(tmp_path: Path) -> None:
         answers.add(stream, 0, ["é"])
     assert answers.finish()
     assert json.loads((tmp_path / "a.jsonl").read_text()) == {"question_id": 1, "text": "é"}
+
+
+def test_settings_that_no_answer_came_of_may_change(tmp_path: Path) -> None:
+    """A word that was wrong does not stand in the way of the right one, while nobody answers under it."""
+
+    def answers(model: str) -> Answers:
+        return Answers(tmp_path / "a.jsonl", {"model": model}, [Question(1, "?", None, None)], [[0]])
+
+    assert answers("typo").begin()
+    refused = pytest.raises(ValueError, match="got model 'typo', not model 'mine'")
+    with answers("typo").part(0, 1), refused:
+        answers("mine").begin()
+    mine = answers("mine")
+    assert mine.begin()
+    with mine.part(0, 1) as stream:
+        mine.add(stream, 0, ["é"])
+    with pytest.raises(ValueError, match="got model 'mine', not model 'typo'"):
+        answers("typo").begin()
+
+
+def _settings_of(model: Path) -> dict[str, Any]:
+    words = ["--model", str(model), "--questions", "q", "--out", "o"]
+    return _settings(parser_of("ask", "", "").parse_args(words), "digest", 128, torch.device("cpu"))
+
+
+def test_answers_may_lie_beside_the_model(tmp_path: Path) -> None:
+    """Those of one task are no other model for the next one, or for the same one again."""
+    (tmp_path / "config.json").write_text("{}")
+    before = _settings_of(tmp_path)
+    for name in ("gqa.jsonl", "answers"):
+        answers = Answers(tmp_path / name, {"model": 1}, [Question(1, "?", None, None)], [[0]])
+        answers.begin()
+        with answers.part(0, 1) as stream:
+            answers.add(stream, 0, ["yes"])
+        assert answers.finish()
+    assert _settings_of(tmp_path) == before
+    (tmp_path / "model.safetensors").write_text("")
+    assert _settings_of(tmp_path) != before
 
 
 def test_batches_are_of_one_kind_and_like_lengths() -> None:

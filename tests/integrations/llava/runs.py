@@ -48,8 +48,6 @@ def _start(launcher: str, folder: Path, rank: int, n_ranks: int, port: int) -> s
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "ACCELERATE_TORCH_DEVICE": "cpu",
-        # transformers 4.37.2 resumes from pickles, which torch 2.6 and newer refuse unless told.
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
     }
     environment.pop("PYTEST_XDIST_WORKER", None)
     if n_ranks > 1:

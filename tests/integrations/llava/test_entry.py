@@ -56,6 +56,8 @@ def test_the_help_shows_how_to_start_it(capsys: pytest.CaptureFixture[str]) -> N
         (["--model_name_or_path", "m", "--", "x"], "--model_name_or_path m: not an option of cotbal"),
         (["--weights", "w.json", "--rule", "dwa", "--", "x"], "not allowed with argument --weights"),
         (["--rule", "none", "--", "x"], "invalid choice: 'none'"),
+        (["--rule-options", "[1]", "--", "x"], """expected a JSON object, as '{"window": 10}', got '[1]'"""),
+        (["--rule-options", "{window: 3}", "--", "x"], "got '{window: 3}'"),
     ],
 )
 def test_words_that_are_not_known(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,23 +194,16 @@ def test_a_package_that_llava_needs(
     assert "needing's training code needs it: install no_such_package" in capsys.readouterr().err
 
 
-def test_a_fork_and_its_files_tasks(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_library_of_another_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fork's package, records that only their file tells the task of, and another attention option."""
-    (tmp_path / "fork" / "train").mkdir(parents=True)
-    (tmp_path / "fork" / "__init__.py").write_text("")
-    (tmp_path / "fork" / "train" / "train.py").write_text(_FORK)
+    """Its OSError names no file."""
+    (tmp_path / "unloadable" / "train").mkdir(parents=True)
+    content = "raise OSError('libtorchaudio.so: undefined symbol: _ZN3c10')"
+    (tmp_path / "unloadable" / "train" / "train.py").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
-    records = json.loads(world.data.read_text())
-    data = tmp_path / "vqa.json"
-    data.write_text(json.dumps([{key: record[key] for key in record if key != "task"} for record in records]))
-    words = ["--module", "fork", "--tasks", f"{data}=vqa", "--"]
-    monkeypatch.setattr(sys, "argv", ["entry"])
-    assert main([*words, "--data_path", str(data)]) == 0
-    fork = sys.modules["fork.train.train"]
-    assert fork.seen == (["--data_path", str(data), "--attn_implementation", "sdpa"], "sdpa")
-    assert "48 records: vqa 48; weights all 1" in capsys.readouterr().out
+    assert main(["--module", "unloadable", "--", "--data_path", "mix.json"]) == 2
+    assert "got libtorchaudio.so: undefined symbol: _ZN3c10" in capsys.readouterr().err
 
 
 def test_a_refusal_comes_before_the_model(world: World, tmp_path: Path) -> None:
@@ -328,38 +323,3 @@ class _Flash:
     def exec_module(self, module: ModuleType) -> None:
         if self.error is not None:
             raise ImportError(self.error)
-
-
-_FORK = """
-import json
-import sys
-from dataclasses import dataclass
-
-from llava.train import train as _llava
-from llava.train.train import DataArguments
-
-
-class LazySupervisedDataset(_llava.LazySupervisedDataset):
-    def __init__(self, data_path, tokenizer, data_args):
-        assert data_args.data_path == data_path
-        with open(data_path) as file:
-            self.list_data_dict = json.load(file)
-
-
-class DataCollatorForSupervisedDataset(_llava.DataCollatorForSupervisedDataset):
-    pass
-
-
-class LLaVATrainer(_llava.LLaVATrainer):
-    pass
-
-
-@dataclass
-class TrainingArguments(_llava.TrainingArguments):
-    attn_implementation: str = "flash_attention_2"
-
-
-def train(attn_implementation=None):
-    global seen
-    seen = (sys.argv[1:], attn_implementation)
-"""

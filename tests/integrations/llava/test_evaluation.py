@@ -1,13 +1,17 @@
 """Evaluation and generation are LLaVA's own while the patch is on, before training and after it."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from llava.train import train as llava_train
 from torch import Tensor
 from transformers import Trainer
 
+from cotbal.integrations.llava.records import TaskRecords
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.launch import run
 from tests.integrations.llava.world import World
@@ -37,6 +41,38 @@ def test_evaluation_and_generation_are_llavas_own(
     assert before == own_before
     assert after == own_after
     assert before != after
+
+
+def test_an_evaluation_set_changes_neither_ids_nor_counts(
+    world: World, tmp_path: Path, tasks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many a fork has one, by the same class: of fewer tasks, read after the training's."""
+    own, records = llava_train.make_supervised_data_module, json.loads(world.data.read_text())
+    path = tmp_path / "held_out.json"
+    path.write_text(json.dumps([record for record in records if record["task"] in ("vqa", "grounding")][:6]))
+
+    def with_evaluation(tokenizer: Any, data_args: Any) -> dict[str, Any]:
+        made = own(tokenizer, data_args)
+        made["eval_dataset"] = llava_train.LazySupervisedDataset(str(path), tokenizer, data_args)
+        return made
+
+    monkeypatch.setattr(llava_train, "make_supervised_data_module", with_evaluation)
+    evaluated = {"evaluation_strategy": "epoch", "prediction_loss_only": True, "max_steps": 1}
+    recording = run(Case("evaluated", evaluated, "dwa"), world, tmp_path)
+    assert not recording.error, recording.error
+    assert sum("eval_loss" in log for log in recording.logs) == 1
+    card = (tmp_path / "evaluated" / "output" / "README.md").read_text()
+    counts = dict(re.findall(r"^\| (\w+) \| (\d+) \|", card, flags=re.MULTILINE))
+    assert counts == {task: str(tasks.count(task)) for task in sorted({*tasks})}
+
+
+def test_ids_stay_once_a_trainer_has_them() -> None:
+    records = TaskRecords()
+    records.learn([{"task": "c"}, {"task": "a"}])
+    records.learn([{"task": "b"}])
+    assert records.take() == ("a", "b", "c")
+    records.learn([{"task": "aa"}, {"task": "c"}])
+    assert [records.id({"task": task}) for task in ("a", "b", "c", "aa")] == [0, 1, 2, 3]
 
 
 def _observe(trainer: Any) -> tuple[Any, ...]:

@@ -292,6 +292,12 @@ _BAD: dict[str, tuple[list[str], list[object], str]] = {
         [],
         "expected at most 256 tokens with its picture",
     ),
+    # LLaVA takes it for a second picture.
+    "a picture's place": (
+        [json.dumps(_GOOD | {"text": "<image>\nWhat?"})],
+        [],
+        "question 1: expected a text without <image>",
+    ),
     "no file": ([], ["--questions", "none.jsonl"], "got none.jsonl: No such file"),
 }
 
