@@ -1,7 +1,9 @@
 """What every weighting rule shares: which tasks it weighs, their last losses, its state on disk."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -40,7 +42,8 @@ class Weighting(ABC):
     Args:
         fixed: tasks that keep the stated weight. The rule neither sees nor counts them: with N other tasks
             its weights average 1, which is what a fixed weight is to be compared with.
-        options: the rule's own numbers, kept in `self.options`; a state saved under others is refused.
+        options: the rule's own numbers, kept in `self.options`; a state saved under others is refused, and a
+            value that cannot be saved at once.
 
     Attributes:
         step: the number of updates so far, so the index from 0 of the step whose weights come next.
@@ -50,6 +53,8 @@ class Weighting(ABC):
 
     def __init__(self, *, fixed: Mapping[str, float] | None = None, **options: float) -> None:
         self.fixed = checked_weights(fixed, "fixed") if fixed else {}
+        # Now, and not at the first checkpoint.
+        to_json(options, f"{type(self).__name__}: options")
         self.options = options
         self.step = 0
         self.tasks: tuple[str, ...] = ()
@@ -181,7 +186,9 @@ class Weighting(ABC):
     def _identity(self) -> dict[str, Any]:
         self._check_bound()
         tasks, fixed = list(self.tasks), dict(self.fixed)
-        return {"rule": self._rule, "tasks": tasks, "fixed": fixed, "options": dict(self.options)}
+        # As they come back from a file: a tuple is a list there.
+        options = to_json(self.options, self._rule)
+        return {"rule": self._rule, "tasks": tasks, "fixed": fixed, "options": options}
 
     def _check_bound(self) -> None:
         if not self.tasks:
@@ -199,6 +206,11 @@ class Weighting(ABC):
 
 def _kinds(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in state.items()}
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, be it written as 25.0."""
+    return isinstance(value, Real) and math.isfinite(value) and value == int(value)
 
 
 def ratio(value: Tensor, base: Tensor, known: Tensor) -> Tensor:
