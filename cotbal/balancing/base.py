@@ -1,10 +1,9 @@
 """What every weighting rule shares: which tasks it weighs, their last losses, its state on disk."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -208,9 +207,14 @@ def _kinds(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in state.items()}
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, numpy's included, and no text from a file."""
+    return isinstance(value, Real)
+
+
 def is_whole(value: object) -> bool:
     """Whether it is a whole number, be it written as 25.0."""
-    return isinstance(value, Real) and math.isfinite(value) and value == int(value)
+    return is_number(value) and float(value).is_integer()
 
 
 def ratio(value: Tensor, base: Tensor, known: Tensor) -> Tensor:

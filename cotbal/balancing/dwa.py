@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from cotbal.balancing.base import Weighting, is_whole, ratio
+from cotbal.balancing.base import Weighting, is_number, is_whole, ratio
 
 
 class DWA(Weighting):
@@ -39,7 +38,7 @@ class DWA(Weighting):
         if not (is_whole(window) and window >= 1):
             raise ValueError(f"window: expected a whole number of steps >= 1, got {window!r}")
         window = int(window)
-        if not (isinstance(temperature, Real) and 0 < temperature < math.inf):
+        if not (is_number(temperature) and 0 < temperature < math.inf):
             raise ValueError(f"temperature: expected a finite number > 0, got {temperature!r}")
         super().__init__(fixed=fixed, window=window, temperature=temperature)
         self.window, self.temperature = window, temperature
