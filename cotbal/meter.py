@@ -48,9 +48,10 @@ class TaskMeter:
         """Returns what the steps since the last reading add up to, and starts anew; waits for the device.
 
         Returns:
-            Empty without a step. Else for each task `task_tokens/<name>`, the valid tokens, and
-            `task_weight/<name>`, the mean over the steps; and where it had a token `task_loss/<name>`, the
-            mean loss of a token in nats, and `task_accuracy/<name>`, the share of top-1-correct tokens.
+            Empty without a step. Else for each task `task_tokens/<name>`, the valid tokens that were trained
+            on, none under a weight of 0, and `task_weight/<name>`, the mean over the steps; and where it had
+            such a token `task_loss/<name>`, the mean loss of a token in nats, and `task_accuracy/<name>`, the
+            share of top-1-correct tokens.
         """
         rows, steps = self._rows, self._steps
         self._rows, self._steps = None, 0

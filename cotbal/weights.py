@@ -149,6 +149,11 @@ class TaskWeights(Mapping[str, float]):
         if not isinstance(content, dict):
             raise ValueError(f"expected a JSON object, got {type(content).__name__}")
         if "schema_version" not in content:
+            if isinstance(content.get("weights"), dict):
+                raise ValueError(
+                    f"schema_version: expected {SCHEMA_VERSION} beside the weights, got none; write "
+                    f'{{"schema_version": {SCHEMA_VERSION}, "weights": {{...}}}}, or {{task: weight}} alone'
+                )
             return cls(content)
         if content["schema_version"] != SCHEMA_VERSION:
             raise ValueError(

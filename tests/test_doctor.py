@@ -1,4 +1,5 @@
 import json
+from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,19 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, CohereConfig, CohereForCausalLM
 
-from cotbal.doctor import compare, devices, load_batch, load_model, packages, random_batch, versions
+from cotbal.doctor import (
+    compare,
+    devices,
+    load_batch,
+    load_model,
+    packages,
+    random_batch,
+    save_batch,
+    versions,
+)
 from cotbal.doctor.batches import check_batch
 from cotbal.doctor.engine import compare_under_deepspeed
-from cotbal.integrations.huggingface import levels
+from cotbal.integrations.huggingface import TaskCollator, levels
 from cotbal.integrations.huggingface.loss_position import LogitShape
 from tests.integrations.huggingface.level_cases import FROM_5, Size, build
 from tests.integrations.huggingface.routed import COEFFICIENT, routed
@@ -113,9 +123,23 @@ def test_a_batch_of_ones_own(name: str, tmp_path: Path) -> None:
     assert compare(model, random).agrees
 
 
+def test_a_batch_of_a_task_collator_is_saved(tmp_path: Path) -> None:
+    """It has a number in it, and a collator's tensors may be views, in a mapping that is no dict."""
+    model = load_model()
+    batch = random_batch(model)
+    ids = batch["input_ids"].T.contiguous().T
+    made = TaskCollator(lambda _: UserDict(batch | {"input_ids": ids, "labels": ids}), ["a", "b"])
+    found = made([{"task": "a"}, {"task": "b"}])
+    assert isinstance(found["cotbal_valid_count"], int)
+    read = load_batch(save_batch(found, tmp_path / "batch.safetensors"))
+    assert read.keys() == batch.keys() | {"cotbal_task_ids"}
+    assert torch.equal(read["labels"], ids)
+    assert compare(model, read).agrees
+
+
 def test_a_batch_without_labels_is_refused(tmp_path: Path) -> None:
     save_file({"input_ids": torch.ones(2, 3)}, tmp_path / "batch.safetensors")
-    with pytest.raises(ValueError, match="with labels, got input_ids; write it with safetensors"):
+    with pytest.raises(ValueError, match=r"got input_ids; write it with cotbal\.doctor\.save_batch\(coll"):
         load_batch(tmp_path / "batch.safetensors")
 
 
@@ -203,6 +227,14 @@ def test_models_from_a_folder_a_configuration_and_an_adapter(saved: Path, tmp_pa
     assert found.agrees
     assert found.level == "logits"
     assert "modules_to_save" in found.reason
+
+
+def test_weights_of_an_older_file_are_read(saved: Path) -> None:
+    whole = load_model(saved)
+    (saved / "model.safetensors").unlink()
+    torch.save(whole.state_dict(), saved / "pytorch_model.bin")
+    found = load_model(saved)
+    assert torch.equal(found.lm_head.weight, whole.lm_head.weight)
 
 
 def test_models_that_cannot_be_looked_at(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_a_bare_mapping_loads(tmp_path):
         ('{"a": NaN}', "got nan"),
         ('{"a": 1, "a": 2}', "repeated: a"),
         ('{"schema_version": 2, "weights": {"a": 1}}', "schema_version: expected 1, got 2"),
+        ('{"weights": {"a": 1}}', r'schema_version: expected 1 .*, got none; write \{"schema_ver'),
         ('{"schema_version": 1}', "expected a key 'weights'"),
         ('{"schema_version": 1, "weights": {"a": 1}, "temprature": 1}', "unknown keys: temprature"),
         ('{"schema_version": 1, "weights": {"a": 1}, "provenance": null}', "provenance"),

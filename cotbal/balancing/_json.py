@@ -1,6 +1,7 @@
 """Tensors as JSON values and back, bit for bit: a float's decimal form reads back as the same float."""
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ _KEYS = {"dtype", "values"}
 def to_json(value: Any, where: str) -> Any:
     """`value` as JSON: tensors become {"dtype", "values"}, tuples lists, a mapping's keys strings.
 
+    numpy's numbers become Python's.
+
     Raises:
         TypeError: something that JSON cannot hold; the message names it by `where`.
     """
@@ -21,8 +24,10 @@ def to_json(value: Any, where: str) -> Any:
         return {str(key): to_json(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
     raise TypeError(
         f"{where}: expected tensors, numbers, strings, or lists and dicts of them, "
         f"got {type(value).__name__}, which cannot be saved without a pickle"

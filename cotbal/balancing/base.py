@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from numbers import Real
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ class Weighting(ABC):
     Args:
         fixed: tasks that keep the stated weight. The rule neither sees nor counts them: with N other tasks
             its weights average 1, which is what a fixed weight is to be compared with.
-        options: the rule's own numbers, kept in `self.options`; a state saved under others is refused.
+        options: the rule's own numbers, kept in `self.options`; a state saved under others is refused, and a
+            value that cannot be saved at once.
 
     Attributes:
         step: the number of updates so far, so the index from 0 of the step whose weights come next.
@@ -50,6 +52,8 @@ class Weighting(ABC):
 
     def __init__(self, *, fixed: Mapping[str, float] | None = None, **options: float) -> None:
         self.fixed = checked_weights(fixed, "fixed") if fixed else {}
+        # Now, and not at the first checkpoint.
+        to_json(options, f"{type(self).__name__}: options")
         self.options = options
         self.step = 0
         self.tasks: tuple[str, ...] = ()
@@ -182,7 +186,9 @@ class Weighting(ABC):
         """
         self._check_bound()
         tasks, fixed = list(self.tasks), dict(self.fixed)
-        return {"rule": self._rule, "tasks": tasks, "fixed": fixed, "options": dict(self.options)}
+        # As they come back from a file: a tuple is a list there.
+        options = to_json(self.options, self._rule)
+        return {"rule": self._rule, "tasks": tasks, "fixed": fixed, "options": options}
 
     @property
     def _rule(self) -> str:
@@ -204,6 +210,16 @@ class Weighting(ABC):
 
 def _kinds(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in state.items()}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, numpy's included, and no text from a file."""
+    return isinstance(value, Real)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, be it written as 25.0."""
+    return is_number(value) and float(value).is_integer()
 
 
 def ratio(value: Tensor, base: Tensor, known: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cotbal.balancing.base import Weighting, ratio
+from cotbal.balancing.base import Weighting, is_number, is_whole, ratio
 
 
 class DWA(Weighting):
@@ -35,9 +35,10 @@ class DWA(Weighting):
     def __init__(
         self, window: int = 25, temperature: float = 2.0, *, fixed: Mapping[str, float] | None = None
     ) -> None:
-        if window < 1 or window != int(window):
+        if not (is_whole(window) and window >= 1):
             raise ValueError(f"window: expected a whole number of steps >= 1, got {window!r}")
-        if not 0 < temperature < math.inf:
+        window = int(window)
+        if not (is_number(temperature) and 0 < temperature < math.inf):
             raise ValueError(f"temperature: expected a finite number > 0, got {temperature!r}")
         super().__init__(fixed=fixed, window=window, temperature=temperature)
         self.window, self.temperature = window, temperature

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cotbal.balancing.base import Weighting, ratio
+from cotbal.balancing.base import Weighting, is_whole, ratio
 
 
 class IGBv1(Weighting):
@@ -34,11 +34,12 @@ class IGBv1(Weighting):
     def __init__(
         self, base_start: int = 100, base_stop: int = 200, *, fixed: Mapping[str, float] | None = None
     ) -> None:
-        if not 0 <= base_start < base_stop or (base_start, base_stop) != (int(base_start), int(base_stop)):
+        if not (is_whole(base_start) and is_whole(base_stop) and 0 <= base_start < base_stop):
             raise ValueError(
                 f"base_start, base_stop: expected whole numbers 0 <= base_start < base_stop, "
                 f"got {base_start!r}, {base_stop!r}"
             )
+        base_start, base_stop = int(base_start), int(base_stop)
         super().__init__(fixed=fixed, base_start=base_start, base_stop=base_stop)
         self.base_start, self.base_stop = base_start, base_stop
 

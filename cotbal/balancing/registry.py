@@ -1,5 +1,6 @@
 """The rules by name, for a command line or a settings file."""
 
+from inspect import signature
 from typing import Any
 
 from cotbal.balancing.base import Weighting
@@ -31,4 +32,9 @@ def by_name(name: str, **options: Any) -> Weighting:
     """
     if name not in RULES:
         raise ValueError(f"weighting: expected one of {', '.join(RULES)}, got {name!r}")
+    known = signature(RULES[name]).parameters
+    for option in options:
+        if option not in known:
+            takes = ", ".join(known) or "none"
+            raise TypeError(f"{name}: got an unexpected keyword argument {option!r}; its options: {takes}")
     return RULES[name](**options)

@@ -1,6 +1,7 @@
 """Random loss weighting (RLW): new random weights in every step."""
 
 from collections.abc import Iterable, Mapping
+from operator import index
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ class RLW(Weighting):
     """
 
     def __init__(self, seed: int = 0, *, fixed: Mapping[str, float] | None = None) -> None:
-        super().__init__(fixed=fixed, seed=seed)
-        self._seed = seed
+        self._seed = index(seed)
+        super().__init__(fixed=fixed, seed=self._seed)
 
     def bind(self, tasks: Iterable[str], device: torch.device | str = "cpu") -> "RLW":
         """As `Weighting.bind`; the sequence starts again."""

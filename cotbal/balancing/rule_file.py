@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cotbal.balancing._json import to_json
 from cotbal.balancing.base import Weighting
 from cotbal.balancing.registry import by_name
 from cotbal.files import write_text_atomically
@@ -43,7 +44,7 @@ def rule_content(weighting: Weighting, tasks: Iterable[str] = ()) -> dict[str, A
     return {
         "schema_version": SCHEMA_VERSION,
         "rule": type(weighting).__name__,
-        "options": dict(weighting.options),
+        "options": to_json(weighting.options, "options"),
         "fixed": dict(weighting.fixed),
         "tasks": list(tasks),
     }

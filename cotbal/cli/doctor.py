@@ -24,7 +24,8 @@ def doctor(
     batch: Annotated[
         Path | None,
         typer.Option(
-            help="A training batch, a safetensors file of the collator's tensors; none: random text."
+            help="A training batch, as cotbal.doctor.save_batch(collator(records), FILE) writes it; none: "
+            "random text."
         ),
     ] = None,
     deepspeed: Annotated[

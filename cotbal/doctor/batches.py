@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 _STACKED = (
-    'save what the collator makes of several records, save_file(collator(records), "batch.safetensors")'
+    "save what the collator makes of several records, "
+    'cotbal.doctor.save_batch(collator(records), "batch.safetensors")'
 )
 
 

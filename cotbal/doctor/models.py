@@ -1,6 +1,7 @@
 """The model and the batch that are looked at: the user's own, or small random ones."""
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor
 
 from cotbal.doctor.batches import special_ids
-from cotbal.files import json_object
+from cotbal.files import json_object, write_bytes_atomically
 
 # A model without weights is built with so many layers: what is looked at comes after them.
 _LAYERS = 2
+# What from_pretrained reads; older models, as Vicuna, have the second alone.
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _ROWS, _LENGTH, _VALID = 2, 64, 0.3
 
 
@@ -61,8 +64,20 @@ def random_batch(model: Any, seed: int = 0) -> dict[str, Tensor]:
     return batch | {name: torch.zeros_like(ids) for name in kinds}
 
 
+def save_batch(batch: Mapping[str, Any], path: str | Path) -> Path:
+    """Return `path` after writing the tensors of a collator's batch there, for `load_batch`.
+
+    safetensors itself takes no numbers, as `TaskCollator` puts one in, and neither views nor a BatchEncoding.
+    """
+    from safetensors.torch import save
+
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    packed = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+    return write_bytes_atomically(path, save(packed))
+
+
 def load_batch(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file: what the collator made, with `input_ids` and `labels`.
+    """The tensors of a safetensors file, as `save_batch` writes it: with `input_ids` and `labels`.
 
     Raises:
         ValueError: it is no such file, or holds no labels.
@@ -70,7 +85,7 @@ def load_batch(path: str | Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    remedy = 'write it with safetensors.torch.save_file(collator(records), "batch.safetensors")'
+    remedy = 'write it with cotbal.doctor.save_batch(collator(records), "batch.safetensors")'
     try:
         batch: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
@@ -88,7 +103,7 @@ def _own(path: Path) -> Any:
 
     file = path / "config.json" if path.is_dir() else path
     config = AutoConfig.from_pretrained(_known(file), local_files_only=True)
-    if not any(path.glob("*.safetensors")):
+    if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
         return _random(_shortened(config))
     return _class(config).from_pretrained(path, dtype="auto", local_files_only=True)
 

@@ -1,5 +1,6 @@
 """Where the loss of a model is computed: in `lm_head` (linear level), or from its logits (logits level)."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,7 +29,9 @@ class Installed:
     restore: Callable[[], None] = field(repr=False)
 
 
-def install_loss(model: nn.Module, step_loss: StepLoss, level: str = "auto") -> Installed:
+def install_loss(
+    model: nn.Module, step_loss: StepLoss, level: str = "auto", *, holder: object | None = None
+) -> Installed:
     """Put `step_loss` into the loss position of a transformers model, while its micro-batches run.
 
     Call it before the model is wrapped by DDP, FSDP or an engine, and after PEFT has put its adapters in.
@@ -40,6 +43,8 @@ def install_loss(model: nn.Module, step_loss: StepLoss, level: str = "auto") -> 
         level: "linear" computes the loss inside `lm_head`'s own call, in chunks; it is accepted only where
             loss and gradients of a random batch agree with the logits level to 1e-5. "logits" works with
             anything that calls its `loss_function`. "auto" takes linear exactly where it is accepted.
+        holder: whose loss it is, as a trainer: once that is gone, another loss may take its place. None: it
+            stays until `restore()`.
 
     Raises:
         TypeError: not a transformers model.
@@ -63,5 +68,7 @@ def install_loss(model: nn.Module, step_loss: StepLoss, level: str = "auto") -> 
             if level == "linear":
                 raise ValueError(f'level="linear": {error}') from error
             reason = str(error)
+    if holder is not None:
+        position.holder = weakref.ref(holder)
     position.install()
     return Installed("linear" if position.heads else "logits", reason, position.restore)

@@ -1,6 +1,8 @@
 """Our loss in a model's loss position: in `loss_function`, or inside the call of `lm_head`."""
 
+import gc
 import inspect
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -61,10 +63,10 @@ class _OurLoss:
     """What a model has for its `loss_function` while ours is in it."""
 
     def __init__(self, position: "LossPosition") -> None:
-        self._position = position
+        self.position = position
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self._position._loss_function(*args, **kwargs)
+        return self.position._loss_function(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_OurLoss":
         # The copy's forward feeds the same position.
@@ -72,7 +74,7 @@ class _OurLoss:
 
     def __reduce__(self) -> str:
         raise ValueError(
-            f"model: expected {self._position.name} without the loss of cotbal to pickle it, as "
+            f"model: expected {self.position.name} without the loss of cotbal to pickle it, as "
             "torch.save(model) does, got it with the loss; call trainer.stop_balancing() or unpatch() first, "
             "or save its state_dict()"
         )
@@ -107,6 +109,7 @@ class LossPosition:
         self.shape = shape or LogitShape()
         self._router = router_coefficient(model)
         self.installed = False
+        self.holder: weakref.ref[Any] | None = None
         self._pass: _Pass | None = None
         self._undo: list[Callable[[], None]] = []
 
@@ -169,7 +172,6 @@ class LossPosition:
             finally:
                 self._pass = None
 
-        forward.loss_position = self  # type: ignore[attr-defined]
         return forward
 
     def _wrap_head(self) -> Callable[[nn.Linear, Tensor], Tensor]:
@@ -298,17 +300,25 @@ def named_like(current: Callable[..., Any]) -> Callable[[Callable[..., Any]], Ca
 
 
 def check_installed(model: Any) -> None:
-    """Checks that no loss of ours is in the model.
+    """Checks that no loss of ours is in the model; one whose trainer is gone is taken out.
 
     Raises:
         ValueError: there is one.
     """
-    before = getattr(model.forward, "loss_position", None)
-    if before is not None and before.installed:
+    # Not of its forward, which accelerate wraps under bf16.
+    ours = model.loss_function
+    if not isinstance(ours, _OurLoss):
+        return
+    before = ours.position
+    if before.holder is not None:
+        # A trainer and its callbacks hold each other.
+        gc.collect()
+    if before.model is not model or before.holder is None or before.holder() is not None:
         raise ValueError(
             f"model: {type(model).__name__} already has a loss of cotbal; call restore() or unpatch() of "
-            "that one first"
+            "that one first: of a CoTBalTrainer trainer.stop_balancing(), of a patch cotbal.unpatch()"
         )
+    before.restore()
 
 
 def _check_rows(name: str, rows: Tensor, labels: Tensor) -> None:

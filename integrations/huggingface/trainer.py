@@ -343,7 +343,7 @@ class CoTBalMixin(RestoredWeights):
         if self.installed is not None:
             # A model_init may return the same model again.
             self.installed.restore()
-        self.installed = install_loss(model, self.step_loss, self._level)
+        self.installed = install_loss(model, self.step_loss, self._level, holder=self)
         _logger.info("the loss is at the %s level: %s", self.installed.level, self.installed.reason)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:

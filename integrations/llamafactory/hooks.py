@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.balancing import Weighting
+from cotbal.integrations.checkpoints import newest_checkpoint
 from cotbal.integrations.huggingface.patching import patch_huggingface
 from cotbal.integrations.llamafactory.options import Options, RefusedError, checked_tasks
 from cotbal.integrations.llamafactory.prompts import compared_prompts
@@ -139,13 +140,9 @@ class _Processor:
 
 
 def _last_whole_checkpoint(own: Callable[..., Any], folder: str) -> str | None:
-    """The last that is complete: the trainer writes its state last. A kill may have cut the next one off."""
-    numbers = (
-        path.parent.name.removeprefix("checkpoint-")
-        for path in Path(folder).glob("checkpoint-*/trainer_state.json")
-    )
-    last = max((int(number) for number in numbers if number.isdecimal()), default=None)
-    return None if last is None else str(Path(folder) / f"checkpoint-{last}")
+    """The last that is complete: a kill or a full disk may have cut the next one off."""
+    newest = newest_checkpoint(folder)
+    return None if newest is None else str(newest)
 
 
 def _datasets_with_names(own: Callable[..., Any], names: Any, *args: Any, **kwargs: Any) -> Any:

@@ -103,6 +103,9 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: DWA(temperature=float("inf")), "temperature: expected"),
     (lambda: IGBv1(3, 3), "base_start, base_stop: expected whole numbers"),
     (lambda: IGBv1(-1, 3), "base_start, base_stop: expected whole numbers"),
+    (lambda: DWA(window="25"), "window: expected a whole number of steps >= 1, got '25'"),  # type: ignore[arg-type]
+    (lambda: DWA(temperature="2"), "temperature: expected"),  # type: ignore[arg-type]
+    (lambda: IGBv1(1, float("inf")), "base_start, base_stop: expected"),  # type: ignore[arg-type]
     (lambda: DWA(fixed={"chat": -1.0}), "expected a finite weight >= 0"),
     (lambda: DWA(fixed={"chatt": 1.0}).bind(NAMES), r"fixed: expected a task .* \(did you mean 'chat'\?\)"),
     (lambda: StaticWeights({"chat": 1.0}).bind(NAMES), "no weight for task 'VQA'"),

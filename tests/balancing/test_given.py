@@ -115,7 +115,8 @@ def test_a_rule_goes_through_a_file(rule: Weighting, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"rule": "PCGrad"}, r"rule.json: weighting: expected one of static, tla, .* got 'pcgrad'"),
-        ({"rule": "DWA", "options": {"windw": 3}}, r"rule.json: .*windw"),
+        ({"rule": "DWA", "options": {"windw": 3}}, r"rule.json: dwa: .* 'windw'; .*: window, temperature, f"),
+        ({"rule": "TLA", "fixed": {"a": 1.0}}, r"rule.json: tla: .* argument 'fixed'; its options: none"),
         ({"rule": "DWA", "options": [3]}, r"rule.json: options: expected an object, got list"),
         ({"rule": "DWA", "window": 3}, r"rule.json: unknown keys: window; expected"),
         ({"rule": "DWA", "schema_version": 2}, r"rule.json: schema_version: expected 1, got 2"),

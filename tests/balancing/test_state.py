@@ -1,8 +1,10 @@
 """What a checkpoint keeps: a run that goes on from it is bit for bit the run that was never broken off."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -118,3 +120,36 @@ def test_a_state_with_other_tensors_is_refused() -> None:
     del state["state"]["losses"]
     with pytest.raises(ValueError, match="state: expected the tensors"):
         DWA(2).bind(NAMES).load_state_dict(state)
+
+
+class Until(Weighting):
+    """A rule with numbers of its own."""
+
+    def __init__(self, stops: Any = (1, 3)) -> None:
+        super().__init__(stops=stops)
+
+    def compute(self, counts: Tensor) -> Tensor:
+        return torch.ones(len(counts))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DWA(25.0),  # type: ignore[arg-type]
+        lambda: DWA(np.int64(25), np.float32(2)),
+        lambda: IGBv1(np.int64(1), np.int64(3)),
+        lambda: RLW(np.int64(7)),
+        Until,
+        lambda: Until(np.float32(0.1)),
+    ],
+)
+def test_options_of_any_kind_of_number_are_saved_and_known_again(make: Callable[[], Weighting]) -> None:
+    rule, again = make().bind(NAMES), make().bind(NAMES)
+    rule.update(torch.ones(4), torch.ones(4))
+    again.load_state_dict(through_a_file(rule.state_dict()))
+    assert again.step == 1
+
+
+def test_an_option_that_cannot_be_saved_is_told_at_once() -> None:
+    with pytest.raises(TypeError, match=r"Until: options\['stops'\]: expected .* got set, which cannot be"):
+        Until({1, 3})

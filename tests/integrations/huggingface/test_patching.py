@@ -296,7 +296,7 @@ def test_a_trainer_that_is_balanced_already(tmp_path: Path) -> None:
         cotbal.patch(ours, weights=WEIGHTS)
     with pytest.raises(ValueError, match=r"already has a loss of cotbal; call restore\(\) or unpatch\(\)"):
         cotbal.patch(ours.model, weights=WEIGHTS, tasks=TASKS, denominator="micro")
-    assert isinstance(ours.model.forward.loss_position.step_loss, type(ours.step_loss))
+    assert isinstance(ours.model.loss_function.position.step_loss, type(ours.step_loss))
 
 
 def test_a_collator_that_was_put_over_ours_is_told(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
 
 import cotbal
 from cotbal.balancing import DWA
@@ -21,6 +22,7 @@ from tests.integrations.huggingface.training import (
     arguments,
     collator,
     pad,
+    parameters,
     records,
     tiny_model,
 )
@@ -229,11 +231,36 @@ def test_a_collator_that_numbers_the_tasks_otherwise(tmp_path: Path) -> None:
 
 def test_a_second_trainer_on_the_same_model(tmp_path: Path) -> None:
     model = tiny_model()
-    first = trainer(tmp_path, model)
+    first = trainer(tmp_path, model, args=arguments(tmp_path, steps=1, bf16=True))
     with pytest.raises(ValueError, match="already has a loss of cotbal; call restore"):
+        trainer(tmp_path, model)
+    first.train()
+    with pytest.raises(ValueError, match=r"call restore.*of a CoTBalTrainer trainer\.stop_balancing\(\), of"):
         trainer(tmp_path, model)
     first.installed.restore()
     trainer(tmp_path, model)
+
+
+@pytest.mark.parametrize(("patched", "bf16"), [(False, False), (True, False), (False, True)])
+def test_a_second_trainer_once_the_first_is_gone(tmp_path: Path, patched: bool, bf16: bool) -> None:
+    """As in stages of a training, each in a function, or a cell that is run again."""
+    options: dict[str, Any] = {"train_dataset": records(8), "data_collator": collator()}
+
+    def stage(model: Any, weights: Any) -> Tensor:
+        args = arguments(tmp_path, steps=1, bf16=bf16)
+        if patched:
+            stage_trainer: Any = Trainer(model, args, **options)
+            cotbal.patch(stage_trainer, weights=weights)
+        else:
+            stage_trainer = CoTBalTrainer(model, args, weights=weights, **options)
+        stage_trainer.train()
+        return parameters(model)
+
+    model, other = tiny_model(), tiny_model()
+    stage(model, WEIGHTS)
+    other.load_state_dict(model.state_dict())
+    swapped = dict(zip(WEIGHTS, reversed(WEIGHTS.values()), strict=True))
+    assert torch.equal(stage(model, swapped), stage(other, swapped))
 
 
 @pytest.mark.parametrize("missing", ["transformers", "accelerate"])

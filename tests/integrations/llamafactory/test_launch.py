@@ -77,6 +77,9 @@ def test_a_resumed_run_equals_the_unbroken_one(world: Path, tmp_path: Path) -> N
     # The next was being written: its state comes last.
     (tmp_path / "out" / "checkpoint-4").mkdir()
     shutil.copy(tmp_path / "out" / "checkpoint-2" / "model.safetensors", tmp_path / "out" / "checkpoint-4")
+    # A full disk: its state is there, and empty.
+    shutil.copytree(tmp_path / "out" / "checkpoint-2", tmp_path / "out" / "checkpoint-3")
+    (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").write_text("")
     result = run([*_MODULE, str(tmp_path / "my.yaml")], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "checkpoint-2" in result.stdout + result.stderr
