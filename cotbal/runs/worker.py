@@ -55,8 +55,10 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     folder = store.folder(job["key"])
     # A driver and its worker killed at one time leave the commands of their run behind.
     processes.end(folder)
+    # NFS keeps a file that is open here: the log of this worker's last try.
+    _send_output_to(Path(os.devnull))
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _send_output_to(folder / LOG_FILE)
     started, cpu = time.time(), time.process_time()
     function = load_function(job["function"])
