@@ -64,7 +64,7 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     function = load_function(job["function"])
     # Only now, so that nobody takes the seconds of the imports for those of the first steps.
     send({"event": "started"})
-    filled_in = {"needs": job["needs"], "context": job["context"]}
+    filled_in = {name: job.get(name) for name in ("needs", "context", "made_from")}
     result = function({**job["settings"], **filled_in}, folder, _throttled(send))
     cpu_seconds = time.process_time() - cpu
     record = Record(job["key"], result, started, time.time(), cpu_seconds, job.get("made_from"))
