@@ -31,8 +31,8 @@ class RunSpec:
     Attributes:
         name: what messages call it, unique in a plan ("seed 0/probe vqa").
         function: "package.module:function", called with `(settings, folder, report)`; returns a JSON object.
-        settings: JSON, no key "needs", "context" or "made_from" (those are filled in at call time; the last as
-            of `Record`).
+        settings: JSON, no key "needs", "context" or "made_from" (those are filled in at call time; the
+            last as of `Record`).
         steps: amount of work, in the unit that the function reports; known before the start.
         needs: names of the runs that must have finished before. Their folders reach the function as
             `settings["needs"] = {last part of the name after "/": folder}`.
