@@ -186,6 +186,25 @@ def test_submission_is_one_array_with_the_file_s_options_and_tickets(commands, t
     assert (single.job, single.place) == ("7", None)
 
 
+def test_what_the_file_states_holds_over_the_environment_and_a_job_around_the_driver(
+    commands, tmp_path, monkeypatch
+):
+    kept = tmp_path / "kept"
+    commands(sbatch=f"env > {kept}; echo Submitted batch job 7", srun="false")
+    for name in ("ACCOUNT", "TIMELIMIT", "MEM_PER_CPU", "SIGNAL", "JOB_NAME", "WAIT", "QOS", "GRES"):
+        monkeypatch.setenv(f"SBATCH_{name}", "of the user")
+    # In an array of drivers: a job that is none of an array would take this for its own place.
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_NTASKS", "SLURM_CONF", "SLURM_CLUSTERS"):
+        monkeypatch.setenv(name, "5")
+    before = dict(os.environ)
+    submit(jobs("a"), Store(tmp_path / "out", {}), resources(account="lab", memory_gb=1.5))
+    seen = {line.partition("=")[0] for line in kept.read_text().splitlines()}
+    assert {name for name in seen if name.startswith(("SBATCH_", "SLURM_"))} == {
+        *("SBATCH_QOS", "SBATCH_GRES", "SLURM_CONF", "SLURM_CLUSTERS")
+    }
+    assert dict(os.environ) == before
+
+
 def test_gpus_are_asked_for_by_number_or_as_the_options_say():
     eight = resources().model_copy(update={"gpus_per_run": 8})
     assert sbatch_options(eight)["gpus_per_node"] == 8
@@ -212,9 +231,18 @@ def test_queue_is_read_and_a_squeue_that_fails_is_no_empty_queue(commands):
         ("8", True, True, True),
     ]
     assert queue["8"].name == "a|b"
+    # Of several clusters, and with a name that is no UTF-8.
+    commands(squeue=f"printf 'CLUSTER: one\\n%s\\n\\n9|RUNNING|None|\\351\\n' '{lines[0]}'")
+    assert list(queued_jobs()) == ["7_0", "9"]
     commands(squeue="echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
     with pytest.raises(SlurmError, match="squeue: slurm_load_jobs error: Unable to contact"):
         queued_jobs()
+
+
+def test_queue_is_whole_whatever_the_user_likes_to_see(commands, monkeypatch):
+    commands(squeue="test -z \"$SQUEUE_PARTITION\" && echo '7|RUNNING|None|cotbal-x'")
+    monkeypatch.setenv("SQUEUE_PARTITION", "debug")
+    assert list(queued_jobs()) == ["7"]
 
 
 def test_accounting_tells_an_end_where_there_is_any(commands):

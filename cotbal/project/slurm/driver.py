@@ -135,7 +135,8 @@ class SlurmPool:
         try:
             tickets = submit(jobs, self.execution.store, self.resources)
         except SlurmError as error:
-            return self._refused(len(jobs), error)
+            self._refused(len(jobs), error)
+            return
         self._accepted, self._at_once = True, max(self._at_once, 2 * len(jobs))
         self._noted.discard("sbatch")
         for job, ticket in zip(jobs, tickets, strict=True):
