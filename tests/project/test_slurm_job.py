@@ -106,6 +106,19 @@ def test_warned_job_goes_on_where_that_is_of_use(job, tmp_path):
     assert job(seconds=3600.0).checkpoint(message(tmp_path)).args == (message(tmp_path),)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_time_of_a_job_is_over_also_where_a_slow_start_took_a_part_of_it(job, tmp_path, monkeypatch, told):
+    now = time.time()
+    # Of its day Slurm has counted four minutes before the first line of this ran.
+    if told:
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now + 86400 - 240)))
+    warned = job(seconds=86400.0)
+    monkeypatch.setattr(task.time, "time", lambda: now + 86400 - 240 - 100)
+    assert warned.checkpoint(message(tmp_path)) is None
+    monkeypatch.setattr(task.time, "time", lambda: now + 43200)
+    assert warned.checkpoint(message(tmp_path)) is not None
+
+
 def test_cancelled_job_ends_its_command_and_writes_nothing(tmp_path):
     write_ticket(tmp_path, Ticket("k", "s1", None))
     context = {
