@@ -21,7 +21,7 @@ class Watch(StateFile):
 
     def __init__(self, out: Path, other: Listener) -> None:
         super().__init__(out, other)
-        self._runs_folder = out / "runs"
+        self._out = out
         self._plan = Plan([])
         self._first: dict[tuple[str, str | None], tuple[str, Record]] = {}
 
@@ -38,7 +38,7 @@ class Watch(StateFile):
         self._compare(name, record)
 
     def _compare(self, name: str, record: Record) -> None:
-        spec, result = self._plan[name], record.result
+        spec, result, runs = self._plan[name], record.result, self._out / "runs"
         if not isinstance(spec, RunSpec) or not result.get("items"):
             return
         first, other = self._first.setdefault((spec.settings["task"], spec.settings["data"]), (name, record))
@@ -49,8 +49,9 @@ class Watch(StateFile):
             what = f"{name} has other clusters than {first}"
         else:
             return
+        # Its answers too: it would go on from them.
+        answers = f" with its folder in {self._out / 'outputs'}" if spec.context.get("resume") else ""
         self.noted(
             f"{what}; no weights follow from models that are scored on different items. Mend the evaluation, "
-            f"remove the wrong one of {self._runs_folder / record.key} and {self._runs_folder / other.key}, "
-            "and start again"
+            f"remove the wrong one of {runs / record.key} and {runs / other.key}{answers}, and start again"
         )

@@ -29,6 +29,8 @@ LOG_LINES = 20
 LOG_BYTES = 1 << 14
 _LAUNCHER_ERROR = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError"
 POLL_SECONDS = 0.05
+# In {output} of an evaluation that may go on from its answers: which training they are of.
+MODEL_FILE = ".model.json"
 # How often the log is searched for a progress bar.
 LOOK_SECONDS = 2.0
 
@@ -69,7 +71,8 @@ def train(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
     if not any(output.iterdir()):
         raise CommandError(f"the command ended well but left {{output}} empty: {output}")
-    Path(paths["data"]).unlink()
+    # The command may have moved it.
+    Path(paths["data"]).unlink(missing_ok=True)
     result = {"output": f"outputs/{folder.name}", "samples": context["samples"], "steps": context["steps"]}
     return result | resumed
 
@@ -97,10 +100,24 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
             f"the model of {trained[0] if trained else 'equal'!r} is gone: {paths['model']}{advice}"
         )
     _check_data(settings)
-    resumed = _make_output(Path(paths["output"]), context)
+    output = Path(paths["output"])
+    resumes = bool(context.get("resume")) and _is_of_the_model(output, settings)
+    resumed = _make_output(output, {"resume": resumes})
+    if context.get("resume"):
+        write_json(output / MODEL_FILE, settings.get("made_from"))
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
     _check_data(settings)
     return read_score(Path(paths["scores"]), context.get("metric")) | resumed
+
+
+def _is_of_the_model(output: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the answers in a folder are of this very model: one that is trained again has the same name."""
+    try:
+        known = json.loads((output / MODEL_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Without the file they are of an older cotbal.
+        return not settings["needs"]
+    return bool(known == settings.get("made_from"))
 
 
 def _check_data(settings: Mapping[str, Any]) -> None:
@@ -191,7 +208,7 @@ def _make_output(output: Path, context: Mapping[str, Any]) -> dict[str, bool]:
     if not context.get("resume"):
         shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
-    return {"resumed": True} if any(output.iterdir()) else {}
+    return {"resumed": True} if any(path.name != MODEL_FILE for path in output.iterdir()) else {}
 
 
 def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report) -> None:

@@ -12,6 +12,10 @@ from cotbal.project.strict import Positive, Strict, Text
 SLURM_KEYS = {
     **{name: f"there is the key slurm.{name}" for name in ("partition", "account")},
     **{name: f"there is the key slurm.{key}" for name, key in (("time", "hours"), ("mem", "memory_gb"))},
+    **dict.fromkeys(
+        ("cluster", "clusters"),
+        "set SLURM_CLUSTERS in the environment, so that squeue and scancel know it too",
+    ),
     "cpus-per-task": "there is the key slurm.cpus",
     "gpus-per-node": "there is the key gpus_per_run",
     **dict.fromkeys(

@@ -103,6 +103,8 @@ class Pool:
                 try:
                     worker, message = self._inbox.get(timeout=WAIT_SECONDS)
                 except queue.Empty:
+                    for each in self._workers:
+                        each.end_what_it_forked()
                     self.listener.waited()
                 else:
                     self._handle(worker, message)

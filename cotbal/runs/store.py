@@ -31,7 +31,8 @@ class RunSpec:
     Attributes:
         name: what messages call it, unique in a plan ("seed 0/probe vqa").
         function: "package.module:function", called with `(settings, folder, report)`; returns a JSON object.
-        settings: JSON, no key "needs" or "context" (those are filled in at call time).
+        settings: JSON, no key "needs", "context" or "made_from" (those are filled in at call time; the
+            last as of `Record`).
         steps: amount of work, in the unit that the function reports; known before the start.
         needs: names of the runs that must have finished before. Their folders reach the function as
             `settings["needs"] = {last part of the name after "/": folder}`.
@@ -183,6 +184,9 @@ def in_use(out: Path) -> bool:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        # No locks on this disk, so nobody holds one.
+        return False
     finally:
         os.close(handle)
     return False
@@ -211,6 +215,7 @@ def locked(out: Path, instead: str = "") -> Iterator[None]:
 
     Raises:
         OutputInUseError: another process holds it; the message names the process.
+        OSError: the folder cannot be written to, or its disk has no locks.
     """
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -221,6 +226,12 @@ def locked(out: Path, instead: str = "") -> Iterator[None]:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             advice = f"Wait for it, stop it, or {instead}" if instead else "Wait for it or stop it"
             raise OutputInUseError(f"{out} is in use by {holder}. {advice}") from None
+        except OSError as error:
+            raise OSError(
+                f"{out}: expected a disk with file locks (flock), which keep two starts apart, got: "
+                f"{error.strerror}; have it mounted with them (on Lustre the option flock), or name an "
+                "output folder on another disk"
+            ) from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         yield

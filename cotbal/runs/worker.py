@@ -55,14 +55,16 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     folder = store.folder(job["key"])
     # A driver and its worker killed at one time leave the commands of their run behind.
     processes.end(folder)
+    # NFS keeps a file that is open here: the log of this worker's last try.
+    _send_output_to(Path(os.devnull))
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _send_output_to(folder / LOG_FILE)
     started, cpu = time.time(), time.process_time()
     function = load_function(job["function"])
     # Only now, so that nobody takes the seconds of the imports for those of the first steps.
     send({"event": "started"})
-    filled_in = {"needs": job["needs"], "context": job["context"]}
+    filled_in = {name: job.get(name) for name in ("needs", "context", "made_from")}
     result = function({**job["settings"], **filled_in}, folder, _throttled(send))
     cpu_seconds = time.process_time() - cpu
     record = Record(job["key"], result, started, time.time(), cpu_seconds, job.get("made_from"))

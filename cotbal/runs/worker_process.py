@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ MAX_WORKERS = 8
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 # A worker that is dismissed ends what it has started first.
 DISMISSAL_SECONDS = GRACE_SECONDS + 5.0
+# The pipe of a dead worker ends at once, where nothing else holds it.
+LAST_WORDS_SECONDS = 0.5
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -89,7 +92,8 @@ class Worker:
         self.environment = environment
         self.job: Job | None = None
         self._inbox = inbox
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -115,6 +119,15 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
+    def end_what_it_forked(self) -> None:
+        """Where it is dead, ends its own forks: they hold its pipe open, on whose end its driver waits."""
+        if self._process.poll() is None:
+            return
+        self._listener.join(LAST_WORDS_SECONDS)
+        if self._listener.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def stop(self) -> int:
         """Ends the process; returns its exit status, which is an earlier one where it was dead already."""
         self.dismiss()
@@ -122,6 +135,7 @@ class Worker:
             self._process.wait(DISMISSAL_SECONDS)
         self._process.kill()
         status = self._process.wait()
+        self.end_what_it_forked()
         assert self._process.stdout is not None
         self._process.stdout.close()
         return status

@@ -145,6 +145,10 @@ def changed(place, new):
             "resources.slurm.options: time: there is the key slurm.hours",
         ),
         (
+            changed(["resources"], {"slurm": {"hours": 1, "options": {"clusters": "x"}}}),
+            "resources.slurm.options: clusters: set SLURM_CLUSTERS in the environment",
+        ),
+        (
             changed(["resources"], {"slurm": {"hours": 1, "options": {"job_name": "x"}}}),
             "resources.slurm.options: job_name: cotbal sets it itself",
         ),

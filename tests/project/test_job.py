@@ -114,6 +114,23 @@ def test_answers_of_an_evaluation_that_resumes_are_kept_and_otherwise_removed(tm
     assert scores == ([1, 2] if resume else [1, 1])
 
 
+def test_evaluation_that_resumes_keeps_no_answers_of_an_earlier_model(tmp_path):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    (tmp_path / "outputs" / "model").mkdir(parents=True)
+    command = 'echo try >> {output}/a; echo "{{\\"score\\": $(wc -l < {output}/a)}}" > {scores}'
+    context = {"out": str(tmp_path), "folder": str(tmp_path), "file": None, "python_path": None}
+    settings = {"command": command, "data": None, "needs": {"mini": str(tmp_path / "runs" / "model")}}
+    settings["context"] = context | {"resume": True}
+    # Trained once, and a second time after a mistake in the script.
+    results = [
+        job.evaluate(settings | {"made_from": {"model": finished}}, folder, lambda done: None)
+        for finished in (1.0, 1.0, 2.0, 2.0)
+    ]
+    assert [result["score"] for result in results] == [1, 2, 1, 2]
+    assert [result.get("resumed") for result in results] == [None, True, None, True]
+
+
 def training(tmp_path, command, **context):
     """The settings of a training on a file of two records."""
     (tmp_path / "a.json").write_text('[{"id": 1}, {"id": 2}]')
@@ -147,6 +164,13 @@ def test_training_has_its_data_and_weights_and_leaves_its_model(tmp_path, resume
     assert (output / "checkpoint").exists() == resume
     # The data may be large; another run may be writing its own.
     assert [path.name for path in mixtures.iterdir()] == [f".other.json.{'0' * 32}.tmp"]
+
+
+def test_training_whose_command_has_moved_its_data_away_is_finished(tmp_path):
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    settings = training(tmp_path, "mv {data} {output}/data")
+    assert job.train(settings, folder, lambda done: None)["samples"] == 2
 
 
 def test_training_on_data_that_has_changed_since_the_plan_is_refused(tmp_path):

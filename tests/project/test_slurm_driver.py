@@ -194,6 +194,21 @@ def test_refusal_of_the_first_jobs_ends_the_session_and_a_later_one_is_waited_ou
     assert notes.about("noted") == ["sbatch: QOSMaxSubmitJobPerUserLimit; trying again every 0 s"]
 
 
+@pytest.mark.parametrize("limit", [1, 3])
+def test_more_jobs_than_slurm_takes_go_in_smaller_arrays(cluster, store, monkeypatch, limit):
+    def submit(jobs, *others):
+        if len(jobs) + sum(job.active for job in cluster.queue.values()) > limit:
+            raise SlurmError("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+        return cluster.submit(jobs, *others)
+
+    monkeypatch.setattr(driver, "submit", submit)
+    done, _ = work(store, Plan([spec("a"), *(spec(f"e{i}", "a") for i in range(7))]))
+    assert len(done.records) == 8
+    assert max(map(len, cluster.submissions)) == limit
+    with pytest.raises(SlurmError, match=r"Limit; these were 7 jobs, slurm.max_jobs lets fewer wait at once"):
+        work(store, Plan([spec(f"b{i}") for i in range(7)]))
+
+
 def test_job_that_waits_for_what_may_never_come_is_named(cluster, store):
     cluster.lives["a"] = [["PENDING PartitionTimeLimit", "PENDING PartitionTimeLimit", *GOOD]]
     _, notes = work(store)

@@ -106,6 +106,19 @@ def test_warned_job_goes_on_where_that_is_of_use(job, tmp_path):
     assert job(seconds=3600.0).checkpoint(message(tmp_path)).args == (message(tmp_path),)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_time_of_a_job_is_over_also_where_a_slow_start_took_a_part_of_it(job, tmp_path, monkeypatch, told):
+    now = time.time()
+    # Of its day Slurm has counted four minutes before the first line of this ran.
+    if told:
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now + 86400 - 240)))
+    warned = job(seconds=86400.0)
+    monkeypatch.setattr(task.time, "time", lambda: now + 86400 - 240 - 100)
+    assert warned.checkpoint(message(tmp_path)) is None
+    monkeypatch.setattr(task.time, "time", lambda: now + 43200)
+    assert warned.checkpoint(message(tmp_path)) is not None
+
+
 def test_cancelled_job_ends_its_command_and_writes_nothing(tmp_path):
     write_ticket(tmp_path, Ticket("k", "s1", None))
     context = {
@@ -186,6 +199,25 @@ def test_submission_is_one_array_with_the_file_s_options_and_tickets(commands, t
     assert (single.job, single.place) == ("7", None)
 
 
+def test_what_the_file_states_holds_over_the_environment_and_a_job_around_the_driver(
+    commands, tmp_path, monkeypatch
+):
+    kept = tmp_path / "kept"
+    commands(sbatch=f"env > {kept}; echo Submitted batch job 7", srun="false")
+    for name in ("ACCOUNT", "TIMELIMIT", "MEM_PER_CPU", "SIGNAL", "JOB_NAME", "WAIT", "QOS", "GRES"):
+        monkeypatch.setenv(f"SBATCH_{name}", "of the user")
+    # In an array of drivers: a job that is none of an array would take this for its own place.
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_NTASKS", "SLURM_CONF", "SLURM_CLUSTERS"):
+        monkeypatch.setenv(name, "5")
+    before = dict(os.environ)
+    submit(jobs("a"), Store(tmp_path / "out", {}), resources(account="lab", memory_gb=1.5))
+    seen = {line.partition("=")[0] for line in kept.read_text().splitlines()}
+    assert {name for name in seen if name.startswith(("SBATCH_", "SLURM_"))} == {
+        *("SBATCH_QOS", "SBATCH_GRES", "SLURM_CONF", "SLURM_CLUSTERS")
+    }
+    assert dict(os.environ) == before
+
+
 def test_gpus_are_asked_for_by_number_or_as_the_options_say():
     eight = resources().model_copy(update={"gpus_per_run": 8})
     assert sbatch_options(eight)["gpus_per_node"] == 8
@@ -212,9 +244,18 @@ def test_queue_is_read_and_a_squeue_that_fails_is_no_empty_queue(commands):
         ("8", True, True, True),
     ]
     assert queue["8"].name == "a|b"
+    # Of several clusters, and with a name that is no UTF-8.
+    commands(squeue=f"printf 'CLUSTER: one\\n%s\\n\\n9|RUNNING|None|\\351\\n' '{lines[0]}'")
+    assert list(queued_jobs()) == ["7_0", "9"]
     commands(squeue="echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
     with pytest.raises(SlurmError, match="squeue: slurm_load_jobs error: Unable to contact"):
         queued_jobs()
+
+
+def test_queue_is_whole_whatever_the_user_likes_to_see(commands, monkeypatch):
+    commands(squeue="test -z \"$SQUEUE_PARTITION\" && echo '7|RUNNING|None|cotbal-x'")
+    monkeypatch.setenv("SQUEUE_PARTITION", "debug")
+    assert list(queued_jobs()) == ["7"]
 
 
 def test_accounting_tells_an_end_where_there_is_any(commands):

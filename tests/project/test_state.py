@@ -1,5 +1,6 @@
 """The state of runs beside their results, and evaluations that disagree about their items."""
 
+import dataclasses
 import json
 
 import pytest
@@ -163,6 +164,16 @@ def test_evaluations_of_other_items_are_told_at_once(tmp_path, first, second, wo
         if notes:
             assert notes[0].startswith(words)
             assert f"{folder / 'runs' / KEYS['y']} and {folder / 'runs' / KEYS['x']}" in notes[0]
+
+
+def test_advice_on_an_evaluation_that_resumes_names_its_answers_too(tmp_path):
+    resumes = [dataclasses.replace(PLAN[name], context={"resume": True}) for name in PLAN]
+    watch = Watch(tmp_path, Notes())
+    watch.opened(Plan(resumes), {}, 1)
+    for size, name in enumerate(("x", "y"), start=2):
+        watch.finished(name, Record(name, {"items": [0.0] * size}, 0.0, 1.0, 1.0))
+    (note,) = watch._other.about("noted")
+    assert f"and {tmp_path / 'runs' / 'x'} with its folder in {tmp_path / 'outputs'}, and start again" in note
 
 
 def test_items_of_another_task_or_file_may_be_others(tmp_path):

@@ -23,7 +23,8 @@ def run(settings: dict[str, Any], folder: Path, report: Callable[[int], None]) -
     """Takes `steps` naps of `nap` seconds; leaves `value` in a file and returns what the needed runs left.
 
     Every start is a line "name pid" of the file `journal`. `kills`: so many first starts kill their process.
-    `leaves`: a command is left running. `disk`: from then on the process cannot write files of more bytes.
+    `leaves`: a command is left running. `forks`: so is a fork. `disk`: from then on the process cannot write
+    files of more bytes.
     """
     name, journal = settings["name"], Path(settings["journal"])
     with journal.open("a") as lines:
@@ -31,6 +32,9 @@ def run(settings: dict[str, Any], folder: Path, report: Callable[[int], None]) -
     print(f"this is {name}", flush=True)
     if settings.get("leaves"):
         processes.start("sleep 60", folder, {})
+    if settings.get("forks") and os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
     if len(starts(journal, name)) <= settings.get("kills", 0):
         os.kill(os.getpid(), signal.SIGKILL)
     if "disk" in settings:

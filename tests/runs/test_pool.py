@@ -71,6 +71,12 @@ def test_run_whose_worker_dies_is_tried_again_on_a_fresh_worker(tmp_path):
     assert notes.about("lost") == ["a: its worker process died (killed by SIGKILL)"] * MAX_RETRIES
 
 
+def test_fork_that_a_run_leaves_behind_holds_back_neither_a_death_nor_the_end(tmp_path):
+    plan, began = Plan([spec("a", tmp_path / "journal", kills=1, forks=True)]), time.monotonic()
+    assert list(run_plan(plan, Store(tmp_path), Notes(), workers=1)) == ["a"]
+    assert time.monotonic() - began < 30.0
+
+
 def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
     journal = tmp_path / "journal"
     plan = Plan([spec("a", journal, kills=99, leaves=True)])

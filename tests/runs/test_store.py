@@ -195,6 +195,17 @@ def test_whether_a_folder_is_in_use_can_be_asked_without_disturbing_its_user(tmp
         pass
 
 
+def test_disk_without_locks_is_told_with_what_helps(tmp_path, monkeypatch):
+    def flock(handle, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("cotbal.runs.store.fcntl.flock", flock)
+    told = r"expected a disk with file locks \(flock\).*got: Function not implemented; .*option flock"
+    with pytest.raises(OSError, match=told), locked(tmp_path):
+        pass
+    assert not in_use(tmp_path)
+
+
 def test_lock_waits_for_one_who_only_asks(tmp_path, monkeypatch):
     with locked(tmp_path):
         pass

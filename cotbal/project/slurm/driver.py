@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,7 @@ class SlurmPool:
     _pause: float = FIRST_LOOK_SECONDS
     _not_before: float = 0.0
     _accepted: bool = False
+    _at_once: int = sys.maxsize
     _noted: set[str] = field(default_factory=set)
 
     def run(self) -> None:
@@ -129,18 +131,27 @@ class SlurmPool:
                 jobs.remove(job)
         if not jobs or time.monotonic() < self._not_before:
             return
+        jobs = jobs[: self._at_once]
         try:
             tickets = submit(jobs, self.execution.store, self.resources)
         except SlurmError as error:
-            if not self._accepted:
-                raise
-            self._note("sbatch", f"{error}; trying again every {REFUSED_SECONDS:.0f} s")
-            self._not_before = time.monotonic() + REFUSED_SECONDS
+            self._refused(len(jobs), error)
             return
-        self._accepted = True
+        self._accepted, self._at_once = True, max(self._at_once, 2 * len(jobs))
         self._noted.discard("sbatch")
         for job, ticket in zip(jobs, tickets, strict=True):
             self._watch(Live(job, ticket))
+
+    def _refused(self, jobs: int, error: SlurmError) -> None:
+        """Tries half as many next time: where there is a limit of jobs, an array is refused as a whole."""
+        if not self._accepted and jobs > 1 and "limit" in str(error).lower():
+            raise SlurmError(f"{error}; these were {jobs} jobs, slurm.max_jobs lets fewer wait at once")
+        if not self._accepted:
+            raise error
+        self._at_once = max(1, jobs // 2)
+        if jobs == 1:
+            self._note("sbatch", f"{error}; trying again every {REFUSED_SECONDS:.0f} s")
+            self._not_before = time.monotonic() + REFUSED_SECONDS
 
     def _name_others(self) -> None:
         """Says which jobs of the folder do runs that are not in the plan: they may be wanted no more."""

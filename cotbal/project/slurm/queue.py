@@ -76,8 +76,10 @@ def queued_jobs() -> dict[str, QueuedJob]:
     command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--states=all", form]
     jobs = {}
     for line in _call(command).splitlines():
-        job, state, reason, name = line.strip().split("|", 3)
-        jobs[job] = QueuedJob(job, state, reason, name)
+        # With SLURM_CLUSTERS there are lines "CLUSTER: name".
+        if line.count("|") >= 3:
+            job, state, reason, name = line.strip().split("|", 3)
+            jobs[job] = QueuedJob(job, state, reason, name)
     return jobs
 
 
@@ -98,8 +100,20 @@ def cancel(jobs: Iterable[str]) -> None:
 
 
 def _call(command: list[str]) -> str:
+    # Those that the user has set for himself would hide jobs, or ask before each.
+    others = ("SQUEUE_", "SCANCEL_", "SACCT_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            # Jobs of others of the user may have any name.
+            errors="replace",
+            timeout=CALL_SECONDS,
+            check=False,
+            env=environment,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if done.returncode:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import shlex
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from cotbal.project.slurm.tickets import Ticket, drop_ticket, job_name, slurm_fo
 from cotbal.runs.execution import Job
 from cotbal.runs.store import Store
 from cotbal.runs.worker_process import import_path, job_message
+
+# Variables of sbatch that are not called as their option.
+VARIABLES = {"time": ("TIMELIMIT",), "mem": ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU")}
+ALWAYS = ("ARRAY_INX", "JOB_NAME", "NO_REQUEUE", "REQUEUE", "SIGNAL", "WAIT")
+# Of the user's Slurm and not of a job in which this may run.
+OF_THE_USER = ("SLURM_CLUSTERS", "SLURM_CONF", "SLURM_JWT")
 
 
 def submit(jobs: Sequence[Job], store: Store, resources: Resources) -> list[Ticket]:
@@ -42,10 +49,11 @@ def submit(jobs: Sequence[Job], store: Store, resources: Resources) -> list[Tick
         slurm_folder(store.out).resolve(), max_num_timeout=slurm.extensions, python=python
     )
     executor.update_parameters(**_parameters(resources, job_name(store.out, submission)))
+    unwanted = _unwanted(sbatch_options(resources), os.environ)
     task = Task(submission, slurm.hours * 3600)
     try:
         # submitit prints what sbatch says, too.
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), _without(unwanted):
             submitted = executor.map_array(task, [job_message(job, store) for job in jobs])
     except (FailedJobError, FailedSubmissionError) as error:
         for ticket in tickets:
@@ -96,6 +104,28 @@ def _parameters(resources: Resources, name: str) -> dict[str, Any]:
         "setup": [f"export PYTHONPATH={shlex.quote(import_path())}"],
         "additional_parameters": {**options, "signal": signal, "requeue": True},
     }
+
+
+def _unwanted(options: Mapping[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Variables that would take the place of what the script states, or of what its node tells the job."""
+    stated = {name.replace("-", "_") for name, value in options.items() if value is not None}
+    names = {variable for name in stated for variable in VARIABLES.get(name, (name.upper(),))}
+    sbatch = {f"SBATCH_{name}" for name in (*names, *ALWAYS)}
+    of_a_job = "SLURM_JOB_ID" in environment
+    return [
+        name
+        for name in environment
+        if name in sbatch or (of_a_job and name.startswith("SLURM_") and name not in OF_THE_USER)
+    ]
+
+
+@contextlib.contextmanager
+def _without(names: Sequence[str]) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _slurm(resources: Resources) -> Slurm:

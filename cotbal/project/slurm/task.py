@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 import traceback
@@ -21,6 +22,8 @@ SCHEMA_VERSION = 1
 FAILURE_FILE = "failure.json"
 # Slurm warns a job so long before its time is over; `processes.end` needs some of it.
 WARNING_SECONDS = 90
+# Where Slurm does not tell when the time is over: a prolog and the imports may take so much of it.
+LATE_START_SECONDS = 600
 # A job that is cancelled or pre-empted may see its command die before it is told itself.
 TELLING_SECONDS = 1.0
 
@@ -49,7 +52,7 @@ class Task:
 
     submission: str
     seconds: float
-    _began: float = 0.0
+    _over: float = 0.0
 
     def __call__(self, message: dict[str, Any]) -> None:
         """Does the run of a `job_message`, unless it is finished or another job's."""
@@ -60,7 +63,7 @@ class Task:
         if ticket is None or ticket.submission != self.submission or _finished(message):
             print(f"run {key} is not this job's to do any more")
             return
-        self._began = time.monotonic()
+        self._over = self._end_of_its_time() - 2 * WARNING_SECONDS
         signal.signal(signal.SIGTERM, _leave)
         # submitit would log it, in the middle of another signal.
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
@@ -84,8 +87,14 @@ class Task:
         """
         from submitit.helpers import DelayedSubmission
 
-        over = time.monotonic() - self._began > self.seconds - 2 * WARNING_SECONDS
+        over = time.time() > self._over
         return None if over and not message["context"].get("resume") else DelayedSubmission(self, message)
+
+    def _end_of_its_time(self) -> float:
+        """In Unix time; rather too early, else a run that cannot resume starts again and again."""
+        if told := os.environ.get("SLURM_JOB_END_TIME"):
+            return float(told)
+        return time.time() + self.seconds - min(LATE_START_SECONDS, self.seconds / 10)
 
     def _fail(self, message: dict[str, Any], error: str, out_of_time: bool = False) -> None:
         content = {"submission": self.submission, "error": error, "out_of_time": out_of_time}
