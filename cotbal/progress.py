@@ -167,7 +167,7 @@ class LiveProgress:
         """Turns a bar into a line."""
         self._course.finish(name, record.resumed)
         self._drop(name)
-        self._view.console.print(f"[green]done[/] {name}: {_seconds(record)}, {self._headline(record)}")
+        self._print("[green]done[/]", f"{name}: {_seconds(record)}, {self._headline(record)}")
         self.waited()
 
     def lost(self, name: str, reason: str) -> None:
@@ -194,9 +194,7 @@ class LiveProgress:
         self._print("[yellow]note[/]", text)
 
     def _print(self, word: str, text: str) -> None:
-        from rich.markup import escape
-
-        self._view.console.print(word, escape(text))
+        self._view.console.print(word, _literal(text))
 
     def _show_queued(self) -> None:
         for name in self._queued[:QUEUED_SHOWN]:
@@ -204,7 +202,8 @@ class LiveProgress:
                 self._add(name, f"{self._jobs[name]} queued")
 
     def _add(self, name: str, note: str) -> None:
-        self._bars[name] = self._view.add_task(name, total=self._course.plan[name].steps, note=note)
+        steps = self._course.plan[name].steps
+        self._bars[name] = self._view.add_task(_literal(name), total=steps, note=note)
 
     def _drop(self, name: str) -> None:
         if name in self._bars:
@@ -212,6 +211,13 @@ class LiveProgress:
         if name in self._queued:
             self._queued.remove(name)
             self._show_queued()
+
+
+def _literal(text: str) -> str:
+    """For rich, which would take `VQA [en]` for markup."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def _seconds(record: Record) -> str:

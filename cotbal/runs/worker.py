@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +65,29 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     # Only now, so that nobody takes the seconds of the imports for those of the first steps.
     send({"event": "started"})
     filled_in = {name: job.get(name) for name in ("needs", "context", "made_from")}
-    result = function({**job["settings"], **filled_in}, folder, _throttled(send))
+    with _reporting(send) as report:
+        result = function({**job["settings"], **filled_in}, folder, report)
     cpu_seconds = time.process_time() - cpu
     record = Record(job["key"], result, started, time.time(), cpu_seconds, job.get("made_from"))
     store.write(record, function=job["function"], settings=job["settings"], name=job["name"])
 
 
-def _throttled(send: Send) -> Callable[[int], None]:
-    last = 0.0
+@contextlib.contextmanager
+def _reporting(send: Send) -> Iterator[Callable[[int], None]]:
+    """What a run tells its steps by, now and then; of a thread that it leaves behind nothing is passed on."""
+    last, is_over = 0.0, False
 
     def report(steps: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= REPORT_EVERY:
+        if not is_over and now - last >= REPORT_EVERY:
             last = now
             send({"event": "steps", "steps": int(steps)})
 
-    return report
+    try:
+        yield report
+    finally:
+        is_over = True
 
 
 def _send_output_to(path: Path) -> None:

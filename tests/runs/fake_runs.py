@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,8 +24,8 @@ def run(settings: dict[str, Any], folder: Path, report: Callable[[int], None]) -
     """Takes `steps` naps of `nap` seconds; leaves `value` in a file and returns what the needed runs left.
 
     Every start is a line "name pid" of the file `journal`. `kills`: so many first starts kill their process.
-    `leaves`: a command is left running. `forks`: so is a fork. `disk`: from then on the process cannot write
-    files of more bytes.
+    `leaves`: a command is left running; `forks`: a fork; `goes_on`: a thread, which reports steps. `disk`:
+    from then on the process cannot write files of more bytes.
     """
     name, journal = settings["name"], Path(settings["journal"])
     with journal.open("a") as lines:
@@ -35,6 +36,10 @@ def run(settings: dict[str, Any], folder: Path, report: Callable[[int], None]) -
     if settings.get("forks") and os.fork() == 0:
         time.sleep(60)
         os._exit(0)
+    if settings.get("goes_on"):
+        threading.Thread(
+            target=lambda: [time.sleep(0.01) or report(1) for _ in range(6000)], daemon=True
+        ).start()
     if len(starts(journal, name)) <= settings.get("kills", 0):
         os.kill(os.getpid(), signal.SIGKILL)
     if "disk" in settings:

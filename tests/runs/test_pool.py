@@ -77,6 +77,12 @@ def test_fork_that_a_run_leaves_behind_holds_back_neither_a_death_nor_the_end(tm
     assert time.monotonic() - began < 30.0
 
 
+def test_thread_that_a_run_leaves_behind_is_not_listened_to(tmp_path):
+    journal = tmp_path / "journal"
+    plan = Plan([spec("a", journal, goes_on=True), spec("b", journal, steps=3, nap=0.3)])
+    assert set(run_plan(plan, Store(tmp_path), Notes(), workers=2)) == {"a", "b"}
+
+
 def test_run_that_kills_every_worker_ends_with_its_log(tmp_path):
     journal = tmp_path / "journal"
     plan = Plan([spec("a", journal, kills=99, leaves=True)])

@@ -274,6 +274,20 @@ def test_live_view_shows_the_whole_and_a_line_per_finished_run():
     assert "failed run 'long' failed in [x]" in text
 
 
+def test_live_view_shows_the_brackets_of_a_name():
+    stream, name = io.StringIO(), "VQA [en]"
+    console = Console(file=stream, force_terminal=True, width=100, color_system=None)
+    with LiveProgress(console, lambda record: "") as progress:
+        progress.opened(Plan([RunSpec(name, "f", {}, 1)]), {}, 1)
+        progress.started(name)
+        progress.waited()
+        progress._view.refresh()
+        progress.finished(name, RECORD)
+    bar, _, line = stream.getvalue().partition("done ")
+    assert name in bar
+    assert line.startswith(f"{name}: 1.0 s")
+
+
 def queued(progress):
     with progress:
         progress.opened(PLAN, {}, 3)
