@@ -31,6 +31,7 @@ class Settings:
         alpha: the share of the contribution in rule cotbal.
         fixed: {task: weight} of the tasks that take no part.
         precise: difficulty from the runs on each task alone.
+        step_matched: the mini run took as many steps as the mean probe.
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         shrink: pull C and D to their means, as of `estimate_weights`.
         metrics: {task: name of its score}; "score" where it is not named.
@@ -44,6 +45,7 @@ class Settings:
     on_unidentified: str = "raise"
     shrink: bool = False
     metrics: Mapping[str, str] = field(default_factory=dict)
+    step_matched: bool = False
 
 
 def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: str) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "temperature": settings.temperature,
         "alpha": settings.alpha,
         "precise": settings.precise,
+        "step_matched": settings.step_matched,
         "is_cheap": scores.equal is not None,
         "transforms": dict(scores.transforms),
         "seeds": [0],
@@ -132,6 +135,7 @@ def _signals(signals: TableSignals, precise: bool) -> dict[str, Any]:
             },
         },
         "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
+        "gains": (scores.oriented("probes").diagonal() - scores.oriented("mini")).tolist(),
         "unidentified": unidentified(scores),
     }
     makers = {

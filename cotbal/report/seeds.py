@@ -240,6 +240,21 @@ def probe_data(results: Results) -> str:
     return "a quarter of its own data" if results.get("is_cheap") else "own data in full"
 
 
+def mini_data(results: Results) -> str:
+    """Return whose score D divides: the mini run's, in the precise difficulty that of its subset alone."""
+    return "mini subset alone" if results.get("precise") else "mini run"
+
+
 def full_data(results: Results) -> str:
-    """Return what D compares the mini run with: the task's probe, or the model of equal weights."""
+    """Return what D divides it by: the task's probe, its full set alone, or the model of equal weights."""
+    if results.get("precise"):
+        return "own data in full, alone"
     return "all data, equal weights" if results.get("is_cheap") else "own data in full"
+
+
+def turned_note(results: Results) -> str:
+    """Return one sentence on the tasks where lower is better, empty if there are none."""
+    turned = ", ".join(f"{task} ({how})" for task, how in results.get("transforms", {}).items())
+    return (
+        f"Lower is better, and C, D and the difference are of the turned scores: {turned}." if turned else ""
+    )
