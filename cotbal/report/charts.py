@@ -22,8 +22,8 @@ from cotbal.report.style import (
     SKY,
     VERMILION,
     label_size,
+    labels,
     panel,
-    short,
     spell_in_figure,
 )
 
@@ -205,9 +205,7 @@ def height_of(rows: int, row: float = 0.32) -> float:
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows 0, 1, ... of a panel, from the top."""
-    axes.set_yticks(
-        range(len(names)), [short(name) for name in names], fontsize=label_size(len(names)), color=INK
-    )
+    axes.set_yticks(range(len(names)), labels(names), fontsize=label_size(len(names)), color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)

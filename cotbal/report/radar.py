@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from cotbal.report import seeds
 from cotbal.report.charts import MARKS, reach_line, relative_figure
 from cotbal.report.seeds import Estimate, InInterval
-from cotbal.report.style import GRID, INK, MUTED, label_size, panel, short
+from cotbal.report.style import GRID, INK, MUTED, label_size, labels, panel
 
 COMPARED = ("EW", "CoTBal")
 FEWEST = 3
@@ -147,12 +147,12 @@ def _name_axes(axes: PolarAxes, tasks: Sequence[str]) -> None:
     low, high = axes.get_ylim()
     radius = high + 0.05 * (high - low)
     crowded = len(tasks) > 16
-    for angle, task in zip(_angles(len(tasks)), tasks, strict=True):
+    for angle, name in zip(_angles(len(tasks)), labels(tasks), strict=True):
         across, up = math.sin(angle), math.cos(angle)
         side = "center" if abs(across) < 0.1 and not crowded else "left" if across >= -1e-9 else "right"
         turn = 90 - math.degrees(angle) if across >= -1e-9 else 270 - math.degrees(angle)
         axes.text(
-            angle, radius, short(task), fontsize=label_size(len(tasks)), color=INK, ha=side,
+            angle, radius, name, fontsize=label_size(len(tasks)), color=INK, ha=side,
             va="center" if crowded or abs(up) < 0.9 else "bottom" if up > 0 else "top",
             rotation=turn if crowded else 0, rotation_mode="anchor",
         )  # fmt: skip

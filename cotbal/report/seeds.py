@@ -190,6 +190,17 @@ def _score(results: Results, method: str, task: str, metric: str) -> Estimate:
     return estimate(seed["test"][method].get(task, {}).get(metric) for seed in each_seed(results))
 
 
+def shortened(names: Sequence[str], limit: int = 24) -> list[str]:
+    """Return the names, the middle left out of those longer than `limit`; of more where two became alike."""
+    short = [_without_middle(name, limit) for name in names]
+    return short if len(set(short)) == len(set(names)) else shortened(names, limit + limit // 3)
+
+
+def _without_middle(name: str, limit: int) -> str:
+    head = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:head]}…{name[-(limit - 1 - head) :]}"
+
+
 def spell(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     """Return `value` with `digits` decimals (never "-0.00"), with a sign if asked; "n/a" for None."""
     if value is None:
