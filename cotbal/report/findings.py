@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from cotbal.estimate.resample import tasks_without_items
 from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.rules import seed_spread, weights_by_rule
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import ON_UNIDENTIFIED, all2one, contribution, one2all, unidentified
 from cotbal.estimate.table_signals import TableSignals
 from cotbal.estimate.uncertainty import uncertainty
-from cotbal.report.noise import statements
+from cotbal.report.noise import named, statements
 
 SCHEMA_VERSION = 1
-NO_ITEMS = "no per-item scores were given"
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
     signals = TableSignals(tables, settings.shrink)
     scores = signals.table
     weights, refused = _weights(tables, settings)
-    has_items = all(table.items for table in tables)
-    intervals = _intervals(tables, settings) if has_items else None
+    reason = no_intervals(tables)
+    intervals = None if reason else _intervals(tables, settings)
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "estimate",
@@ -83,10 +83,18 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "seed_sd": _spread(tables, settings),
         "shrink": settings.shrink,
         "intervals": intervals,
-        "no_intervals": None if intervals else NO_ITEMS,
+        "no_intervals": reason,
         "no_weights": refused,
     }
     return {**results, "statements": statements(results)}
+
+
+def no_intervals(tables: Sequence[Scores]) -> str | None:
+    """Return why score tables allow no intervals, None where they do."""
+    lacking = tasks_without_items(tables)
+    if lacking and any(table.items for table in tables):
+        return f"there are no per-item scores of {named(lacking)} in every run"
+    return "no per-item scores were given" if lacking else None
 
 
 def _weights(

@@ -326,7 +326,11 @@ def test_finals_go_through_their_file(tmp_path):
         ("a.csv", "Run,a\nx,nan\n", "row 'x', task 'a': expected a finite number, got nan; leave the row"),
         ("a.csv", "run;a\nx;1\n", "got 'run;a'; separate the cells by commas"),
         # Whatever stood there once meant that lower is better.
-        ("a.csv", "run,a\ntransform,higher\nx,1\n", r"transforms\['a'\]: expected 'reciprocal' .* got 'higher'"),
+        (
+            "a.csv",
+            "run,a\ntransform,higher\nx,1\n",
+            r"transforms\['a'\]: expected 'reciprocal' .* got 'higher'",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_told(tmp_path, name, text, message):

@@ -240,3 +240,36 @@ def test_the_page_states_the_difficulty_and_the_steps_that_were_taken():
     assert "A probe takes more optimizer steps" in usual
     assert "The mini run took as many optimizer steps as the mean probe." in precise
     assert "A probe takes more" not in precise
+
+
+def test_a_task_without_items_takes_the_intervals_alone(scores):
+    """As `cotbal collect` leaves them where one tool gave a score alone; weights and page are there."""
+    part = {run: {task: of_run[task] for task in scores.tasks[1:]} for run, of_run in scores.items.items()}
+    found = estimate_results(
+        [Scores(scores.tasks, scores.mini, scores.probes, items=part)], Settings(), source="seed 0"
+    )
+    assert found["no_intervals"] == "there are no per-item scores of vqa in every run"
+    weights = found["by_seed"]["0"]["weights"]["cotbal"]
+    assert weights == dict(estimate_weights(without_items(scores)))
+    assert "There are no intervals, as there are no per-item scores of vqa" in Page(render_page(found)).text
+
+
+def test_a_denominator_in_its_noise_is_not_said_to_be_at_most_0():
+    right, wrong = [1.0] * 9 + [0.0], [1.0] * 8 + [0.0] * 2
+    items = {"mini": {"a": wrong}, "a": {"a": right}, "b": {"a": wrong}}
+    found = estimate_results(
+        [Scores(["a", "b"], [0.8, 0.2], [[0.9, 0.3], [0.8, 0.5]], items=items)],
+        Settings(on_unidentified="drop"),
+        source="",
+    )
+    assert found["statements"][0].startswith(
+        "The denominator of C lies inside its noise for 1 of 2 tasks: a."
+    )
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"), [(8.25, "8.25"), (997, "997"), (999.7, "1,000"), (12345.6, "12,346")]
+)
+def test_many_hours_are_spelled_in_full(hours, said):
+    runs = {**RUNS, "totals": {**RUNS["totals"], "device_hours": hours}}
+    assert f"they took {said} GPU-hours" in card(None, runs)
