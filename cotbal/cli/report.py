@@ -150,6 +150,7 @@ def _project(
             project.on_unidentified,
             project.shrink,
             {name: task.metric for name, task in project.tasks.items()},
+            project.step_matched,
         )
         results = estimate_results(
             list(tables.values()), settings, source=_seeds(project.seeds, list(tables))

@@ -114,6 +114,7 @@ def _with_probes(
 ) -> None:
     from cotbal.estimate.rules import estimate_weights, seed_spread, weights_by_rule
     from cotbal.estimate.uncertainty import uncertainty
+    from cotbal.report.findings import no_intervals
 
     by_rule, missing = weights_by_rule(tables, **options)
     if rule not in by_rule:
@@ -125,7 +126,8 @@ def _with_probes(
     noise = None
     if len(tables) > 1:
         found["seed_sd"] = seed_spread(tables, rule, **options)
-    if all(table.items for table in tables):
+    reason = no_intervals(tables)
+    if reason is None:
         unasked = ("fixed", "on_unidentified")
         noise = uncertainty(tables, **{name: options[name] for name in options if name not in unasked})
         found["uncertainty"] = noise.to_json()
@@ -137,6 +139,8 @@ def _with_probes(
     _print(summary | found)
     if noise is not None:
         _print_noise(noise, chosen)
+    elif any(table.items for table in tables):
+        typer.echo(f"There are no intervals, as {reason}.")
     typer.echo(f"Wrote {out} (rule {rule}).")
 
 

@@ -64,7 +64,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, is it whole? {error}") from error
+        lines = "; an object per line is JSONL: name it .jsonl" if "Extra data" in str(error) else ""
+        raise ValueError(f"{path}: expected JSON, is it whole? {error}{lines}") from error
 
 
 def read_records(path: Path) -> list[Record]:
@@ -121,7 +122,10 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 fields = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}: line {number}: expected JSON, is it whole? {error}") from error
+                array = "; an array is JSON: name it .json" if number == 1 and line[0] == "[" else ""
+                raise ValueError(
+                    f"{path}: line {number}: expected JSON, is it whole? {error}{array}"
+                ) from error
             yield f"line {number}", _object(path, f"line {number}", fields)
 
 

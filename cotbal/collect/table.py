@@ -92,7 +92,8 @@ def _runs_of(task: str, folders: Mapping[str, Path]) -> Iterator[str]:
     """The runs that are scored on a task: all but the single-task runs of the others, mini first."""
     yield MINI
     for run in folders:
-        kind, _, of_task = run.rpartition("/")
+        # A task may have a slash in its name, as data sets of a hub do.
+        kind, _, of_task = run.partition("/")
         if run != MINI and (kind not in _SINGLE or of_task == task):
             yield run
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from cotbal.compare.finals import Column, Finals, Model
 from cotbal.estimate.items_json import read_items
-from cotbal.estimate.score_csv import TRANSFORM, numbers
+from cotbal.estimate.score_csv import TRANSFORM, numbers, table_lines
+from cotbal.estimate.transforms import checked_transforms
 from cotbal.files import write_text_atomically
 from cotbal.tasks import task_names, unknown_task
 
@@ -89,19 +90,17 @@ def _plain(lists: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 def _read_csv(path: str | Path, items: str | Path | None) -> Finals:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(stream)]
-        header, *rows = [line for line in lines if any(line)] or [[""]]
-        # A spreadsheet begins a line with a capital.
-        if header[0].lower() != "run" or not rows:
-            raise ValueError("expected the header 'run,<task>,...' and a row per model")
+        header, *rows = table_lines(path)
+        if not rows:
+            raise ValueError("expected a row per model below the header, got none")
         names = task_names(header[1:], "header")
         cells: dict[str, list[str]] = {}
         for row, *values in rows:
             if row in cells or len(values) != len(names):
                 raise ValueError(f"row {row!r}: expected it once, with {len(names)} scores")
             cells[row] = values
-        lower = {name for name, how in zip(names, cells.pop(TRANSFORM, []), strict=False) if how}
+        stated = zip(names, cells.pop(TRANSFORM, []), strict=False)
+        lower = checked_transforms({name: how for name, how in stated if how}, names)
         found = None if items is None else read_items(items)
         models = {
             row: {0: _of_row(row, names, values, {} if found is None else found.items)}

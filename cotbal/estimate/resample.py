@@ -105,6 +105,19 @@ def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Ten
     return even + (drawn - even) * (n_seeds / (n_seeds - 1)) ** 0.5
 
 
+def tasks_without_items(tables: Sequence[Scores]) -> list[str]:
+    """Return the tasks of which a run lacks its items; there are intervals only where there is none."""
+    return [
+        task
+        for task in tables[0].tasks
+        if any(task not in table.items.get(run, {}) for table in tables for run in _runs(table))
+    ]
+
+
+def _runs(table: Scores) -> tuple[str, ...]:
+    return (MINI, *table.tasks, *(() if table.equal is None else (EQUAL,)))
+
+
 def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
     """The items (S, N+1, n) of a task: by seed, by run (mini first, the equally weighted model last).
 
@@ -113,7 +126,7 @@ def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
     """
     rows = []
     for table in tables:
-        runs = (MINI, *table.tasks, *(() if table.equal is None else (EQUAL,)))
+        runs = _runs(table)
         for run in runs:
             if task not in table.items.get(run, {}):
                 raise ValueError(

@@ -30,15 +30,7 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
         OSError: the file cannot be read.
         ValueError: a bad header, an unknown, repeated or missing row, a row of another length.
     """
-    lines = [line for line in _lines(path) if any(line)]
-    # A spreadsheet begins a line with a capital.
-    if not lines or lines[0][0].lower() != "run":
-        got = repr(",".join(lines[0])) if lines else "nothing"
-        if lines and re.match("run[;\t]", lines[0][0], re.IGNORECASE):
-            got += "; separate the cells by commas, and write numbers with a point"
-        if lines and lines[0][0].startswith("{"):
-            got = "JSON; the table comes first, and --items takes its items"
-        raise ValueError(f"expected the header 'run,<task>,<task>,...', got {got[:160]}")
+    lines = table_lines(path)
     tasks = task_names(lines[0][1:], "header")
     rows: dict[str, list[str]] = {}
     for name, *cells in lines[1:]:
@@ -58,15 +50,31 @@ def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[st
     return tasks, rows
 
 
-def _lines(path: str | Path) -> list[list[str]]:
+def table_lines(path: str | Path) -> list[list[str]]:
+    """Return the cells of header and rows, empty lines left out; the header begins with `run`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: text that is not UTF-8, or another header.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            return [[cell.strip() for cell in line] for line in csv.reader(stream)]
+            lines = [[cell.strip() for cell in line] for line in csv.reader(stream)]
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ValueError(
             f"expected text in UTF-8, got the byte 0x{byte:02x}; save it as CSV in UTF-8"
         ) from None
+    lines = [line for line in lines if any(line)]
+    # A spreadsheet begins a line with a capital.
+    if not lines or lines[0][0].lower() != "run":
+        got = repr(",".join(lines[0])) if lines else "nothing"
+        if lines and re.match("run[;\t]", lines[0][0], re.IGNORECASE):
+            got += "; separate the cells by commas, and write numbers with a point"
+        if lines and lines[0][0].startswith("{"):
+            got = "JSON; the table comes first, and --items takes its items"
+        raise ValueError(f"expected the header 'run,<task>,<task>,...', got {got[:160]}")
+    return lines
 
 
 def numbers(cells: Sequence[str], tasks: Sequence[str], row: str) -> list[float]:

@@ -11,7 +11,7 @@ from cotbal.tasks import unknown_task
 if TYPE_CHECKING:
     from torch import Tensor
 
-_EXPECTED = "expected 'reciprocal' (1/m) or 'complement: bound' (bound - m)"
+_EXPECTED = "expected 'reciprocal' (1/m) or 'complement: bound' (bound - m), nothing where higher is better"
 
 
 def checked_transforms(transforms: Mapping[str, str] | None, tasks: Iterable[str]) -> dict[str, str]:

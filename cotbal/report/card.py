@@ -50,4 +50,5 @@ def _of_results(results: seeds.Results) -> list[str]:
     ]
     if note := seeds.imputed_note(results):
         blocks.append(_plain(note))
-    return [*blocks, "## The gain in a task's own probe", markdown(page_tables.gains_table(results))]
+    blocks += ["## The gain in a task's own probe", markdown(page_tables.gains_table(results))]
+    return [*blocks, *([_plain(note)] if (note := seeds.turned_note(results)) else [])]

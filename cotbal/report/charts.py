@@ -22,12 +22,11 @@ from cotbal.report.style import (
     SKY,
     VERMILION,
     label_size,
+    labels,
     panel,
-    short,
     spell_in_figure,
 )
 
-MINI_RUN = "mini run"
 # Marker (its shape alone tells them apart), colour, size (points), shift so that equal values stay visible.
 MARKS = {
     "cotbal": ("o", VERMILION, 8.0, 0.0),
@@ -37,7 +36,8 @@ MARKS = {
     "difficulty": ("D", PINK, 4.5, 0.12),
     "EW": ("s", BLUE, 6.5, -0.1),
     "CoTBal": ("o", VERMILION, 7.5, 0.1),
-    MINI_RUN: ("o", BLUE, 7.0, 0.0),
+    "mini run": ("o", BLUE, 7.0, 0.0),
+    "mini subset alone": ("o", BLUE, 7.0, 0.0),
 }
 
 
@@ -125,8 +125,8 @@ def relative_figure(results: seeds.Results, methods: Sequence[str]) -> Figure:
 
 def reach_line(results: seeds.Results, values: Sequence[Estimate]) -> Figure:
     """Return 1 - D as dots, likewise."""
-    full = seeds.full_data(results)
-    return _line(results["tasks"], {MINI_RUN: values}, f"{full} (1)", f"score of the mini run / with {full}")
+    mini, full = seeds.mini_data(results), seeds.full_data(results)
+    return _line(results["tasks"], {mini: values}, f"{full} (1)", f"score of the {mini} / with {full}")
 
 
 def _line(tasks: Sequence[str], values: Mapping[str, Sequence[Estimate]], at_one: str, title: str) -> Figure:
@@ -205,9 +205,7 @@ def height_of(rows: int, row: float = 0.32) -> float:
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows 0, 1, ... of a panel, from the top."""
-    axes.set_yticks(
-        range(len(names)), [short(name) for name in names], fontsize=label_size(len(names)), color=INK
-    )
+    axes.set_yticks(range(len(names)), labels(names), fontsize=label_size(len(names)), color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from cotbal.report.charts import improvement_panels, name_rows, whisker
 from cotbal.report.comparison_tables import Comparison, share_name, value_in
 from cotbal.report.radar import COMPARED, FEWEST, radar_chart
-from cotbal.report.style import BLUE, GREEN, INK, MUTED, ORANGE, PINK, SKY, VERMILION, panel, short
+from cotbal.report.style import BLUE, GREEN, INK, MUTED, ORANGE, PINK, SKY, VERMILION, labels, panel
 
 _LINES = ("-", "--", ":", "-.")
 _COLOURS = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, INK)
@@ -66,9 +66,8 @@ def shares_figure(content: Mapping[str, Any]) -> Figure:
     figure, axes = panel(4.6, 3.2)
     ratios = list(content["shares"].values())
     looks = zip(cycle(_COLOURS), cycle(_MARKERS), strict=False)
-    for number, ((task, of_task), (colour, marker)) in enumerate(
-        zip(content["tasks"].items(), looks, strict=False)
-    ):
+    names = labels(list(content["tasks"]))
+    for number, (of_task, (colour, marker)) in enumerate(zip(content["tasks"].values(), looks, strict=False)):
         if of_task["relative"] is None:
             continue
         line = _LINES[number // len(_COLOURS) % len(_LINES)]
@@ -79,15 +78,15 @@ def shares_figure(content: Mapping[str, Any]) -> Figure:
             marker=marker,
             color=colour,
             markersize=5,
-            label=short(task),
+            label=names[number],
             zorder=3,
         )
         for ratio, ends in zip(ratios, of_task["relative_intervals"] or [], strict=False):
             axes.plot([ratio, ratio], ends, "-", color=colour, linewidth=1, alpha=0.5, zorder=2)
     axes.axhline(1, color=MUTED, linewidth=0.8, zorder=1)
     axes.set_xscale("log", base=2)
-    names = [share_name(name, ratio) for name, ratio in content["shares"].items()]
-    axes.set_xticks(ratios, names, color=INK)
+    shares = [share_name(name, ratio) for name, ratio in content["shares"].items()]
+    axes.set_xticks(ratios, shares, color=INK)
     axes.minorticks_off()
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("share of the task's data")

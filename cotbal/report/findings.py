@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from cotbal.estimate.resample import tasks_without_items
 from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.rules import seed_spread, weights_by_rule
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import ON_UNIDENTIFIED, all2one, contribution, one2all, unidentified
 from cotbal.estimate.table_signals import TableSignals
 from cotbal.estimate.uncertainty import uncertainty
-from cotbal.report.noise import statements
+from cotbal.report.noise import named, statements
 
 SCHEMA_VERSION = 1
-NO_ITEMS = "no per-item scores were given"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Settings:
         alpha: the share of the contribution in rule cotbal.
         fixed: {task: weight} of the tasks that take no part.
         precise: difficulty from the runs on each task alone.
+        step_matched: the mini run took as many steps as the mean probe.
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         shrink: pull C and D to their means, as of `estimate_weights`.
         metrics: {task: name of its score}; "score" where it is not named.
@@ -44,6 +45,7 @@ class Settings:
     on_unidentified: str = "raise"
     shrink: bool = False
     metrics: Mapping[str, str] = field(default_factory=dict)
+    step_matched: bool = False
 
 
 def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: str) -> dict[str, Any]:
@@ -60,8 +62,8 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
     signals = TableSignals(tables, settings.shrink)
     scores = signals.table
     weights, refused = _weights(tables, settings)
-    has_items = all(table.items for table in tables)
-    intervals = _intervals(tables, settings) if has_items else None
+    reason = no_intervals(tables)
+    intervals = None if reason else _intervals(tables, settings)
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "estimate",
@@ -73,6 +75,7 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "temperature": settings.temperature,
         "alpha": settings.alpha,
         "precise": settings.precise,
+        "step_matched": settings.step_matched,
         "is_cheap": scores.equal is not None,
         "transforms": dict(scores.transforms),
         "seeds": [0],
@@ -80,10 +83,18 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "seed_sd": _spread(tables, settings),
         "shrink": settings.shrink,
         "intervals": intervals,
-        "no_intervals": None if intervals else NO_ITEMS,
+        "no_intervals": reason,
         "no_weights": refused,
     }
     return {**results, "statements": statements(results)}
+
+
+def no_intervals(tables: Sequence[Scores]) -> str | None:
+    """Return why score tables allow no intervals, None where they do."""
+    lacking = tasks_without_items(tables)
+    if lacking and any(table.items for table in tables):
+        return f"there are no per-item scores of {named(lacking)} in every run"
+    return "no per-item scores were given" if lacking else None
 
 
 def _weights(
@@ -132,6 +143,7 @@ def _signals(signals: TableSignals, precise: bool) -> dict[str, Any]:
             },
         },
         "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
+        "gains": (scores.oriented("probes").diagonal() - scores.oriented("mini")).tolist(),
         "unidentified": unidentified(scores),
     }
     makers = {

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cotbal.report import seeds
-from cotbal.report.style import GRID, MUTED, PAPER, label_size, panel, short, spell_in_figure
+from cotbal.report.style import GRID, MUTED, PAPER, label_size, labels, panel, spell_in_figure
 
 MOST_ANNOTATED = 16
 MOST_SPANNED = 10
@@ -135,7 +135,7 @@ def _span_text(span: tuple[float, float] | None) -> str:
 def _name_axes(axes: Axes, tasks: list[str]) -> None:
     size, turn = label_size(len(tasks)), 45 if len(tasks) <= MOST_ANNOTATED else 90
     centres = np.arange(len(tasks)) + 0.5
-    names = [short(task) for task in tasks]
+    names = labels(tasks)
     anchor = "anchor" if turn == 45 else "default"
     align = "right" if turn == 45 else "center"
     axes.set_xticks(centres, names, rotation=turn, ha=align, rotation_mode=anchor, fontsize=size)

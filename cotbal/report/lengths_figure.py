@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from cotbal.report.style import BLUE, GREEN, INK, MUTED, VERMILION, paper_style, short
+from cotbal.report.style import BLUE, GREEN, INK, MUTED, VERMILION, labels, paper_style
 
 # Inches; a row with its gap, and the gap itself.
 _ROW, _GAP, _WIDTH = 0.62, 0.18, 8.0
@@ -33,7 +33,7 @@ def lengths_figure(
     with paper_style():
         least = sorted((each["measured"] for each in tasks), reverse=True)[:MOST_ROWS][-1]
         rows = [each for each in tasks if each["measured"] >= least][:MOST_ROWS]
-        height = _ROW * len(rows)
+        height, names = _ROW * len(rows), labels([each["task"] for each in rows])
         figure = Figure(figsize=(_WIDTH, height))
         FigureCanvasAgg(figure)
         for column, (key, colour) in enumerate((("lengths", BLUE), ("answers", GREEN))):
@@ -43,7 +43,7 @@ def lengths_figure(
                 axes = figure.add_axes((0.52 * column, bottom, 0.48, (_ROW - _GAP) / height))
                 _draw(axes, task[key], colour, first, last, labels=row == len(rows) - 1, bins=bins)
                 if column == 0:
-                    axes.set_ylabel(short(task["task"]), rotation=0, ha="right", va="center", color=INK)
+                    axes.set_ylabel(names[row], rotation=0, ha="right", va="center", color=INK)
                     _limit(axes, bins, most, label=row == 0)
             axes.set_xlabel(f"{unit} of a conversation" if column == 0 else f"{unit} that are trained on")
         return figure

@@ -89,7 +89,10 @@ def _about_denominators(results: Mapping[str, Any]) -> list[str]:
     if not lost:
         return []
     count, total = len(lost), len(results["tasks"])
-    where = "lies inside its noise" if seeds.intervals(results) else "is not above 0"
+    (entry,) = results["by_seed"].values()
+    gains = dict(zip(results["tasks"], entry["gains"], strict=True))
+    at_most_0 = not seeds.intervals(results) and all(gains[task] <= 0 for task in lost)
+    where = "is not above 0" if at_most_0 else "lies inside its noise"
     return [
         f"The denominator of C {where} for {count} of {total} tasks: {named(lost)}. Full data of their own "
         "brought them too little to divide by, so what others contribute to them is not known."

@@ -83,7 +83,9 @@ def _of_results(results: seeds.Results) -> dict[str, Any]:
         "tested": tested,
         "intervals": seeds.intervals(results),
         "seeds_note": seeds.seeds_note(results),
+        "mini_data": seeds.mini_data(results),
         "full_data": seeds.full_data(results),
+        "turned_note": seeds.turned_note(results),
         "noise_note": seeds.noise_note(results),
         "unidentified_note": seeds.imputed_note(results),
         "statements": _statements(results),
@@ -111,8 +113,12 @@ def runs_line(runs: Mapping[str, Any]) -> str:
     again = f", without the earlier tries of {totals['again']}" if totals["again"] else ""
     return (
         f"{totals['finished']} of {totals['runs']} runs are finished{failed}; they took "
-        f"{totals['device_hours']:.3g} {totals['device']}-hours{again}."
+        f"{_hours(totals['device_hours'])} {totals['device']}-hours{again}."
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.3g}" if hours < 999.5 else f"{hours:,.0f}"
 
 
 def what_if_data(results: seeds.Results) -> dict[str, Any] | None:

@@ -124,10 +124,10 @@ def gains_table(results: seeds.Results) -> PageTable:
     scores, lost = entry["scores"], lost_columns(results)
     known = bool(seeds.intervals(results))
     rows = []
-    for task in results["tasks"]:
-        mini, full = scores["mini"][task], scores["probes"][task][task]
+    for task, gain in zip(results["tasks"], entry["gains"], strict=True):
         usable = "yes" if known else "above 0"
-        cells = [spell(value, 4) for value in (mini, full, full - mini)]
+        # The gain is of turned scores where lower is better, the other two are as measured.
+        cells = [spell(value, 4) for value in (scores["mini"][task], scores["probes"][task][task], gain)]
         rows.append([f"{task} ({results['metrics'][task]})", *cells, "no" if task in lost else usable])
     heads = ["task", "mini run", seeds.probe_data(results), "difference", "beyond its noise"]
     return PageTable("gains", heads, rows)

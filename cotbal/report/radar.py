@@ -12,9 +12,9 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from cotbal.report import seeds
-from cotbal.report.charts import MARKS, MINI_RUN, reach_line, relative_figure
+from cotbal.report.charts import MARKS, reach_line, relative_figure
 from cotbal.report.seeds import Estimate, InInterval
-from cotbal.report.style import GRID, INK, MUTED, label_size, panel, short
+from cotbal.report.style import GRID, INK, MUTED, label_size, labels, panel
 
 COMPARED = ("EW", "CoTBal")
 FEWEST = 3
@@ -36,8 +36,8 @@ def radar_figure(results: seeds.Results) -> Figure:
 def reach_figure(results: seeds.Results) -> Figure:
     """Return 1 - D_i, one axis per task: what full data would add.
 
-    The ring at 1 is the task's own probe run, in the mode cheap the model of equal weights; the band is the
-    interval, where there is one.
+    The ring at 1 is the task's own probe run, in the mode cheap the model of equal weights, in the precise
+    difficulty that of the task alone; the band is the interval, where there is one.
     """
     values = [_reach(value) for value in seeds.vector(results, "difficulty")]
     means = [math.nan if value.mean is None else value.mean for value in values]
@@ -46,12 +46,11 @@ def reach_figure(results: seeds.Results) -> Figure:
         return reach_line(results, values)
     ends = [value.interval or (mean, mean) for value, mean in zip(values, means, strict=True)]
     band = ([low for low, _ in ends], [high for _, high in ends])
-    figure, axes = radar_chart(
-        tasks, {MINI_RUN: means}, ring=f"{seeds.full_data(results)} (ring at 1)", room=band
-    )
+    mini, ring = seeds.mini_data(results), f"{seeds.full_data(results)} (ring at 1)"
+    figure, axes = radar_chart(tasks, {mini: means}, ring=ring, room=band)
     angles = [*_angles(len(tasks)), 0.0]
     low, high = ([*side, side[0]] for side in band)
-    axes.fill_between(angles, low, high, color=MARKS[MINI_RUN][1], alpha=0.2, linewidth=0, zorder=2)
+    axes.fill_between(angles, low, high, color=MARKS[mini][1], alpha=0.2, linewidth=0, zorder=2)
     return figure
 
 
@@ -148,12 +147,12 @@ def _name_axes(axes: PolarAxes, tasks: Sequence[str]) -> None:
     low, high = axes.get_ylim()
     radius = high + 0.05 * (high - low)
     crowded = len(tasks) > 16
-    for angle, task in zip(_angles(len(tasks)), tasks, strict=True):
+    for angle, name in zip(_angles(len(tasks)), labels(tasks), strict=True):
         across, up = math.sin(angle), math.cos(angle)
         side = "center" if abs(across) < 0.1 and not crowded else "left" if across >= -1e-9 else "right"
         turn = 90 - math.degrees(angle) if across >= -1e-9 else 270 - math.degrees(angle)
         axes.text(
-            angle, radius, short(task), fontsize=label_size(len(tasks)), color=INK, ha=side,
+            angle, radius, name, fontsize=label_size(len(tasks)), color=INK, ha=side,
             va="center" if crowded or abs(up) < 0.9 else "bottom" if up > 0 else "top",
             rotation=turn if crowded else 0, rotation_mode="anchor",
         )  # fmt: skip

@@ -190,6 +190,17 @@ def _score(results: Results, method: str, task: str, metric: str) -> Estimate:
     return estimate(seed["test"][method].get(task, {}).get(metric) for seed in each_seed(results))
 
 
+def shortened(names: Sequence[str], limit: int = 24) -> list[str]:
+    """Return the names, the middle left out of those longer than `limit`; of more where two became alike."""
+    short = [_without_middle(name, limit) for name in names]
+    return short if len(set(short)) == len(set(names)) else shortened(names, limit + limit // 3)
+
+
+def _without_middle(name: str, limit: int) -> str:
+    head = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:head]}…{name[-(limit - 1 - head) :]}"
+
+
 def spell(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     """Return `value` with `digits` decimals (never "-0.00"), with a sign if asked; "n/a" for None."""
     if value is None:
@@ -240,6 +251,21 @@ def probe_data(results: Results) -> str:
     return "a quarter of its own data" if results.get("is_cheap") else "own data in full"
 
 
+def mini_data(results: Results) -> str:
+    """Return whose score D divides: the mini run's, in the precise difficulty that of its subset alone."""
+    return "mini subset alone" if results.get("precise") else "mini run"
+
+
 def full_data(results: Results) -> str:
-    """Return what D compares the mini run with: the task's probe, or the model of equal weights."""
+    """Return what D divides it by: the task's probe, its full set alone, or the model of equal weights."""
+    if results.get("precise"):
+        return "own data in full, alone"
     return "all data, equal weights" if results.get("is_cheap") else "own data in full"
+
+
+def turned_note(results: Results) -> str:
+    """Return one sentence on the tasks where lower is better, empty if there are none."""
+    turned = ", ".join(f"{task} ({how})" for task, how in results.get("transforms", {}).items())
+    return (
+        f"Lower is better, and C, D and the difference are of the turned scores: {turned}." if turned else ""
+    )

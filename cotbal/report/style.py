@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cotbal.report.seeds import spell
+from cotbal.report.seeds import shortened, spell
 
 # Structural colours occur nowhere else in a figure, so that the page can swap them for its own (dark mode).
 INK, MUTED, GRID, PAPER = "#1f2934", "#5f6b78", "#d5dbe2", "#fefefe"
@@ -61,12 +61,9 @@ def panel(width: float, height: float, polar: bool = False) -> tuple[Figure, Axe
     return figure, figure.add_axes((0, 0, 1, 1), projection="polar" if polar else None)
 
 
-def short(name: str, limit: int = 24) -> str:
-    """Return `name`, its middle left out if longer than `limit`, for use as a label (no mathtext)."""
-    if len(name) > limit:
-        head = (limit - 1) // 2
-        name = f"{name[:head]}…{name[-(limit - 1 - head) :]}"
-    return name.replace("$", r"\$")
+def labels(names: Sequence[str]) -> list[str]:
+    """Return the names short enough for a figure and all different, without mathtext."""
+    return [name.replace("$", r"\$") for name in shortened(names)]
 
 
 def spell_in_figure(value: float) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cotbal.report import seeds
-from cotbal.report.seeds import spell, spell_difference, spell_estimate
+from cotbal.report.seeds import shortened, spell, spell_difference, spell_estimate
 
 MOST_ROWS_OF_C = 16
 _NAME_WIDTH, _PADDING = 24, 2
@@ -39,11 +40,13 @@ def print_columns(
     console: Console, title: str, names: Sequence[str], columns: Columns, corner: str = "task"
 ) -> None:
     """Print row names and right-aligned columns, in as many blocks as the width needs."""
-    room = console.width - min(_NAME_WIDTH, max(map(len, [corner, *names]))) - _PADDING
+    names = shortened(names)
+    width = min(max(map(cell_len, [corner, *names])), max(_NAME_WIDTH, console.width - _NAME_WIDTH))
+    room = console.width - width - _PADDING
     for number, block in enumerate(_blocks(columns, room)):
         console.print(Text(title if number == 0 else f"{title} (continued)", style="bold"))
         table = Table(box=None)
-        table.add_column(corner, max_width=_NAME_WIDTH, overflow="ellipsis", no_wrap=True)
+        table.add_column(corner, max_width=width, overflow="ellipsis", no_wrap=True)
         for header in block:
             table.add_column(Text(header), justify="right", no_wrap=True)
         for row, name in enumerate(names):
@@ -58,7 +61,7 @@ def _blocks(columns: Columns, room: int) -> list[list[str]]:
     left = room
     for header, cells in columns.items():
         lines = [line for cell in (header, *cells) for line in cell.split("\n")]
-        need = max(map(len, lines)) + _PADDING
+        need = max(map(cell_len, lines)) + _PADDING
         if groups[-1] and need > left:
             groups.append([])
             left = room

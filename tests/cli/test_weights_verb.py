@@ -11,6 +11,7 @@ from cotbal.estimate.uncertainty import uncertainty
 from cotbal.weights import TaskWeights
 from tests.cli.commands import run_cotbal
 from tests.estimate.coverage import World
+from tests.report.estimate_example import make_scores
 
 TABLE = """run,vqa,ocr,bbox
 mini,0.40,0.30,0.10
@@ -206,3 +207,15 @@ def test_column_that_may_hold_shares_and_percentages_is_told(tmp_path):
     assert done.exit_code == 0
     told = "task 'ocr': 0.32 in row 'vqa' and 70 in row 'ocr'; if one is a share and the other a percentage"
     assert done.stderr.count(told) == done.stderr.count("task") == 1
+
+
+def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):
+    scores = make_scores(2)
+    table = scores.to_csv(tmp_path / "scores.csv")
+    part = {run: {"vqa": of_run["vqa"]} for run, of_run in scores.items.items()}
+    items = write_items(tmp_path / "items.json", part)
+    shown = CliRunner().invoke(
+        app, ["weights", str(table), "--items", str(items), "--out", str(tmp_path / "w")]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "There are no intervals, as there are no per-item scores of <b>x</b> in every run." in shown.stdout

@@ -65,6 +65,8 @@ def test_an_excel_file_needs_its_package(tmp_path, monkeypatch):
         ("a.jsonl", '{"id": 1}\n\n[2]\n', "a.jsonl: line 3: expected an object, got list"),
         ("a.jsonl", "\n", "a.jsonl: expected records, got none"),
         ("a.json", '[{"id": 1}, {"id": 2', r"a.json: expected JSON, is it whole\?"),
+        ("a.json", '{"id": 1}\n{"id": 2}\n', r"Extra data.*; an object per line is JSONL: name it .jsonl"),
+        ("a.jsonl", '[\n{"id": 1}]', r"line 1: expected JSON.*; an array is JSON: name it .json"),
         ("a.json", '[{"id": 1}, 2]', "a.json: record 2: expected an object, got int"),
         ("a.json", '{"1": {"a": 1}, "1": {"a": 2}}', "a.json: .* key '1' stands twice"),
         ("a.json", "7", "a.json: expected a list of objects, got int"),

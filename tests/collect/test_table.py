@@ -245,3 +245,19 @@ def test_a_missing_folder_is_named(tmp_path):
         collect(
             {run: tmp_path / "no" / run for run in RUNS}, [parse_source(f"{t}: {source}") for t in RUNS[1:]]
         )
+
+
+def test_a_task_with_a_slash_in_its_name_has_single_runs_too(tmp_path):
+    kinds = ("single_mini", "single_full")
+    runs = dict.fromkeys(("mini", "lab/vqa", "ocr"), ("lab/vqa", "ocr"))
+    runs |= {f"{kind}/{task}": (task,) for kind in kinds for task in ("lab/vqa", "ocr")}
+    for place, tasks in enumerate(runs.values()):
+        for task in tasks:
+            write_table(tmp_path / str(place) / f"{task[-3:]}.csv", [{"EM": 0.1 * place + 0.1}])
+    sources = [
+        parse_source(f"{task}: format=csv from={task[-3:]}.csv metric=EM better=higher")
+        for task in ("lab/vqa", "ocr")
+    ]
+    scores = collect({run: tmp_path / str(place) for place, run in enumerate(runs)}, sources).scores
+    assert scores.single_mini.tolist() == pytest.approx([0.4, 0.5])
+    assert scores.single_full.tolist() == pytest.approx([0.6, 0.7])

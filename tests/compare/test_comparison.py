@@ -324,6 +324,13 @@ def test_finals_go_through_their_file(tmp_path):
         ("a.csv", "run,a\nx,1\nx,2\n", "row 'x': expected it once, with 1 scores"),
         ("a.csv", "run,a\nx,one\n", "row 'x', task 'a': expected a number, got 'one'"),
         ("a.csv", "Run,a\nx,nan\n", "row 'x', task 'a': expected a finite number, got nan; leave the row"),
+        ("a.csv", "run;a\nx;1\n", "got 'run;a'; separate the cells by commas"),
+        # Whatever stood there once meant that lower is better.
+        (
+            "a.csv",
+            "run,a\ntransform,higher\nx,1\n",
+            r"transforms\['a'\]: expected 'reciprocal' .* got 'higher'",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_told(tmp_path, name, text, message):

@@ -1,3 +1,4 @@
+import json
 import re
 import statistics
 
@@ -146,3 +147,16 @@ def test_svg_carries_no_address_but_the_namespaces(one, tmp_path):
     text = write_figures(one, tmp_path)["radar.svg"].read_text()
     assert not re.search(r'(src|href)="http', text)
     assert "<metadata" not in text
+
+
+def test_names_that_begin_and_end_alike_stay_apart_in_every_figure():
+    results = make_results(20, unidentified=False)
+    text = json.dumps(results)
+    for task in sorted(results["tasks"], key=len, reverse=True):
+        text = text.replace(json.dumps(task), json.dumps(f"the_cauldron_{task}_train_of_version_1"))
+    figures = draw_figures(json.loads(text))
+    for name, figure in figures.items():
+        axes = figure.axes[0]
+        shown = [label.get_text() for label in axes.get_yticklabels()]
+        shown = [text for text in texts(axes) if "cauldron" in text] if name == "radar" else shown
+        assert len(set(shown)) == 20, name

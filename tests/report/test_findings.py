@@ -207,3 +207,69 @@ def test_the_what_if_of_the_page_is_the_rules_of_python(scores, html):
     for (rule, T, alpha), weights in zip(calls, json.loads(done.stdout), strict=True):
         expected = estimate_weights(scores, rule=rule, temperature=T, alpha=alpha)
         assert weights == pytest.approx([expected[task] for task in scores.tasks], rel=1e-12)
+
+
+PRECISE = {"single_mini": [0.4, 0.5, 0.7], "single_full": [0.69, 0.75, 0.25]}
+PROBES = [[0.7, 0.62, 0.55], [0.52, 0.8, 0.5], [0.52, 0.61, 0.2]]
+TURNED = Scores([*"abc"], [0.5, 0.6, 0.6], PROBES, transforms={"c": "reciprocal"}, **PRECISE)
+
+
+def test_the_gain_of_a_task_where_lower_is_better_is_that_of_its_turned_scores():
+    """Its difference as measured is below 0, and no denominator of C."""
+    found = estimate_results([TURNED], Settings(), source="seed 0")
+    page = Page(render_page(found))
+    assert page.tables["gains"][3] == ["c (score)", "0.6000", "0.2000", f"{5 - 1 / 0.6:.4f}", "above 0"]
+    note = "Lower is better, and C, D and the difference are of the turned scores: c (reciprocal)."
+    assert note in page.text
+    assert note in card(found)
+    assert "Lower is better" not in Page(render_page({**found, "transforms": {}})).text
+
+
+def test_the_page_states_the_difficulty_and_the_steps_that_were_taken():
+    usual, precise = (
+        Page(render_page(estimate_results([TURNED], settings, source="seed 0"))).text
+        for settings in (Settings(), Settings(precise=True, step_matched=True))
+    )
+    assert "1 − Vi(mini) / Vi(i+mini)" in usual
+    assert "1 − Vi(mini subset of i alone) / Vi(i in full alone)" in precise
+    for text, score in (
+        (usual, "mini run divided by that with own data in full ("),
+        (precise, "mini subset alone divided by that with own data in full, alone ("),
+    ):
+        assert f"Each axis is the score of the {score}the dashed ring" in text
+    assert "A probe takes more optimizer steps" in usual
+    assert "The mini run took as many optimizer steps as the mean probe." in precise
+    assert "A probe takes more" not in precise
+
+
+def test_a_task_without_items_takes_the_intervals_alone(scores):
+    """As `cotbal collect` leaves them where one tool gave a score alone; weights and page are there."""
+    part = {run: {task: of_run[task] for task in scores.tasks[1:]} for run, of_run in scores.items.items()}
+    found = estimate_results(
+        [Scores(scores.tasks, scores.mini, scores.probes, items=part)], Settings(), source="seed 0"
+    )
+    assert found["no_intervals"] == "there are no per-item scores of vqa in every run"
+    weights = found["by_seed"]["0"]["weights"]["cotbal"]
+    assert weights == dict(estimate_weights(without_items(scores)))
+    assert "There are no intervals, as there are no per-item scores of vqa" in Page(render_page(found)).text
+
+
+def test_a_denominator_in_its_noise_is_not_said_to_be_at_most_0():
+    right, wrong = [1.0] * 9 + [0.0], [1.0] * 8 + [0.0] * 2
+    items = {"mini": {"a": wrong}, "a": {"a": right}, "b": {"a": wrong}}
+    found = estimate_results(
+        [Scores(["a", "b"], [0.8, 0.2], [[0.9, 0.3], [0.8, 0.5]], items=items)],
+        Settings(on_unidentified="drop"),
+        source="",
+    )
+    assert found["statements"][0].startswith(
+        "The denominator of C lies inside its noise for 1 of 2 tasks: a."
+    )
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"), [(8.25, "8.25"), (997, "997"), (999.7, "1,000"), (12345.6, "12,346")]
+)
+def test_many_hours_are_spelled_in_full(hours, said):
+    runs = {**RUNS, "totals": {**RUNS["totals"], "device_hours": hours}}
+    assert f"they took {said} GPU-hours" in card(None, runs)

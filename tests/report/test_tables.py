@@ -84,3 +84,20 @@ def test_a_wide_table_is_continued_below_with_its_names():
 def test_results_of_another_version_are_refused():
     with pytest.raises(ValueError, match="schema_version"):
         printed({**make_results(), "schema_version": 3})
+
+
+def test_wide_letters_leave_the_numbers_whole():
+    stream = io.StringIO()
+    columns = {
+        name * 2: ["-0.7100"] for name in ("表格", "图像", "文字", "指代", "多轮", "数学", "视频", "文档")
+    }
+    print_columns(Console(file=stream, width=80), "C", ["表格问答"], columns)
+    assert stream.getvalue().count("-0.7100") == 8
+    assert all(name in stream.getvalue() for name in columns)
+
+
+def test_rows_of_long_names_stay_apart():
+    stream = io.StringIO()
+    names = [f"llava_onevision_subset_{number}_of_the_mixture" for number in (1, 2)]
+    print_columns(Console(file=stream, width=80), "C", names, {"D": ["1", "2"]})
+    assert all(f"{number}_of_the_mixture" in stream.getvalue() for number in (1, 2))
