@@ -214,9 +214,11 @@ def _page(results: Path, folder: Path, as_json: bool) -> None:
     from cotbal.report.page import write_page
 
     content = _load(results)
+    # A report of runs alone has no results yet.
+    found = None if "by_seed" not in content and content.get("runs") else content
     try:
-        page = write_page(content, folder)
-        figures = write_figures(content, folder / "figures")
+        page = write_page(found, folder, runs=content.get("runs"), finals=content.get("finals"))
+        figures = {} if found is None else write_figures(found, folder / "figures")
     except KeyError as error:
         raise ValueError(f"{results}: expected the results of `cotbal demo`, got none for {error}") from error
     _tell(page, figures, as_json)

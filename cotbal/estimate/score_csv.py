@@ -21,6 +21,7 @@ OPTIONAL = (SINGLE_MINI, SINGLE_FULL, TRANSFORM, EQUAL)
 RESERVED = (MINI, *OPTIONAL)
 # Scores of one task so far apart are rare, and a factor of 100 is common.
 SCALE_RATIO = 20
+LONGEST_CELL = 1 << 17
 
 
 def read_score_csv(path: str | Path) -> tuple[tuple[str, ...], dict[str, list[str]]]:
@@ -59,6 +60,8 @@ def table_lines(path: str | Path) -> list[list[str]]:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
+            # The process has one limit; what reads answers raises it.
+            csv.field_size_limit(LONGEST_CELL)
             lines = [[cell.strip() for cell in line] for line in csv.reader(stream)]
     except UnicodeDecodeError as error:
         byte = error.object[error.start]

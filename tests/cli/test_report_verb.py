@@ -97,6 +97,7 @@ def test_a_project_is_reported_before_and_after_its_runs(tmp_path):
     folder = tmp_path / "out" / "report"
     assert "0 of 16 runs are finished" in (folder / "report.md").read_text()
     assert not (folder / "figures").exists()
+    check_again(folder)
     assert CliRunner().invoke(app, ["run", str(file)]).exit_code in (0, 1)
     assert CliRunner().invoke(app, ["run", str(file)]).exit_code == 0
     assert invoke(file).exit_code == 0
@@ -111,6 +112,16 @@ def test_a_project_is_reported_before_and_after_its_runs(tmp_path):
     first = runs["trainings"][0]
     assert (first["name"], first["evaluated"]) == ("mini", 3)
     assert "16 of 16 runs are finished" in (folder / "report.html").read_text()
+    check_again(folder)
+
+
+def check_again(folder):
+    """The page is made again from report.json, runs and final models included."""
+    page = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    shown = invoke(folder / "report.json")
+    assert shown.exit_code == 0, shown.output
+    assert (folder / "report.html").read_text() == page
 
 
 @pytest.mark.parametrize(
