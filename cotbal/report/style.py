@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -47,10 +47,29 @@ _RC: dict[str, Any] = {
 }
 
 
+# For the letters that DejaVu Sans lacks: Chinese, Japanese, Korean. Matplotlib comes with none.
+_WIDE = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "IPAexGothic",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+)
+
+
 @contextmanager
 def paper_style() -> Iterator[None]:
     """Draw and saves in the report's look whatever the reader's own matplotlib settings are."""
-    with style.context(_RC, after_reset=True):
+    installed = font_manager.get_font_names()
+    families = [_RC["font.family"], *(name for name in _WIDE if name in installed)]
+    with style.context(_RC | {"font.family": families}, after_reset=True):
         yield
 
 

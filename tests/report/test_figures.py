@@ -11,6 +11,7 @@ from cotbal.report.charts import difficulty_figure, improvement_figure, relative
 from cotbal.report.figures import draw_figures, write_figures
 from cotbal.report.heatmap import contribution_figure
 from cotbal.report.radar import radar_figure
+from cotbal.report.style import paper_style
 from tests.report.results_example import make_results
 
 
@@ -128,6 +129,12 @@ def test_files_are_the_same_bytes_whatever_the_readers_settings(one, tmp_path):
     with mpl.rc_context({"font.size": 20, "savefig.dpi": 50, "axes.facecolor": "red"}):
         second = write_figures(one, tmp_path / "b")
     assert all(first[name].read_bytes() == second[name].read_bytes() for name in first)
+
+
+def test_a_font_of_this_machine_has_the_letters_that_the_figures_own_lacks(monkeypatch):
+    monkeypatch.setattr("cotbal.report.style._WIDE", ("No Such Font", "DejaVu Serif"))
+    with paper_style():
+        assert mpl.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Serif"]
 
 
 def test_no_two_names_overlap_in_the_heat_map_and_the_radar(one):
