@@ -88,7 +88,8 @@ def _gains(
 ) -> tuple[dict[str, dict[str, float]], str | None]:
     """I of every task by method (Eq. 12); none, with the reason, where the baseline allows none."""
     if baseline not in scores:
-        return {}, f"ΔI and ΔE need the baseline {baseline}, which is not among the finished models"
+        known = ", ".join(scores) or "none"
+        return {}, f"ΔI and ΔE need the baseline {baseline}, which is not among the finished models ({known})"
     lower = [column.name for column in finals.columns if column.better == "lower"]
 
     def by_task(name: str) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@
     train: {command: "python train.py --data {data} --output {output} --seed {seed}"}
     evaluate: {command: "python score.py --model {model} --questions {data} --task {task} --out {scores}"}
 
-Paths are relative to the file's folder, in which the commands run.
+Paths are relative to the file's folder, in which the commands run; `~` is the home folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.score_csv import RESERVED
 from cotbal.project.parts import Evaluate, Task, Train
 from cotbal.project.resources import Resources
-from cotbal.project.strict import Positive, Strict, Text
+from cotbal.project.strict import PathText, Positive, Strict, Text
 from cotbal.project.template import placeholders
 from cotbal.project.yaml_file import load_yaml
 
@@ -82,8 +82,8 @@ class Project(Strict):
     """
 
     schema_version: Literal[1] = 1
-    output: Text
-    base_model: Text
+    output: PathText
+    base_model: PathText
     tasks: dict[Text, Task]
     train: Train
     evaluate: Evaluate
@@ -94,7 +94,7 @@ class Project(Strict):
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     on_unidentified: Literal["raise", "drop"] = "raise"
     mode: Literal["full", "cheap", "no-probes"] = "full"
-    equal_model: Text | None = None
+    equal_model: PathText | None = None
     budget: Annotated[str, AfterValidator(_budget)] | None = None
     shrink: bool = False
     precise: bool = False

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cotbal.estimate.transforms import checked_transforms
 from cotbal.project.functions import check_function
-from cotbal.project.strict import Positive, Strict, Text
+from cotbal.project.strict import PathText, Positive, Strict, Text
 from cotbal.project.template import EVALUATE, TRAIN, check_template, placeholders
 
 NO_WEIGHTS = (
@@ -41,9 +41,9 @@ class Task(Strict):
         evaluate: an evaluation command of its own.
     """
 
-    train: Text | list[Text]
-    validation: Text | None = None
-    test: Text | dict[Text, Text] | None = None
+    train: PathText | list[PathText]
+    validation: PathText | None = None
+    test: PathText | dict[Text, PathText] | None = None
     metric: Text = "score"
     better: Literal["higher", "lower"] = "higher"
     transform: Text | None = None

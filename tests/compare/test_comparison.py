@@ -246,9 +246,9 @@ def test_without_its_baseline_there_are_scores_alone():
     finals = drawn()
     content = compare(finals, baseline="best")
     assert content["baseline"] is None
-    assert (
-        "ΔI and ΔE need the baseline best, which is not among the finished models." in content["statements"]
-    )
+    known = ", ".join(finals.models)
+    told = f"ΔI and ΔE need the baseline best, which is not among the finished models ({known})."
+    assert told in content["statements"]
     zero = Model({**finals.models["STL"][0].scores, "a": 0.0}, {})
     content = compare(Finals(COLUMNS, {**finals.models, "STL": {0: zero}}))
     assert row_of(content, "EW")["delta_i"] is None

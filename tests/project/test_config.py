@@ -214,6 +214,16 @@ def test_paths_are_those_of_the_file_s_folder(tmp_path):
     assert str(project.ratio) == "1/8"
 
 
+def test_home_folder_is_written_as_in_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    value = content(tmp_path) | {"output": "~/est", "base_model": "~/models/base"}
+    task = next(iter(value["tasks"].values()))
+    task["train"] = ["~/a.json", "b.json"]
+    project = load(tmp_path, value)
+    assert (str(project.out), project.base_model) == ("/home/ann/est", "/home/ann/models/base")
+    assert next(iter(project.tasks.values())).train == ["/home/ann/a.json", "b.json"]
+
+
 def test_command_has_the_gpus_of_a_run_where_there_are_any():
     assert Resources(gpus_per_run=2).gpus_of_a_command == 0
     assert Resources(gpus=4, gpus_per_run=2).gpus_of_a_command == 2
