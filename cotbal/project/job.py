@@ -115,8 +115,7 @@ def _is_of_the_model(output: Path, settings: Mapping[str, Any]) -> bool:
     try:
         known = json.loads((output / MODEL_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        # Without the file they are of an older cotbal.
-        return not settings["needs"]
+        return False
     return bool(known == settings.get("made_from"))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 Results = Mapping[str, Any]
@@ -191,9 +193,27 @@ def _score(results: Results, method: str, task: str, metric: str) -> Estimate:
 
 
 def shortened(names: Sequence[str], limit: int = 24) -> list[str]:
-    """Return the names, the middle left out of those longer than `limit`; of more where two became alike."""
-    short = [_without_middle(name, limit) for name in names]
-    return short if len(set(short)) == len(set(names)) else shortened(names, limit + limit // 3)
+    """Return the names, the middle left out of those longer than `limit`; what tells two apart stays."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(_without_middle(name, limit), []).append(name)
+    labels: dict[str, str] = {}
+    for label, alike in groups.items():
+        labels |= {alike[0]: label} if len(alike) == 1 else _told_apart(alike, limit)
+    if len(set(labels.values())) < len(labels):
+        return shortened(names, limit + limit // 3)
+    return [labels[name] for name in names]
+
+
+def _told_apart(names: Sequence[str], limit: int) -> dict[str, str]:
+    """Labels of names that begin and end alike: the beginning, and the words that differ."""
+    head, tail = (
+        # By characters, and back to the beginning of a word.
+        len(re.sub(r"(?<=[\W_])[^\W_]+$", "", commonprefix(each)))  # noqa: RUF071
+        for each in (names, [name[::-1] for name in names])
+    )
+    words = {name: _without_middle(name[head : max(head, len(name) - tail)], limit) for name in names}
+    return {name: f"{name[: min(head, max(0, limit - 1 - len(own)))]}…{own}" for name, own in words.items()}
 
 
 def _without_middle(name: str, limit: int) -> str:

@@ -47,8 +47,9 @@ def test_another_schema_version_and_a_missing_seed_are_refused():
         seeds.check_results({**make_results(), "seeds": [0, 1]})
 
 
-def test_names_are_cut_in_the_middle_and_less_where_two_would_look_alike():
+def test_names_are_cut_in_the_middle_but_not_what_tells_two_apart():
     assert seeds.shortened(["vqa", "the_cauldron_docvqa_train"]) == ["vqa", "the_cauldro…docvqa_train"]
     names = [f"llava_onevision_subset_{number:02d}_with_a_rather_long_name" for number in range(40)]
+    assert seeds.shortened(names)[7] == "llava_onevision_subse…07"
     assert len(set(seeds.shortened(names))) == 40
     assert seeds.shortened(["a" * 9000 + "b" + "a" * 9000, "a" * 18001])[0] != "a" * 18001
