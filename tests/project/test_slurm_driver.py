@@ -143,8 +143,32 @@ def test_command_that_fails_is_submitted_again_as_often_as_the_file_says(cluster
     assert list(done.records) == ["a"]
     assert done.failures["b"].startswith("run 'b' failed in ")
     assert done.failures["b"].endswith("exit status 4\nits log")
-    assert sorted(notes.about("lost")) == ["a: exit status 3", "b: exit status 4"]
+    assert sorted(notes.about("lost")) == ["a: exit status 3 its log", "b: exit status 4 its log"]
     assert time.monotonic() - began < 30.0
+
+
+def test_error_in_python_is_told_by_its_last_line(cluster, store, monkeypatch):
+    monkeypatch.setattr(driver, "CONFIRM_SECONDS", 0.05)
+    error = "Traceback (most recent call last):\n  File x\nKeyError: 'score'\n"
+    cluster.lives["a"] = [["RUNNING", ("fails", error), "OUT_OF_MEMORY"], ["RUNNING", ("fails", error)]]
+    cluster.lives["b"] = [["RUNNING", ("fails", error)]]
+    done, notes = work(store, retries=1)
+    assert sorted(notes.about("lost")) == [
+        "a: job 1_1 was out of memory; raise resources.slurm.memory_gb. KeyError: 'score'",
+        "b: KeyError: 'score'",
+    ]
+    assert done.failures["a"].endswith(error)
+
+
+def test_job_that_hangs_in_completing_is_over_where_its_run_has_failed(cluster, store, monkeypatch):
+    monkeypatch.setattr(driver, "COMPLETING_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "CONFIRM_SECONDS", 600.0)
+    cluster.lives["a"] = [["RUNNING", ("fails", "exit status 3"), *["COMPLETING"] * 99]]
+    cluster.lives["b"] = [["RUNNING", "COMPLETING", "COMPLETING", "COMPLETING", "done"]]
+    done, notes = work(store, retries=1)
+    assert len(done.records) == 3
+    assert notes.about("lost") == ["a: exit status 3"]
+    assert notes.about("noted") == ["job 1_0 (b) hangs in COMPLETING; its node needs a look"]
 
 
 def test_failure_that_another_job_has_left_is_not_this_one_s(cluster, store):

@@ -23,7 +23,7 @@ from cotbal.project.slurm.task import read_failure
 from cotbal.project.slurm.tickets import Ticket, drop_ticket, jobs_in_queue, slurm_folder
 from cotbal.runs.execution import Execution, Job
 from cotbal.runs.plan import Plan
-from cotbal.runs.pool import LOG_LINES, MAX_RETRIES, Listener
+from cotbal.runs.pool import LOG_LINES, MAX_RETRIES, Listener, in_a_line
 from cotbal.runs.store import LOG_FILE, Store
 
 # How often the disk is looked at.
@@ -32,6 +32,8 @@ WAIT_SECONDS = 0.5
 FIRST_LOOK_SECONDS, LOOK_SECONDS = 1.0, 30.0
 # Files of another machine may be seen late; a job that has left without a word is waited for so long.
 CONFIRM_SECONDS, LATE_FILE_SECONDS = 1.0, 60.0
+# A job whose processes or disks do not end hangs in COMPLETING until its node is seen to.
+COMPLETING_SECONDS = 600.0
 REFUSED_SECONDS = 60.0
 # States in which nothing is late: the job had no time to write its failure, or the node none to send it.
 ENDED_FROM_OUTSIDE = (
@@ -60,6 +62,7 @@ class Live:
         started: whether the job has been seen at work.
         log_start: the bytes that were in the run's log then.
         over_since: when Slurm first showed the job as over, or not at all.
+        ending_since: when Slurm first showed it as COMPLETING.
     """
 
     job: Job
@@ -67,6 +70,7 @@ class Live:
     started: bool = False
     log_start: int = 0
     over_since: float | None = None
+    ending_since: float | None = None
 
     @property
     def id(self) -> str:
@@ -217,6 +221,8 @@ class SlurmPool:
     def _judge(self, live: Live, queued: QueuedJob | None) -> None:
         if queued is None or not queued.active:
             self._doubt(live, queued)
+        elif queued.state == "COMPLETING":
+            self._see_off(live, queued)
         elif queued.waiting:
             live.over_since = None
             if queued.stuck:
@@ -246,6 +252,16 @@ class SlurmPool:
             del self._live[live.job.key]
             self._end(live, queued)
 
+    def _see_off(self, live: Live, queued: QueuedJob) -> None:
+        """The job is at its end: a run that has told its failure is over, of another a process may still write."""
+        now = time.monotonic()
+        live.over_since, live.ending_since = None, live.ending_since or now
+        if read_failure(self._folder(live.job), live.ticket.submission) is not None:
+            del self._live[live.job.key]
+            self._end(live, queued)
+        elif now - live.ending_since >= COMPLETING_SECONDS:
+            self._note(live.id, f"job {live.id} ({live.job.name}) hangs in COMPLETING; its node needs a look")
+
     def _end(self, live: Live, queued: QueuedJob | None) -> None:
         state = (queued.state if queued else recorded_state(live.id)) or "gone from the queue"
         if state not in ENDED_FROM_OUTSIDE or state == "PREEMPTED":
@@ -256,9 +272,8 @@ class SlurmPool:
             text = f"run {job.name!r}: job {live.id} {IN_WORDS['TIMEOUT']}{self._extended(job)}"
             return self._give_up(job, f"{text}. End of its log:\n{self._log_end(live)}")
         if failure is not None:
-            of_slurm = f" (job {live.id} {IN_WORDS[state]})" if state in IN_WORDS else ""
-            first, newline, rest = failure.error.partition("\n")
-            return self._retry_or_give_up(job, f"{first}{of_slurm}{newline}{rest}")
+            of_slurm = f"job {live.id} {IN_WORDS[state]}.\n" if state in IN_WORDS else ""
+            return self._retry_or_give_up(job, of_slurm + failure.error)
         if state in IN_WORDS:
             text = f"job {live.id} {IN_WORDS[state]}. End of its log:\n{self._log_end(live)}"
             return self._retry_or_give_up(job, text)
@@ -269,7 +284,7 @@ class SlurmPool:
         if job.failures > self.resources.retries:
             self._give_up(job, f"run {job.name!r} failed in {self._folder(job)}:\n{error}")
         else:
-            self.listener.lost(job.name, error.partition("\n")[0])
+            self.listener.lost(job.name, in_a_line(error))
 
     def _bury(self, live: Live, state: str) -> None:
         job = live.job
