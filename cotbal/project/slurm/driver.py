@@ -253,7 +253,7 @@ class SlurmPool:
             self._end(live, queued)
 
     def _see_off(self, live: Live, queued: QueuedJob) -> None:
-        """The job is at its end: a run that has told its failure is over, of another a process may still write."""
+        """At its end: a run that has told its failure is over, of another a process may still write."""
         now = time.monotonic()
         live.over_since, live.ending_since = None, live.ending_since or now
         if read_failure(self._folder(live.job), live.ticket.submission) is not None:
