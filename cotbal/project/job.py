@@ -270,7 +270,9 @@ def work_done(log: Path, context: Mapping[str, Any], start: int = 0) -> int:
 def _tail(log: Path, start: int = 0) -> str:
     try:
         with log.open("rb") as stream:
-            stream.seek(max(start, stream.seek(0, 2) - LOG_BYTES))
+            size = stream.seek(0, 2)
+            # A log that is shorter than it was has begun anew.
+            stream.seek(max(start if start <= size else 0, size - LOG_BYTES))
             return stream.read().decode(errors="replace")
     except OSError:
         return ""

@@ -85,6 +85,12 @@ def test_progress_is_that_of_the_last_bar_over_all_steps(tmp_path, log, work):
     assert job.work_done(path, {"steps": None, "work": 1000}) == 0
 
 
+def test_progress_in_a_log_that_has_begun_anew(tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_text("3/4 [00:01<00:01")
+    assert job.work_done(path, {"steps": 4, "work": 8}, 999) == 6
+
+
 def test_bar_of_an_earlier_try_is_not_this_ones_progress(tmp_path, monkeypatch):
     folder, told = tmp_path / "runs" / "key", []
     folder.mkdir(parents=True)
