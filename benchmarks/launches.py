@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.meters import Meter, ceilings, device_name, make_meter
 from csrc_triton import gtw_cross_entropy
-from csrc_triton.launch import WORD, Launch, row_launch
+from csrc_triton.launch import WORD, Launch, row_launch, takes_long_steps
 from csrc_triton.options import LossOptions
 
 VOCABULARIES = (8192, 32000, 32003, 50257, 128256, 152064, 262144)
@@ -49,13 +49,14 @@ class Shape:
     def n_bytes(self) -> int:
         return self.rows * self.vocabulary * 2 * (1 if self.form == "loss alone" else 2)
 
-    def candidates(self) -> Iterator[Launch]:
-        """The table's own, then the others that hold the row or go through it in two passes."""
+    def candidates(self, logits: Tensor) -> Iterator[Launch]:
+        """The table's own for them, then the others that hold a row or go through it in two passes."""
         table = row_launch(
             self.vocabulary,
             is_aligned=self.vocabulary % WORD == 0,
             is_elementwise=self.form == "softcap",
             has_gradient=self.form != "loss alone",
+            takes_long_steps=takes_long_steps(logits),
         )
         yield table
         width = self.vocabulary + (WORD - 1 if self.vocabulary % WORD else 0)
@@ -105,7 +106,7 @@ def measure(shape: Shape, meter: Meter, copied: float) -> None:
     labels = torch.randint(shape.vocabulary, (shape.rows,), generator=generator, device=meter.device)
     weights = 0.5 + torch.rand(shape.rows, generator=generator, device=meter.device)
     gradient = None if shape.form == "loss alone" else torch.empty_like(logits)
-    for place, launch in enumerate(shape.candidates()):
+    for place, launch in enumerate(shape.candidates(logits)):
         with patch.object(gtw_cross_entropy, "row_launch", lambda *_, given=launch, **__: given):
             step = partial(
                 gtw_cross_entropy.gtw_cross_entropy_forward,

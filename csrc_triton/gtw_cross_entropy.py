@@ -9,7 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.launch import WARP_SIZE, WORD, compile_options, on_gpu_of, row_launch, stream_launch
+from csrc_triton.launch import (
+    WARP_SIZE,
+    WORD,
+    compile_options,
+    on_gpu_of,
+    row_launch,
+    stream_launch,
+    takes_long_steps,
+)
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
     finite_or_zero,
@@ -240,6 +248,7 @@ def gtw_cross_entropy_forward(
         is_aligned=is_aligned,
         is_elementwise=options.softcap is not None or options.label_smoothing != 0,
         has_gradient=gradient is not None,
+        takes_long_steps=takes_long_steps(logits, target),
     )
     with on_gpu_of(logits):
         _gtw_cross_entropy_fwd_kernel[(n_rows,)](

@@ -1,11 +1,12 @@
-"""Blocks and warps of a launch, by vocabulary. A table, never an autotuner.
+"""Blocks and warps of a launch, by vocabulary, dtype and GPU. A table, never an autotuner.
 
 With the pinned Triton every entry compiles to 128-bit loads and stores and spills no register
-(`tests/csrc_triton/test_compile.py`); with others a few spill 8 to 24 bytes (`make test-torch` lists them).
+(`tests/csrc_triton/test_compile.py`); with others a few spill 8 to 72 bytes (`make test-torch` lists them).
 """
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -44,6 +45,8 @@ RESIDENT = (
     Launch(32768, 32),
 )
 TWO_PASSES = Launch(32768, 32, step=16384)
+# Longer steps have more bytes on their way: faster on Hopper, where 16-bit rows without edges spill nothing.
+LONG_STEPS = Launch(32768, 32, step=32768)
 # Edges take a register more; with as many warps one would be put aside on sm_80.
 EDGES_TWO_PASSES = Launch(16384, 16, step=16384)
 # Nothing is kept for a gradient, so one pass in small steps: the positions of a larger block would spill.
@@ -54,7 +57,14 @@ ELEMENTWISE_TWO_PASSES = Launch(512, 4, step=1024)
 STREAMS = (Launch(1024, 4), Launch(4096, 8))
 
 
-def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_gradient: bool) -> Launch:
+def row_launch(
+    n_cols: int,
+    *,
+    is_aligned: bool,
+    is_elementwise: bool,
+    has_gradient: bool,
+    takes_long_steps: bool = False,
+) -> Launch:
     """The launch for rows of `n_cols` columns: the smallest entry that holds one, else two passes.
 
     Args:
@@ -62,12 +72,27 @@ def row_launch(n_cols: int, *, is_aligned: bool, is_elementwise: bool, has_gradi
         is_aligned: whether `n_cols` and the row stride are multiples of `WORD`.
         is_elementwise: whether softcap or label smoothing is on.
         has_gradient: whether a gradient is written.
+        takes_long_steps: as that function says of the rows.
     """
     # Wherever a row starts, the positions of its whole words end below `n_cols` rounded up to one.
     if is_elementwise:
         return _smallest(n_cols, ELEMENTWISE_RESIDENT, ELEMENTWISE_TWO_PASSES)
-    two_passes = TWO_PASSES if is_aligned else EDGES_TWO_PASSES
-    return _smallest(n_cols, RESIDENT, two_passes if has_gradient else LOSS_ALONE)
+    if not has_gradient:
+        return _smallest(n_cols, RESIDENT, LOSS_ALONE)
+    if not is_aligned:
+        return _smallest(n_cols, RESIDENT, EDGES_TWO_PASSES)
+    return _smallest(n_cols, RESIDENT, LONG_STEPS if takes_long_steps else TWO_PASSES)
+
+
+def takes_long_steps(*rows: Tensor) -> bool:
+    """Whether logits and gradient have 16 bits and are on a Hopper GPU; nothing is waited for."""
+    return all(each.is_cuda and each.element_size() == 2 and _is_hopper(each.device) for each in rows)
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    # AMD's MI300 is 9.4 to torch.
+    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def stream_launch(n_cols: int) -> Launch:

@@ -23,6 +23,7 @@ from csrc_triton import (
     compact_kernels,
     gather_rows,
     gtw_cross_entropy,
+    launch,
     logits_chunks,
     products,
     row_sums,
@@ -90,6 +91,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             monkeypatch.setattr(module, name, Kernel(name, launched, gpus))
     for module in (products, logits_chunks):
         monkeypatch.setattr(module, "adds_wide_products", lambda device: True)
+    monkeypatch.setattr(launch, "_is_hopper", lambda device: True)
     monkeypatch.setattr(ops, "scale_op", ops.scale_op._init_fn)
     # Autograd itself needs a real GPU: its two calls are made by hand.
     monkeypatch.setattr(

@@ -103,19 +103,24 @@ class Entry:
         return ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)
 
 
-def entries() -> Iterator[Entry]:
-    """Every launch of the table with every set of options that it is chosen for."""
+def entries(target: str, dtype: str) -> Iterator[Entry]:
+    """Every launch of the table with every set of options that it is chosen for on a target."""
     both = (False, True)
     kinds = (
         (table.RESIDENT, ROW_OPTIONS, both),
         ((table.TWO_PASSES,), GRADIENT_OPTIONS, (False,)),
         ((table.EDGES_TWO_PASSES,), GRADIENT_OPTIONS, (True,)),
+        ((table.LONG_STEPS,) if has_long_steps(target, dtype) else (), GRADIENT_OPTIONS, (False,)),
         ((table.LOSS_ALONE,), LOSS_OPTIONS, both),
         ((*table.ELEMENTWISE_RESIDENT, table.ELEMENTWISE_TWO_PASSES), ELEMENTWISE_OPTIONS, both),
     )
     for launches, options, edges in kinds:
         for launch, name, has_edges in product(launches, options, edges):
             yield Entry(launch, name, has_edges)
+
+
+def has_long_steps(target: str, dtype: str) -> bool:
+    return target == "sm_90" and dtype in ("bf16", "fp16")
 
 
 def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
@@ -170,11 +175,12 @@ def main() -> None:
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: all")
     parser.add_argument("--options", choices=OPTIONS, action="append", help="default: all")
+    parser.add_argument("--step", type=int, default=0, help="only launches of steps as long (default: all)")
     arguments = parser.parse_args()
     for target in arguments.target or TARGETS:
         for dtype in arguments.dtype or DTYPES:
-            for entry in entries():
-                if entry.options in (arguments.options or OPTIONS):
+            for entry in entries(target, dtype):
+                if entry.options in (arguments.options or OPTIONS) and entry.launch.step >= arguments.step:
                     line = inspect(entry, target, dtype)
                     text = " ".join(f"{value!s:>{len(key)}}" for key, value in line.items())
                     print(text if arguments.table else json.dumps(line), flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytest.importorskip("triton")
 
@@ -14,6 +15,7 @@ from csrc_triton import gtw_cross_entropy
 from csrc_triton import launch as table
 from csrc_triton.options import LossOptions
 from tests.csrc_triton.compiled import compiled
+from tests.csrc_triton.offline_compile import GRADIENT_OPTIONS, has_long_steps
 
 # fp16 moves as bf16 does, and fp32 takes the most registers: the long matrix has all four for each.
 NVIDIA = {"sm_80": {"bf16"}, "sm_90": {"fp32-bf16"}, "sm_100": {"bf16"}}
@@ -55,9 +57,40 @@ def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, optio
     assert {line["dtype"] for line in lines} == dtypes
     # Each set of options belongs to the entries of one kind.
     entries = {name: N_ROW_ENTRIES if name in EVERY[:3] else N_ELEMENTWISE_ENTRIES for name in options}
-    assert len(lines) == sum(entries.values()) * 2 * len(dtypes)
+    long_steps = [
+        (dtype, name)
+        for dtype in dtypes
+        for name in options
+        if has_long_steps(target, dtype) and name in GRADIENT_OPTIONS
+    ]
+    assert len(lines) == sum(entries.values()) * 2 * len(dtypes) + len(long_steps)
     for line in lines:
         assert_wide_without_spills(line)
+
+
+def test_long_steps_compile_without_spills(tmp_path: Path) -> None:
+    arguments = ("--target=sm_90", "--dtype=bf16", f"--step={table.LONG_STEPS.step}")
+    lines = compiled("offline_compile", tmp_path, *arguments)
+    assert [line["options"] for line in lines] == [*GRADIENT_OPTIONS]
+    for line in lines:
+        assert_wide_without_spills(line)
+
+
+def test_long_steps_are_for_rows_of_16_bits_on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_is_hopper", table._is_hopper.__wrapped__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (10, 0)][device.index])
+    with FakeTensorMode():
+        rows = {
+            (device, dtype): torch.empty(2, 16, dtype=dtype, device=device)
+            for device in ("cpu", "cuda:0", "cuda:1")
+            for dtype in (torch.bfloat16, torch.float16, torch.float32)
+        }
+    found = [key for key, each in rows.items() if table.takes_long_steps(each, each)]
+    assert found == [("cuda:0", torch.bfloat16), ("cuda:0", torch.float16)]
+    # The linear level's: float32 logits, and a gradient of 16 bits.
+    assert not table.takes_long_steps(rows["cuda:0", torch.float32], rows["cuda:0", torch.bfloat16])
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert not table.takes_long_steps(rows["cuda:0", torch.bfloat16])
 
 
 @pytest.mark.full
@@ -120,6 +153,9 @@ def test_every_launch_says_how_it_is_compiled() -> None:
         (32767, {"is_aligned": False}, table.RESIDENT[-1]),
         (32769, {"is_aligned": False}, table.EDGES_TWO_PASSES),
         (32768 + 16, {}, table.TWO_PASSES),
+        (32768 + 16, {"takes_long_steps": True}, table.LONG_STEPS),
+        (32768 + 16, {"takes_long_steps": True, "has_gradient": False}, table.LOSS_ALONE),
+        (32768 + 16, {"takes_long_steps": True, "is_aligned": False}, table.EDGES_TWO_PASSES),
         (32768 + 16, {"has_gradient": False}, table.LOSS_ALONE),
         (8192, {"is_elementwise": True}, table.ELEMENTWISE_RESIDENT[-1]),
         (8192 + 16, {"is_elementwise": True, "has_gradient": False}, table.ELEMENTWISE_TWO_PASSES),

@@ -30,6 +30,24 @@ RESTS = [8192 + rest for rest in range(256, 1280, 128)] + [
 @pytest.mark.parametrize("gap", [0, 16, 15])
 def test_a_row_of_any_width_is_read_and_written_whole(n_cols: int, gap: int, options: str) -> None:
     """Every column once, those of the next row never."""
+    assert_read_and_written_whole(n_cols, gap, OPTIONS[options])
+
+
+@pytest.mark.parametrize("n_cols", [32768 + 16, 98304 - 16])
+def test_a_row_is_read_and_written_whole_in_long_steps(n_cols: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Hopper: a step that the row just begins, and several with a block that is nearly full."""
+    monkeypatch.setattr(kernel, "takes_long_steps", lambda *_: True)
+    launched = []
+    monkeypatch.setattr(
+        kernel,
+        "row_launch",
+        lambda *given, **how: launched.append(table.row_launch(*given, **how)) or launched[-1],
+    )
+    assert_read_and_written_whole(n_cols, 0, LossOptions(z_loss=0.01))
+    assert launched == [table.LONG_STEPS]
+
+
+def assert_read_and_written_whole(n_cols: int, gap: int, options: LossOptions) -> None:
     logits = 3 * torch.randn(2, n_cols, generator=torch.Generator().manual_seed(n_cols))
     labels, weights = torch.tensor([n_cols - 1, n_cols // 2]), torch.tensor([0.5, 2.0])
     between = torch.full((3, n_cols + gap), 50.0)
@@ -40,13 +58,13 @@ def test_a_row_of_any_width_is_read_and_written_whole(n_cols: int, gap: int, opt
         labels,
         weights,
         None,
-        OPTIONS[options],
+        options,
         gradient=written[:2, :n_cols],
         want_correct=True,
         ignore_index=-100,
     )
     exact, read = logits.double().requires_grad_(), torch.ones(2, dtype=torch.bool)
-    expected = reference.row_losses(exact, labels, read, OPTIONS[options])
+    expected = reference.row_losses(exact, labels, read, options)
     (weights * expected).sum().backward()
     assert_close(losses, expected, LOSS[torch.float32])
     assert correct.tolist() == reference.top1_correct(logits, labels, read).tolist()
