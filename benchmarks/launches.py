@@ -1,4 +1,4 @@
-"""Blocks and warps of the logits kernel, timed against a copy: from here the launch table is chosen.
+"""Blocks, warps and registers of the logits kernel, timed against a copy: what the launch table is chosen by.
 
     python -m benchmarks.launches        every candidate; most of the time goes into compiling them
     python -m benchmarks.launches --only 32000 32003 --form gradient     some of them
@@ -68,6 +68,9 @@ class Shape:
                 for step in (0,) if width <= block else (block, 2 * block):
                     if step <= 32768 and (launch := Launch(block, warps, step)) != table:
                         yield launch
+                if block < width and block == 32 * 32 * warps and warps < 32:
+                    # Several programs at a time: one waits for its row while another writes.
+                    yield Launch(block, warps, block // 2, registers=64)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,7 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
     copied = ceilings(meter, tiny=options.tiny)["copy_bytes_per_s"]
     print(f"{device_name(meter.device)}, a copy moves {copied / 1e9:.0f} GB/s")
     print(
-        f"{'V':>7} {'form':<10} {'block':>6} {'warps':>5} {'step':>6} {'ms':>8} {'of copy':>8}  largest error"
+        f"{'V':>7} {'form':<10} {'block':>6} {'warps':>5} {'step':>6} {'registers':>9}"
+        f" {'ms':>8} {'of copy':>8}  largest error"
     )
     for vocabulary in options.only or (TINY if options.tiny else VOCABULARIES):
         for form in options.form:
@@ -129,7 +133,7 @@ def measure(shape: Shape, meter: Meter, copied: float) -> None:
                 share = shape.n_bytes / (milliseconds / 1e3) / copied
                 outcome = f"{milliseconds:8.3f} {share:8.3f}  {error}"
         chosen = "  the table's" if place == 0 else ""
-        columns = f"{launch.block:>6} {launch.num_warps:>5} {launch.step:>6}"
+        columns = f"{launch.block:>6} {launch.num_warps:>5} {launch.step:>6} {launch.registers or '-':>9}"
         print(f"{shape.vocabulary:>7} {shape.form:<10} {columns} {outcome}{chosen}", flush=True)
 
 

@@ -279,7 +279,7 @@ def gtw_cross_entropy_forward(
             BLOCK=launch.block,
             STEP=launch.step,
             WORD=WORD,
-            **compile_options(launch.warps(WARP_SIZE)),
+            **compile_options(launch.warps(WARP_SIZE), launch.registers),
         )
     return losses, correct.view(torch.bool)
 

@@ -25,11 +25,13 @@ class Launch:
         block: columns held in registers, read once; the last ones of a longer row.
         num_warps: warps of a program, of 32 threads each.
         step: columns of a step through those before the block, read twice; 0 where there are none.
+        registers: that a thread has at most, so that several programs fit; None: as many as it takes.
     """
 
     block: int
     num_warps: int
     step: int = 0
+    registers: int | None = None
 
     def warps(self, warp_size: int) -> int:
         """The warps of a program, fewer where `num_warps` of this size are too many threads."""
@@ -105,13 +107,14 @@ def _smallest(n_cols: int, entries: tuple[Launch, ...], otherwise: Launch) -> La
     return next((entry for entry in entries if n_cols <= entry.block), otherwise)
 
 
-def compile_options(num_warps: int) -> dict[str, int | bool]:
-    """What a kernel is compiled with: its warps, and a * b + c rounded once.
+def compile_options(num_warps: int, registers: int | None = None) -> dict[str, int | bool]:
+    """What a kernel is compiled with: its warps, its registers, and a * b + c rounded once.
 
-    The second is said because Triton 3.10 no longer does so by itself: the table's registers, and the last
+    The last is said because Triton 3.10 no longer does so by itself: the table's registers, and the last
     bit of a loss, would be others.
     """
-    return {"num_warps": num_warps, "enable_fp_fusion": True}
+    options: dict[str, int | bool] = {"num_warps": num_warps, "enable_fp_fusion": True}
+    return options if registers is None else options | {"maxnreg": registers}
 
 
 def on_gpu_of(tensor: Tensor) -> AbstractContextManager[None]:

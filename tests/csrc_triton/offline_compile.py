@@ -146,7 +146,7 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     """What the machine code of an entry does; for AMD that it compiles."""
     gpu = TARGETS[target]
     compiled = triton.compile(
-        entry.source(dtype), gpu, table.compile_options(entry.launch.warps(gpu.warp_size))
+        entry.source(dtype), gpu, table.compile_options(entry.launch.warps(gpu.warp_size), entry.launch.registers)
     )
     line: dict[str, object] = {
         "target": target,
