@@ -69,7 +69,7 @@ def prepare_generic(
     held = _held_out(turns, validation, test)
     folder = TaskFolder(target.out, task, target.form)
     groups = (group for group in turns.conversations("train") if group[0].image not in held)
-    folder.train(_records(task, groups, "image" in columns, merge, most_turns, instruction))
+    folder.train(_records(task, groups, "image" in columns, merge, most_turns, instruction), inputs)
     for split in ("val", "test"):
         mine = {image for image, name in held.items() if name == split}
         pictured = "image" in columns

@@ -67,6 +67,12 @@ class Inputs:
                 continue
             yield from made
 
+    def told_left_out(self) -> str:
+        """What was left out and why, for an error message; "" where nothing was."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()))
+        first = f", the first: {self.first_left_out[0]}" if self.first_left_out else ""
+        return f"; left out: {reasons}{first}" if reasons else ""
+
     def leave_out(self, reason: str, message: str | None = None) -> None:
         """Counts a record that is left out."""
         self.left_out[reason] += 1

@@ -82,6 +82,26 @@ def test_record_with_a_picture_is_left_out():
     assert valid({"image": "x.jpg", "conversations": turns}) == "with a picture"
 
 
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_record_whose_picture_is_null_is_of_text_alone(nothing):
+    # As LLaVA's mixture is, saved again from a table.
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert valid({"image": nothing, "conversations": turns}) == [("a", "b")]
+
+
+def test_where_all_is_left_out_the_error_tells_why(tmp_path):
+    turns = [("user", "Hi"), ("assistant", "Hello.")]
+    path = publishers.sharegpt(tmp_path / "sg.json", [turns, turns])
+    tokenizer = str(publishers.word_tokenizer(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"to train on, got none; left out: 2 too short$"):
+        prepare_sharegpt(path, target(tmp_path / "out"), inputs(), tokenizer=tokenizer)
+    (tmp_path / "t.jsonl").write_text('{"Q": "how many?", "A": 3}\n')
+    options = {"task": "T", "columns": {"question": "Q", "answer": "A"}}
+    told = "got none; left out: 1 invalid, the first: .*record 1, field 'A': expected a text, got 3"
+    with pytest.raises(ValueError, match=told):
+        prepare_generic(tmp_path / "t.jsonl", target(tmp_path / "out"), inputs(skip_invalid=True), **options)
+
+
 def words(text):
     return len(text.split())
 
