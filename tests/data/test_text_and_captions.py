@@ -237,6 +237,34 @@ def test_own_table_gives_the_same_records_from_each_form(tmp_path):
     assert records[0]["conversations"][0]["value"].endswith("?\nBe short.")
 
 
+def test_ending_may_be_in_capitals(tmp_path):
+    for kind in ("csv", "jsonl", "parquet"):
+        path = table(tmp_path, kind).rename(tmp_path / f"TABLE.{kind.upper()}")
+        prepare_generic(path, target(tmp_path / kind), inputs(), task="Mine", columns=COLUMNS)
+        assert len(train(tmp_path / kind / "Mine")) == 4
+
+
+def test_of_parquet_the_named_columns_alone_are_read(tmp_path):
+    import pyarrow.parquet
+
+    rows = [row | {"picture": bytes([n]) * 5000} for n, row in enumerate(ROWS)]
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(rows), path, compression="none", use_dictionary=False
+    )
+    # Who reads the pictures meets what cannot be read.
+    group = pyarrow.parquet.ParquetFile(path).metadata.row_group(0)
+    pictures = next(c for c in map(group.column, range(4)) if c.path_in_schema == "picture")
+    data = bytearray(path.read_bytes())
+    data[pictures.data_page_offset : pictures.data_page_offset + 64] = b"\xff" * 64
+    path.write_bytes(data)
+    prepare_generic(path, target(tmp_path / "out"), inputs(), task="Mine", columns=COLUMNS)
+    assert len(train(tmp_path / "out" / "Mine")) == 4
+    columns = COLUMNS | {"image": "pic"}
+    with pytest.raises(ValueError, match="expected the column 'pic', got Q, A, file, picture"):
+        prepare_generic(path, target(tmp_path / "out"), inputs(), task="Mine", columns=columns)
+
+
 def test_own_table_of_text_alone_and_its_own_splits(tmp_path):
     path = tmp_path / "t.jsonl"
     lines = [{"q": f"q{n}", "a": f"a{n}", "s": ("train", "val", "test")[n % 3], "n": n} for n in range(6)]
