@@ -85,7 +85,7 @@ def _write(
     """Writes the copy of a file; its sizes and hash."""
     source = found.sources[number].path
     changed = taken_out = 0
-    with record_file(path, "jsonl" if source.suffix == ".jsonl" else "json") as file:
+    with record_file(path, "jsonl" if source.suffix.lower() == ".jsonl" else "json") as file:
         for place, record in _records(found, number):
             if repeated.goes(place):
                 taken_out += 1
@@ -99,8 +99,9 @@ def _write(
 
 def _names(paths: list[Path]) -> list[str]:
     """The files' paths below the folder that holds them all."""
-    whole = [path.resolve() for path in dict.fromkeys(paths)]
-    if len(whole) < len(paths):
+    # Links keep their names: what a cache has them lead to is named by its hash.
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(whole)) < len(paths):
         raise ValueError("--fix: expected each file once, got one twice")
     top = os.path.commonpath([path.parent for path in whole])
     return [str(path.relative_to(top)) for path in whole]
