@@ -148,6 +148,18 @@ def test_tokenizer_that_transformers_makes_counts_as_well(tmp_path):
         load_counter(str(tmp_path / "no such folder"))
 
 
+def test_tokenizer_of_sentencepiece_without_its_packages_is_told_which(monkeypatch):
+    def without(name):
+        # Of Python's import errors and its own, transformers raises now these, now those.
+        raise ImportError("`tiktoken` is required to read a `tiktoken` file")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", without)
+    with pytest.raises(
+        ValueError, match=r"a tokenizer\.model, .* needs the packages sentencepiece and protobuf"
+    ):
+        load_counter("lmsys/vicuna-7b-v1.5")
+
+
 def test_what_a_call_left_in_the_tokenizer_cuts_and_pads_no_count(tmp_path):
     path = publishers.word_tokenizer(tmp_path / "tokenizer.json")
     used = Tokenizer.from_file(str(path))
