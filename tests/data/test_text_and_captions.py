@@ -249,6 +249,18 @@ def test_own_table_gives_the_same_records_from_each_form(tmp_path):
     assert records[0]["conversations"][0]["value"].endswith("?\nBe short.")
 
 
+def test_path_that_is_no_utf8_is_no_hindrance(tmp_path):
+    # As an archive of another machine leaves it.
+    folder = tmp_path / os.fsdecode(b"gbk\xca\xfd")
+    folder.mkdir()
+    path = table(folder, "jsonl")
+    path.write_text(f'{{"Q": 1, "A": "b"}}\n{path.read_text(encoding="utf-8")}', encoding="utf-8")
+    options = {"task": "Mine", "columns": {"question": "Q", "answer": "A"}}
+    (written,) = prepare_generic(path, target(tmp_path / "out"), inputs(skip_invalid=True), **options)
+    assert list(written["inputs"]) == [r"gbk\udcca\udcfd/table.jsonl"]
+    assert json.loads((tmp_path / "out" / "Mine" / "prepared.json").read_text()) == written
+
+
 def test_ending_may_be_in_capitals(tmp_path):
     for kind in ("csv", "jsonl", "parquet"):
         path = table(tmp_path, kind).rename(tmp_path / f"TABLE.{kind.upper()}")
