@@ -60,8 +60,9 @@ def measure(size: int, folder: Path) -> None:
     report(size, "gqa", folder, "prepare", "gqa", "--annotations", "gqa", "--out", "one")
     for task in TABLE:
         out = TaskFolder(folder / "data", task, "json")
-        out.train(record(task, number) for number in range(size // len(TABLE)))
-        out.finish("synthetic", 0, Inputs())
+        inputs = Inputs()
+        out.train((record(task, number) for number in range(size // len(TABLE))), inputs)
+        out.finish("synthetic", 0, inputs)
     report(size, "mix", folder, "prepare", "mix", "--data", "data", "--out", "mixture")
 
 

@@ -16,6 +16,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
+def writable(text: str) -> str:
+    """The text with what UTF-8 cannot hold, as a path's bytes may be, written as its number."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def write_text_atomically(path: str | Path, text: str) -> Path:
     """Return `path` after writing `text` there in UTF-8; otherwise as `write_bytes_atomically`."""
     return write_bytes_atomically(path, text.encode())

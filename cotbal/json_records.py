@@ -54,7 +54,7 @@ def read_each(path: str | Path, digest: Digest | None = None) -> Iterator[Record
     Raises:
         OSError: the file cannot be read.
     """
-    number, lines = 0, Path(path).suffix == ".jsonl"
+    number, lines = 0, Path(path).suffix.lower() == ".jsonl"
     with open(path, "rb") as stream:
         window = Window(stream, digest)
         array = window.next_character() == "["

@@ -80,14 +80,15 @@ def read_records(path: Path) -> list[Record]:
         ModuleNotFoundError: an Excel file without openpyxl.
     """
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".xlsx": _xlsx}
-    if path.suffix == ".pkl":
+    suffix = path.suffix.lower()
+    if suffix == ".pkl":
         raise ValueError(
             f"{path}: pickles are not read, they can run code; let the tool write tsv, csv, json or xlsx"
         )
-    if path.suffix not in readers:
+    if suffix not in readers:
         raise ValueError(f"{path}: expected one of {', '.join(readers)}, got {path.suffix!r}")
     try:
-        records = [Record(path, place, fields) for place, fields in readers[path.suffix](path)]
+        records = [Record(path, place, fields) for place, fields in readers[suffix](path)]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8, got {error}") from error
     if not records:
@@ -147,7 +148,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(path, encoding="utf-8-sig", newline="") as stream:
         try:
             csv.field_size_limit(LONGEST_CELL)
-            rows = csv.reader(stream, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            rows = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
             yield from _rows(path, ((f"line {rows.line_num}", row) for row in rows if row))
         except csv.Error as error:
             raise ValueError(f"{path}: expected a table, is it whole? {error}") from error

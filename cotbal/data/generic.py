@@ -69,7 +69,7 @@ def prepare_generic(
     held = _held_out(turns, validation, test)
     folder = TaskFolder(target.out, task, target.form)
     groups = (group for group in turns.conversations("train") if group[0].image not in held)
-    folder.train(_records(task, groups, "image" in columns, merge, most_turns, instruction))
+    folder.train(_records(task, groups, "image" in columns, merge, most_turns, instruction), inputs)
     for split in ("val", "test"):
         mine = {image for image, name in held.items() if name == split}
         pictured = "image" in columns
@@ -120,7 +120,7 @@ def _all(
     path: Path, columns: Mapping[str, str], pictures: Pictures, inputs: Inputs
 ) -> Iterator[tuple[str, Turn]]:
     number = 0
-    for number, row in enumerate(_rows(path, inputs), start=1):
+    for number, row in enumerate(_rows(path, columns, inputs), start=1):
         if number == 1 and (absent := [name for name in columns.values() if name not in row.fields]):
             raise ValueError(
                 f"{path}: expected the column {absent[0]!r}, got {', '.join(map(str, row.fields))}"
@@ -141,13 +141,14 @@ def _turn(number: int, row: Record, columns: Mapping[str, str], pictures: Pictur
     return split, Turn(id, image, filled(row, columns["question"]), filled(row, columns["answer"]))
 
 
-def _rows(path: Path, inputs: Inputs) -> Iterator[Record]:
-    if path.suffix in (".json", ".jsonl"):
+def _rows(path: Path, columns: Mapping[str, str], inputs: Inputs) -> Iterator[Record]:
+    suffix = path.suffix.lower()
+    if suffix in (".json", ".jsonl"):
         return read_array(path, inputs)
-    if path.suffix in (".csv", ".tsv"):
+    if suffix in (".csv", ".tsv"):
         return _csv(path, inputs)
-    if path.suffix == ".parquet":
-        return _parquet(path, inputs)
+    if suffix == ".parquet":
+        return _parquet(path, columns, inputs)
     raise ValueError(f"{path}: expected .csv, .tsv, .json, .jsonl or .parquet, got {path.suffix!r}")
 
 
@@ -157,7 +158,7 @@ def _csv(path: Path, inputs: Inputs) -> Iterator[Record]:
     try:
         with path.open("rb") as stream:
             csv.field_size_limit(LONGEST_CELL)
-            delimiter = "\t" if path.suffix == ".tsv" else ","
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
             rows = csv.reader(_lines(stream, reading), delimiter=delimiter, strict=True)
             header = next(rows, [])
             if len(set(header)) != len(header):
@@ -182,7 +183,7 @@ def _lines(stream: BinaryIO, reading: Digest) -> Iterator[str]:
         yield line.decode("utf-8" if number else "utf-8-sig")
 
 
-def _parquet(path: Path, inputs: Inputs) -> Iterator[Record]:
+def _parquet(path: Path, columns: Mapping[str, str], inputs: Inputs) -> Iterator[Record]:
     import pyarrow
     import pyarrow.parquet
 
@@ -193,7 +194,14 @@ def _parquet(path: Path, inputs: Inputs) -> Iterator[Record]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS):
+            names = file.schema_arrow.names
+            needed = sorted(set(columns.values()))
+            if not set(needed) <= set(names):
+                # Nothing need be read to tell which there are.
+                yield Record(path, "record 1", dict.fromkeys(names))
+                return
+            # Others may hold the pictures themselves, which would fill the memory.
+            for batch in file.iter_batches(batch_size=_ROWS, columns=needed):
                 for fields in batch.to_pylist():
                     number += 1
                     yield Record(path, f"record {number}", fields)

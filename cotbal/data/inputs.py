@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cotbal.collect.records import Record
+from cotbal.files import writable
 
 Told = Callable[[Path, int], None]
 T = TypeVar("T")
@@ -48,7 +49,8 @@ class Inputs:
     def hashes(self) -> dict[str, str]:
         """The SHA-256 of every file read through, by its name with its folder's."""
         return {
-            f"{path.parent.name}/{path.name}": each.sha256.hexdigest() for path, each in self._files.items()
+            writable(f"{path.parent.name}/{path.name}"): each.sha256.hexdigest()
+            for path, each in self._files.items()
         }
 
     def sha256(self, path: Path) -> str:
@@ -67,8 +69,14 @@ class Inputs:
                 continue
             yield from made
 
+    def told_left_out(self) -> str:
+        """What was left out and why, for an error message; "" where nothing was."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()))
+        first = f", the first: {self.first_left_out[0]}" if self.first_left_out else ""
+        return f"; left out: {reasons}{first}" if reasons else ""
+
     def leave_out(self, reason: str, message: str | None = None) -> None:
         """Counts a record that is left out."""
         self.left_out[reason] += 1
         if message is not None and len(self.first_left_out) < SHOWN:
-            self.first_left_out.append(message)
+            self.first_left_out.append(writable(message))

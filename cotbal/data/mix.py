@@ -57,12 +57,15 @@ def find_prepared(data: Path, tasks: Sequence[str] = ()) -> list[Prepared]:
 
     Raises:
         OSError: the folder cannot be read.
-        ValueError: there is none, one that is asked for is missing, or one is unfinished.
+        ValueError: there is none, one that is asked for is missing or in two folders, or one is unfinished.
     """
-    found = {
-        each.task: each
-        for each in map(load_prepared, sorted(path for path in data.iterdir() if path.is_dir()))
-    }
+    found: dict[str, Prepared] = {}
+    for each in map(load_prepared, _task_folders(data, tasks)):
+        if (other := found.setdefault(each.task, each)) is not each:
+            raise ValueError(
+                f"{data}: expected one folder for task {each.task!r}, got {other.folder.name} and "
+                f"{each.folder.name}; move one of them out of {data}"
+            )
     if absent := [task for task in tasks if task not in found]:
         raise ValueError(f"--task: expected one of {', '.join(found) or 'none'} in {data}, got {absent[0]!r}")
     names = tasks or [task for task in found if not task.startswith(LEFT_OUT)]
@@ -74,6 +77,14 @@ def find_prepared(data: Path, tasks: Sequence[str] = ()) -> list[Prepared]:
     return [
         found[t] for t in sorted(set(names), key=lambda t: (order.index(t) if t in TABLE else len(order), t))
     ]
+
+
+def _task_folders(data: Path, tasks: Sequence[str]) -> list[Path]:
+    """The folders that tasks should be in: not hidden, no mixture; finished where not asked for."""
+    folders = [path for path in sorted(data.iterdir()) if path.is_dir() and path.name[0] != "."]
+    folders = [path for path in folders if not (path / MIX).is_file()]
+    asked = set(map(slug, tasks))
+    return [path for path in folders if not asked or path.name in asked or (path / PREPARED).is_file()]
 
 
 def write_mix(

@@ -100,7 +100,7 @@ def _write_family(
     for kind, store in stores.items():
         task = f"{family}-{kind}"
         out = TaskFolder(target.out, task, target.form)
-        out.train(merged(task, store.conversations("train"), at_most=most_turns))
+        out.train(merged(task, store.conversations("train"), at_most=most_turns), inputs)
         for split in sorted(splits.keys() - {"train"}):
             out.held_out(split, store.drawn(split))
         options = {

@@ -64,7 +64,7 @@ def prepare_sharegpt(
     # Before any process starts: a wrong name is told at once.
     counter = load_counter(tokenizer)
     folder = TaskFolder(target.out, TASK, target.form)
-    folder.train(_records(path, inputs, counter, tokenizer, most_tokens, workers))
+    folder.train(_records(path, inputs, counter, tokenizer, most_tokens, workers), inputs)
     return [folder.finish("sharegpt", target.seed, inputs, most_tokens=most_tokens)]
 
 
@@ -123,7 +123,8 @@ def clean(fields: dict[str, Any], counter: Counter, most_tokens: int) -> _Cleane
 def pairs(fields: dict[str, Any]) -> Pairs | str:
     """The questions with their answers, or why the conversation is invalid."""
     turns = fields.get("conversations")
-    if "image" in fields:
+    # Tables write nothing as null: the records of text alone in LLaVA's mixture, saved again.
+    if fields.get("image") not in (None, ""):
         return "with a picture"
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return "no conversation"

@@ -47,13 +47,13 @@ def prepare_sharegpt4v(
     if count <= validation + test:
         raise ValueError(
             f"--validation {validation} and --test {test}: expected records left to train on, got {count} in "
-            "all; take fewer"
+            f"all; take fewer{inputs.told_left_out()}"
         )
     folder = TaskFolder(target.out, TASK, target.form)
     drawn = turns.drawn("all")
     folder.held_out("val", map(_question, islice(drawn, validation)))
     folder.held_out("test", map(_question, islice(drawn, test)))
-    folder.train(map(_record, drawn))
+    folder.train(map(_record, drawn), inputs)
     options = {"validation": validation, "test": test, "images": target.pictures.within}
     return [folder.finish("sharegpt4v", target.seed, inputs, **options)]
 

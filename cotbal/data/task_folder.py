@@ -72,8 +72,8 @@ class TaskFolder:
         self._refuse_another()
         remove_leftovers(self.path)
 
-    def train(self, records: Iterable[dict[str, Any]]) -> None:
-        """Writes the training records, each of which gets the task.
+    def train(self, records: Iterable[dict[str, Any]], inputs: Inputs) -> None:
+        """Writes the training records, each of which gets the task; `inputs` is what they are read from.
 
         Raises:
             ValueError: there is none.
@@ -86,7 +86,8 @@ class TaskFolder:
                 file.add(to_json(record | {"task": self.task}))
             digest = file.close()
             if not file.records:
-                raise ValueError(f"task {self.task!r}: expected records to train on, got none")
+                left_out = inputs.told_left_out()
+                raise ValueError(f"task {self.task!r}: expected records to train on, got none{left_out}")
             self._mark_unfinished()
         (self.path / f"train.{other}").unlink(missing_ok=True)
         self._keep("train", f"train.{self._form}", digest, records=file.records, turns=turns)

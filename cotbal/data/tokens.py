@@ -37,9 +37,11 @@ def load_counter(tokenizer: str) -> Counter:
 
     try:
         slow = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
+        # What transformers says of a missing package may name another one.
         raise ValueError(
-            f"--tokenizer: expected a tokenizer.json, its folder or a model's name: {error}"
+            f"--tokenizer: expected a tokenizer.json, its folder or a model's name: {error}; "
+            "a tokenizer.model, as Vicuna's, needs the packages sentencepiece and protobuf"
         ) from error
     return lambda text: len(slow(text, add_special_tokens=False, verbose=False)["input_ids"])
 

@@ -60,7 +60,7 @@ def write_vqa(
         turns.add(split, turn)
     instruction = TABLE[task].instruction
     groups = turns.conversations("train", conversations)
-    folder.train(merged(task, groups, instruction=instruction))
+    folder.train(merged(task, groups, instruction=instruction), inputs)
     for split, at_most in (("val", validation), ("test", None)):
         drawn = turns.drawn(split, at_most)
         folder.held_out(split, (turn._replace(question=asked(turn.question, instruction)) for turn in drawn))

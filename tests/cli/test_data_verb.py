@@ -157,4 +157,7 @@ def test_mended_copies_are_written(folder):
         "fixed.json",
         "train.json",
     ]
-    assert run(folder / "train.json", "--records-only", "--fix", folder).exit_code == 2
+    refused = run(folder / "train.json", "--records-only", "--fix", folder)
+    # Before anything is checked.
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--fix: expected a folder of its own" in refused.stderr

@@ -34,6 +34,12 @@ def test_every_kind_of_file_gives_the_same_records(tmp_path, kind):
     assert [record.fields for record in read_records(written(tmp_path, kind))] == ROWS
 
 
+def test_endings_may_be_in_capitals(tmp_path):
+    for kind in ("jsonl", "json", "csv", "tsv"):
+        path = written(tmp_path, kind).rename(tmp_path / f"ROWS.{kind.upper()}")
+        assert [record.fields for record in read_records(path)] == ROWS
+
+
 def test_an_excel_file_gives_the_same_records(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()

@@ -120,7 +120,7 @@ def test_run_that_fails_after_its_training_file_takes_the_mark_away(tmp_path):
     publishers.gqa(tmp_path, "train", [("1", "5", "Who?", "me")])
     prepare_gqa(tmp_path, target(tmp_path / "out"), inputs())
     folder = TaskFolder(tmp_path / "out", "GQA", "json")
-    folder.train([{"conversations": []}])
+    folder.train([{"conversations": []}], inputs())
     twice = (Turn("7", image, "Who?", "me") for image in "ab")
     with pytest.raises(ValueError, match="expected each held-out question's id once, got '7' twice"):
         folder.held_out("val", twice)
@@ -130,7 +130,7 @@ def test_run_that_fails_after_its_training_file_takes_the_mark_away(tmp_path):
 def test_names_of_any_language_have_folders_of_their_own(tmp_path):
     for name in ("图表", "问答", "A B"):
         folder = TaskFolder(tmp_path, name, "json")
-        folder.train([{"conversations": []}])
+        folder.train([{"conversations": []}], inputs())
         folder.finish("generic", 0, inputs())
     assert {path.name for path in tmp_path.iterdir()} == {"图表", "问答", "A_B"}
     with pytest.raises(ValueError, match="A_B: expected the folder of task 'A/B', got that of 'A B'"):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from fractions import Fraction
 
 import pytest
@@ -157,6 +158,26 @@ def test_task_that_is_not_finished_is_refused(data):
     (data / "GQA" / "prepared.json").unlink()
     with pytest.raises(ValueError, match=r"GQA: expected prepared\.json, got none: prepare it again"):
         find_prepared(data)
+
+
+def test_task_in_two_folders_is_refused(data):
+    # As a backup leaves it; the last one by name would be trained on.
+    shutil.copytree(data / "GQA", data / "GQA.bak")
+    with pytest.raises(ValueError, match=r"one folder for task 'GQA', got GQA and GQA\.bak; move one"):
+        find_prepared(data)
+
+
+def test_folders_that_are_no_tasks_are_passed_over(data):
+    (data / ".ipynb_checkpoints").mkdir()
+    write_mix(find_prepared(data), data / "mixture", inputs(), form="jsonl")
+    assert [each.task for each in find_prepared(data)] == ["ShareGPT", "VQAv2", "GQA", "Mine"]
+
+
+def test_task_that_is_not_asked_for_may_be_unfinished(data):
+    (data / "GQA" / "prepared.json").unlink()
+    assert [each.task for each in find_prepared(data, ["VQAv2"])] == ["VQAv2"]
+    with pytest.raises(ValueError, match=r"GQA: expected prepared\.json, got none"):
+        find_prepared(data, ["VQAv2", "GQA"])
 
 
 @pytest.mark.parametrize(

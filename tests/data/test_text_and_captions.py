@@ -82,6 +82,26 @@ def test_record_with_a_picture_is_left_out():
     assert valid({"image": "x.jpg", "conversations": turns}) == "with a picture"
 
 
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_record_whose_picture_is_null_is_of_text_alone(nothing):
+    # As LLaVA's mixture is, saved again from a table.
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert valid({"image": nothing, "conversations": turns}) == [("a", "b")]
+
+
+def test_where_all_is_left_out_the_error_tells_why(tmp_path):
+    turns = [("user", "Hi"), ("assistant", "Hello.")]
+    path = publishers.sharegpt(tmp_path / "sg.json", [turns, turns])
+    tokenizer = str(publishers.word_tokenizer(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"to train on, got none; left out: 2 too short$"):
+        prepare_sharegpt(path, target(tmp_path / "out"), inputs(), tokenizer=tokenizer)
+    (tmp_path / "t.jsonl").write_text('{"Q": "how many?", "A": 3}\n')
+    options = {"task": "T", "columns": {"question": "Q", "answer": "A"}}
+    told = "got none; left out: 1 invalid, the first: .*record 1, field 'A': expected a text, got 3"
+    with pytest.raises(ValueError, match=told):
+        prepare_generic(tmp_path / "t.jsonl", target(tmp_path / "out"), inputs(skip_invalid=True), **options)
+
+
 def words(text):
     return len(text.split())
 
@@ -126,6 +146,18 @@ def test_tokenizer_that_transformers_makes_counts_as_well(tmp_path):
     assert load_counter(str(tmp_path))("hello world hello") == 3
     with pytest.raises(ValueError, match="--tokenizer: expected a tokenizer"):
         load_counter(str(tmp_path / "no such folder"))
+
+
+def test_tokenizer_of_sentencepiece_without_its_packages_is_told_which(monkeypatch):
+    def without(name):
+        # Of Python's import errors and its own, transformers raises now these, now those.
+        raise ImportError("`tiktoken` is required to read a `tiktoken` file")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", without)
+    with pytest.raises(
+        ValueError, match=r"a tokenizer\.model, .* needs the packages sentencepiece and protobuf"
+    ):
+        load_counter("lmsys/vicuna-7b-v1.5")
 
 
 def test_what_a_call_left_in_the_tokenizer_cuts_and_pads_no_count(tmp_path):
@@ -215,6 +247,46 @@ def test_own_table_gives_the_same_records_from_each_form(tmp_path):
     assert sorted(answers) == sorted(row["A"] for row in ROWS)
     assert not {record["image"] for record in records} & {row["image"] for row in held}
     assert records[0]["conversations"][0]["value"].endswith("?\nBe short.")
+
+
+def test_path_that_is_no_utf8_is_no_hindrance(tmp_path):
+    # As an archive of another machine leaves it.
+    folder = tmp_path / os.fsdecode(b"gbk\xca\xfd")
+    folder.mkdir()
+    path = table(folder, "jsonl")
+    path.write_text(f'{{"Q": 1, "A": "b"}}\n{path.read_text(encoding="utf-8")}', encoding="utf-8")
+    options = {"task": "Mine", "columns": {"question": "Q", "answer": "A"}}
+    (written,) = prepare_generic(path, target(tmp_path / "out"), inputs(skip_invalid=True), **options)
+    assert list(written["inputs"]) == [r"gbk\udcca\udcfd/table.jsonl"]
+    assert json.loads((tmp_path / "out" / "Mine" / "prepared.json").read_text()) == written
+
+
+def test_ending_may_be_in_capitals(tmp_path):
+    for kind in ("csv", "jsonl", "parquet"):
+        path = table(tmp_path, kind).rename(tmp_path / f"TABLE.{kind.upper()}")
+        prepare_generic(path, target(tmp_path / kind), inputs(), task="Mine", columns=COLUMNS)
+        assert len(train(tmp_path / kind / "Mine")) == 4
+
+
+def test_of_parquet_the_named_columns_alone_are_read(tmp_path):
+    import pyarrow.parquet
+
+    rows = [row | {"picture": bytes([n]) * 5000} for n, row in enumerate(ROWS)]
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(rows), path, compression="none", use_dictionary=False
+    )
+    # Who reads the pictures meets what cannot be read.
+    group = pyarrow.parquet.ParquetFile(path).metadata.row_group(0)
+    pictures = next(c for c in map(group.column, range(4)) if c.path_in_schema == "picture")
+    data = bytearray(path.read_bytes())
+    data[pictures.data_page_offset : pictures.data_page_offset + 64] = b"\xff" * 64
+    path.write_bytes(data)
+    prepare_generic(path, target(tmp_path / "out"), inputs(), task="Mine", columns=COLUMNS)
+    assert len(train(tmp_path / "out" / "Mine")) == 4
+    columns = COLUMNS | {"image": "pic"}
+    with pytest.raises(ValueError, match="expected the column 'pic', got Q, A, file, picture"):
+        prepare_generic(path, target(tmp_path / "out"), inputs(), task="Mine", columns=columns)
 
 
 def test_own_table_of_text_alone_and_its_own_splits(tmp_path):

@@ -69,7 +69,7 @@ def check_values(values: Sequence[str], pictured: bool, faults: list[Fault]) -> 
         for mark in (mark for mark in MARKS if mark in value):
             expected = f"a text without {mark!r}, the template's own"
             faults.append(("template", place, expected, shortened(value)))
-        found += [(place, box) for box in _boxes(value, place, faults)] if pictured else []
+        found += [(place, box) for box in check_boxes(value, place, faults)] if pictured else []
     return found
 
 
@@ -83,7 +83,8 @@ def _images(values: Sequence[str], pictured: bool, faults: list[Fault]) -> None:
     faults.append(("image-token", f"conversations[{where}].value", expected, got))
 
 
-def _boxes(value: str, place: str, faults: list[Fault]) -> list[TextBox]:
+def check_boxes(value: str, place: str, faults: list[Fault]) -> list[TextBox]:
+    """The boxes in a text that are right so far."""
     fit = []
     for box in boxes(value):
         if box.fits:

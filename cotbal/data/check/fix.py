@@ -7,13 +7,13 @@ OUT/fixed.json       how many, and hashes; written last, so that without it the 
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cotbal.data.check.mend import Change, mended
 from cotbal.data.check.repeats import Place
-from cotbal.data.check.run import Check
+from cotbal.data.check.run import Check, Source
 from cotbal.data.task_folder import RecordFile, record_file
 from cotbal.data.turns import to_json
 from cotbal.files import remove_leftovers, write_text_atomically, writing_atomically
@@ -35,8 +35,8 @@ def write_fixed(found: Check, out: Path) -> dict[str, Any]:
         OSError: a file cannot be read or written.
         ValueError: the folder is that of the files, or a record cannot be read; nothing half-written is left.
     """
-    names = _names([source.path for source in found.sources])
-    _refuse(found, out, names)
+    names = check_folder(found.sources, out)
+    _refuse(found)
     (out / FIXED).unlink(missing_ok=True)
     for folder in {(out / name).parent for name in names} | {out}:
         remove_leftovers(folder)
@@ -65,18 +65,27 @@ class _Repeated:
         return True
 
 
-def _refuse(found: Check, out: Path, names: list[str]) -> None:
+def check_folder(sources: Sequence[Source], out: Path) -> list[str]:
+    """The names that the copies of the files will have in the folder.
+
+    Raises:
+        ValueError: the files are there themselves, or one is given twice.
+    """
+    names = _names([source.path for source in sources])
+    if any(
+        (out / name).resolve() == source.path.resolve() for name, source in zip(names, sources, strict=True)
+    ):
+        raise ValueError(f"--fix: expected a folder of its own, got {out}, where the files are; name another")
+    return names
+
+
+def _refuse(found: Check) -> None:
     for kind in ("file", "line"):
         if count := found.findings.counts[kind]:
             raise ValueError(
                 f"--fix: expected files of which every record can be read, got errors of kind {kind!r} "
                 f"({count:,}); mend those first, a copy would lack the records"
             )
-    if any(
-        (out / name).resolve() == source.path.resolve()
-        for name, source in zip(names, found.sources, strict=True)
-    ):
-        raise ValueError(f"--fix: expected a folder of its own, got {out}, where the files are")
 
 
 def _write(
@@ -85,7 +94,7 @@ def _write(
     """Writes the copy of a file; its sizes and hash."""
     source = found.sources[number].path
     changed = taken_out = 0
-    with record_file(path, "jsonl" if source.suffix == ".jsonl" else "json") as file:
+    with record_file(path, "jsonl" if source.suffix.lower() == ".jsonl" else "json") as file:
         for place, record in _records(found, number):
             if repeated.goes(place):
                 taken_out += 1
@@ -99,8 +108,9 @@ def _write(
 
 def _names(paths: list[Path]) -> list[str]:
     """The files' paths below the folder that holds them all."""
-    whole = [path.resolve() for path in dict.fromkeys(paths)]
-    if len(whole) < len(paths):
+    # Links keep their names: what a cache has them lead to is named by its hash.
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(whole)) < len(paths):
         raise ValueError("--fix: expected each file once, got one twice")
     top = os.path.commonpath([path.parent for path in whole])
     return [str(path.relative_to(top)) for path in whole]

@@ -45,7 +45,7 @@ class Repeat(NamedTuple):
         place: where it stands again.
         turn: of the question.
         first: where it stands already.
-        equal: whether the two records' texts are equal byte by byte.
+        equal: whether its text is equal byte by byte to that of one before it.
     """
 
     kind: str
@@ -122,8 +122,12 @@ class Repeats:
 
     def _repeated_records(self) -> Iterator[Repeat]:
         # The split is the place's first byte.
+        before, texts = b"", set()
         for first, row in _again(self._records, 33):
-            yield _repeat("repeated-record", row[32:40], first[32:40], equal=row[40:] == first[40:])
+            if first != before:
+                before, texts = first, {first[40:]}
+            yield _repeat("repeated-record", row[32:40], first[32:40], equal=row[40:] in texts)
+            texts.add(row[40:])
 
     def _repeated_ids(self) -> Iterator[Repeat]:
         for first, row in _again(self._ids, 18):

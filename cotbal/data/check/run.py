@@ -12,6 +12,7 @@ from cotbal.data.check.repeats import NO_PICTURE, Place, Repeat, Repeats
 from cotbal.data.check.schema import HELD_OUT, Examined, Settings
 from cotbal.data.check.tally import EDGES, Tally
 from cotbal.data.inputs import Inputs
+from cotbal.files import writable
 from cotbal.json_records import Broken, read_each
 from cotbal.json_window import Record
 
@@ -89,7 +90,7 @@ class Check:
         self.sources, self.settings, self.images = sources, settings, images
         self._inputs, self._workers = inputs, workers
         self._splits = list(dict.fromkeys(source.split for source in sources))
-        self._names = [_name(source.path) for source in sources]
+        self._names = [writable(str(source.path)) for source in sources]
         self.findings, self.tally, self.repeats = Findings(accepted), Tally(), Repeats()
         self.records, self.broken = [0] * len(sources), [0] * len(sources)
         self.pictures = 0
@@ -240,8 +241,3 @@ class Check:
 
     def _add(self, place: Place, kind: str, field: str, expected: str, got: str) -> None:
         self.findings.add(Finding(kind, self._names[place.file], place.record, field, expected, got))
-
-
-def _name(path: Path) -> str:
-    """The path as text that can be written anywhere."""
-    return str(path).encode("utf-8", "backslashreplace").decode()

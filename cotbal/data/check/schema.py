@@ -10,6 +10,7 @@ from cotbal.data.check.boxes import TextBox
 from cotbal.data.check.fields import (
     Fault,
     check_answers,
+    check_boxes,
     check_image,
     check_roles,
     check_text,
@@ -160,10 +161,12 @@ class Examiner:
         if IMAGE in text:
             faults.append(("image-token", "text", "no <image>, which the evaluation adds", shortened(text)))
         answers = check_answers(fields, faults)
+        said = [("text", text), *(("answer", each) for each in answers)] if "image" in fields else []
+        found = [(place, box) for place, value in said for box in check_boxes(value, place, faults)]
         comparable = text and (image is not None or "image" not in fields)
         questions = [self._question(HELD_OUT, text, "\0".join(answers))] if comparable else []
         known = id if isinstance(id, str) else str(id) if type(id) is int else None
-        return Examined(faults, task, image, True, known, questions, b"", 1, None, [])
+        return Examined(faults, task, image, True, known, questions, b"", 1, None, found)
 
     def _question(self, turn: int, question: str, answer: str) -> Question:
         text = _plain(question.replace(IMAGE, " "))

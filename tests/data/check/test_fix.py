@@ -132,6 +132,42 @@ def test_repeats_are_taken_out_of_every_file(tmp_path):
     assert [each["id"] for each in json.loads((tmp_path / "out" / "c.json").read_text())] == [5]
 
 
+def test_record_goes_that_is_equal_to_one_before_it_which_is_not_the_first(tmp_path):
+    (tmp_path / "in").mkdir()
+    found = check(tmp_path / "in", {"train": [record("q", "a", id=n) for n in (1, 2, 2, 1, 3)]})
+    write_fixed(found, tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert [each["id"] for each in made] == [1, 2, 3]
+
+
+def test_copy_of_a_link_has_its_name(tmp_path):
+    # As a model hub's cache has it.
+    for folder in ("blobs", "snapshot", "out"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "blobs" / "a1b2.json", [said(("user", "q"), ("gpt", "a"))])
+    (tmp_path / "snapshot" / "train.json").symlink_to("../blobs/a1b2.json")
+    found = Check([Source("train", tmp_path / "snapshot" / "train.json")], Inputs(), Settings())
+    found.run()
+    assert write_fixed(found, tmp_path / "out")["files"][0]["file"] == "train.json"
+    assert (tmp_path / "out" / "train.json").is_file()
+    with pytest.raises(ValueError, match="--fix: expected a folder of its own"):
+        write_fixed(found, tmp_path / "snapshot")
+
+
+def test_ending_may_be_in_capitals(tmp_path):
+    path = tmp_path / "in" / "TRAIN.JSONL"
+    path.parent.mkdir()
+    path.write_text(f'{{"broken"\n{json.dumps(said(("user", "q"), ("gpt", "a")))}\n')
+    found = Check([Source("train", path)], Inputs(), Settings())
+    found.run()
+    assert (found.records, found.findings.counts["line"]) == ([1], 1)
+    path.write_text(path.read_text().partition("\n")[2])
+    again = Check([Source("train", path)], Inputs(), Settings())
+    again.run()
+    write_fixed(again, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "TRAIN.JSONL").read_text())["task"] == "GQA"
+
+
 def test_originals_are_never_written_over(tmp_path):
     found = check(tmp_path, {"train": [record("q", "a")]})
     before = (tmp_path / "train.json").read_bytes()

@@ -106,3 +106,6 @@ def test_box_in_the_padding_is_told(tmp_path, size, box, padded):
     found = check(tmp_path, {"train": [record("where?", box, image="1.png")]}, images=tmp_path)
     expected = [("box-in-padding", "train", 1, "conversations[1].value")] if padded else []
     assert findings(found) == expected
+    asked = question(1, "where?", "1.png", answer=box)
+    found = check(tmp_path, {"val": [asked]}, images=tmp_path)
+    assert findings(found) == ([("box-in-padding", "val", 1, "answer")] if padded else [])

@@ -89,6 +89,8 @@ def turn(place, **fields):
         (question(1, "what?", answer=" "), ("empty-answer", "answer")),
         (question(1, "what?", answer=[]), ("empty-answer", "answer")),
         (question(1, "what?", answer=3), ("record", "answer")),
+        (question(1, "where?", "1.jpg", answer="[120, 40, 610, 900]"), ("box", "answer")),
+        (question(1, "what? [0.5, 0.1, 0.4, 0.2]", "1.jpg"), ("box", "text")),
     ],
 )
 def test_each_fault_is_found_where_it_is(fields, fault):
