@@ -150,10 +150,14 @@ def test_a_baseline_that_is_0_in_some_draws_gives_no_interval_of_the_measures():
     finals = drawn()
     rare = finals.models["STL"][0].items | {"a": [1.0] * 2 + [0.0] * 58}
     scores = finals.models["STL"][0].scores | {"a": 2 / 60}
-    row = row_of(compare(Finals(COLUMNS, {**finals.models, "STL": {0: Model(scores, rare)}})), "EW")
+    models = {**finals.models, "STL": {0: Model(scores, rare)}, "TLA": drawn(generator=1).models["EW"]}
+    content = compare(Finals(COLUMNS, models))
+    row = row_of(content, "EW")
     assert row["delta_i"] is not None
     assert row["delta_i_interval"] is row["delta_e_interval"] is None
     assert row["score_intervals"] is not None
+    assert content["statements"][0].startswith("ΔI and ΔE have no intervals: a score of STL")
+    assert not any("by chance" in line or "lean upward" in line for line in content["statements"])
 
 
 def test_a_score_in_percent_is_the_mean_of_its_items_to_six_digits():
