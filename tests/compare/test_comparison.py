@@ -378,6 +378,29 @@ def test_tables_are_merged_by_their_tests_and_names_that_come_twice_are_told_apa
         merged({"x": first, "y": Finals(higher, {})})
 
 
+def test_the_same_model_in_two_tables_is_one_and_another_of_its_name_can_be_the_baseline():
+    first, second = drawn(), drawn(generator=1)
+    copy = {0: Model(**{**vars(first.models["STL"][0]), "details": {"models": "elsewhere"}})}
+    theirs = {"STL": copy, "TLA": second.models["EW"]}
+    both = merged({"x": first, "y": Finals(COLUMNS, theirs)})
+    assert list(both.models) == ["STL", "EW", "CoTBal", "TLA"]
+    assert compare(both)["baseline"] == "STL"
+    both = merged({"x": first, "y": Finals(COLUMNS, {**theirs, "STL": second.models["STL"]})})
+    assert any('choose one: --baseline "STL (x)".' in line for line in compare(both)["statements"])
+    assert compare(both, baseline="STL (x)")["baseline"] == "STL (x)"
+
+
+def test_scores_by_two_metrics_are_not_put_into_one_column():
+    def table(metric="score", source="test"):
+        return Finals((Column("a", metric=metric, source=source),), {metric: {0: Model({"a": 0.5})}})
+
+    with pytest.raises(ValueError, match="y: a: expected scores by EM as in x, got ANLS"):
+        merged({"x": table("EM"), "y": table("ANLS")})
+    assert merged({"x": table("EM"), "y": table()}).columns[0].metric == "EM"
+    both = merged({"x": table("EM"), "y": table("EM", "validation"), "z": table("EM")})
+    assert compare(both)["statements"][0].startswith("No test scores: a has no test file")
+
+
 def test_other_clusters_in_one_of_the_tables_are_other_items_and_give_no_interval():
     first, second, pairs = drawn(), drawn(generator=1), [place // 2 for place in range(60)]
     ours = Finals(COLUMNS, {"STL": first.models["STL"]}, {"a": pairs})
