@@ -142,7 +142,7 @@ def uncertainty(
     _check(level, draws)
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over)
-    reasons = unidentified(pooled) | _lost_in_noise(pooled.tasks, drawn)
+    reasons = unidentified(pooled) | _lost_in_noise(pooled, drawn)
     whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
     D = difficulty_of(drawn.mini, whole)
     C = contribution_of(drawn.mini, drawn.probes)
@@ -189,11 +189,13 @@ def _check(level: float, draws: int) -> None:
         raise ValueError(f"draws: expected at least 100, got {draws}")
 
 
-def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
+def _lost_in_noise(pooled: Scores, drawn: Draws) -> dict[str, str]:
     """The tasks whose own gain is within the noise of items and seeds together."""
     gaps = drawn.probes.diagonal(dim1=1, dim2=2) - drawn.mini
+    gains = pooled.oriented("probes").diagonal() - pooled.oriented("mini")
+    columns = (values.tolist() for values in (gains, gaps.mean(0), gaps.std(0)))
     found = {}
-    for task, mean, error in zip(tasks, gaps.mean(0).tolist(), gaps.std(0).tolist(), strict=True):
+    for task, gain, mean, error in zip(pooled.tasks, *columns, strict=True):
         if not math.isfinite(mean):
             found[task] = (
                 f"the reciprocal of task {task!r} has no value in some draws; use 'complement: bound'"
@@ -201,7 +203,7 @@ def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
         # Without noise, what is not above 0 is not identified in the table itself.
         elif error > 0 and mean < MIN_STANDARD_ERRORS * error:
             found[task] = (
-                f"V({task} + mini) - V(mini) of task {task!r} is {mean:.4g}, only {mean / error:.2f} of its "
+                f"V({task} + mini) - V(mini) of task {task!r} is {gain:.4g}, only {mean / error:.2f} of its "
                 f"standard errors over items and seeds, expected at least {MIN_STANDARD_ERRORS:g}"
             )
     return found
