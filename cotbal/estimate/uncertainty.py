@@ -144,9 +144,11 @@ def uncertainty(
     drawn = resample(tables, draws=draws, seed=seed, over=over)
     reasons = unidentified(pooled) | _lost_in_noise(pooled, drawn)
     whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
-    D = difficulty_of(drawn.mini, whole)
+    mini = pooled.oriented("mini")
+    # What has no difficulty has no interval of one.
+    D = difficulty_of(drawn.mini, whole).masked_fill(mini <= 0, math.nan)
     C = contribution_of(drawn.mini, drawn.probes)
-    undefined = {} if precise else without_difficulty(pooled.tasks, D)
+    undefined = {} if precise else without_difficulty(pooled.tasks, D) | _not_above_0(pooled.tasks, mini)
     if shrink:
         signals = ShrunkSignals.of(pooled, drawn)
         C, D = signals.contributions(C), signals.difficulties(D)
@@ -187,6 +189,16 @@ def _check(level: float, draws: int) -> None:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     if draws < 100:
         raise ValueError(f"draws: expected at least 100, got {draws}")
+
+
+def _not_above_0(tasks: Sequence[str], mini: Tensor) -> dict[str, str]:
+    """The tasks that Eq. 9 gives no difficulty, as their score with the mini subset is not above 0."""
+    return {
+        task: f"the score of task {task!r} with the mini subset is {score:g}; its difficulty needs one "
+        "above 0"
+        for task, score in zip(tasks, mini.tolist(), strict=True)
+        if score <= 0
+    }
 
 
 def _lost_in_noise(pooled: Scores, drawn: Draws) -> dict[str, str]:
