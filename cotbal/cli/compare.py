@@ -47,7 +47,10 @@ def compare(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for page, table and figures; by default `compare` in the estimate's."),
+        typer.Option(
+            help="Folder for page, table and figures; by default `compare` in the estimate's, with files "
+            "this folder."
+        ),
     ] = None,
     precise: Precise = False,
     step_matched: StepMatched = False,

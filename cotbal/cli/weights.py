@@ -70,16 +70,20 @@ def weights(
 
     stated = _fixed(fixed or [])
     tables = _read(scores, items or [])
+    for path, table in zip(scores, tables, strict=True):
+        for doubt in two_scales(table.tasks, _rows(table)):
+            typer.echo(f"{path}: {doubt}", err=True)
     models = [table for table in tables if isinstance(table, TwoModels)]
     if models:
         if shrink:
             raise ValueError("--shrink: a table of mode no-probes has no contribution to pull; leave it out")
+        if precise:
+            raise ValueError(
+                "--precise: the difficulty of a table of mode no-probes is that of its rows mini and equal; "
+                "leave it out"
+            )
         _without_probes(TwoModels.pooled(models), rule, temperature, alpha, stated, out, as_json)
         return
-    for path, table in zip(scores, tables, strict=True):
-        rows = {"mini": table.mini.tolist(), **dict(zip(table.tasks, table.probes.tolist(), strict=True))}
-        for doubt in two_scales(table.tasks, rows):
-            typer.echo(f"{path}: {doubt}", err=True)
     options: dict[str, Any] = {
         "temperature": temperature,
         "alpha": alpha,
@@ -107,6 +111,13 @@ def _read(paths: list[Path], items: list[Path]) -> list[Any]:
     if len({type(table) for table in tables}) > 1:
         raise ValueError("SCORES: expected tables of one mode, got some with probes and some without")
     return tables
+
+
+def _rows(table: "Scores | TwoModels") -> dict[str, list[float]]:
+    """The scores of a table by the names of its rows."""
+    found = {name: getattr(table, name, None) for name in ("mini", "equal", "single_mini", "single_full")}
+    found |= dict(zip(table.tasks, getattr(table, "probes", ()), strict=False))
+    return {name: [float(score) for score in row] for name, row in found.items() if row is not None}
 
 
 def _with_probes(

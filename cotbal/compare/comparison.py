@@ -89,7 +89,10 @@ def _gains(
     """I of every task by method (Eq. 12); none, with the reason, where the baseline allows none."""
     if baseline not in scores:
         known = ", ".join(scores) or "none"
-        return {}, f"ΔI and ΔE need the baseline {baseline}, which is not among the finished models ({known})"
+        reason = f"ΔI and ΔE need the baseline {baseline}, which is not among the finished models ({known})"
+        # That of one of several tables.
+        namesake = next((name for name in scores if name.startswith(f"{baseline} (")), None)
+        return {}, f'{reason}; choose one: --baseline "{namesake}"' if namesake else reason
     lower = [column.name for column in finals.columns if column.better == "lower"]
 
     def by_task(name: str) -> dict[str, dict[str, float]]:

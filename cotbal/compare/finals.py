@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+# The metric of a column that names none.
+UNNAMED = "score"
 
 
 class Column(NamedTuple):
@@ -20,7 +24,7 @@ class Column(NamedTuple):
 
     task: str
     test: str = ""
-    metric: str = "score"
+    metric: str = UNNAMED
     better: str = "higher"
     source: str = "test"
 
@@ -91,6 +95,8 @@ def add_clusters(clusters: dict[str, Sequence[int]], column: str, numbers: Seque
 def merged(named: Mapping[str, Finals]) -> Finals:
     """All methods of several tables, a name that comes twice with that of its table in brackets.
 
+    What has the same scores and items under one name in two tables is the same model, and stands once.
+
     Args:
         named: the tables by name, the first one's columns lead.
 
@@ -105,16 +111,35 @@ def merged(named: Mapping[str, Finals]) -> Finals:
             difference = ", ".join(sorted(theirs.keys() ^ columns.keys()))
             raise ValueError(f"{other}: expected the test sets of {first}; not in both: {difference}")
         for name, column in columns.items():
-            if theirs[name].better != column.better:
-                raise ValueError(f"{other}: {name}: {first} says that {column.better} is better, it does not")
-    counts = [method for table in named.values() for method in table.models]
-    models = {
-        f"{method} ({name})" if counts.count(method) > 1 else method: of_method
-        for name, table in named.items()
-        for method, of_method in table.models.items()
-    }
+            columns[name] = _common(column, theirs[name], first, other)
+    kept: list[tuple[str, str, Mapping[int, Model]]] = []
+    for table, finals in named.items():
+        for method, by_seed in finals.models.items():
+            if not any(method == known and _alike(by_seed, found) for _, known, found in kept):
+                kept.append((table, method, by_seed))
+    counts = Counter(method for _, method, _ in kept)
+    models = {f"{method} ({table})" if counts[method] > 1 else method: found for table, method, found in kept}
     clusters: dict[str, Sequence[int]] = {}
-    for table in named.values():
-        for name, numbers in table.clusters.items():
+    for finals in named.values():
+        for name, numbers in finals.clusters.items():
             add_clusters(clusters, name, numbers)
-    return Finals(named[first].columns, models, clusters)
+    return Finals(tuple(columns.values()), models, clusters)
+
+
+def _common(column: Column, theirs: Column, first: str, other: str) -> Column:
+    """The column of two tables; one of validation scores where either's are."""
+    if theirs.better != column.better:
+        raise ValueError(f"{other}: {column.name}: {first} says that {column.better} is better, it does not")
+    # A CSV does not tell its metric.
+    if theirs.metric != column.metric and UNNAMED not in (theirs.metric, column.metric):
+        raise ValueError(
+            f"{other}: {column.name}: expected scores by {column.metric} as in {first}, got {theirs.metric}; "
+            "score both by one metric"
+        )
+    return column if theirs.source == "test" else theirs
+
+
+def _alike(models: Mapping[int, Model], others: Mapping[int, Model]) -> bool:
+    return {seed: (model.scores, model.items) for seed, model in models.items()} == {
+        seed: (model.scores, model.items) for seed, model in others.items()
+    }

@@ -42,7 +42,7 @@ def _about_differences(comparison: Mapping[str, Any]) -> list[str]:
     # Items drawn again say nothing of another training.
     alone = ", for these trainings alone" if len(comparison["seeds"]) == 1 else ""
     lines = [line for key in SIGNS for line in _difference(rows, key, f"{against}{alone}")]
-    count = len(SIGNS) * len(rows)
+    count = sum(row[f"{key}_difference_interval"] is not None for row in rows for key in SIGNS)
     if count > 2:
         lines[-1] += f" Of {count} such comparisons one in twenty is beyond the noise by chance."
     return lines
@@ -73,6 +73,11 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
     lines = [
         "ΔI is better when higher, ΔE when lower; noise only ever adds to ΔE, so its intervals lean upward."
     ]
+    if comparison["baseline"] and all(row["delta_i_interval"] is None for row in comparison["methods"]):
+        lines = [
+            f"ΔI and ΔE have no intervals: a score of {comparison['baseline']}, by which they are divided, "
+            "is not above 0 in some draws; more test items help."
+        ]
     if len(comparison["seeds"]) == 1:
         lines.append(
             "One seed: the intervals are of the test items alone. Another training of the same method may "

@@ -7,6 +7,7 @@ A run is "mini" or the task of a probe; the items stand in the same order in eve
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,6 +102,7 @@ def _lists(value: Any, where: str, kinds: tuple[type, ...] = (int, float)) -> di
     for task, row in value.items():
         if not isinstance(row, list):
             raise ValueError(f"{where}[{task!r}]: expected a list of {named}")
-        if wrong := [each for each in row if type(each) not in kinds]:
+        # JSON knows no nan, and Python reads it.
+        if wrong := [each for each in row if type(each) not in kinds or not math.isfinite(each)]:
             raise ValueError(f"{where}[{task!r}]: expected a list of {named}, got {wrong[0]!r}")
     return {task.strip(): row for task, row in value.items()}

@@ -7,7 +7,9 @@ The contribution's weights are 1. That is rule "cotbal" with nothing known of C,
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ from cotbal.estimate.resample import drawn_means, seed_of, without_difficulty
 from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
 from cotbal.estimate.seeds import check_alike, common_clusters, mean_of
-from cotbal.estimate.transforms import oriented, oriented_draws
+from cotbal.estimate.transforms import checked_transforms, oriented, oriented_draws
 from cotbal.weights import TaskWeights
 
 
@@ -36,6 +38,9 @@ class TwoModels:
         items: {"mini" | "equal": {task: per-item scores}}, the items in the same order; may be empty.
         clusters: which of them belong together, as of `Scores`.
         transforms: where lower is better, as of `Scores`.
+
+    Raises:
+        ValueError: a score that is not a finite number, or clusters or transforms as of `Scores`.
     """
 
     tasks: Sequence[str]
@@ -46,7 +51,12 @@ class TwoModels:
     transforms: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for run, row in ((MINI, self.mini), (EQUAL, self.equal)):
+            for task, score in zip(self.tasks, row, strict=True):
+                if not math.isfinite(score):
+                    raise ValueError(f"run {run!r}, task {task!r}: expected a finite score, got {score}")
         checked_clusters(self.clusters, self.items)
+        object.__setattr__(self, "transforms", checked_transforms(self.transforms, self.tasks))
 
     @classmethod
     def pooled(cls, tables: Sequence[TwoModels]) -> TwoModels:
@@ -167,11 +177,11 @@ class TwoModels:
             if tasks[0] in cells:
                 return None
             mini, equal = (numbers(cells[row], tasks, row) for row in (MINI, EQUAL))
-        except ValueError as error:
+            named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
+            transforms = {task: name for task, name in named if name}
+            return cls(tasks, mini, equal, items or {}, clusters or {}, transforms)
+        except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
-        named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
-        transforms = {task: name for task, name in named if name}
-        return cls(tasks, mini, equal, items or {}, clusters or {}, transforms)
 
     def _oriented(self, rows: Sequence[Sequence[float]] | Tensor) -> Tensor:
         return oriented(torch.as_tensor(rows, dtype=torch.float64), tuple(self.tasks), dict(self.transforms))

@@ -131,7 +131,7 @@ def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
             if task not in table.items.get(run, {}):
                 raise ValueError(
                     f"items: expected the per-item scores of task {task!r} in run {run!r}, got none; "
-                    "intervals need them for every run and task"
+                    "intervals and shrink need them for every run and task, --items in the command line"
                 )
         items = torch.stack([table.items[run][task] for run in runs])
         place = table.tasks.index(task)

@@ -142,11 +142,13 @@ def uncertainty(
     _check(level, draws)
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over)
-    reasons = unidentified(pooled) | _lost_in_noise(pooled.tasks, drawn)
+    reasons = unidentified(pooled) | _lost_in_noise(pooled, drawn)
     whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
-    D = difficulty_of(drawn.mini, whole)
+    mini = pooled.oriented("mini")
+    # What has no difficulty has no interval of one.
+    D = difficulty_of(drawn.mini, whole).masked_fill(mini <= 0, math.nan)
     C = contribution_of(drawn.mini, drawn.probes)
-    undefined = {} if precise else without_difficulty(pooled.tasks, D)
+    undefined = {} if precise else without_difficulty(pooled.tasks, D) | _not_above_0(pooled.tasks, mini)
     if shrink:
         signals = ShrunkSignals.of(pooled, drawn)
         C, D = signals.contributions(C), signals.difficulties(D)
@@ -189,11 +191,23 @@ def _check(level: float, draws: int) -> None:
         raise ValueError(f"draws: expected at least 100, got {draws}")
 
 
-def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
+def _not_above_0(tasks: Sequence[str], mini: Tensor) -> dict[str, str]:
+    """The tasks that Eq. 9 gives no difficulty, as their score with the mini subset is not above 0."""
+    return {
+        task: f"the score of task {task!r} with the mini subset is {score:g}; its difficulty needs one "
+        "above 0"
+        for task, score in zip(tasks, mini.tolist(), strict=True)
+        if score <= 0
+    }
+
+
+def _lost_in_noise(pooled: Scores, drawn: Draws) -> dict[str, str]:
     """The tasks whose own gain is within the noise of items and seeds together."""
     gaps = drawn.probes.diagonal(dim1=1, dim2=2) - drawn.mini
+    gains = pooled.oriented("probes").diagonal() - pooled.oriented("mini")
+    columns = (values.tolist() for values in (gains, gaps.mean(0), gaps.std(0)))
     found = {}
-    for task, mean, error in zip(tasks, gaps.mean(0).tolist(), gaps.std(0).tolist(), strict=True):
+    for task, gain, mean, error in zip(pooled.tasks, *columns, strict=True):
         if not math.isfinite(mean):
             found[task] = (
                 f"the reciprocal of task {task!r} has no value in some draws; use 'complement: bound'"
@@ -201,7 +215,7 @@ def _lost_in_noise(tasks: Sequence[str], drawn: Draws) -> dict[str, str]:
         # Without noise, what is not above 0 is not identified in the table itself.
         elif error > 0 and mean < MIN_STANDARD_ERRORS * error:
             found[task] = (
-                f"V({task} + mini) - V(mini) of task {task!r} is {mean:.4g}, only {mean / error:.2f} of its "
+                f"V({task} + mini) - V(mini) of task {task!r} is {gain:.4g}, only {mean / error:.2f} of its "
                 f"standard errors over items and seeds, expected at least {MIN_STANDARD_ERRORS:g}"
             )
     return found

@@ -75,7 +75,8 @@ def _close(given: str, wanted: str, tolerance: float) -> bool:
     # A reference of 0 leaves no relative error: only the equal text matches.
     if value is None or target is None or target == 0:
         return False
-    return abs(value - target) <= tolerance * abs(target)
+    # Divided, as ChartQA does: at exactly 5 % the rounding decides.
+    return abs(value - target) / abs(target) <= tolerance
 
 
 def _number(text: str) -> float | None:

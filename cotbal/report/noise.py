@@ -91,8 +91,10 @@ def _about_denominators(results: Mapping[str, Any]) -> list[str]:
     count, total = len(lost), len(results["tasks"])
     (entry,) = results["by_seed"].values()
     gains = dict(zip(results["tasks"], entry["gains"], strict=True))
-    at_most_0 = not seeds.intervals(results) and all(gains[task] <= 0 for task in lost)
-    where = "is not above 0" if at_most_0 else "lies inside its noise"
+    where = {
+        (True,): "is not above 0",
+        (False,): "lies inside its noise",
+    }.get(tuple({gains[task] <= 0 for task in lost}), "is not above 0 or lies inside its noise")
     return [
         f"The denominator of C {where} for {count} of {total} tasks: {named(lost)}. Full data of their own "
         "brought them too little to divide by, so what others contribute to them is not known."

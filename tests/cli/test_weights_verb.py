@@ -209,6 +209,19 @@ def test_column_that_may_hold_shares_and_percentages_is_told(tmp_path):
     assert done.stderr.count(told) == done.stderr.count("task") == 1
 
 
+def test_what_a_table_without_probes_cannot_take_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    single = "single_mini,0.1,0.2\nsingle_full,0.2,0.8\n"
+    (tmp_path / "scores.csv").write_text(f"run,vqa,ocr\nmini,0.4,0.3\nequal,66.0,0.5\n{single}")
+    done = CliRunner().invoke(app, ["weights", "scores.csv"])
+    assert (done.exit_code, done.stderr.count("0.4 in row 'mini' and 66 in row 'equal'; if one")) == (0, 1)
+    (tmp_path / "weights.json").write_text("old")
+    done = CliRunner().invoke(app, ["weights", "scores.csv", "--precise"])
+    message = "--precise: the difficulty of a table of mode no-probes is that of its rows mini and equal"
+    assert (done.exit_code, message in done.stderr.splitlines()[-1]) == (2, True)
+    assert (tmp_path / "weights.json").read_text() == "old"
+
+
 def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):
     scores = make_scores(2)
     table = scores.to_csv(tmp_path / "scores.csv")

@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 import torch
 
-from cotbal.compare import Column, Finals, Model, compare, merged, read_finals, write_finals
+from cotbal.compare import Column, Finals, Model, compare, read_finals, write_finals
 from cotbal.metrics import delta_e, delta_i, improvement
 from cotbal.report.paper_tables import _TASKS
 
@@ -150,10 +150,14 @@ def test_a_baseline_that_is_0_in_some_draws_gives_no_interval_of_the_measures():
     finals = drawn()
     rare = finals.models["STL"][0].items | {"a": [1.0] * 2 + [0.0] * 58}
     scores = finals.models["STL"][0].scores | {"a": 2 / 60}
-    row = row_of(compare(Finals(COLUMNS, {**finals.models, "STL": {0: Model(scores, rare)}})), "EW")
+    models = {**finals.models, "STL": {0: Model(scores, rare)}, "TLA": drawn(generator=1).models["EW"]}
+    content = compare(Finals(COLUMNS, models))
+    row = row_of(content, "EW")
     assert row["delta_i"] is not None
     assert row["delta_i_interval"] is row["delta_e_interval"] is None
     assert row["score_intervals"] is not None
+    assert content["statements"][0].startswith("ΔI and ΔE have no intervals: a score of STL")
+    assert not any("by chance" in line or "lean upward" in line for line in content["statements"])
 
 
 def test_a_score_in_percent_is_the_mean_of_its_items_to_six_digits():
@@ -360,30 +364,6 @@ def test_a_transform_says_that_lower_is_better(tmp_path):
     path.write_text("run,a,b\ntransform,reciprocal,\nSTL,2,1\nours,1,1.5\n")
     row = row_of(compare(read_finals(path)), "ours")
     assert row["improvement"] == {"a": 0.5, "b": 0.5}
-
-
-def test_tables_are_merged_by_their_tests_and_names_that_come_twice_are_told_apart():
-    first, second = drawn(), drawn(generator=1)
-    both = merged({"x": first, "y": Finals(COLUMNS, {"EW": second.models["EW"]})})
-    assert list(both.models) == ["STL", "EW (x)", "CoTBal", "EW (y)"]
-    assert both.models["EW (y)"] == second.models["EW"]
-    with pytest.raises(ValueError, match="y: expected the test sets of x; not in both: b/one, b/two, c"):
-        merged({"x": first, "y": Finals(COLUMNS[:1], {})})
-    higher = (*COLUMNS[:3], Column("c"))
-    with pytest.raises(ValueError, match="y: c: x says that lower is better"):
-        merged({"x": first, "y": Finals(higher, {})})
-
-
-def test_other_clusters_in_one_of_the_tables_are_other_items_and_give_no_interval():
-    first, second, pairs = drawn(), drawn(generator=1), [place // 2 for place in range(60)]
-    ours = Finals(COLUMNS, {"STL": first.models["STL"]}, {"a": pairs})
-    for theirs, reason in (
-        ({"a": [0, *pairs[:-1]]}, "a was scored on items of other clusters: on others, or in another order"),
-        ({"a": pairs}, None),
-        ({}, None),
-    ):
-        both = merged({"x": ours, "y": Finals(COLUMNS, {"EW": second.models["EW"]}, theirs)})
-        assert compare(both)["no_intervals"] == reason
 
 
 def test_nothing_is_compared_with_equal_weights_where_they_are_the_baseline():

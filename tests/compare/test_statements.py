@@ -6,7 +6,10 @@ from cotbal.compare.statements import SIGNS, statements
 def test_a_difference_is_beyond_the_noise_where_its_interval_leaves_out_0():
     ends = {"up": [0.1, 0.4], "down": [-0.4, -0.1], "touches": [0.0, 0.5], "below": [-0.5, 0.0]}
     rows = [
-        {"name": name, "same_as": None, **{f"{key}_difference_interval": span for key in SIGNS}}
+        {
+            **{"name": name, "same_as": None, "delta_i_interval": span},
+            **{f"{key}_difference_interval": span for key in SIGNS},
+        }
         for name, span in ends.items()
     ]
     told = {

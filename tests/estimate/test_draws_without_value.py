@@ -38,6 +38,17 @@ def test_a_full_score_that_some_draws_lose_gives_no_interval_and_no_verdict():
     assert written["undefined"] == found.undefined
 
 
+def test_a_mini_score_that_allows_no_difficulty_allows_no_interval_of_one():
+    mini, probes, items = counted(mini=[0, 80, 90], x=[90, 82, 91], b=[3, 130, 95], c=[2, 85, 150])
+    found = uncertainty(Scores([*"xbc"], mini, probes, items=items))
+    assert found.undefined == {
+        "x": "the score of task 'x' with the mini subset is 0; its difficulty needs one above 0"
+    }
+    assert found.rules["difficulty"] is found.rules["cotbal"] is None
+    assert found.rules["contribution"] is not None
+    assert [ends is None for ends in found.to_json()["difficulty"]] == [True, False, False]
+
+
 def test_a_reciprocal_that_some_draws_lose_gives_no_interval():
     mini, probes, items = counted(mini=[30, 80, 90], x=[5, 82, 91], b=[28, 130, 95], c=[29, 85, 150])
     scores = Scores([*"xbc"], mini, probes, items=items, transforms={"x": "reciprocal"})

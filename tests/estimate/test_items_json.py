@@ -26,6 +26,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ('{"schema_version": 1, "items": {"mini": {"a": ["x"]}}}', "a list of numbers"),
         ('{"schema_version": 1, "items": {"mini": {"a": {}}}}', "a list of numbers"),
         ('{"schema_version": 1, "items": {"mini": {"a": [true]}}}', "a list of numbers"),
+        ('{"schema_version": 1, "items": {"mini": {"a": [1, NaN]}}}', "a list of numbers, got nan"),
         ('{"schema_version": 1, "items": {}, "clusters": {"a": [0, 0.5]}}', "whole numbers, got 0.5"),
         ("{", "items.json"),
     ],

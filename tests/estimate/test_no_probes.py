@@ -59,6 +59,22 @@ def test_table_is_read_back_and_is_no_table_of_probes(tmp_path):
         TwoModels.from_csv(path)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("equal,inf,0.5\n", "run 'equal', task 'a': expected a finite score, got inf"),
+        ("equal,0.4,0.5\ntransform,,negate: 1\n", r"transforms\['b'\]: expected 'reciprocal'"),
+        ("equal,0.4,0.5\ntransform,,complement\n", r"transforms\['b'\]: expected 'reciprocal'"),
+        (f"equal,{'9' * 200_000},0.5\n", "field larger than field limit"),
+    ],
+)
+def test_a_row_that_is_no_score_or_no_transform_is_refused_by_its_file(tmp_path, row, message):
+    path = tmp_path / "scores.csv"
+    path.write_text(f"run,a,b\nmini,0.2,0.4\n{row}")
+    with pytest.raises(ValueError, match=f"scores.csv: {message}"):
+        TwoModels.from_csv(path)
+
+
 @pytest.mark.parametrize("scores", [([0.0, 0.3, 0.4], EQUAL), (MINI, [0.0, 0.4, 0.8])])
 def test_score_that_is_not_above_zero_is_told_with_its_task(scores):
     with pytest.raises(ValueError, match="task 'a': the difficulty needs scores > 0"):

@@ -267,6 +267,16 @@ def test_a_denominator_in_its_noise_is_not_said_to_be_at_most_0():
     )
 
 
+def test_a_denominator_far_below_0_is_not_said_to_be_in_its_noise():
+    items = {"mini": {"a": 5, "b": 15}, "a": {"a": 15, "b": 14}, "b": {"a": 6, "b": 5}}
+    rows = {run: {task: [1.0] * n + [0.0] * (20 - n) for task, n in of.items()} for run, of in items.items()}
+    table = Scores(["a", "b"], [0.25, 0.75], [[0.75, 0.7], [0.3, 0.25]], items=rows)
+    found = estimate_results([table], Settings(on_unidentified="drop"), source="")
+    assert found["statements"][0].startswith("The denominator of C is not above 0 for 1 of 2 tasks: b.")
+    reason = found["intervals"]["unidentified"]["b"]
+    assert reason.startswith("V(b + mini) - V(mini) of task 'b' is -0.5, only -")
+
+
 @pytest.mark.parametrize(
     ("hours", "said"), [(8.25, "8.25"), (997, "997"), (999.7, "1,000"), (12345.6, "12,346")]
 )

@@ -1,0 +1,53 @@
+"""Several tables of final models as one."""
+
+import pytest
+
+from cotbal.compare import Column, Finals, Model, compare, merged
+from tests.compare.test_comparison import COLUMNS, drawn
+
+
+def test_tables_are_merged_by_their_tests_and_names_that_come_twice_are_told_apart():
+    first, second = drawn(), drawn(generator=1)
+    both = merged({"x": first, "y": Finals(COLUMNS, {"EW": second.models["EW"]})})
+    assert list(both.models) == ["STL", "EW (x)", "CoTBal", "EW (y)"]
+    assert both.models["EW (y)"] == second.models["EW"]
+    with pytest.raises(ValueError, match="y: expected the test sets of x; not in both: b/one, b/two, c"):
+        merged({"x": first, "y": Finals(COLUMNS[:1], {})})
+    higher = (*COLUMNS[:3], Column("c"))
+    with pytest.raises(ValueError, match="y: c: x says that lower is better"):
+        merged({"x": first, "y": Finals(higher, {})})
+
+
+def test_the_same_model_in_two_tables_is_one_and_another_of_its_name_can_be_the_baseline():
+    first, second = drawn(), drawn(generator=1)
+    copy = {0: Model(**{**vars(first.models["STL"][0]), "details": {"models": "elsewhere"}})}
+    theirs = {"STL": copy, "TLA": second.models["EW"]}
+    both = merged({"x": first, "y": Finals(COLUMNS, theirs)})
+    assert list(both.models) == ["STL", "EW", "CoTBal", "TLA"]
+    assert compare(both)["baseline"] == "STL"
+    both = merged({"x": first, "y": Finals(COLUMNS, {**theirs, "STL": second.models["STL"]})})
+    assert any('choose one: --baseline "STL (x)".' in line for line in compare(both)["statements"])
+    assert compare(both, baseline="STL (x)")["baseline"] == "STL (x)"
+
+
+def test_scores_by_two_metrics_are_not_put_into_one_column():
+    def table(metric="score", source="test"):
+        return Finals((Column("a", metric=metric, source=source),), {metric: {0: Model({"a": 0.5})}})
+
+    with pytest.raises(ValueError, match="y: a: expected scores by EM as in x, got ANLS"):
+        merged({"x": table("EM"), "y": table("ANLS")})
+    assert merged({"x": table("EM"), "y": table()}).columns[0].metric == "EM"
+    both = merged({"x": table("EM"), "y": table("EM", "validation"), "z": table("EM")})
+    assert compare(both)["statements"][0].startswith("No test scores: a has no test file")
+
+
+def test_other_clusters_in_one_of_the_tables_are_other_items_and_give_no_interval():
+    first, second, pairs = drawn(), drawn(generator=1), [place // 2 for place in range(60)]
+    ours = Finals(COLUMNS, {"STL": first.models["STL"]}, {"a": pairs})
+    for theirs, reason in (
+        ({"a": [0, *pairs[:-1]]}, "a was scored on items of other clusters: on others, or in another order"),
+        ({"a": pairs}, None),
+        ({}, None),
+    ):
+        both = merged({"x": ours, "y": Finals(COLUMNS, {"EW": second.models["EW"]}, theirs)})
+        assert compare(both)["no_intervals"] == reason
