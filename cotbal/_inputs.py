@@ -132,7 +132,7 @@ def refuse_other_derivatives(impl: str, *tensors: Any) -> None:
     if forward_ad._current_level >= 0 or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         raise NotImplementedError(
             "torch.func, vmap and forward-mode derivatives: this loss has a backward pass only; use "
-            'torch.autograd.grad, or impl="reference"'
+            'torch.autograd.grad, or impl="reference" (not within vmap)'
         )
 
 

@@ -119,7 +119,9 @@ def _run(
     """Loss and gradients of one implementation, in float64; 0 where it has lost one."""
     leaves = [feature.detach().clone().requires_grad_() for feature in features]
     with torch.enable_grad():
-        result = fn(*leaves, *tasks, **options)
+        # Written over: a leaf may not be.
+        given = [leaf.clone() for leaf in leaves] if options.get("inplace") else leaves
+        result = fn(*given, *tasks, **options)
     loss = result[0] if isinstance(result, tuple) else result
     if loss.requires_grad:
         loss.backward(torch.full_like(loss, upstream))

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cotbal._calls import TaskStats
-from csrc_triton.checks import require
+from csrc_triton.checks import require_each
 
 # What each stack is. All average gradients over the ranks; the Trainer that passes num_items_in_batch to
 # training_step divides by nothing else.
@@ -103,7 +103,7 @@ def task_token_counts(
     task_ids = task_ids[..., start:]
     in_range = (task_ids >= 0) & (task_ids < n_tasks)
     expected = f"task_ids: expected values in 0..{n_tasks - 1} at valid tokens"
-    require((in_range | ~valid).all(), expected, task_ids.flatten()[:8])
+    require_each(in_range | ~valid, expected, task_ids)
     tasks = torch.arange(n_tasks, device=labels.device).reshape(-1, *[1] * labels.dim())
     of_task = ((task_ids == tasks) & valid).flatten(1)
     if token_weights is None:

@@ -1,6 +1,6 @@
 """What a trainer does once per optimizer step: count its tokens, weigh its tasks, hand its sums on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import Any
 
@@ -19,8 +19,9 @@ from csrc_triton.checks import require
 _UNTRAINED = (
     "labels: expected the step before to train once on the tokens that were counted for it, which divide its "
     "loss. Change labels in the collator; leave no micro-batch of a window out (a skipped training_step, an "
-    "epoch that a callback stops within it), run none twice (compute_loss called by hand), and give the loss "
-    "the `shift` of normalizer.add. Counted less trained on, by task: expected 0"
+    "epoch that a callback stops within it), run none twice (compute_loss called by hand), call flush and "
+    "logs between steps alone, and give the loss the `shift` of normalizer.add. Counted less trained on, by "
+    "task: expected 0"
 )
 
 
@@ -29,7 +30,9 @@ class StepBalance:
 
     In each optimizer step: `normalizer.add` its micro-batches, `begin_step`, run them through `step_loss`.
     `check_trained` after `begin_step` says whether the step before kept to that. Both count and loss take
-    position t to predict t + 1; where labels are shifted already, both need `shift=False`.
+    position t to predict t + 1; where labels are shifted already, both need `shift=False`. After the last
+    step `flush` stands in for `begin_step`. A checkpoint keeps `state_dict`; that of `weighting` alone lacks
+    the last step.
 
     Args:
         tasks: task names in the order of their ids.
@@ -38,7 +41,8 @@ class StepBalance:
             copied: each has tasks, last losses and a step of its own, which `weighting` shows.
         step_loss: what the model's loss position calls.
         device: where the loss is computed.
-        replicas: how many ranks hold the same batch, as in `StepNormalizer`.
+        group: the ranks that train, as in `StepNormalizer`; None: all.
+        replicas: how many of them hold the same batch, likewise.
         per_device: count what this device alone has, without a collective; for weights that are constant.
 
     Example:
@@ -72,6 +76,7 @@ class StepBalance:
         step_loss: StepLoss,
         *,
         device: torch.device | str = "cpu",
+        group: dist.ProcessGroup | None = None,
         replicas: int = 1,
         per_device: bool = False,
     ) -> None:
@@ -79,14 +84,15 @@ class StepBalance:
         rule = as_weighting(weighting, self.tasks)
         # All that a rule remembers is made in `bind`, so that a copy shares none of it.
         self.weighting, self.step_loss = copy(rule) if rule.tasks else rule, step_loss
-        self.device, self.replicas, self.per_device = torch.device(device), replicas, per_device
+        self.device, self.per_device = torch.device(device), per_device
+        self.group, self.replicas = group, replicas
         self.start()
 
     def start(self) -> None:
         """Starts afresh: the rule, the sums, and what a training that failed has left in them."""
         self.weighting.bind(self.tasks, self.device)
         self.meter = TaskMeter(self.tasks)
-        self.normalizer = StepNormalizer(len(self.tasks), replicas=self.replicas)
+        self.normalizer = StepNormalizer(len(self.tasks), group=self.group, replicas=self.replicas)
         self.step_loss.take_sums()
         self._weights = torch.empty(0)
         self._counts: Tensor | None = None
@@ -117,7 +123,7 @@ class StepBalance:
         return denominator
 
     def check_ranks(self) -> None:
-        """Checks that every rank weighs alike: a collective, so every rank calls it.
+        """Checks that every rank of the group weighs alike: a collective, so every rank calls it.
 
         The first `begin_step` does, unless `per_device`.
 
@@ -125,10 +131,10 @@ class StepBalance:
             ValueError: another rank has other tasks, weights or another rule, and so another denominator.
         """
         self._is_agreed = True
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(self.group) == 1:
             return
-        everywhere: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everywhere, self.weighting.identity())
+        everywhere: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everywhere, self.weighting.identity(), group=self.group)
         first = everywhere[0]
         for rank, other in enumerate(everywhere):
             if differing := [key for key in first if other[key] != first[key]]:
@@ -149,15 +155,27 @@ class StepBalance:
             require(~self._untrained.any(), _UNTRAINED, self._untrained)
 
     def flush(self) -> None:
-        """Hands the sums that are left to the weighting and the meter: a collective, every rank calls it."""
+        """Hands the last step's sums to the weighting and the meter: a collective, every rank calls it.
+
+        Between steps alone: within one, what is left of it would count for the next.
+        """
         if self._has_open_step:
             self._has_open_step = False
             self._settle(self.normalizer.sums(self.step_loss.take_sums()))
 
     def logs(self) -> dict[str, float]:
-        """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
+        """`TaskMeter.read` of all finished steps, after `flush`: a collective, between steps alone."""
         self.flush()
         return self.meter.read()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weighting's state as of the last step, as JSON values, after `flush`: likewise."""
+        self.flush()
+        return self.weighting.state_dict()
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` returned; `Weighting.load_state_dict`."""
+        self.weighting.load_state_dict(saved)
 
     def _count(self) -> Tensor:
         """The step's tokens of each task on all ranks, after handing on the sums of the step before."""

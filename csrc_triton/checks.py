@@ -23,8 +23,7 @@ def check_rows(rows: Rows, denominator: Tensor | None) -> None:
     for name in ("task_weights", "token_weights", "class_weights"):
         values = getattr(rows, name)
         if values is not None:
-            expected = f"{name}: expected finite values >= 0"
-            require((values.isfinite() & (values >= 0)).all(), expected, values.flatten()[:8])
+            require_each(values.isfinite() & (values >= 0), f"{name}: expected finite values >= 0", values)
     if denominator is not None:
         is_positive = (denominator > 0) | ((denominator == 0) & (rows.weights == 0).all())
         require(is_positive & denominator.isfinite(), "denominator: expected a finite value > 0", denominator)
@@ -42,6 +41,15 @@ def require(holds: Tensor, expected: str, got: Tensor) -> None:
         torch._assert_async(holds, expected)
     elif not bool(holds):
         raise ValueError(f"{expected}, got {got.tolist()}")
+
+
+def require_each(hold: Tensor, expected: str, values: Tensor) -> None:
+    """`require` for each of `values`, by `hold` of the same shape; the error shows those that are wrong."""
+    if hold.is_cuda:
+        torch._assert_async(hold.all(), expected)
+    elif not bool(hold.all()):
+        wrong = values[~hold]
+        raise ValueError(f"{expected}, got {wrong[:8].tolist()}{' and others' if len(wrong) > 8 else ''}")
 
 
 def _check_range(name: str, values: Tensor, rows: Rows, end: int) -> None:

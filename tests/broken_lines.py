@@ -102,8 +102,8 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "(values < 0)",
         ),
         "weights below 0 are let through": (
-            "(values.isfinite() & (values >= 0)).all()",
-            "values.isfinite().all()",
+            "values.isfinite() & (values >= 0)",
+            "values.isfinite()",
         ),
     },
     "csrc_triton/compact.py": {

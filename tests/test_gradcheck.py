@@ -34,6 +34,13 @@ def test_what_plain_torch_cannot_compute_is_no_failure(logits: Tensor, tasks: di
     assert cotbal.check_gradients(cotbal.gtw_cross_entropy, logits, **tasks).ok
 
 
+def test_logits_may_be_written_over() -> None:
+    options: dict[str, Any] = {"labels": SOME, "task_ids": IDS, "task_weights": WEIGHTS, "inplace": True}
+    assert cotbal.check_gradients(cotbal.gtw_cross_entropy, LOGITS, **options).ok
+    with pytest.raises(AssertionError, match="further from float64"):
+        cotbal.check_gradients(slightly_wrong, LOGITS, **options)
+
+
 def test_minus_infinity_does_not_make_the_check_empty() -> None:
     logits = LOGITS.masked_fill(torch.arange(11) == 10, -math.inf)
     assert cotbal.check_gradients(cotbal.gtw_cross_entropy, logits, labels=LABELS).ok

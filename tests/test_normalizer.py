@@ -43,6 +43,9 @@ def test_token_weights_are_summed_in_float64() -> None:
 def test_wrong_ids_and_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"task_ids: expected values in 0\.\.1 at valid tokens"):
         task_token_counts(LABELS, IDS, 2)
+    late = torch.zeros(20, dtype=torch.int64).index_fill(0, torch.tensor([15]), 7)
+    with pytest.raises(ValueError, match=r"task_ids: .* at valid tokens, got \[7\]$"):
+        task_token_counts(torch.ones(20, dtype=torch.int64), late, 2)
     with pytest.raises(ValueError, match="task_ids: expected the labels' shape"):
         task_token_counts(LABELS, torch.tensor([0, 1]), 3)
     with pytest.raises(ValueError, match="token_weights: expected the labels' shape"):

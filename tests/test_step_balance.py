@@ -1,11 +1,13 @@
 """A training of several steps: each step's weights, denominator and sums are those of its own tokens."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from cotbal.balancing import DWA, StaticWeights, Weighting
@@ -178,6 +180,20 @@ def test_weights_of_a_step_come_from_the_steps_before() -> None:
     assert_close(weights, rule.weights(counts), RELATIVE[torch.float32])
 
 
+def test_a_checkpoint_has_the_last_step() -> None:
+    def made() -> StepBalance:
+        return StepBalance(TASKS, DWA(window=1), StepLoss(3))
+
+    balance, resumed = made(), made()
+    for seed in range(4):
+        step(balance, [batch(seed), batch(seed + 7)])
+    resumed.load_state_dict(json.loads(json.dumps(balance.state_dict())))
+    for seed in range(4, 6):
+        assert step(resumed, [batch(seed)]) == step(balance, [batch(seed)])
+        resumed.check_trained()
+    assert balance.weighting.step == resumed.weighting.step == 5
+
+
 def test_starting_afresh_forgets_what_a_failed_training_left() -> None:
     balance, fresh = begun(DWA(window=1)), begun(DWA(window=1))
     for seed in (1, 3, 5):
@@ -226,6 +242,22 @@ def test_ranks_share_a_denominator_or_have_one_each(two: Ranks, tmp_path: Path, 
     assert [logs[f"task_tokens/{name}"] for name in TASKS] == tokens(seen)
     assert [logs[f"task_weight/{name}"] for name in TASKS] == [*WEIGHTS.values()]
     assert logs == same
+
+
+def _on_some_ranks(rank: int) -> tuple[float, float, dict[str, float]] | None:
+    group = dist.new_group([1])
+    if rank == 0:
+        return None
+    balance = StepBalance(TASKS, WEIGHTS, StepLoss(3), group=group)
+    return *step(balance, [batch(3)]), balance.logs()
+
+
+def test_the_ranks_that_train_may_be_a_part(two: Ranks) -> None:
+    """The other generates, or holds a stage of the model without the loss: waiting for it would never end."""
+    other, (loss, denominator, logs) = two.run(_on_some_ranks, [0, 1])
+    assert other is None
+    assert (loss, denominator) == pytest.approx(eq2([batch(3)], WEIGHTS), rel=1e-12)
+    assert [logs[f"task_tokens/{name}"] for name in TASKS] == tokens([batch(3)])
 
 
 def _begin_by(weights: dict[str, float]) -> None:

@@ -1,13 +1,12 @@
 """Random loss weighting (RLW): new random weights in every step."""
 
 from collections.abc import Iterable, Mapping
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cotbal.balancing.base import Weighting
+from cotbal.balancing.base import Weighting, is_whole
 
 
 class RLW(Weighting):
@@ -23,10 +22,15 @@ class RLW(Weighting):
     Args:
         seed: of the generator.
         fixed: as for every `Weighting`.
+
+    Raises:
+        ValueError: a seed that is no whole number of at most 63 bits.
     """
 
     def __init__(self, seed: int = 0, *, fixed: Mapping[str, float] | None = None) -> None:
-        self._seed = index(seed)
+        if not (is_whole(seed) and -(2**63) <= seed < 2**63):
+            raise ValueError(f"seed: expected a whole number of at most 63 bits, got {seed!r}")
+        self._seed = int(seed)
         super().__init__(fixed=fixed, seed=self._seed)
 
     def bind(self, tasks: Iterable[str], device: torch.device | str = "cpu") -> "RLW":
@@ -41,7 +45,8 @@ class RLW(Weighting):
         """The weights (N,); every call draws."""
         if self._drawn_for != self.step:
             self._before, self._drawn_for = self._generator.get_state(), self.step
-        z = torch.randn(len(counts), generator=self._generator, dtype=torch.float64)
+        # Where the generator is, whatever torch.set_default_device says.
+        z = torch.randn(len(counts), generator=self._generator, dtype=torch.float64, device="cpu")
         return (len(counts) * z.softmax(0)).to(self.device, torch.float32, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,5 +57,5 @@ class RLW(Weighting):
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """As `Weighting.load_state_dict`."""
         super().load_state_dict(saved)
-        self._generator.set_state(torch.tensor(saved["generator"], dtype=torch.uint8))
+        self._generator.set_state(torch.tensor(saved["generator"], dtype=torch.uint8, device="cpu"))
         self._drawn_for = -1

@@ -8,6 +8,7 @@ from typing import Any
 from cotbal.balancing._json import to_json
 from cotbal.balancing.base import Weighting
 from cotbal.balancing.registry import by_name
+from cotbal.balancing.static import StaticWeights
 from cotbal.files import write_text_atomically
 
 SCHEMA_VERSION = 1
@@ -18,9 +19,13 @@ def save_rule(weighting: Weighting, path: str | Path, tasks: Iterable[str] = ())
     """Return `path` after writing `rule_content` there.
 
     Args:
-        weighting: any but static weights, which are `TaskWeights`.
+        weighting: any but constant weights. A rule that `by_name` does not know, TorchJD's or one's own, is
+            written as a record: `load_rule` makes none of it, as its class is not in the file.
         path: the file.
         tasks: the names in the order of their ids, where they are known.
+
+    Raises:
+        ValueError: constant weights, which the file of a rule would lose.
 
     Example:
         >>> import tempfile
@@ -29,6 +34,10 @@ def save_rule(weighting: Weighting, path: str | Path, tasks: Iterable[str] = ())
         ...     load_rule(save_rule(DWA(window=10), Path(folder) / "rule.json")).options
         {'window': 10, 'temperature': 2.0}
     """
+    if isinstance(weighting, StaticWeights):
+        raise ValueError(
+            "weighting: expected a rule, got constant weights; write them by TaskWeights({...}).save(path)"
+        )
     content = rule_content(weighting, tasks)
     return write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 

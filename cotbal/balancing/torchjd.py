@@ -14,17 +14,20 @@ from cotbal.balancing._json import from_json, to_json
 from cotbal.balancing.base import Weighting
 
 _MODULE_ATTRIBUTES = set(vars(nn.Module()))
+# In place of 0, whose tokens are not read: the scalarizer would see that task's loss of then for ever.
+_LEAST = 2.0**-64
 
 
 class TorchJDWeighting(Weighting):
     """The weights u = d scalarizer(l) / d l, l (N,) fp32 the tasks' last losses; all 1 in the first step.
 
     They are scaled to average 1 and used under the weighted mean of Eq. 2 (GTW), which drops the common
-    scale of u in any case: only the ratios of u reach the model. The scalarizer is called once per optimizer
-    step, on detached losses; its parameters then take one step in an optimizer of their own. Where it has an
-    `update` (FAMO), that gets the next step's losses; where it has a `step` (torchjd's DWA), that is called
-    every `epoch_steps` steps. What it draws depends on `seed` and the step alone, so it is the same on every
-    rank and after a resume.
+    scale of u in any case: only the ratios of u reach the model. None goes below 2^-64: under a weight of 0
+    the task's loss would be measured no more. The scalarizer is called once per optimizer step, on detached
+    losses; its parameters then take one step in an optimizer of their own. Where it has an `update` (FAMO),
+    that gets the next step's losses; where it has a `step` (torchjd's DWA), that is called every
+    `epoch_steps` steps. What it draws depends on `seed` and the step alone, so it is the same on every rank
+    and after a resume.
 
     Needs the extra `torchjd`, for the scalarizer. GeometricMean reads a number from the device in
     each call; no other scalarizer waits.
@@ -145,7 +148,7 @@ class TorchJDWeighting(Weighting):
         }
 
     def _checked(self, u: Tensor) -> Tensor:
-        """`u` (N,) scaled to average 1."""
+        """`u` (N,) scaled to average 1, none of them 0."""
         valid = u.isfinite().all() & (u >= 0).all() & (u > 0).any()
         expected = f"{self._rule}: expected finite derivatives >= 0 by the losses, not all 0"
         if u.device.type != "cpu":
@@ -154,7 +157,7 @@ class TorchJDWeighting(Weighting):
             raise ValueError(
                 f"{expected}, got {u.tolist()} in step {self.step}; this scalarizer cannot weigh here"
             )
-        return (u / u.to(torch.float64).mean()).to(torch.float32)
+        return (u / u.to(torch.float64).mean()).to(torch.float32).clamp(min=_LEAST)
 
     def _train(self, gradients: Iterable[Tensor | None]) -> None:
         if self._optimizer is None:

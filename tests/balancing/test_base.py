@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import cotbal.balancing
-from cotbal.balancing import DWA, TLA, IGBv1, StaticWeights, Weighting, by_name
+from cotbal.balancing import DWA, RLW, TLA, IGBv1, StaticWeights, Weighting, by_name
 from tests.balancing.histories import NAMES
 from tests.balancing.rules import all_rules
 
@@ -106,6 +106,9 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: DWA(window="25"), "window: expected a whole number of steps >= 1, got '25'"),  # type: ignore[arg-type]
     (lambda: DWA(temperature="2"), "temperature: expected"),  # type: ignore[arg-type]
     (lambda: IGBv1(1, float("inf")), "base_start, base_stop: expected"),  # type: ignore[arg-type]
+    (lambda: RLW(seed="3"), "seed: expected a whole number of at most 63 bits, got '3'"),  # type: ignore[arg-type]
+    (lambda: RLW(seed=1.5), "seed: expected a whole number"),  # type: ignore[arg-type]
+    (lambda: RLW(seed=2**64), "seed: expected a whole number"),
     (lambda: DWA(fixed={"chat": -1.0}), "expected a finite weight >= 0"),
     (lambda: DWA(fixed={"chatt": 1.0}).bind(NAMES), r"fixed: expected a task .* \(did you mean 'chat'\?\)"),
     (lambda: StaticWeights({"chat": 1.0}).bind(NAMES), "no weight for task 'VQA'"),

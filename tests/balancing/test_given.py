@@ -111,6 +111,12 @@ def test_a_rule_goes_through_a_file(rule: Weighting, tmp_path: Path) -> None:
     assert found.weights(counts).tolist() == rule.weights(counts).tolist()
 
 
+def test_constant_weights_are_no_rule_to_save(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a rule, got constant weights; write them by TaskWeights"):
+        save_rule(StaticWeights(STATED), tmp_path / "rule.json")
+    assert not (tmp_path / "rule.json").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -56,6 +56,18 @@ def test_rlw_is_n_softmax_of_standard_normal_numbers() -> None:
     assert (covariance - (torch.eye(4) - 0.25)).abs().max() < 4 / math.sqrt(4000)
 
 
+def test_rlw_draws_where_its_generator_is_whatever_the_default_device() -> None:
+    counts = torch.tensor([3, 1, 2, 4])
+    here, there = (RLW(seed=5).bind(NAMES) for _ in range(2))
+    for _ in range(2):
+        expected, saved = here.weights(counts), here.state_dict()
+        # Stands for torch.set_default_device("cuda").
+        with torch.device("meta"):
+            assert there.weights(counts).tolist() == expected.tolist()
+            there.load_state_dict(saved)
+        here.load_state_dict(saved)
+
+
 def test_rlw_draws_alike_on_every_rank_whatever_else_draws() -> None:
     first, second, other = (RLW(seed=seed).bind(NAMES) for seed in (5, 5, 6))
     seen = set()

@@ -1,6 +1,7 @@
 """torchjd's scalarizers as weightings, against what torchjd itself does in a plain training loop."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torchjd.scalarization import DWA as EPOCH_DWA
 from torchjd.scalarization import FAMO, STCH, UW, Random, Scalarizer
 
 from cotbal.balancing import DWA, TorchJDWeighting
+from cotbal.step_balance import StepBalance
+from cotbal.step_loss import StepLoss
 from tests.balancing.histories import NAMES
 
 LOSSES = 0.5 + 3 * torch.rand(9, 3, generator=torch.Generator().manual_seed(0))
@@ -129,7 +132,23 @@ def test_derivatives_that_are_no_weights_raise(scalarizer: nn.Module) -> None:
 
 
 def test_a_derivative_of_zero_for_some_tasks_is_a_weight() -> None:
-    assert play(TorchJDWeighting(Bad([0.0, 1.0, 3.0])))[0].tolist() == [0.0, 0.75, 2.25]
+    assert play(TorchJDWeighting(Bad([0.0, 1.0, 3.0])))[0].tolist() == [2.0**-64, 0.75, 2.25]
+
+
+def test_a_task_whose_derivative_is_0_is_measured_on() -> None:
+    """Else the maximum would go on from a loss that has long been another."""
+    balance = StepBalance(["a", "b"], TorchJDWeighting(STCH(mu=0.001)), StepLoss(2))
+    labels, ids = torch.zeros(2, 1, dtype=torch.int64), torch.tensor([0, 1])
+    for margins in ([-3.0, 3.0], [-3.0, -9.0]):
+        logits = torch.stack([torch.tensor(margins), torch.zeros(2)], 1).unsqueeze(1)
+        balance.normalizer.add(labels, ids, shift=False)
+        balance.begin_step(1)
+        with balance.step_loss.micro_batch(ids):
+            loss = balance.step_loss.on_logits(logits, labels, shift=False)
+    # Its weight teaches nothing all the same.
+    assert float(loss) == pytest.approx(math.log1p(math.exp(3)), rel=1e-6)
+    assert balance.logs()["task_loss/b"] == pytest.approx(4.5, abs=0.1)
+    assert balance.weighting.weights(COUNTS[:2]).tolist() == [2.0**-64, 2.0]
 
 
 @pytest.mark.parametrize(
