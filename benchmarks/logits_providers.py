@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,31 +15,9 @@ from torch import Tensor
 
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
-from benchmarks.provider import Candidate, Loss, Provider, compiled, weighted_outside
+from benchmarks.provider import Candidate, Loss, Provider, RowLosses, compacted, compiled, from_rows
 
-# fn(logits (R, V), labels (R,)) -> the loss of each row (R,), 0 where ignored.
-RowLosses = Callable[[Tensor, Tensor], Tensor]
 FLASH_ATTN_FILE = "FLASH_ATTN_CROSS_ENTROPY"
-
-
-def from_rows(row_losses: RowLosses) -> Loss:
-    """A loss from one that returns each row's; the weights go on outside."""
-
-    def run(inputs: LossInputs) -> Tensor:
-        return weighted_outside(row_losses(inputs.features[0], inputs.labels), inputs)
-
-    return run
-
-
-def compacted(row_losses: RowLosses) -> Loss:
-    """The same on the valid rows alone, taken by a boolean mask as a user writes it."""
-
-    def run(inputs: LossInputs) -> Tensor:
-        valid = inputs.labels != IGNORE
-        losses = row_losses(inputs.features[0][valid], inputs.labels[valid])
-        return torch.dot(losses.float(), inputs.row_scale[valid])
-
-    return run
 
 
 def torch_rows(logits: Tensor, labels: Tensor) -> Tensor:
