@@ -11,7 +11,7 @@ from torch import Tensor
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
 from benchmarks.logits_providers import quack_rows, torch_rows, upcast_rows
-from benchmarks.provider import Candidate, Loss, Provider, RowLosses, compacted, compiled, from_rows
+from benchmarks.provider import Build, Loss, Provider, RowLosses, compacted, compiled, from_rows
 
 # Logits that a chunk of a rival may hold, in bytes: as much as ours takes by default.
 _BUDGET, _CPU_BUDGET = 2 * 2**30, 128 * 2**20
@@ -224,20 +224,20 @@ def _compact_quack() -> Provider:
 
 
 # The unweighted ones last: they are held against another reference.
-LINEAR = (
-    Candidate("cotbal", "linear", partial(ours, "cotbal")),
-    Candidate("cotbal min", "linear", partial(ours, "cotbal min", memory_budget="min")),
-    Candidate("torch", "linear", _torch),
-    Candidate("torch compiled", "linear", _torch_compiled),
-    Candidate("torch chunked", "linear", _torch_chunked),
-    Candidate("Liger", "linear", _liger),
-    Candidate("Liger scaled", "linear", _liger_scaled),
-    Candidate("CCE", "linear", _cce_filtered),
-    Candidate("CCE exact", "linear", _cce_exact),
-    Candidate("TRL", "linear", _trl),
-    Candidate("compact + torch", "linear", _compact_torch),
-    Candidate("compact + Liger", "linear", _compact_liger),
-    Candidate("compact + QuACK", "linear", _compact_quack),
-    Candidate("FLA", "linear", _fla),
-    Candidate("QuACK", "linear", _quack),
-)
+LINEAR: dict[str, Build] = {
+    "cotbal": partial(ours, "cotbal"),
+    "cotbal min": partial(ours, "cotbal min", memory_budget="min"),
+    "torch": _torch,
+    "torch compiled": _torch_compiled,
+    "torch chunked": _torch_chunked,
+    "Liger": _liger,
+    "Liger scaled": _liger_scaled,
+    "CCE": _cce_filtered,
+    "CCE exact": _cce_exact,
+    "TRL": _trl,
+    "compact + torch": _compact_torch,
+    "compact + Liger": _compact_liger,
+    "compact + QuACK": _compact_quack,
+    "FLA": _fla,
+    "QuACK": _quack,
+}

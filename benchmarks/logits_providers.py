@@ -15,7 +15,7 @@ from torch import Tensor
 
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
-from benchmarks.provider import Candidate, Loss, Provider, RowLosses, compacted, compiled, from_rows
+from benchmarks.provider import Build, Loss, Provider, RowLosses, compacted, compiled, from_rows
 
 FLASH_ATTN_FILE = "FLASH_ATTN_CROSS_ENTROPY"
 
@@ -179,18 +179,18 @@ def _compact_quack() -> Provider:
     )
 
 
-LOGITS = (
-    Candidate("cotbal", "logits", partial(ours, "cotbal", inplace=True)),
-    Candidate("cotbal kept", "logits", partial(ours, "cotbal kept", inplace=False)),
-    Candidate("torch", "logits", _torch),
-    Candidate("torch fp32", "logits", _torch_upcast),
-    Candidate("torch compiled", "logits", _torch_compiled),
-    Candidate("Liger", "logits", _liger),
-    Candidate("FLA", "logits", _fla),
-    Candidate("flash-attn", "logits", _flash_attn),
-    Candidate("Unsloth", "logits", _unsloth),
-    Candidate("QuACK", "logits", _quack),
-    Candidate("compact + torch", "logits", _compact_torch),
-    Candidate("compact + QuACK", "logits", _compact_quack),
-    Candidate("Liger unweighted", "logits", _liger_unweighted),
-)
+LOGITS: dict[str, Build] = {
+    "cotbal": partial(ours, "cotbal", inplace=True),
+    "cotbal kept": partial(ours, "cotbal kept", inplace=False),
+    "torch": _torch,
+    "torch fp32": _torch_upcast,
+    "torch compiled": _torch_compiled,
+    "Liger": _liger,
+    "FLA": _fla,
+    "flash-attn": _flash_attn,
+    "Unsloth": _unsloth,
+    "QuACK": _quack,
+    "compact + torch": _compact_torch,
+    "compact + QuACK": _compact_quack,
+    "Liger unweighted": _liger_unweighted,
+}

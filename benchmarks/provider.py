@@ -58,13 +58,8 @@ class Absent:
         return f"{self.name} ({self.level}): skipped, {self.reason}"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """How to come by a provider: `build` imports the rival and may fail."""
-
-    name: str
-    level: str
-    build: Callable[[], Provider]
+# Imports a rival, and may fail.
+Build = Callable[[], Provider]
 
 
 def compiled(loss: Loss) -> Loss:
