@@ -90,15 +90,6 @@ def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, 
     assert done.stderr == f'cotbal: {missing} is not installed; pip install "path/to/cotbal[{extra}]"\n'
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
-    done = run_cotbal("weights", "missing.csv", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("cotbal: ")
-    assert "missing.csv" in done.stderr
-
-
 def test_debug_shows_the_traceback(tmp_path):
     done = run_cotbal("--debug", "weights", "missing.csv", cwd=tmp_path)
     assert done.returncode == 1
