@@ -139,7 +139,7 @@ def test_a_font_of_this_machine_has_the_letters_that_the_figures_own_lacks(monke
 
 def test_no_two_names_overlap_in_the_heat_map_and_the_radar(one):
     for figure in (contribution_figure(one), radar_figure(one), weights_figure(one), difficulty_figure(one)):
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         axes = figure.axes[0]
         upright = [
             text
