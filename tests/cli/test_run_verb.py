@@ -336,22 +336,15 @@ def test_commands_left_by_a_driver_and_workers_killed_at_once_are_ended_before_t
     assert sorted(starts(tmp_path).values()) == [1] * 15 + [2]
 
 
-def test_of_two_drivers_at_once_one_works_and_the_other_says_who(tmp_path):
-    path = write(tmp_path)
-    script(tmp_path, nap=0.1)
-    both = [start(path), start(path)]
-    outcomes = [process.communicate() for process in both]
-    assert sorted(process.returncode for process in both) == [0, 2]
-    loser = next(index for index, process in enumerate(both) if process.returncode == 2)
-    assert f"in use by process {both[1 - loser].pid}" in outcomes[loser][1]
-    assert len(outcomes[loser][1].splitlines()) == 1
-    assert set(starts(tmp_path).values()) == {1}
-
-
-def test_status_beside_a_working_driver_disturbs_nothing(tmp_path):
+def test_beside_a_working_driver_another_says_who_it_is_and_status_disturbs_nothing(tmp_path):
     path = write(tmp_path)
     with locked(tmp_path / "out"):
+        second = call("run", path)
         assert {run["state"] for run in states(path).values()} == {"waiting"}
+    assert second.exit_code == 2
+    assert second.stderr.startswith(f"cotbal: {tmp_path / 'out'} is in use by process {os.getpid()} on ")
+    assert len(second.stderr.splitlines()) == 1
+    assert not starts(tmp_path)
 
 
 def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(tmp_path, unbroken):
