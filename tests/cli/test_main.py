@@ -94,7 +94,7 @@ def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, 
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    done = run_cotbal("--debug", "weights", "missing.csv", cwd=tmp_path)
+    done = run_cotbal("--debug", "plan", "missing.yaml", cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "FileNotFoundError" in done.stderr
