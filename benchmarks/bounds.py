@@ -44,18 +44,17 @@ def check_bounds(content: dict[str, Any]) -> list[Bound]:
         by_case.setdefault(Case(**result["case"]), {})[result["provider"]] = result
     found: list[Bound] = []
     for case, results in by_case.items():
-        check = _logits_bounds if case.level == "logits" else _linear_bounds
-        found += check(case, results, content)
-        found += _synchronisations(case, results, content)
+        if case.level == "logits":
+            found += _logits_bounds(case, results, content["ceilings"]["copy_bytes_per_s"])
+        else:
+            found += _linear_bounds(case, results)
+        found += _synchronisations(case, results)
     return found
 
 
-def _logits_bounds(
-    case: Case, results: dict[str, dict[str, Any]], content: dict[str, Any]
-) -> Iterator[Bound]:
+def _logits_bounds(case: Case, results: dict[str, dict[str, Any]], copy: float) -> Iterator[Bound]:
     ours = _time(results.get("cotbal"))
     if case.share == 1.0 and case.kind == "random" and case.upstream == 1.0:
-        copy = content["ceilings"]["copy_bytes_per_s"]
         share = None if ours is None else results["cotbal"]["bytes_per_s"] / copy
         yield Bound("4 N V / time against the copy", str(case), share, _bandwidth_limit(case))
     yield Bound("Liger's time / ours", str(case), _ratio(_time(results.get("Liger")), ours), 1.5)
@@ -70,9 +69,7 @@ def _bandwidth_limit(case: Case) -> float:
     return 0.80 if case.vocabulary <= 152064 else 0.60
 
 
-def _linear_bounds(
-    case: Case, results: dict[str, dict[str, Any]], content: dict[str, Any]
-) -> Iterator[Bound]:
+def _linear_bounds(case: Case, results: dict[str, dict[str, Any]]) -> Iterator[Bound]:
     ours = _time(results.get("cotbal"))
     if case.rows < _LINEAR_ROWS:
         return
@@ -93,9 +90,7 @@ def _linear_bounds(
                 yield Bound(f"{name}'s time / ours", str(case), _ratio(_time(result), ours), 4.0)
 
 
-def _synchronisations(
-    case: Case, results: dict[str, dict[str, Any]], content: dict[str, Any]
-) -> Iterator[Bound]:
+def _synchronisations(case: Case, results: dict[str, dict[str, Any]]) -> Iterator[Bound]:
     for name, result in results.items():
         if result.get("synchronisations"):
             count = 0.0 if result["synchronisations"] == "none" else 1.0

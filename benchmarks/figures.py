@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.inputs import Case
@@ -61,7 +60,6 @@ def draw(content: dict[str, Any], folder: Path, device: str) -> list[Path]:
 
 def _figure(results: list[dict[str, Any]], cases: dict[str, Case], device: str) -> Figure:
     figure = Figure(figsize=(9.5, 6.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
     by_vocabulary, by_share, centre = _sweeps(results, cases)
     columns = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.inputs import Case, LossInputs, make_inputs
-from benchmarks.meters import resident_kib
+from benchmarks.meters import peak_resident_kib
 from benchmarks.provider import Provider
 from benchmarks.providers import find_providers
 from benchmarks.step import step
@@ -41,7 +41,7 @@ def providers() -> dict[str, Provider]:
     return {provider.name: provider for provider in found}
 
 
-def paired_seconds(inputs: LossInputs, pairs: int = PAIRS) -> dict[str, list[float]]:
+def paired_seconds(inputs: LossInputs, pairs: int) -> dict[str, list[float]]:
     """Seconds of `pairs` steps of each provider, taken in turn.
 
     Raises:
@@ -72,9 +72,9 @@ def added_mib(provider: str, share: float) -> float:
 
 def _added_here(provider: str, share: float) -> float:
     inputs = make_inputs(case_of(share))
-    before = resident_kib("VmHWM")
+    before = peak_resident_kib()
     step(providers()[provider], inputs)
-    return (resident_kib("VmHWM") - before) / 1024
+    return (peak_resident_kib() - before) / 1024
 
 
 def compare(share: float, pairs: int = PAIRS) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,39 +10,14 @@ from torch import Tensor
 
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
-from benchmarks.logits_providers import RowLosses, quack_rows, torch_rows, upcast_rows
-from benchmarks.provider import Candidate, Loss, Provider, compiled, weighted_outside
-
-# fn(hidden (R, D), head (V, D), labels (R,)) -> the loss of each row (R,), 0 where ignored.
-LinearRowLosses = Callable[[Tensor, Tensor, Tensor], Tensor]
+from benchmarks.logits_providers import quack_rows, torch_rows, upcast_rows
+from benchmarks.provider import Build, Loss, Provider, RowLosses, compacted, compiled, from_rows
 
 # Logits that a chunk of a rival may hold, in bytes: as much as ours takes by default.
 _BUDGET, _CPU_BUDGET = 2 * 2**30, 128 * 2**20
 
 
-def from_rows(row_losses: LinearRowLosses) -> Loss:
-    """A loss from one that returns each row's; the weights go on outside."""
-
-    def run(inputs: LossInputs) -> Tensor:
-        hidden, head = inputs.features
-        return weighted_outside(row_losses(hidden, head, inputs.labels), inputs)
-
-    return run
-
-
-def compacted(row_losses: LinearRowLosses) -> Loss:
-    """The same on the valid rows alone, taken by a boolean mask as a user writes it."""
-
-    def run(inputs: LossInputs) -> Tensor:
-        hidden, head = inputs.features
-        valid = inputs.labels != IGNORE
-        losses = row_losses(hidden[valid], head, inputs.labels[valid])
-        return torch.dot(losses.float(), inputs.row_scale[valid])
-
-    return run
-
-
-def over_logits(row_losses: RowLosses) -> LinearRowLosses:
+def over_logits(row_losses: RowLosses) -> RowLosses:
     """A loss on logits after the whole product."""
 
     def run(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
@@ -123,7 +97,7 @@ def liger_chunk_constant(rows: int, head: Tensor) -> int:
     return max(1, min(whole, _BUDGET // (rows * width * head.element_size())))
 
 
-def _liger_rows() -> LinearRowLosses:
+def _liger_rows() -> RowLosses:
     module = importlib.import_module("liger_kernel.ops.fused_linear_cross_entropy")
     function = module.LigerFusedLinearCrossEntropyFunction
     names = list(inspect.signature(function.forward).parameters)[1:]
@@ -171,7 +145,7 @@ def _liger_scaled() -> Provider:
     )
 
 
-def _cce(filter_eps: str | None) -> LinearRowLosses:
+def _cce(filter_eps: str | None) -> RowLosses:
     linear_cross_entropy = importlib.import_module("cut_cross_entropy").linear_cross_entropy
     return partial(linear_cross_entropy, reduction="none", filter_eps=filter_eps)
 
@@ -250,20 +224,20 @@ def _compact_quack() -> Provider:
 
 
 # The unweighted ones last: they are held against another reference.
-LINEAR = (
-    Candidate("cotbal", "linear", partial(ours, "cotbal")),
-    Candidate("cotbal min", "linear", partial(ours, "cotbal min", memory_budget="min")),
-    Candidate("torch", "linear", _torch),
-    Candidate("torch compiled", "linear", _torch_compiled),
-    Candidate("torch chunked", "linear", _torch_chunked),
-    Candidate("Liger", "linear", _liger),
-    Candidate("Liger scaled", "linear", _liger_scaled),
-    Candidate("CCE", "linear", _cce_filtered),
-    Candidate("CCE exact", "linear", _cce_exact),
-    Candidate("TRL", "linear", _trl),
-    Candidate("compact + torch", "linear", _compact_torch),
-    Candidate("compact + Liger", "linear", _compact_liger),
-    Candidate("compact + QuACK", "linear", _compact_quack),
-    Candidate("FLA", "linear", _fla),
-    Candidate("QuACK", "linear", _quack),
-)
+LINEAR: dict[str, Build] = {
+    "cotbal": partial(ours, "cotbal"),
+    "cotbal min": partial(ours, "cotbal min", memory_budget="min"),
+    "torch": _torch,
+    "torch compiled": _torch_compiled,
+    "torch chunked": _torch_chunked,
+    "Liger": _liger,
+    "Liger scaled": _liger_scaled,
+    "CCE": _cce_filtered,
+    "CCE exact": _cce_exact,
+    "TRL": _trl,
+    "compact + torch": _compact_torch,
+    "compact + Liger": _compact_liger,
+    "compact + QuACK": _compact_quack,
+    "FLA": _fla,
+    "QuACK": _quack,
+}

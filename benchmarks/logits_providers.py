@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,31 +15,9 @@ from torch import Tensor
 
 import cotbal
 from benchmarks.inputs import IGNORE, LossInputs
-from benchmarks.provider import Candidate, Loss, Provider, compiled, weighted_outside
+from benchmarks.provider import Build, Loss, Provider, RowLosses, compacted, compiled, from_rows
 
-# fn(logits (R, V), labels (R,)) -> the loss of each row (R,), 0 where ignored.
-RowLosses = Callable[[Tensor, Tensor], Tensor]
 FLASH_ATTN_FILE = "FLASH_ATTN_CROSS_ENTROPY"
-
-
-def from_rows(row_losses: RowLosses) -> Loss:
-    """A loss from one that returns each row's; the weights go on outside."""
-
-    def run(inputs: LossInputs) -> Tensor:
-        return weighted_outside(row_losses(inputs.features[0], inputs.labels), inputs)
-
-    return run
-
-
-def compacted(row_losses: RowLosses) -> Loss:
-    """The same on the valid rows alone, taken by a boolean mask as a user writes it."""
-
-    def run(inputs: LossInputs) -> Tensor:
-        valid = inputs.labels != IGNORE
-        losses = row_losses(inputs.features[0][valid], inputs.labels[valid])
-        return torch.dot(losses.float(), inputs.row_scale[valid])
-
-    return run
 
 
 def torch_rows(logits: Tensor, labels: Tensor) -> Tensor:
@@ -202,18 +179,18 @@ def _compact_quack() -> Provider:
     )
 
 
-LOGITS = (
-    Candidate("cotbal", "logits", partial(ours, "cotbal", inplace=True)),
-    Candidate("cotbal kept", "logits", partial(ours, "cotbal kept", inplace=False)),
-    Candidate("torch", "logits", _torch),
-    Candidate("torch fp32", "logits", _torch_upcast),
-    Candidate("torch compiled", "logits", _torch_compiled),
-    Candidate("Liger", "logits", _liger),
-    Candidate("FLA", "logits", _fla),
-    Candidate("flash-attn", "logits", _flash_attn),
-    Candidate("Unsloth", "logits", _unsloth),
-    Candidate("QuACK", "logits", _quack),
-    Candidate("compact + torch", "logits", _compact_torch),
-    Candidate("compact + QuACK", "logits", _compact_quack),
-    Candidate("Liger unweighted", "logits", _liger_unweighted),
-)
+LOGITS: dict[str, Build] = {
+    "cotbal": partial(ours, "cotbal", inplace=True),
+    "cotbal kept": partial(ours, "cotbal kept", inplace=False),
+    "torch": _torch,
+    "torch fp32": _torch_upcast,
+    "torch compiled": _torch_compiled,
+    "Liger": _liger,
+    "FLA": _fla,
+    "flash-attn": _flash_attn,
+    "Unsloth": _unsloth,
+    "QuACK": _quack,
+    "compact + torch": _compact_torch,
+    "compact + QuACK": _compact_quack,
+    "Liger unweighted": _liger_unweighted,
+}

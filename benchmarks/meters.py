@@ -148,10 +148,10 @@ class CpuMeter:
         pass
 
 
-def resident_kib(field: str) -> int:
-    """A line of this process's memory, in KiB: "VmRSS" now, "VmHWM" at most so far. Linux only."""
+def peak_resident_kib() -> int:
+    """The most memory that this process has had so far, in KiB. Linux only."""
     # Not getrusage: there a child begins with the peak of the process that started it.
-    return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 
 def make_meter(device: str) -> CudaMeter | CpuMeter:

@@ -7,9 +7,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from benchmarks.inputs import LossInputs
+from benchmarks.inputs import IGNORE, LossInputs
 
 Loss = Callable[[LossInputs], Tensor]
+# fn(logits (R, V), labels (R,)), or fn(hidden (R, D), head (V, D), labels (R,)) -> the loss of each row (R,),
+# 0 where ignored.
+RowLosses = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,8 @@ class Absent:
         return f"{self.name} ({self.level}): skipped, {self.reason}"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """How to come by a provider: `build` imports the rival and may fail."""
-
-    name: str
-    level: str
-    build: Callable[[], Provider]
+# Imports a rival, and may fail.
+Build = Callable[[], Provider]
 
 
 def compiled(loss: Loss) -> Loss:
@@ -76,6 +74,22 @@ def compiled(loss: Loss) -> Loss:
     return lambda inputs: make()(inputs)
 
 
-def weighted_outside(losses: Tensor, inputs: LossInputs) -> Tensor:
-    """Eq. 2 from the loss of each row: the emulation that every rival without weights gets."""
-    return torch.dot(losses.float(), inputs.row_scale)
+def from_rows(row_losses: RowLosses) -> Loss:
+    """Eq. 2 from the loss of each row, the weights outside: the emulation of every rival without weights."""
+
+    def run(inputs: LossInputs) -> Tensor:
+        return torch.dot(row_losses(*inputs.features, inputs.labels).float(), inputs.row_scale)
+
+    return run
+
+
+def compacted(row_losses: RowLosses) -> Loss:
+    """The same on the valid rows alone, taken by a boolean mask as a user writes it."""
+
+    def run(inputs: LossInputs) -> Tensor:
+        rows, *head = inputs.features
+        valid = inputs.labels != IGNORE
+        losses = row_losses(rows[valid], *head, inputs.labels[valid])
+        return torch.dot(losses.float(), inputs.row_scale[valid])
+
+    return run

@@ -25,18 +25,18 @@ def find_providers(
     """
     found: list[Provider] = []
     absent: list[Absent] = []
-    for candidate in {"logits": LOGITS, "linear": LINEAR}[level]:
-        if names and candidate.name not in names:
+    for name, build in {"logits": LOGITS, "linear": LINEAR}[level].items():
+        if names and name not in names:
             continue
         try:
-            provider = candidate.build()
+            provider = build()
         # A rival's import may fail in any way that its dependencies know; none of them is ours to raise.
         except Exception as error:
-            absent.append(Absent(candidate.name, level, _in_words(error)))
+            absent.append(Absent(name, level, _in_words(error)))
             continue
         missing = _missing(provider, torch.device(device))
         if missing:
-            absent.append(Absent(provider.name, level, missing))
+            absent.append(Absent(name, level, missing))
         else:
             found.append(provider)
     return found, absent

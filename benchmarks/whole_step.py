@@ -163,7 +163,7 @@ def _gradients(provider: Provider, model: Any, batch: Batch) -> list[Tensor]:
     return [loss.detach(), *torch.autograd.grad(loss, ends)]
 
 
-def measure(device: str, size: Size, *, names: tuple[str, ...] = ()) -> dict[str, Any]:
+def measure(device: str, size: Size) -> dict[str, Any]:
     """Time, added memory and agreement of a step with every weighted loss that is here."""
     meter = make_meter(device)
     model, batch = make_model(size, meter.device), make_batch(size, meter.device)
@@ -171,7 +171,7 @@ def measure(device: str, size: Size, *, names: tuple[str, ...] = ()) -> dict[str
     want = _gradients(_reference("logits"), model, batch)
     rows, skipped = [], []
     for level in ("logits", "linear"):
-        found, absent = find_providers(level, device, names=names)
+        found, absent = find_providers(level, device)
         skipped += [str(line) for line in absent]
         for provider in found:
             if not provider.weighted or (device == "cpu" and provider.slow_start):

@@ -66,8 +66,8 @@ def _check_same(source: Source, first: tuple[str, Found], other: tuple[str, Foun
     if expected.keys() != got.keys():
         missing = [key for key in expected if key not in got]
         extra = [key for key in got if key not in expected]
-        words = [f"without {some(ids)} ({len(ids)} in all)" for ids in (missing,) if ids]
-        words += [f"with {some(ids)} ({len(ids)} in all)" for ids in (extra,) if ids]
+        parts = (("without", missing), ("with", extra))
+        words = [f"{how} {some(ids)} ({len(ids)} in all)" for how, ids in parts if ids]
         raise ValueError(
             f"{source}: expected the items of run {first_run!r} ({reference.files[-1]}) in run {run!r} as "
             f"well, got {found.files[-1]} {' and '.join(words)}"

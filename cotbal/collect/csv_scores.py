@@ -30,13 +30,8 @@ def read(folder: Path, source: Source, run: str) -> Found:
     if id_column not in records[0].fields:
         return Found((file,), _only(records, f"one row, or a column {id_column!r}").number(source.metric))
     by_key = by_id(records, id_column)
-    if "image" in source.options:
-        images = {key: record.id(source.options["image"]) for key, record in by_key.items()}
-    else:
-        images = images_of(by_key, "image")
-    return Found(
-        (file,), items={key: record.number(source.metric) for key, record in by_key.items()}, images=images
-    )
+    items = {key: record.number(source.metric) for key, record in by_key.items()}
+    return Found((file,), items=items, images=images_of(by_key, "image", source.options.get("image")))
 
 
 def _where(records: list[Record], column: str, value: str) -> list[Record]:

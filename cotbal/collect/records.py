@@ -110,8 +110,13 @@ def by_id(records: Iterable[Record], name: str) -> dict[str, Record]:
     return found
 
 
-def images_of(records: Mapping[str, Record], name: str) -> dict[str, str]:
-    """Return {id: image} of the records that name one in a field; nothing, null or an empty text is none."""
+def images_of(records: Mapping[str, Record], name: str, given: str | None = None) -> dict[str, str]:
+    """Return {id: image} of the records that name one in a field; nothing, null or an empty text is none.
+
+    The field that the user has `given` instead names one in every record.
+    """
+    if given is not None:
+        return {key: each.id(given) for key, each in records.items()}
     return {key: each.id(name) for key, each in records.items() if each.fields.get(name) not in (None, "")}
 
 

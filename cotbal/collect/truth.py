@@ -113,12 +113,9 @@ def _read(source: Source, path: Path) -> _Truth:
         _refuse_questions_alone(records)
     answer_field = the_field(records, source.options.get("truth-answer"), _ANSWER_FIELDS, "truth-answer")
     by_key = by_id(records, id_field)
-    if "image" in source.options:
-        images = {key: record.id(source.options["image"]) for key, record in by_key.items()}
-    else:
-        # The first item may be one of the few that have no image.
-        fields = (name for name in _IMAGE_FIELDS if any(name in record.fields for record in records))
-        images = images_of(by_key, next(fields, _IMAGE_FIELDS[0]))
+    # The first item may be one of the few that have no image.
+    fields = (name for name in _IMAGE_FIELDS if any(name in record.fields for record in records))
+    images = images_of(by_key, next(fields, _IMAGE_FIELDS[0]), source.options.get("image"))
     return _Truth({key: _answer(record, answer_field) for key, record in by_key.items()}, images)
 
 

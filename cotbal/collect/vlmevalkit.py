@@ -62,11 +62,11 @@ def read(folder: Path, source: Source, run: str) -> Found:
 
 def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Path | None:
     """The one file of the data set with one of the ends, None where there is none."""
+    if not folder.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(folder))
     patterns = [f"**/*_{glob.escape(source.name)}{end}" for end in ends]
-    having = [pattern for pattern in patterns if folder.is_dir() and any(folder.glob(pattern))]
+    having = [pattern for pattern in patterns if any(folder.glob(pattern))]
     if not having:
-        if not folder.is_dir():
-            raise FileNotFoundError(2, "No such folder", str(folder))
         return None
     found = {file for pattern in having for file in find_files(folder, pattern)}
     if len(found) > 1:

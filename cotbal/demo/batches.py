@@ -69,10 +69,10 @@ def encode_record(record: Record, image: npt.NDArray[np.uint8] | None, task_id: 
     return Example(ids, labels, image, task_id)
 
 
-def encode_prompt(record: Record, image: npt.NDArray[np.uint8] | None, task_id: int) -> Example:
-    """The first question alone, ready for generation."""
+def encode_prompt(record: Record, image: npt.NDArray[np.uint8] | None) -> Example:
+    """The first question alone, ready for generation, where no task counts."""
     prompt = _prompt_ids(record["conversations"][0]["value"])
-    return Example(prompt, [IGNORE] * len(prompt), image, task_id)
+    return Example(prompt, [IGNORE] * len(prompt), image, 0)
 
 
 def _prompt_ids(question: str) -> list[int]:

@@ -45,7 +45,7 @@ def score(
 ) -> list[float]:
     """The score of each record's first question by a metric of `METRICS`; each with its picture, if any."""
     references = [record["conversations"][1]["value"] for record in records]
-    prompts = [encode_prompt(record, image, 0) for record, image in zip(records, images, strict=True)]
+    prompts = [encode_prompt(record, image) for record, image in zip(records, images, strict=True)]
     # The longest right answer and its end token; what is longer is wrong anyway.
     limit = max(len(encode(text)) for text in references) + 1
     predictions: list[str] = []

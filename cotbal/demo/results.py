@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from cotbal.demo.pipeline import EW, STL, Demo
 from cotbal.demo.profiles import PROFILES
 from cotbal.demo.statements import statements, verdict
@@ -18,6 +16,7 @@ from cotbal.estimate.algorithm1 import Algorithm1
 from cotbal.estimate.signals import all2one, contribution, difficulty, one2all, unidentified
 from cotbal.files import write_json
 from cotbal.metrics import delta_e, delta_i, improvement
+from cotbal.report.findings import measured
 from cotbal.report.seeds import Estimate, estimate
 from cotbal.runs.plan import Results
 from cotbal.runs.store import Record, versions
@@ -97,26 +96,14 @@ def _seed_entry(demo: Demo, seed: int, outcome: Results) -> dict[str, Any]:
 def _estimate_entry(algorithm: Algorithm1, outcome: Results) -> dict[str, Any]:
     scores = algorithm.scores(outcome)
     C = contribution(scores, on_unidentified=algorithm.on_unidentified)
-    tasks = scores.tasks
     return {
-        "scores": {
-            "mini": dict(zip(tasks, scores.mini.tolist(), strict=True)),
-            "probes": {
-                trained: dict(zip(tasks, row, strict=True))
-                for trained, row in zip(tasks, scores.probes.tolist(), strict=True)
-            },
-        },
-        "contribution": _without_nan(C),
+        **measured(scores, C),
         "one2all": one2all(C).tolist(),
         "all2one": all2one(C).tolist(),
         "difficulty": difficulty(scores).tolist(),
         "unidentified": list(unidentified(scores)),
         "weights": {rule: dict(algorithm.weights(outcome, rule)) for rule in RULES},
     }
-
-
-def _without_nan(table: Tensor) -> list[list[float | None]]:
-    return [[None if math.isnan(cell) else cell for cell in row] for row in table.tolist()]
 
 
 def _improvement(tested: Scored, single: Scored) -> dict[str, float | None]:

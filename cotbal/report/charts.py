@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -80,7 +79,6 @@ def rules_figure(results: seeds.Results) -> Figure:
     rules = [rule for rule in seeds.rules(results) if rule in MARKS]
     height, width, gap = height_of(len(results["tasks"])), 1.55, 0.18
     figure = Figure(figsize=(len(rules) * (width + gap), height))
-    FigureCanvasAgg(figure)
     share = 1 / len(rules)
     by_rule = {rule: list(seeds.weights(results, rule).values()) for rule in rules}
     reach = _reach([value for values in by_rule.values() for value in values])
@@ -158,7 +156,6 @@ def improvement_panels(width: float, n_rows: int, draw: Callable[[Axes, str, str
         draw: draws a panel, given its axes, "delta_i" or "delta_e", and its label.
     """
     figure = Figure(figsize=(width, height_of(n_rows)))
-    FigureCanvasAgg(figure)
     left, right = figure.add_axes((0, 0, 0.48, 1)), figure.add_axes((0.52, 0, 0.48, 1))
     draw(left, "delta_i", r"$\Delta I\%$   (higher is better)")
     draw(right, "delta_e", r"$\Delta E\%$   (lower is better)")

@@ -132,17 +132,8 @@ def _spread(tables: Sequence[Scores], settings: Settings) -> dict[str, float] | 
 def _signals(signals: TableSignals, precise: bool) -> dict[str, Any]:
     """C as measured, and the signals that the weights are made from."""
     scores = signals.table
-    tasks = scores.tasks
-    C = contribution(scores, on_unidentified="drop")
     entry: dict[str, Any] = {
-        "scores": {
-            "mini": dict(zip(tasks, scores.mini.tolist(), strict=True)),
-            "probes": {
-                trained: dict(zip(tasks, row, strict=True))
-                for trained, row in zip(tasks, scores.probes.tolist(), strict=True)
-            },
-        },
-        "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
+        **measured(scores, contribution(scores, on_unidentified="drop")),
         "gains": (scores.oriented("probes").diagonal() - scores.oriented("mini")).tolist(),
         "unidentified": unidentified(scores),
     }
@@ -151,7 +142,22 @@ def _signals(signals: TableSignals, precise: bool) -> dict[str, Any]:
         "all2one": lambda: all2one(signals.contribution("drop")),
         "difficulty": lambda: signals.difficulty(precise=precise),
     }
-    return {**entry, **{name: _values(make, len(tasks)) for name, make in makers.items()}}
+    return {**entry, **{name: _values(make, len(scores.tasks)) for name, make in makers.items()}}
+
+
+def measured(scores: Scores, C: Tensor) -> dict[str, Any]:
+    """Return the "scores" and the "contribution" of a seed's results, null where C is not identified."""
+    tasks = scores.tasks
+    return {
+        "scores": {
+            "mini": dict(zip(tasks, scores.mini.tolist(), strict=True)),
+            "probes": {
+                trained: dict(zip(tasks, row, strict=True))
+                for trained, row in zip(tasks, scores.probes.tolist(), strict=True)
+            },
+        },
+        "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
+    }
 
 
 def _values(make: Any, size: int) -> list[float | None]:

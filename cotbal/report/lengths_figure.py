@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
@@ -35,7 +34,6 @@ def lengths_figure(
         rows = [each for each in tasks if each["measured"] >= least][:MOST_ROWS]
         height, names = _ROW * len(rows), labels([each["task"] for each in rows])
         figure = Figure(figsize=(_WIDTH, height))
-        FigureCanvasAgg(figure)
         for column, (key, colour) in enumerate((("lengths", BLUE), ("answers", GREEN))):
             first, last = _reach(rows, key)
             for row, task in enumerate(rows):

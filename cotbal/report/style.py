@@ -9,7 +9,6 @@ from typing import Any
 
 from matplotlib import font_manager, style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cotbal.report.seeds import shortened, spell
@@ -76,7 +75,6 @@ def paper_style() -> Iterator[None]:
 def panel(width: float, height: float, polar: bool = False) -> tuple[Figure, Axes]:
     """Return a figure whose axes fill `width` x `height` inches; labels outside are kept on saving."""
     figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
     return figure, figure.add_axes((0, 0, 1, 1), projection="polar" if polar else None)
 
 

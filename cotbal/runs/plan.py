@@ -70,16 +70,12 @@ class Plan:
         """Steps of every run."""
         return {name: spec.steps for name, spec in self._specs.items()}
 
-    def chain(self, name: str) -> int:
-        """Steps of the longest chain of runs that starts with this one; the greater, the earlier it starts.
-
-        So the longest run comes first, one that others wait for before that, and a final run goes to the
-        front as soon as its weights exist.
-        """
-        return self._chains[name]
-
     def urgency(self, name: str) -> tuple[bool, int]:
-        """What decides which of several runs starts first, the greatest: early ones, then long chains."""
+        """What decides which of several runs starts first, the greatest: early ones, then long chains.
+
+        A chain is the steps of the longest one of runs that starts with this one. So the longest run comes
+        first, one that others wait for before that, and a final run as soon as its weights exist.
+        """
         return name in self._first, self._chains[name]
 
     def _longest_chains(self) -> dict[str, int]:

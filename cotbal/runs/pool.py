@@ -14,7 +14,7 @@ from cotbal.runs import processes
 from cotbal.runs.execution import Execution, Job
 from cotbal.runs.plan import Plan
 from cotbal.runs.store import LOG_FILE, Record, Store
-from cotbal.runs.worker_process import ONE_THREAD, Message, Worker, default_workers
+from cotbal.runs.worker_process import ONE_THREAD, Message, Worker
 
 # A worker that dies is most often out of memory or killed by hand; a run that ends three has another trouble.
 MAX_RETRIES = 2
@@ -222,7 +222,7 @@ def in_a_line(error: str) -> str:
     return others[-1] if first.startswith("Traceback") else f"{first} {others[-1]}"
 
 
-def run_plan(plan: Plan, store: Store, listener: Listener, workers: int | None = None) -> dict[str, Record]:
+def run_plan(plan: Plan, store: Store, listener: Listener, workers: int) -> dict[str, Record]:
     """Runs what is not finished yet; returns the records of all runs by name.
 
     Hold `locked(store.out)` around it. A kill at any moment loses the running jobs only.
@@ -231,15 +231,15 @@ def run_plan(plan: Plan, store: Store, listener: Listener, workers: int | None =
         plan: the runs.
         store: where their folders and results are.
         listener: is told what happens.
-        workers: number of worker processes; None: `default_workers()`.
+        workers: number of worker processes.
 
     Raises:
         ValueError: `workers` is below 1.
         RunError: a run raised, or its workers died three times.
     """
-    if workers is not None and workers < 1:
+    if workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
-    return work_on(plan, store, listener, Crew([ONE_THREAD] * (workers or default_workers()))).records
+    return work_on(plan, store, listener, Crew([ONE_THREAD] * workers)).records
 
 
 def work_on(plan: Plan, store: Store, listener: Listener, crew: Crew) -> Execution:

@@ -21,6 +21,7 @@ from cotbal.integrations.answering.questions import (
     check_images,
     read_questions,
 )
+from cotbal.integrations.telling import refuse
 
 # ShareGPT4V's captions are paragraphs. LLaVA's own evaluation stops other answers at 128.
 _LONG, _MOST = {"ShareGPT4V": 1024}, 128
@@ -93,18 +94,11 @@ def exit_code(
     try:
         run(options)
     except OSError as error:
-        message = (
-            f"expected a file that can be read, got {error.filename}: {error.strerror}"
-            if error.filename
-            else str(error)
-        )
+        return refuse(error)
     except (ImportError, ValueError) as error:
         # Of a process that loads pictures it comes with that process's traceback before it.
-        message = str(error).rpartition("\nValueError: ")[2]
-    else:
-        return 0
-    print(f"cotbal: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    return 2
+        return refuse(str(error).rpartition("\nValueError: ")[2])
+    return 0
 
 
 def generate(

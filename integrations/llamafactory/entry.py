@@ -9,6 +9,7 @@ from typing import Any
 
 from cotbal.integrations.llamafactory.options import KEYS, RefusedError, take_options
 from cotbal.integrations.llamafactory.records import read_tasks
+from cotbal.integrations.telling import refuse
 
 _USAGE = "python -m cotbal.integrations.llamafactory train [my.yaml] [key=value ...]"
 _HELP = f"""\
@@ -40,15 +41,15 @@ def main(words: Sequence[str] | None = None) -> int:
         print(_HELP + "\n".join(f"  {key}\n      {says}" for key, says in KEYS.items()))
         return 0
     if not words or not (words[0].endswith(_YAML) or "=" in words[0]):
-        return _refuse(f"expected a yaml file or key=value, got {words[0] if words else 'none'}; {_USAGE}")
+        return refuse(f"expected a yaml file or key=value, got {words[0] if words else 'none'}; {_USAGE}")
     try:
         prepare(words)()
     except FileNotFoundError as error:
         if error.filename is None or Path(error.filename) != Path(words[0]).absolute():
             raise
-        return _refuse(f"expected a yaml file that can be read, got {words[0]}: {error.strerror}")
+        return refuse(f"expected a yaml file that can be read, got {words[0]}: {error.strerror}")
     except (ImportError, RefusedError) as error:
-        return _refuse(str(error))
+        return refuse(error)
     return 0
 
 
@@ -91,8 +92,3 @@ def _keys(words: list[str]) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(OmegaConf.from_cli(words))
-
-
-def _refuse(message: str) -> int:
-    print(f"cotbal: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    return 2

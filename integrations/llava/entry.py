@@ -19,8 +19,8 @@ import torch
 from cotbal.balancing import Weighting, as_weighting, by_name
 from cotbal.integrations.llava import patch_llava
 from cotbal.integrations.llava.command_line import parse, read_tasks
-from cotbal.integrations.llava.records import TaskRecords
 from cotbal.integrations.llava.versions import check_names, llava_package
+from cotbal.integrations.telling import data_in_words, refuse
 
 _ATTENTION = "attn_implementation"
 
@@ -36,12 +36,11 @@ def main(words: Sequence[str] | None = None) -> int:
         train = prepare(options, arguments)
     except OSError as error:
         # A library that does not fit this torch, as torchaudio's, has no file.
-        came = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _refuse(f"expected a file that can be read, got {came}")
+        return refuse(error if error.filename else f"expected a file that can be read, got {error}")
     except ModuleNotFoundError as error:
-        return _refuse(f"{error}; {options.module}'s training code needs it: install {error.name}")
+        return refuse(f"{error}; {options.module}'s training code needs it: install {error.name}")
     except (ImportError, TypeError, ValueError) as error:
-        return _refuse(str(error))
+        return refuse(error)
     train()
     return 0
 
@@ -78,7 +77,7 @@ def prepare(options: Namespace, arguments: list[str]) -> Callable[[], None]:
         except BaseException:
             patch.restore()
             raise
-        print(f"cotbal: {_summary(patch.records, weighting)}", flush=True)
+        print(f"cotbal: {data_in_words(patch.records.counts, patch.records.tasks, weighting)}", flush=True)
         print(f"cotbal: attention {attention} ({reason})", flush=True)
     sys.argv[1:] = _with_attention(module, arguments, attention)
     return partial(module.train, attn_implementation=attention) if takes else module.train
@@ -162,17 +161,3 @@ def _with_attention(module: ModuleType, arguments: list[str], attention: str) ->
     """LLaVA-NeXT takes its attention from its own arguments, and takes no notice of train()'s."""
     is_given = any(word.split("=")[0] == f"--{_ATTENTION}" for word in arguments)
     return [*arguments, f"--{_ATTENTION}", attention] if _has_option(module) and not is_given else arguments
-
-
-def _summary(records: TaskRecords, weighting: Weighting | None) -> str:
-    given = getattr(weighting, "given", None)
-    rule = "weights all 1" if weighting is None else f"weights by {type(weighting).__name__}"
-    if given is not None:
-        rule = "weights " + ", ".join(f"{name} {given[name]:g}" for name in records.tasks)
-    counts = ", ".join(f"{name} {records.counts[name]}" for name in records.tasks)
-    return f"{sum(records.counts.values())} records: {counts}; {rule}"
-
-
-def _refuse(message: str) -> int:
-    print(f"cotbal: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    return 2

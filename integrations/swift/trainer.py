@@ -7,12 +7,12 @@ from typing import Any
 from swift.trainers import Seq2SeqTrainer
 from torch import Tensor
 
-from cotbal.balancing import Weighting
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.no_logits import NoLogits
 from cotbal.integrations.huggingface.trainer import CoTBalMixin
 from cotbal.integrations.swift import plugging
 from cotbal.integrations.swift.channels import CHANNEL, channel_counts, known_channels
+from cotbal.integrations.telling import data_in_words
 
 
 class ChannelCollator(TaskCollator):
@@ -55,7 +55,7 @@ class CoTBalSeq2SeqTrainer(CoTBalMixin, Seq2SeqTrainer):
         # It would cut the labels after they were counted; the linear level makes no logits of ignored ones.
         self.args.use_logits_to_keep = False
         if counts is not None and self.is_world_process_zero():
-            print(f"cotbal: {_summary(counts, names, weighting)}", flush=True)
+            print(f"cotbal: {data_in_words(counts, names, weighting)}", flush=True)
 
     def _get_data_collator(self, *args: Any) -> ChannelCollator:
         return ChannelCollator(super()._get_data_collator(*args), self._channels, field=CHANNEL)
@@ -64,11 +64,3 @@ class CoTBalSeq2SeqTrainer(CoTBalMixin, Seq2SeqTrainer):
         # At the linear level there are no logits to take it from; task_accuracy/<name> is logged.
         if not isinstance(outputs.logits, NoLogits):
             super()._compute_acc(outputs, labels, **kwargs)
-
-
-def _summary(counts: Counter[str | None], names: Sequence[str], weighting: Weighting) -> str:
-    given = getattr(weighting, "given", None)
-    rule = f"weights by {type(weighting).__name__}"
-    if given is not None:
-        rule = "weights " + ", ".join(f"{name} {given[name]:g}" for name in names)
-    return f"{sum(counts.values())} records: {', '.join(f'{name} {counts[name]}' for name in names)}; {rule}"

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from cotbal.cli.main import app
 from cotbal.estimate import Scores
 from cotbal.estimate.items_json import read_items
-from tests.cli.commands import run_cotbal
+from tests.cli.commands import call
 from tests.collect.publishers import lmms_eval, visatb, write_table
 from tests.collect.test_table import RUNS, items
 
@@ -34,8 +34,8 @@ def evaluated(tmp_path, monkeypatch):
 
 
 def test_the_table_and_its_items_become_weights_with_intervals(evaluated):
-    done = run_cotbal("collect", *FOLDERS, *TASKS, cwd=evaluated)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = call("collect", *FOLDERS, *TASKS)
+    assert (done.exit_code, done.stderr) == (0, "")
     assert "vqa: exact_match of vqav2_val_lite (10 items, higher is better)" in done.stdout
     assert "rule=strict" in done.stdout
     assert "Wrote scores.csv, scores.provenance.json, items.json." in done.stdout
@@ -45,10 +45,8 @@ def test_the_table_and_its_items_become_weights_with_intervals(evaluated):
         row = [scores.mini, *scores.probes][place].tolist()
         assert row == [sum(each) / len(each) for each in read.items[run].values()]
     assert read.clusters == {"ocr": [n // 2 for n in range(12)]}
-    weighed = run_cotbal(
-        "weights", "scores.csv", "--items", "items.json", "--rule", "difficulty", cwd=evaluated
-    )
-    assert weighed.returncode in (0, 2), weighed.stderr
+    weighed = call("weights", "scores.csv", "--items", "items.json", "--rule", "difficulty")
+    assert weighed.exit_code in (0, 2), weighed.stderr
     assert "bootstrap" in weighed.stdout or "standard errors" in weighed.stderr
 
 

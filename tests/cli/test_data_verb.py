@@ -131,12 +131,6 @@ def test_broken_line_ends_with_1_and_is_not_lost_in_a_copy(folder):
     assert not (folder / "out").exists()
 
 
-def test_help_shows_examples():
-    result = run("--help")
-    assert result.exit_code == 0
-    assert "Example: cotbal data check mixture" in result.output
-
-
 def test_page_is_written_whole_and_with_the_same_bytes(folder):
     for name in ("a", "b"):
         options = ("--images", folder / "images", "--tokenizer", folder / "tokenizer.json")

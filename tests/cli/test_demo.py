@@ -1,4 +1,4 @@
-"""`cotbal demo --profile micro`: whole, killed at several moments, with damaged and with other files."""
+"""`cotbal demo --profile micro`: whole, killed at several moments, started again."""
 
 import json
 import os
@@ -137,18 +137,6 @@ def test_second_start_only_prints_and_draws(copied, run):
     assert {path.suffix for path in (copied / "figures").iterdir()} == {".png", ".svg"}
     for line in result.stdout.splitlines()[-5:]:
         assert Path(line.split()[-1]).exists()
-
-
-def test_damaged_result_is_run_again_and_nothing_else(copied, unbroken, run):
-    damaged, *others = finished_runs(copied)
-    path = copied / "runs" / damaged / "result.json"
-    path.write_bytes(path.read_bytes()[:-40])
-    stamps = {key: (copied / "runs" / key / "result.json").stat().st_mtime_ns for key in others}
-    result = run(copied, "--json", "--no-page")
-    assert result.stderr.startswith("continuing: ")
-    assert result.stderr.count("\nstart ") == 1
-    assert numbers(json.loads(result.stdout)) == results_of(unbroken)
-    assert {key: (copied / "runs" / key / "result.json").stat().st_mtime_ns for key in others} == stamps
 
 
 @pytest.mark.full

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.cli.commands import call
-from tests.project.toy import write
+from tests.project.toy import starts, write
 
 
 @pytest.mark.parametrize("verb", [["plan"], ["status"], ["run", "--dry-run"]], ids=" ".join)
@@ -45,6 +45,7 @@ def test_data_that_cannot_be_read_are_one_line_and_exit_code_2(tmp_path, verb):
     assert len(broken.stderr.splitlines()) == 1
     assert "c.json, record " in broken.stderr
     assert "the file ends inside" in broken.stderr
+    assert not starts(tmp_path)
     (tmp_path / "c.json").unlink()
     missing = call(verb, path)
     assert (missing.exit_code, missing.stderr) == (

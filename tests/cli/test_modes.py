@@ -20,6 +20,15 @@ def path(tmp_path):
     return path
 
 
+def weights_of_files(folder):
+    """What `cotbal weights` makes of the files of an estimate, and what it prints."""
+    out, again = folder / "out", folder / "again.json"
+    options = ["--items", out / "items.json", "--fixed", "chat=1.5", "--out", again, "--json"]
+    shown = call("weights", out / "scores.csv", *options)
+    assert shown.exit_code == 0, shown.output
+    return dict(TaskWeights.load(again)), json.loads(shown.stdout)
+
+
 def test_mini_run_and_the_given_model_make_the_weights(path, tmp_path):
     plan = json.loads(call("plan", path, "--mode", "no-probes", "--json").stdout)
     assert plan["totals"]["trainings"] == 1
@@ -40,20 +49,9 @@ def test_mini_run_and_the_given_model_make_the_weights(path, tmp_path):
     written = TaskWeights.load(tmp_path / "out" / "weights.json")
     assert dict(written) == dict(pair.weights(fixed={"chat": 1.5}))
     # From the files alone the same weights, and here their intervals.
-    again = call(
-        "weights",
-        tmp_path / "out" / "scores.csv",
-        "--items",
-        tmp_path / "out" / "items.json",
-        "--fixed",
-        "chat=1.5",
-        "--out",
-        tmp_path / "again.json",
-        "--json",
-    )
-    assert again.exit_code == 0, again.output
-    assert dict(TaskWeights.load(tmp_path / "again.json")) == dict(written)
-    for task, (low, high) in zip("abc", json.loads(again.stdout)["intervals"], strict=True):
+    again, summary = weights_of_files(tmp_path)
+    assert again == dict(written)
+    for task, (low, high) in zip("abc", summary["intervals"], strict=True):
         assert low < written[task] < high
     shown = json.loads(call("status", path, "--mode", "no-probes", "--json").stdout)["runs"]
     assert {run["state"] for run in shown} == {"finished"}
@@ -84,18 +82,7 @@ def test_cheap_estimate_runs_and_its_files_give_its_weights(path, tmp_path):
     models = [json.loads(file.read_text())["counts"] for file in tmp_path.glob("out/outputs/*/model.json")]
     assert {"a": 16, "b": 6, "c": 3} in models
     written = TaskWeights.load(tmp_path / "out" / "weights.json")
-    again = call(
-        "weights",
-        tmp_path / "out" / "scores.csv",
-        "--items",
-        tmp_path / "out" / "items.json",
-        "--fixed",
-        "chat=1.5",
-        "--out",
-        tmp_path / "again.json",
-    )
-    assert again.exit_code == 0, again.output
-    assert dict(TaskWeights.load(tmp_path / "again.json")) == dict(written)
+    assert weights_of_files(tmp_path)[0] == dict(written)
 
 
 @pytest.mark.full

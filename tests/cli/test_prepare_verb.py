@@ -126,25 +126,19 @@ def test_own_table_by_its_columns(release):
 
 
 @pytest.mark.parametrize(("validation", "test"), [(3, 0), (500, 0), (2, 1)])
-def test_a_table_of_which_all_would_be_held_out(tmp_path, validation, test):
+def test_a_table_of_which_all_would_be_held_out(tmp_path, monkeypatch, validation, test):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text("Q,A,F\nx,1,1.jpg\ny,2,2.jpg\nz,3,2.jpg\nw,4,3.jpg\n")
     table = ["--annotations", "t.csv", "--task", "R4", "--column", "question=Q", "--column", "answer=A"]
     options = [*table, "--column", "image=F", "--test", test, "--out", "d"]
-    done = run_cotbal("prepare", "generic", *options, "--validation", validation, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (
+    done = run("generic", *options, "--validation", validation)
+    assert (done.exit_code, done.stderr) == (
         2,
         f"cotbal: --validation {validation} and --test {test}: expected pictures (or rows) left to train on, "
         "got all 3 held out; take fewer\n",
     )
     assert not (tmp_path / "d").exists()
-    assert run_cotbal("prepare", "generic", *options, "--validation", 2 - test, cwd=tmp_path).returncode == 0
-
-
-@pytest.mark.parametrize("verb", [[], *[[source] for source in (*SOURCES, "generic", "mix")]])
-def test_help_shows_an_example(verb):
-    result = run(*verb, "--help")
-    assert result.exit_code == 0
-    assert "Example: cotbal prepare" in result.output
+    assert run("generic", *options, "--validation", 2 - test).exit_code == 0
 
 
 def test_ratio_that_is_no_share_is_told(release):

@@ -24,6 +24,7 @@ from tests.project.toy import content, starts, write
 
 RUNS = {"mini", "probe a", "probe b", "probe c"}
 WRITTEN = ("scores.csv", "items.json", "weights.json")
+FAILED = ("probe a", "evaluate mini on a")
 
 
 def start(path):
@@ -142,8 +143,11 @@ def test_commands_that_fail_leave_the_rest_done_and_are_tried_again_at_the_next_
     result = call("run", path)
     assert result.exit_code == 1
     text = result.stderr
+    of_a, of_mini = (tmp_path / "out" / "runs" / states(path)[name]["key"] for name in FAILED)
+    assert f"run 'probe a' failed in {of_a}:" in text
     assert "the command ended with exit status 3; the end of" in text
     assert "this is probe a" in text
+    assert f"the command ended with exit status 1; the end of {of_mini}/log.txt:" in text
     assert "left {output} empty" in text
     assert "no such question" in text
     assert "the command ended well but wrote no score; expected" in text
@@ -162,6 +166,18 @@ def test_commands_that_fail_leave_the_rest_done_and_are_tried_again_at_the_next_
     assert sum((starts(tmp_path) - before).values()) == 11
     for name in WRITTEN:
         assert (tmp_path / "out" / name).read_text() == (unbroken[0] / "out" / name).read_text()
+
+
+def test_truncated_result_is_run_again_and_no_other(tmp_path):
+    path = write(tmp_path)
+    assert call("run", path).exit_code == 0
+    weights = (tmp_path / "out" / "weights.json").read_text()
+    key = states(path)["evaluate mini on b"]["key"]
+    result, before = tmp_path / "out" / "runs" / key / "result.json", starts(tmp_path)
+    result.write_text(result.read_text()[:-20])
+    assert call("run", path).exit_code == 0
+    assert dict(starts(tmp_path) - before) == {"mini on b": 1}
+    assert (tmp_path / "out" / "weights.json").read_text() == weights
 
 
 def test_changed_file_and_other_items_are_told_at_once_and_old_weights_are_called_old(tmp_path, unbroken):
@@ -320,22 +336,15 @@ def test_commands_left_by_a_driver_and_workers_killed_at_once_are_ended_before_t
     assert sorted(starts(tmp_path).values()) == [1] * 15 + [2]
 
 
-def test_of_two_drivers_at_once_one_works_and_the_other_says_who(tmp_path):
-    path = write(tmp_path)
-    script(tmp_path, nap=0.1)
-    both = [start(path), start(path)]
-    outcomes = [process.communicate() for process in both]
-    assert sorted(process.returncode for process in both) == [0, 2]
-    loser = next(index for index, process in enumerate(both) if process.returncode == 2)
-    assert f"in use by process {both[1 - loser].pid}" in outcomes[loser][1]
-    assert len(outcomes[loser][1].splitlines()) == 1
-    assert set(starts(tmp_path).values()) == {1}
-
-
-def test_status_beside_a_working_driver_disturbs_nothing(tmp_path):
+def test_beside_a_working_driver_another_says_who_it_is_and_status_disturbs_nothing(tmp_path):
     path = write(tmp_path)
     with locked(tmp_path / "out"):
+        second = call("run", path)
         assert {run["state"] for run in states(path).values()} == {"waiting"}
+    assert second.exit_code == 2
+    assert second.stderr.startswith(f"cotbal: {tmp_path / 'out'} is in use by process {os.getpid()} on ")
+    assert len(second.stderr.splitlines()) == 1
+    assert not starts(tmp_path)
 
 
 def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(tmp_path, unbroken):
@@ -348,10 +357,11 @@ def test_output_that_cannot_be_written_loses_the_run_that_meets_it_and_no_other(
     half.write_text("left by a kill")
     (tmp_path / "out" / "outputs").mkdir()
     (tmp_path / "out" / "outputs" / key).write_text("in the way")
-    result = call("run", path)
+    result = call("run", path, "--json")
     assert result.exit_code == 1
     assert "run 'mini' failed" in result.stderr
-    assert "4 of 16 runs are missing, 1 failed" in result.stderr
+    printed = json.loads(result.stdout)
+    assert (list(printed["failures"]), len(printed["missing"])) == (["mini"], 4)
     (tmp_path / "out" / "outputs" / key).unlink()
     assert call("run", path).exit_code == 0
     assert not list(half.parent.iterdir())

@@ -9,7 +9,7 @@ from cotbal.estimate import Scores, contribution, difficulty, estimate_weights
 from cotbal.estimate.items_json import write_items
 from cotbal.estimate.uncertainty import uncertainty
 from cotbal.weights import TaskWeights
-from tests.cli.commands import run_cotbal
+from tests.cli.commands import call, run_cotbal
 from tests.estimate.coverage import World
 from tests.report.estimate_example import make_scores
 
@@ -89,10 +89,10 @@ def test_the_precise_difficulty_is_used(tmp_path, monkeypatch):
     assert json.loads(done.stdout)["difficulty"] == pytest.approx([0.5, 0.75, 0.25])
 
 
-def assert_refused(stdout, stderr, code, folder, message):
-    assert (code, stdout) == (2, "")
-    assert stderr.count("\n") == 1
-    assert message in stderr
+def assert_refused(done, folder, message):
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
     assert (folder / "weights.json").read_text() == "old"
     assert {path.name for path in folder.iterdir()} == {"scores.csv", "weights.json"}
 
@@ -105,16 +105,17 @@ def assert_refused(stdout, stderr, code, folder, message):
             TABLE.replace("0.44", ""),
             "scores.csv: row 'ocr', task 'vqa': expected a number, got an empty cell",
         ),
+        (TABLE.replace(",0.11", ""), "scores.csv: row 'ocr': expected 3 cells, one per task, got 2"),
         (TABLE.replace("vqa,0.60,0.32,0.12\n", ""), "scores.csv: missing rows: vqa"),
         (UNIDENTIFIED, "V(ocr + mini) - V(mini) of task 'ocr' is 0, expected > 0"),
     ],
-    ids=["nan", "missing cell", "missing task", "zero denominator"],
+    ids=["nan", "empty cell", "missing cell", "missing task", "zero denominator"],
 )
-def test_bad_scores_are_one_line_and_nothing_is_written_over(tmp_path, text, message):
+def test_bad_scores_are_one_line_and_nothing_is_written_over(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "scores.csv").write_text(text)
     (tmp_path / "weights.json").write_text("old")
-    done = run_cotbal("weights", "scores.csv", cwd=tmp_path)
-    assert_refused(done.stdout, done.stderr, done.returncode, tmp_path, message)
+    assert_refused(call("weights", "scores.csv"), tmp_path, message)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +137,7 @@ def test_bad_options_are_one_line_and_nothing_is_written_over(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.json").write_text("old")
-    shown = CliRunner().invoke(app, ["weights", "scores.csv", *options])
-    assert_refused(shown.stdout, shown.stderr, shown.exit_code, tmp_path, message)
+    assert_refused(call("weights", "scores.csv", *options), tmp_path, message)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(scores, tmp_path):
@@ -188,11 +188,19 @@ def test_a_column_inside_its_noise_is_named_instead_of_an_interval(tmp_path, mon
     assert "unbounded" in done.stdout
 
 
-def test_items_of_another_table_are_refused(scores, tmp_path):
-    (tmp_path / "items.json").write_text('{"schema_version": 1, "items": {"mini": {"other": [1.0]}}}')
-    done = run_cotbal("weights", "scores.csv", "--items", "items.json", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "other" in done.stderr
+@pytest.mark.parametrize(
+    ("text", "tables", "message"),
+    [
+        ('{"schema_version": 1, "items": {"mini": {"other": [1.0]}}}', 1, "other"),
+        ('{"schema_version": 1, "items": {"mini": {"vqa": [0.1, ', 1, "items.json"),
+        ('{"schema_version": 1, "items": {}}', 2, "--items: expected one for each of 2 score tables, got 1"),
+    ],
+)
+def test_items_that_are_not_of_the_table_are_refused(scores, tmp_path, text, tables, message):
+    (tmp_path / "items.json").write_text(text)
+    done = call("weights", *[scores] * tables, "--items", tmp_path / "items.json")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
 
 
 def test_column_that_may_hold_shares_and_percentages_is_told(tmp_path):

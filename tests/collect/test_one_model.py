@@ -137,7 +137,7 @@ def test_an_answer_too_few_or_too_many_is_an_error(mixture, tmp_path, change, wo
         score_file(questions, predictions)
 
 
-def test_a_task_whose_metric_nobody_knows(mixture, tmp_path):
+def test_a_task_whose_metric_nobody_knows(tmp_path):
     questions = tmp_path / "q.jsonl"
     lines = [{"question_id": 1, "text": "?", "answer": "a", "task": "receipts"}]
     questions.write_text("".join(json.dumps(line) + "\n" for line in lines))

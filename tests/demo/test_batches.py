@@ -52,7 +52,7 @@ def test_collate_pads_right_for_training_and_left_for_generation() -> None:
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:
     record = make_record("x", "vqa", TURNS, "", image=True)
-    prompt, whole = encode_prompt(record, PICTURE, 0), encode_record(record, PICTURE, 0)
+    prompt, whole = encode_prompt(record, PICTURE), encode_record(record, PICTURE, 0)
     assert whole.ids[: len(prompt.ids)] == prompt.ids
     assert whole.labels[len(prompt.ids)] != -100
     assert set(whole.labels[: len(prompt.ids)]) == {-100}

@@ -40,7 +40,7 @@ def test_right_answers_score_fully_and_wrong_ones_nothing(
 def test_generation_takes_the_likeliest_word_each_time_whatever_the_padding() -> None:
     model = build_model(MICRO, 3).eval()
     corpora = [load_corpus("micro", 0, task, "test") for task in ("caption", "regcap")]
-    prompts = [encode_prompt(corpus.records[0], corpus.image(0), 0) for corpus in corpora]
+    prompts = [encode_prompt(corpus.records[0], corpus.image(0)) for corpus in corpora]
     together = generate(model, collate(prompts, left=True).inputs(), 6)
     for prompt, answer in zip(prompts, together, strict=True):
         batch = collate([prompt])

@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def table(seed, prefix):
+def table(prefix):
     rows = [[score(f"{prefix}evaluate probe {i} on {j}", j) for j in "abc"] for i in "abc"]
     return Scores(["a", "b", "c"], [score(f"{prefix}evaluate mini on {j}", j) for j in "abc"], rows)
 
@@ -51,7 +51,7 @@ def test_one_seed_has_its_files_in_the_output_itself(run, tmp_path):
     names = {"scores": "scores.csv", "items": "items.json", "weights": "weights.json"}
     assert outcome.files == {name: out / file for name, file in names.items()}
     assert TaskWeights.load(out / "weights.json").weights == outcome.weights[0].weights
-    expected = estimate_weights(table(0, ""), fixed={"chat": 1.5}).weights
+    expected = estimate_weights(table(""), fixed={"chat": 1.5}).weights
     assert outcome.weights[0].weights == pytest.approx(expected)
     assert (out / "plan.json").exists()
     assert listener.about("noted") == []
@@ -59,7 +59,7 @@ def test_one_seed_has_its_files_in_the_output_itself(run, tmp_path):
 
 def test_several_seeds_have_folders_of_their_own_and_the_weights_of_their_mean(run, tmp_path):
     outcome, _ = run(seeds=[0, 4], rule="one2all")
-    out, tables = tmp_path / "out", [table(seed, f"seed {seed}/") for seed in (0, 4)]
+    out, tables = tmp_path / "out", [table(f"seed {seed}/") for seed in (0, 4)]
     options = {"rule": "one2all", "fixed": {"chat": 1.5}}
     for seed, scores in zip((0, 4), tables, strict=True):
         written = TaskWeights.load(out / f"seed-{seed}" / "weights.json").weights
@@ -86,7 +86,7 @@ def test_a_seed_that_lacks_a_run_holds_back_its_weights_and_those_of_the_mean(ru
     assert outcome.complete
 
 
-def test_scores_that_allow_no_weights_are_written_all_the_same(run, tmp_path):
+def test_scores_that_allow_no_weights_are_written_all_the_same(run):
     outcome, _ = run(lambda name, task: 0.5, seeds=[0, 4])
     assert set(outcome.refused) == {0, 4}
     assert outcome.refused_pooled.startswith("scores: V(a + mini) - V(mini) of task 'a' is 0, expected > 0")
@@ -148,7 +148,7 @@ def test_a_command_that_takes_no_weights_is_noted_before_anything_runs(run):
     assert note.startswith("train.command has no {weights}, which `cotbal train` needs. Put it in before")
 
 
-def test_headline_is_the_score_or_the_samples(run):
+def test_headline_is_the_score_or_the_samples():
     class Finished:
         result = {"score": 0.123456, "samples": 3}  # noqa: RUF012 - a double
 

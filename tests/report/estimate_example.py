@@ -7,13 +7,13 @@ import torch
 from cotbal.estimate.scores import Scores
 
 
-def make_scores(n_tasks: int = 4, n_items: int = 400, lost: tuple[int, ...] = (), seed: int = 0) -> Scores:
-    """Return scores of 0/1 items; a task in `lost` gains nothing from its own.
+def make_scores(n_tasks: int = 4, n_items: int = 400, lost: tuple[int, ...] = ()) -> Scores:
+    """Return scores of 0/1 items of at most 4 tasks; a task in `lost` gains nothing from its own.
 
     Of the others' probes the first ones hurt, the third does nothing, the later ones help.
     """
-    draw = torch.Generator().manual_seed(seed)
-    tasks = ["vqa", "<b>x</b>", "ocr", "box"][:n_tasks] + [f"task number {i}" for i in range(4, n_tasks)]
+    draw = torch.Generator().manual_seed(0)
+    tasks = ["vqa", "<b>x</b>", "ocr", "box"][:n_tasks]
     runs = ["mini", *tasks]
     items: dict[str, dict[str, torch.Tensor]] = {run: {} for run in runs}
     for j, task in enumerate(tasks):

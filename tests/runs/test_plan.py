@@ -24,9 +24,9 @@ DEMO = Plan(
 
 
 def test_runs_that_others_wait_for_come_first_then_the_longest():
-    order = sorted(DEMO, key=lambda name: -DEMO.chain(name))
+    order = sorted(DEMO, key=DEMO.urgency, reverse=True)
     assert order == ["base", "q", "p", "final", "ew", "stl"]
-    assert [DEMO.chain(name) for name in order] == [37, 27, 25, 20, 20, 3]
+    assert [DEMO.urgency(name) for name in order] == [(False, steps) for steps in (37, 27, 25, 20, 20, 3)]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from cotbal.integrations.huggingface.finetune.model import (
 from cotbal.integrations.huggingface.finetune.options import Options, parse
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, Records, check_pictures, read_files
 from cotbal.integrations.huggingface.finetune.sampler import FinetuneTrainer, groups_lengths
+from cotbal.integrations.telling import data_in_words, refuse
 from cotbal.tasks import read_file_tasks
 
 _GATHERS = "stage3_gather_16bit_weights_on_model_save"
@@ -49,19 +50,10 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         options, args = parse(sys.argv[1:] if words is None else words)
         train = prepare(options, args)
-    except OSError as error:
-        message = (
-            f"expected a file that can be read, got {error.filename}: {error.strerror}"
-            if error.filename
-            else str(error)
-        )
-    except (ImportError, TypeError, ValueError) as error:
-        message = str(error)
-    else:
-        train()
-        return 0
-    print(f"cotbal: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    return 2
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        return refuse(error)
+    train()
+    return 0
 
 
 def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
@@ -105,7 +97,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
             "on each kind alone"
         )
     if is_first:
-        print(f"cotbal: {_summary(records, tasks, weighting)}", flush=True)
+        print(f"cotbal: {data_in_words(records.counts, tasks, weighting)}", flush=True)
         print(
             f"cotbal: the first record, its answers in [[ ]]: {collator.write(records[0]['item']).marked()!r}"
         )
@@ -266,12 +258,3 @@ def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
         if told and args.process_index == 0:
             print(f"cotbal: {checkpoint.name} was trained with another {', '.join(told)}", flush=True)
     return None if checkpoint is None else str(checkpoint)
-
-
-def _summary(records: Records, tasks: Sequence[str], weighting: Weighting | None) -> str:
-    given = getattr(weighting, "given", None)
-    rule = "weights all 1" if weighting is None else f"weights by {type(weighting).__name__}"
-    if given is not None:
-        rule = "weights " + ", ".join(f"{name} {given[name]:g}" for name in tasks)
-    counts = ", ".join(f"{name} {records.counts[name]}" for name in tasks)
-    return f"{len(records)} records: {counts}; {rule}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.ports import free_port
+from tests.ports import torchrun
 
 WEIGHTS = {"vqa": 4.0, "caption": 0.25, "chat": 1.0}
 _TIMEOUT_SECONDS = 240
@@ -70,8 +70,7 @@ def train(case: Case, world: Path, folder: Path, mode: str = "ours") -> subproce
     path = folder / "my.yaml"
     path.write_text(yaml.safe_dump(settings))
     words = ["-m", "tests.integrations.llamafactory.record", mode, str(folder / "steps"), "train", str(path)]
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(case.n_ranks), "--master_port"]
-    return run([*launch, str(free_port()), *words] if case.n_ranks > 1 else words, folder)
+    return run([*torchrun(case.n_ranks), *words] if case.n_ranks > 1 else words, folder)
 
 
 def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ if not IS_INSTALLED:
     pytest.skip("no llamafactory: make test-llamafactory", allow_module_level=True)
 
 from tests.integrations.llamafactory.runs import Case, run, train
-from tests.ports import free_port
+from tests.ports import torchrun
 
 _MODULE = ["-m", "cotbal.integrations.llamafactory", "train"]
 pytestmark = pytest.mark.timeout(600)
@@ -31,9 +31,9 @@ def test_llamafactorys_launcher_starts_us_on_each_device(world: Path, tmp_path: 
     # A venv's torchrun, whatever this environment is stacked on.
     binaries = tmp_path / "bin"
     binaries.mkdir()
-    torchrun = binaries / "torchrun"
-    torchrun.write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
-    torchrun.chmod(0o755)
+    command = binaries / "torchrun"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+    command.chmod(0o755)
     environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "PATH": f"{binaries}:/usr/bin:/bin"}
     result = run([*_MODULE, str(path), "seed=42"], tmp_path, **environment)
     assert result.returncode == 0, result.stderr
@@ -54,8 +54,7 @@ def test_engines_make_the_steps_of_ddp(world: Path, tmp_path: Path, stage: int) 
         case = Case(name, n_ranks=2, options=options)
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(case.settings(world, tmp_path / name)))
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-        result = run([*launch, *_MODULE, str(path)], tmp_path)
+        result = run([*torchrun(2), *_MODULE, str(path)], tmp_path)
         assert result.returncode == 0, result.stderr
         losses.append([each["loss"] for each in _curves(tmp_path / name)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-6), losses

@@ -37,39 +37,52 @@ class Case:
     resumes: str = ""
 
 
+# Of LLaVA-NeXT's command line too.
+COMMON = {
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_layer": -2,
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "max_steps": 3,
+    "optim": "sgd",
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "dataloader_num_workers": 0,
+    "lazy_preprocess": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "seed": 1,
+}
+
+
 def arguments(case: Case, world: World, output: Path) -> list[str]:
     """The command line of scripts/v1_5/finetune.sh, in small."""
     options: dict[str, Any] = {
+        **COMMON,
         "model_name_or_path": world.model(case.model),
         "version": "v1",
         "data_path": world.data,
         "image_folder": world.images,
         "vision_tower": world.tower,
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_layer": -2,
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
         "image_aspect_ratio": "pad",
         "output_dir": output,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 1,
-        "max_steps": 3,
-        "optim": "sgd",
         "learning_rate": 0.015,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "save_strategy": "no",
-        "logging_steps": 1,
         "model_max_length": 256,
-        "dataloader_num_workers": 0,
-        "lazy_preprocess": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": 1,
     }
+    return words_of(options | engine(case) | case.options)
+
+
+def engine(case: Case) -> dict[str, Any]:
+    """DeepSpeed's configuration, or what it takes without one."""
     if case.zero:
-        options["deepspeed"] = Path(__file__).parent / f"zero{case.zero}.json"
-    else:
-        options |= {"use_cpu": True, "ddp_backend": "gloo"}
-    options |= case.options
+        return {"deepspeed": Path(__file__).parent / f"zero{case.zero}.json"}
+    return {"use_cpu": True, "ddp_backend": "gloo"}
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """The options as words."""
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.integrations.llava.cases import Case, arguments
 from tests.integrations.llava.world import World
-from tests.ports import free_port
+from tests.ports import free_port, torchrun
 
 MODULE = "cotbal.integrations.llava"
 # What is left to say on a machine without a GPU: the backend, and that DeepSpeed compiles no operator.
@@ -30,8 +30,7 @@ def run_alone(*words: object, environment: dict[str, str] | None = None) -> subp
 
 
 def run_torchrun(*words: object) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
-    return _run([sys.executable, *launcher, "-m", MODULE, *words])
+    return _run([sys.executable, *torchrun(2), "-m", MODULE, *words])
 
 
 def deepspeed_environment(folder: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sentencepiece
 from llava import conversation
 from llava.train.train import preprocess, preprocess_multimodal
 from transformers import LlamaTokenizer
@@ -14,7 +13,7 @@ from transformers import LlamaTokenizer
 from cotbal.data.check.lengths import Length, in_tokens
 from cotbal.data.tokens import load_counter
 from tests.integrations.llava.records import texts
-from tests.integrations.llava.world import World
+from tests.integrations.llava.world import World, make_tokenizer
 
 IMAGE_TOKENS = 9
 LONG = 4096
@@ -46,23 +45,9 @@ def records(world: World) -> list[dict[str, Any]]:
 def tokenizer(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> LlamaTokenizer:
     """With the rules of Llama's own: text is taken as it stands, spaces and line ends too."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    text = folder / "text.txt"
-    vicuna = conversation.conv_templates["vicuna_v1"]
-    text.write_text("\n".join([vicuna.system, *(f"{role}: " for role in vicuna.roles), *texts(records)]))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text),
-        model_prefix=str(folder / "pieces"),
-        model_type="bpe",
-        vocab_size=400,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        num_threads=1,
-        minloglevel=2,
-    )
-    made = LlamaTokenizer(str(folder / "pieces.model"), legacy=True, model_max_length=LONG)
-    made.save_pretrained(folder)
-    made = LlamaTokenizer.from_pretrained(folder)
+    rules = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    make_tokenizer(folder, texts(records), 400, **rules).save_pretrained(folder)
+    made = LlamaTokenizer.from_pretrained(folder, model_max_length=LONG)
     made.pad_token = made.unk_token
     return made
 

@@ -29,7 +29,7 @@ from cotbal.integrations.llava.generation import Prompts, answer, load_checkpoin
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.launch import run
 from tests.integrations.llava.world import World
-from tests.ports import free_port
+from tests.ports import torchrun
 
 # torch's deprecations in the code of LLaVA and transformers, an open file of LLaVA's.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -326,12 +326,11 @@ def test_torchrun_killed_and_started_again(
     world: World, model: Callable[[str], Path], questions: Path, tmp_path: Path, ask: Callable[..., int]
 ) -> None:
     assert ask("whole.jsonl") == 0
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port())
     command = words(
         model("whole"), questions, world.images, tmp_path / "out.jsonl", "--batch-size", 1, "--workers", 1
     )
     module = ("-m", "cotbal.integrations.llava.generate")
-    killed = start(*launcher, *module, *command)
+    killed = start(*torchrun(2), *module, *command)
     parts = tmp_path / "out.jsonl.parts"
     while not any(path.stat().st_size for path in parts.glob("*-of-2.jsonl")):
         assert killed.poll() is None
@@ -339,6 +338,6 @@ def test_torchrun_killed_and_started_again(
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "out.jsonl").exists()
-    assert start(*launcher, *module, *command).wait(200) == 0
+    assert start(*torchrun(2), *module, *command).wait(200) == 0
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not parts.exists()

@@ -56,7 +56,7 @@ def make_world(folder: Path) -> World:
     folder.mkdir(parents=True)
     records = make_records(world.images)
     world.data.write_text(json.dumps(records))
-    tokenizer = _make_tokenizer(folder, texts(records))
+    tokenizer = make_tokenizer(folder, texts(records))
     for name, scale in (("near_initialisation", 2.0), ("scaled", HEAD_SCALE)):
         _save(_llama(_VOCABULARY), scale, world.model(name), tokenizer)
     _save(_mistral(_VOCABULARY), HEAD_SCALE, world.model("mistral"), tokenizer)
@@ -72,7 +72,10 @@ def make_wide_model(world: World, vocabulary: int) -> Path:
     return folder
 
 
-def _make_tokenizer(folder: Path, lines: list[str]) -> LlamaTokenizer:
+def make_tokenizer(
+    folder: Path, lines: list[str], vocabulary: int = _VOCABULARY, **rules: object
+) -> LlamaTokenizer:
+    """A tokenizer of these lines and LLaVA's prompt, by rules of SentencePiece beside its own."""
     vicuna = conv_templates["vicuna_v1"]
     text = folder / "text.txt"
     text.write_text("\n".join([vicuna.system, *(f"{role}: " for role in vicuna.roles), *lines]))
@@ -80,10 +83,11 @@ def _make_tokenizer(folder: Path, lines: list[str]) -> LlamaTokenizer:
         input=str(text),
         model_prefix=str(folder / "pieces"),
         model_type="bpe",
-        vocab_size=_VOCABULARY,
+        vocab_size=vocabulary,
         byte_fallback=True,
         num_threads=1,
         minloglevel=2,
+        **rules,
     )
     return LlamaTokenizer(str(folder / "pieces.model"), legacy=True)
 

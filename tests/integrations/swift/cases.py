@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tests.integrations.swift.world import WEIGHTS, World
-from tests.ports import free_port
+from tests.ports import torchrun
 
 ROOT = Path(__file__).parents[3]
 PLUGIN = ROOT / "integrations" / "swift" / "cotbal_plugin.py"
@@ -83,16 +83,7 @@ def run_cases(
     ]
     (folder / "cases.json").write_text(json.dumps(listed))
     module = ["-m", "tests.integrations.swift.launch", str(folder / "cases.json"), str(folder)]
-    launcher: Sequence[str] = ()
-    if ranks > 1:
-        launcher = (
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(ranks),
-            "--master_port",
-            str(free_port()),
-        )
+    launcher = torchrun(ranks) if ranks > 1 else []
     done = subprocess.run(
         [sys.executable, *launcher, *module], cwd=ROOT, env=environment(world), capture_output=True, text=True
     )

@@ -19,7 +19,7 @@ from transformers import LlavaForConditionalGeneration
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.equality.stacks import CONFIGURATIONS
 from tests.integrations.huggingface.finetune.world import GROUPED, mixture, run, words, write
-from tests.ports import free_port
+from tests.ports import torchrun
 
 pytestmark = [
     pytest.mark.full,
@@ -93,9 +93,8 @@ def both(given: Sequence[str], world: World, stack: str, out: Path, **options: A
     runner = ["-m", "cotbal.integrations.huggingface.finetune"]
     if stack != "ddp":
         runner = [str(_RUNNER), "fsdp" if stack == "fsdp2" else "deepspeed"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     ended = subprocess.run(
-        [*launch, "--master_port", str(free_port()), *runner, *given, *asked],
+        [sys.executable, *torchrun(2), *runner, *given, *asked],
         capture_output=True,
         text=True,
         cwd=out.parent,
