@@ -145,9 +145,9 @@ def _output(tool: str, *arguments: str) -> str:
 def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     """What the machine code of an entry does; for AMD that it compiles."""
     gpu = TARGETS[target]
-    compiled = triton.compile(
-        entry.source(dtype), gpu, table.compile_options(entry.launch.warps(gpu.warp_size), entry.launch.registers)
-    )
+    launch = entry.launch
+    options = table.compile_options(launch.warps(gpu.warp_size), launch.registers)
+    compiled = triton.compile(entry.source(dtype), gpu, options)
     line: dict[str, object] = {
         "target": target,
         "dtype": dtype,
