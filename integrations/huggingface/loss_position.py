@@ -148,7 +148,7 @@ class LossPosition:
 
     def is_held(self) -> bool:
         """Whether it is in place, and who put it there is not gone."""
-        if self.holder is not None:
+        if self.installed and self.holder is not None and self.holder() is not None:
             # A trainer and its callbacks hold each other.
             gc.collect()
         return self.installed and (self.holder is None or self.holder() is not None)
