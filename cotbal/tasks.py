@@ -1,5 +1,6 @@
 """Task names and ids, and how a record tells its task."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,11 +16,17 @@ def task_names(names: Iterable[str], parameter: str = "tasks") -> tuple[str, ...
         parameter: what the caller calls them, for the error message.
 
     Raises:
-        TypeError: `names` is one string, or a name is not a string.
+        TypeError: `names` is one string or a set, or a name is not a string.
         ValueError: no name, an empty name or a name that comes twice.
     """
     if isinstance(names, str):
         raise TypeError(f"{parameter}: expected a sequence of task names, got the single string {names!r}")
+    if isinstance(names, set | frozenset):
+        # Each process has another order for its strings: weights in a list would be those of any task.
+        raise TypeError(
+            f"{parameter}: expected task names in the order of their ids, got a set, which has none; pass "
+            "sorted(...) of it"
+        )
     checked = tuple(names)
     if not checked:
         raise ValueError(f"{parameter}: expected at least one task name, got none")
@@ -28,7 +35,8 @@ def task_names(names: Iterable[str], parameter: str = "tasks") -> tuple[str, ...
             raise TypeError(f"{parameter}: expected task names as strings, got {name!r}")
         if not name.strip():
             raise ValueError(f"{parameter}: expected non-empty task names, got {name!r}")
-    if repeated := sorted({name for name in checked if checked.count(name) > 1}):
+    # A column of a data set has as many names as records.
+    if repeated := sorted(name for name, count in Counter(checked).items() if count > 1):
         raise ValueError(f"{parameter}: each task may stand once, repeated: {', '.join(repeated)}")
     return checked
 

@@ -57,11 +57,20 @@ def read_dialogue(record: Mapping[str, Any], form: str = "conversations") -> Dia
         question, answer = ("human", "gpt") if form == "conversations" else ("user", "assistant")
         raise ValueError(
             f'expected `{form}` as [{{"{role}": "{question}", "{text}": "..."}}, {{"{role}": "{answer}", '
-            f'"{text}": "..."}}, ...], in turn, got {json.dumps(found)[:100]}'
+            f'"{text}": "..."}}, ...], in turn, got {json.dumps(found)[:100]}{_misfit(roles, found, role)}'
         )
     for turn in turns:
         _check_text(turn.text, text)
     return Dialogue(tuple(turns), _images(record, form))
+
+
+def _misfit(roles: list[Any], found: Any, key: str) -> str:
+    """Which turn is out of turn, as a record's beginning may not show it; nothing where there are none."""
+    first = int(roles[:1] == ["system"])
+    wrong = next((n for n, role in enumerate(roles[first:]) if role != ("user", "assistant")[n % 2]), None)
+    if wrong is not None:
+        return f"; turn {first + wrong + 1} of {len(roles)} is by {found[first + wrong][key]!r}"
+    return f"; the last of {len(roles)} turns has no answer" if roles else ""
 
 
 def _images(record: Mapping[str, Any], form: str) -> tuple[str, ...]:
@@ -72,7 +81,7 @@ def _images(record: Mapping[str, Any], form: str) -> tuple[str, ...]:
     for image in images:
         _check_text(image, str(key))
         if not image:
-            raise ValueError(f'expected a path in `{key}`, got ""')
+            raise ValueError(f'expected a path in `{key}`, got ""; a record without a picture has no `{key}`')
     return tuple(images)
 
 

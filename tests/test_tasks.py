@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from cotbal.tasks import DECLARED, TaskIndex, read_file_tasks, record_task, task_names
@@ -30,11 +32,21 @@ def test_an_id_out_of_range_raises(task_id):
         (["a", 1], TypeError, "strings"),
         (["a", " "], ValueError, "non-empty"),
         (["a", "b", "a"], ValueError, "repeated: a"),
+        ({"a", "b"}, TypeError, r"order of their ids, got a set, which has none; pass sorted\(...\)"),
+        (frozenset("a"), TypeError, "got a set"),
     ],
 )
 def test_bad_names_raise(names, error, message):
     with pytest.raises(error, match=message):
         task_names(names)
+
+
+def test_the_column_of_a_data_set_is_told_at_once():
+    """A name for each record: compared in pairs, those of LLaVA's mixture would take hours."""
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"repeated: a, b$"):
+        task_names(["a", "b"] * 10_000)
+    assert time.process_time() - start < 1
 
 
 def test_a_record_tells_its_task_in_this_order():

@@ -41,6 +41,7 @@ def doctor(
     Example: cotbal doctor checkpoints/llava-1.5-7b-hf --batch batch.safetensors
     """
     from cotbal.doctor import devices, packages
+    from cotbal.doctor.compare import SMALL_LOSS
 
     found, machine = packages(), devices()
     if not as_json:
@@ -52,6 +53,11 @@ def doctor(
     own = compared.passes[0].loss
     if not math.isfinite(own):
         problems.append(f"the model's own loss is {own}: look at its weights, or give another --batch")
+    elif not compared.agrees and own < SMALL_LOSS:
+        problems.append(
+            f"the model's own loss is {own:.1e}, so near 0 that it is torch's rounding that differs: give "
+            "another --batch, of which the model is less sure"
+        )
     elif not compared.agrees:
         problems.append(f"loss or gradients differ by more than {compared.tolerance:g}; please report this")
     if as_json:

@@ -2,6 +2,7 @@
 
 import sys
 from inspect import signature
+from types import MethodType
 from typing import Any
 
 import torch
@@ -143,7 +144,9 @@ def _check_plain(head: nn.Module) -> None:
 
 
 def _check_forward(model: Any, head: nn.Linear) -> None:
-    if "forward" in head.__dict__ and not _is_aligned(model, head):
+    # A pickle may have made an attribute of it.
+    is_own = head.forward == MethodType(nn.Linear.forward, head)
+    if not is_own and not _is_aligned(model, head):
         raise LinearLevelError(
             "lm_head's forward has been replaced (device_map with offloading, or another patch). "
             'Load the model on one device; or use level="logits"'

@@ -4,6 +4,7 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial, wraps
 from types import MethodType
@@ -72,12 +73,15 @@ class _OurLoss:
         # The copy's forward feeds the same position.
         return self
 
-    def __reduce__(self) -> str:
-        raise ValueError(
-            f"model: expected {self.position.name} without the loss of cotbal to pickle it, as "
-            "torch.save(model) does, got it with the loss; call trainer.stop_balancing() or unpatch() first, "
-            "or save its state_dict()"
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.position.is_held():
+            raise ValueError(
+                f"model: expected {self.position.name} without the loss of cotbal to pickle it, as "
+                "torch.save(model) does, got it with the loss; call trainer.stop_balancing() or unpatch() "
+                "first, or save its state_dict()"
+            )
+        # Left in a deep copy, or by a trainer that is gone. Python pickles a forward as that of the class.
+        return copy, (self.position._own_loss,)
 
 
 class LossPosition:
@@ -111,7 +115,8 @@ class LossPosition:
         self.installed = False
         self.holder: weakref.ref[Any] | None = None
         self._pass: _Pass | None = None
-        self._undo: list[Callable[[], None]] = []
+        # By our function: the module, and what stood in the place of its class's forward.
+        self._replaced: dict[Any, tuple[nn.Module, Any]] = {}
 
     def install(self) -> None:
         """Replace `forward` and `loss_function` of the model, and `forward` of the heads."""
@@ -119,28 +124,39 @@ class LossPosition:
         self._replace(self.model, self._wrap_forward())
         for head in self.heads:
             self._replace(head, self._wrap_head())
-        own = self.model.__dict__.get("_loss_function")
+        self._stated_loss = self.model.__dict__.get("_loss_function")
         self._own_loss = self.model.loss_function
         self.model.loss_function = _OurLoss(self)
-        self._undo.append(lambda: _put_back(self.model, "_loss_function", own))
 
     def restore(self) -> None:
         """Give the model its own code back; what wraps ours by then finds it passing everything through."""
         self.installed = False
-        while self._undo:
-            self._undo.pop()()
+        self.take_out((self.model, *self.heads))
+
+    def take_out(self, modules: Iterable[nn.Module]) -> None:
+        """Give these modules their own code back: the model's own, or those of a deep copy of it."""
+        for module in modules:
+            function = getattr(module.__dict__.get("forward"), "__func__", None)
+            if function in self._replaced:
+                first, own = self._replaced[function]
+                if getattr(own, "__self__", None) is first:
+                    own = MethodType(own.__func__, module)
+                _put_back(module, "forward", own)
+            loss = module.__dict__.get("_loss_function")
+            if isinstance(loss, _OurLoss) and loss.position is self:
+                _put_back(module, "_loss_function", self._stated_loss)
+
+    def is_held(self) -> bool:
+        """Whether it is in place, and who put it there is not gone."""
+        if self.installed and self.holder is not None and self.holder() is not None:
+            # A trainer and its callbacks hold each other.
+            gc.collect()
+        return self.installed and (self.holder is None or self.holder() is not None)
 
     def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        own = module.__dict__.get("forward")
+        self._replaced[forward] = module, module.__dict__.get("forward")
         # A bound method, so that a deep copy of the module runs with the copy's parameters.
-        ours = MethodType(forward, module)
-        module.forward = ours
-
-        def undo() -> None:
-            if module.__dict__.get("forward") is ours:
-                _put_back(module, "forward", own)
-
-        self._undo.append(undo)
+        module.forward = MethodType(forward, module)
 
     def _wrap_forward(self) -> Callable[..., Any]:
         current = self.model.forward
@@ -300,7 +316,7 @@ def named_like(current: Callable[..., Any]) -> Callable[[Callable[..., Any]], Ca
 
 
 def check_installed(model: Any) -> None:
-    """Checks that no loss of ours is in the model; one whose trainer is gone is taken out.
+    """Checks that no loss of ours is in the model; one whose trainer is gone is taken out, and a copy's.
 
     Raises:
         ValueError: there is one.
@@ -310,15 +326,13 @@ def check_installed(model: Any) -> None:
     if not isinstance(ours, _OurLoss):
         return
     before = ours.position
-    if before.holder is not None:
-        # A trainer and its callbacks hold each other.
-        gc.collect()
-    if before.model is not model or before.holder is None or before.holder() is not None:
+    # A patched model has a second forward around it, which its copies keep until unpatch().
+    if before.is_held() and (before.model is model or before.holder is None):
         raise ValueError(
             f"model: {type(model).__name__} already has a loss of cotbal; call restore() or unpatch() of "
             "that one first: of a CoTBalTrainer trainer.stop_balancing(), of a patch cotbal.unpatch()"
         )
-    before.restore()
+    before.take_out(model.modules())
 
 
 def _check_rows(name: str, rows: Tensor, labels: Tensor) -> None:

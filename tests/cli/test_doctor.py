@@ -69,3 +69,21 @@ def test_a_mistake_is_one_line_and_exit_code_2() -> None:
     done = CliRunner().invoke(app, ["doctor", "--level", "fused"])
     assert done.exit_code == 2
     assert "level: expected one of auto, linear, logits" in done.stderr
+
+
+@pytest.mark.parametrize("sureness", [2e4, 1e5])
+def test_a_model_that_is_sure_of_the_batch_is_not_told_as_ours(
+    sureness: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As one is of records that it was trained on for long: torch's loss is rounding then, or exactly 0."""
+    loaded = doctor.load_model()
+    loaded.lm_head.weight.data.mul_(sureness)
+    batch = doctor.random_batch(loaded)
+    told = loaded(**{key: value for key, value in batch.items() if key != "labels"}).logits.argmax(-1)
+    batch["labels"][:, 1:] = told[:, :-1]
+    monkeypatch.setattr("cotbal.doctor.load_model", lambda _: loaded)
+    path = doctor.save_batch(batch, tmp_path / "batch.safetensors")
+    done = CliRunner().invoke(app, ["doctor", "--batch", str(path), "--json"])
+    assert done.exit_code == 1
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert "so near 0 that it is torch's rounding that differs: give another --batch" in problem

@@ -104,6 +104,8 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         # One that is too long would end the training where it comes up.
         for place in records.longest(N_LONGEST):
             collator([records[place]])
+    # The Trainer's own would take the place of the task weights.
+    smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
     trainer = FinetuneTrainer(
         model,
         args,
@@ -112,6 +114,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         processing_class=template.processor,
         weights=dict.fromkeys(tasks, 1.0) if weighting is None else weighting,
         level=options.level,
+        label_smoothing=smoothing,
     )
     return partial(_train, trainer, checkpoint, settings)
 

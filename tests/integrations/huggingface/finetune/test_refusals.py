@@ -40,11 +40,19 @@ def refused(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     return said
 
 
+def _turns(*roles: str) -> dict[str, Any]:
+    return {"task": "vqa", "conversations": [{"from": role, "value": "what " * 9} for role in roles]}
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
         ({"task": "vqa"}, "expected `conversations` as"),
         ({"task": "vqa", "messages": [{"role": "user", "content": "q"}]}, "expected `messages` as"),
+        (_turns("human", "gpt", "human"), "; the last of 3 turns has no answer"),
+        (_turns("system", "human", "gpt", "gpt", "human"), "; turn 4 of 5 is by 'gpt'"),
+        ({"task": "vqa", "conversations": [{"from": "human"}]}, 'in turn, got [{"from": "human"}]'),
+        (record(1, _TURN) | {"image": ""}, 'got ""; a record without a picture has no `image`'),
         ({"conversations": record(1, _TURN)["conversations"]}, "expected its task in 'task' or 'channel'"),
         (
             record(1, _TURN) | {"image": "0.png"},

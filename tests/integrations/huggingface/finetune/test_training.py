@@ -93,6 +93,30 @@ def test_a_step_is_that_of_equation_2(kind: str, world: World, tmp_path: Path) -
         torch.testing.assert_close(gradient, own.grad, rtol=1e-4, atol=rounding + 1e-6)
 
 
+def test_labels_are_smoothed_under_the_task_weights(world: World, tmp_path: Path) -> None:
+    """By the Trainer's word for it, whose own smoothing knows no tasks."""
+    given, epsilon = write(tmp_path, mixture(False)), 0.2
+    options = {"max_steps": 1, "save_strategy": "no", "label_smoothing_factor": epsilon}
+    options["gradient_accumulation_steps"] = 3
+    assert run([*given, *words(world, world.text, tmp_path / "out", **options)]) == 0
+    model = Qwen2ForCausalLM.from_pretrained(world.text).eval()
+    collator = DialogueCollator(
+        ChatTemplate(AutoTokenizer.from_pretrained(world.text)), tmp_path, ["<|end|>"]
+    )
+    total = denominator = 0.0
+    for each in mixture(False):
+        batch = batch_of(collator, tmp_path, each)
+        labels, weight = batch.pop("labels")[0, 1:], WEIGHTS[each["task"]]
+        rows = model(**batch).logits[0, :-1].log_softmax(-1)[labels >= 0]
+        likely = rows.gather(1, labels[labels >= 0, None]).sum()
+        total -= weight * ((1 - epsilon) * likely + epsilon * rows.mean(-1).sum()).item()
+        denominator += weight * len(rows)
+    logged = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert next(line["loss"] for line in logged if "loss" in line) == pytest.approx(
+        total / denominator, rel=2e-4
+    )
+
+
 @pytest.mark.parametrize("trains_vision", [False, True])
 def test_the_vision_tower_is_frozen_unless_it_is_asked_for(
     trains_vision: bool, world: World, tmp_path: Path
