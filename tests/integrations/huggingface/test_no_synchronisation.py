@@ -56,8 +56,8 @@ def steps(weighting: Weighting, meter: TaskMeter) -> None:
 
 @pytest.mark.parametrize("weighting", [StaticWeights(), TLA(), DWA(window=1), IGBv1(1, 3)], ids=type)
 def test_the_start_of_a_step(weighting: Weighting, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (normalizer, packing):
-        monkeypatch.setattr(module, "require", lambda *_: None)
+    for module, name in ((normalizer, "require_each"), (packing, "require")):
+        monkeypatch.setattr(module, name, lambda *_: None)
     with FakeTensorMode():
         meter = TaskMeter(TASKS)
         steps(weighting, meter)
