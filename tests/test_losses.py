@@ -270,16 +270,8 @@ BAD = {
     "ids without weights": ({"task_weights": None}, ValueError, "task_weights: expected beside task_ids"),
     "weights without ids": ({"task_ids": None}, ValueError, "task_ids: expected beside task_weights"),
     "weight below 0": ({"task_weights": -WEIGHTS}, ValueError, "task_weights: expected finite values >= 0"),
-    "one weight of many": (
-        {"task_weights": torch.tensor([1.0] * 10 + [-2.0])},
-        ValueError,
-        r"task_weights: expected finite values >= 0, got \[-2\.0\]$",
-    ),
-    "many weights of many": (
-        {"task_weights": -torch.ones(11)},
-        ValueError,
-        r"got \[-1\.0(, -1\.0){7}\] and others$",
-    ),
+    "one of many": ({"task_weights": torch.tensor([1.0] * 10 + [-2.0])}, ValueError, r"got \[-2\.0\]$"),
+    "many": ({"task_weights": -torch.ones(11)}, ValueError, r"got \[(-1\.0, ){7}-1\.0\] and others$"),
     "weight of NaN": ({"task_weights": WEIGHTS * math.nan}, ValueError, "task_weights: expected finite"),
     "weights in bfloat16": ({"task_weights": WEIGHTS.bfloat16()}, TypeError, "would round the weights"),
     "weights of two dimensions": ({"task_weights": WEIGHTS[None]}, ValueError, r"expected shape \(N,\)"),

@@ -171,6 +171,13 @@ def test_job_that_hangs_in_completing_is_over_where_its_run_has_failed(cluster, 
     assert notes.about("noted") == ["job 1_0 (b) hangs in COMPLETING; its node needs a look"]
 
 
+def test_time_in_completing_begins_anew_with_a_requeue(cluster, store, monkeypatch):
+    monkeypatch.setattr(driver, "COMPLETING_SECONDS", 0.2)
+    runs = ["RUNNING", lambda: time.sleep(0.3)]
+    cluster.lives["a"] = [["RUNNING", "COMPLETING", "PENDING", *runs, "COMPLETING", "done"]]
+    assert work(store, Plan([spec("a")]))[1].about("noted") == []
+
+
 def test_failure_that_another_job_has_left_is_not_this_one_s(cluster, store):
     cluster.lives["a"] = [["RUNNING", ("fails", "first"), "COMPLETED"], ["RUNNING", "RUNNING", *GOOD]]
     done, notes = work(store, retries=1)

@@ -224,7 +224,7 @@ class SlurmPool:
         elif queued.state == "COMPLETING":
             self._see_off(live, queued)
         elif queued.waiting:
-            live.over_since = None
+            live.over_since = live.ending_since = None
             if queued.stuck:
                 self._note(queued.reason, f"job {live.id} ({live.job.name}) waits: {queued.reason}")
             if live.started:
@@ -232,7 +232,7 @@ class SlurmPool:
                 self.listener.lost(live.job.name, f"job {live.id} is requeued")
                 self.listener.queued(live.job.name, live.id)
         else:
-            live.over_since = None
+            live.over_since = live.ending_since = None
             log, context = self._folder(live.job) / LOG_FILE, live.job.spec.context
             if not live.started:
                 live.started, live.log_start = True, log_size(log)
