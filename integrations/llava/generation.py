@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cotbal.integrations.answering.questions import Batch, Question, picture_of
+from cotbal.integrations.llava.expansion import expanded_labels
 
 _IMAGE = "<image>"
 
@@ -160,19 +161,17 @@ class Prompts(Dataset[Asked]):
         mask = torch.zeros(len(rows), longest, dtype=torch.int64)
         for n, row in enumerate(rows):
             input_ids[n, longest - len(row) :], mask[n, longest - len(row) :] = row, 1
-        if asked[0].image is None:
-            return Asked(number, input_ids, mask, None, None)
-        pictures = [picture_of(question, self._folder) for question in asked]
-        model = self._checkpoint.model
-        images = self._tools.process_images(pictures, self._checkpoint.processor, model.config)
-        return Asked(number, input_ids, mask, images, [picture.size for picture in pictures])
+        batch = Asked(number, input_ids, mask, None, None)
+        if asked[0].image is not None:
+            pictures = [picture_of(question, self._folder) for question in asked]
+            config = self._checkpoint.model.config
+            images = self._tools.process_images(pictures, self._checkpoint.processor, config)
+            batch = batch._replace(images=images, sizes=[picture.size for picture in pictures])
+        self._check_lengths(asked, batch)
+        return batch
 
     def input_ids(self, question: Question) -> Tensor:
-        """The prompt (S,) of a question, up to where the answer begins.
-
-        Raises:
-            ValueError: it is longer than the model takes; LLaVA would cut its end off.
-        """
+        """The prompt (S,) of a question, up to where the answer begins."""
         config = self._checkpoint.model.config
         text = question.text
         if question.image is not None:
@@ -184,16 +183,25 @@ class Prompts(Dataset[Asked]):
         ids: Tensor = self._tools.tokenizer_image_token(
             talk.get_prompt(), self._checkpoint.tokenizer, return_tensors="pt"
         )
-        most = getattr(config, "tokenizer_model_max_length", None)
-        # An image is one token here, and LLaVA makes a row of each of its patches.
-        rows = len(ids)
-        if question.image is not None:
-            rows += self._checkpoint.model.get_vision_tower().num_patches - 1
-        if most is not None and rows > most:
-            raise ValueError(
-                f"question {question.id!r}: expected at most {most} tokens with its picture, got {rows}"
-            )
         return ids
+
+    def _check_lengths(self, asked: Sequence[Question], batch: Asked) -> None:
+        """Raises ValueError where a prompt is longer than the model takes: LLaVA would cut its end off."""
+        model = self._checkpoint.model
+        most = getattr(model.config, "tokenizer_model_max_length", None)
+        is_text = (batch.mask == 1) & (batch.input_ids >= 0)
+        sent = {"input_ids": batch.input_ids, "attention_mask": batch.mask}
+        sent |= {"images": batch.images, "image_sizes": batch.sizes}
+        # With its pictures put in, by the model's own code, which makes thousands of rows of a large one.
+        made = expanded_labels(model, sent | {"labels": batch.input_ids.where(is_text, -100)})
+        is_cut = (made != -100).sum(dim=1) < is_text.sum(dim=1)
+        for question, whole, cut in zip(asked, is_text.sum(dim=1), is_cut, strict=True):
+            if cut or (most is not None and whole > most):
+                with_picture = "" if question.image is None else " with its picture"
+                raise ValueError(
+                    f"question {question.id!r}: expected a prompt of at most {most} tokens{with_picture}, "
+                    "got a longer one; shorten its text, or take it out"
+                )
 
 
 def answer(checkpoint: Checkpoint, asked: Asked, most: int) -> tuple[list[str], int]:

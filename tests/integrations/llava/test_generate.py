@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.train import train as llava_train
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cotbal.collect.one_model import score_file
 from cotbal.integrations.answering.questions import Question, read_questions
@@ -123,6 +125,47 @@ def test_prompts_and_pictures_are_those_of_the_training(
         if asked[n].image is not None:
             assert torch.equal(batch.images[0], item["image"]), n
     assert {question.image is None for question in asked} == {True, False}
+
+
+@pytest.fixture(scope="module")
+def anyres(model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The trained model as LLaVA v1.6 takes pictures: in tiles, unpadded, each picture of rows of its own."""
+
+    def configured(**more: object) -> Path:
+        folder = tmp_path_factory.mktemp("anyres") / "model"
+        shutil.copytree(model("whole"), folder)
+        config = json.loads((folder / "config.json").read_text())
+        side = 56  # of the tower
+        config |= {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"} | more
+        config["image_grid_pinpoints"] = [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
+        (folder / "config.json").write_text(json.dumps(config))
+        state = load_file(folder / "model.safetensors")
+        state["model.image_newline"] = state["model.norm.weight"].clone()
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return configured
+
+
+def test_pictures_in_tiles(
+    world: World, anyres: Callable[..., Path], questions: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """A batch answers as one by one; a prompt that fits without its tiles alone is refused, not cut."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for place, path in enumerate(sorted(world.images.iterdir())):
+        Image.open(path).resize((90, 30) if place % 2 else (40, 70)).save(images / path.name)
+    whole, cut = anyres(), anyres(tokenizer_model_max_length=130)
+    for size in (1, 5):
+        out = tmp_path / f"{size}.jsonl"
+        assert generate.main(words(whole, questions, images, out, "--batch-size", size)) == 0
+    assert texts(tmp_path / "1.jsonl") == texts(tmp_path / "5.jsonl")
+    capsys.readouterr()
+    name = min(path.name for path in images.iterdir())
+    short = tmp_path / "short.jsonl"
+    short.write_text(json.dumps({"question_id": 7, "text": "What?", "image": name}))
+    assert generate.main(words(cut, short, images, tmp_path / "cut.jsonl")) == 2
+    assert "question 7: expected a prompt of at most 130 tokens with its picture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -290,7 +333,7 @@ _BAD: dict[str, tuple[list[str], list[object], str]] = {
     "too long": (
         [json.dumps(_GOOD | {"text": "long " * 300})],
         [],
-        "expected at most 256 tokens with its picture",
+        "expected a prompt of at most 256 tokens with its picture",
     ),
     # LLaVA takes it for a second picture.
     "a picture's place": (
