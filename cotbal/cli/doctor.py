@@ -36,12 +36,13 @@ def doctor(
 ) -> None:
     """Say whether cotbal is right here: versions, the level that fits a model, one batch with and without it.
 
-    The exit code is 1 where a version is too old or the losses differ.
+    The exit code is 1 where a version is too old, the losses differ, or a killed compilation left its lock.
 
     Example: cotbal doctor checkpoints/llava-1.5-7b-hf --batch batch.safetensors
     """
     from cotbal.doctor import devices, packages
     from cotbal.doctor.compare import SMALL_LOSS
+    from cotbal.doctor.locks import abandoned_locks
 
     found, machine = packages(), devices()
     if not as_json:
@@ -49,7 +50,7 @@ def doctor(
     # DeepSpeed logs to what stdout is when it is first imported.
     with redirect_stdout(sys.stderr):
         compared = _compare(model, batch, level, deepspeed)
-    problems = [f"{each.name}: {each.problem}" for each in found if each.problem]
+    problems = [f"{each.name}: {each.problem}" for each in found if each.problem] + abandoned_locks()
     own = compared.passes[0].loss
     if not math.isfinite(own):
         problems.append(f"the model's own loss is {own}: look at its weights, or give another --batch")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cotbal.doctor.compare import Comparison, Pass, compare
+from cotbal.doctor.locks import abandoned_locks
 from cotbal.doctor.models import load_batch, load_model, random_batch
 from cotbal.files import json_object
 
@@ -70,8 +71,11 @@ def compare_under_deepspeed(
 
     Raises:
         OSError: no such file.
-        ValueError: not a JSON object, or the engine failed; the message ends with its last lines.
+        ValueError: not a JSON object, a lock that the engine would wait for, or it failed; the message ends
+            with its last lines.
     """
+    if locks := abandoned_locks():
+        raise ValueError("; ".join(locks))
     content = json_object(config, "DeepSpeed's configuration", "pass the file that the Trainer takes")
     with tempfile.TemporaryDirectory() as folder:
         request, result = Path(folder, "request.json"), Path(folder, "result.json")

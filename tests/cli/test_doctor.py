@@ -1,4 +1,6 @@
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,15 @@ from typer.testing import CliRunner
 
 from cotbal import doctor
 from cotbal.cli.main import app
+from cotbal.doctor.engine import compare_under_deepspeed
 from cotbal.integrations.huggingface import levels
 from cotbal.integrations.huggingface.loss_position import LogitShape
+
+
+@pytest.fixture(autouse=True)
+def _extensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine compiled is none of these tests'."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
 
 
 def test_what_it_prints() -> None:
@@ -87,3 +96,18 @@ def test_a_model_that_is_sure_of_the_batch_is_not_told_as_ours(
     assert done.exit_code == 1
     (problem,) = json.loads(done.stdout)["problems"]
     assert "so near 0 that it is torch's rounding that differs: give another --batch" in problem
+
+
+def test_a_lock_of_a_killed_compilation(tmp_path: Path) -> None:
+    """DeepSpeed would wait for it: told, and the check under its engine is not begun; a new one is in use."""
+    for name in ("old", "new"):
+        (tmp_path / "extensions" / name).mkdir(parents=True)
+        (tmp_path / "extensions" / name / "lock").touch()
+    old = tmp_path / "extensions" / "old" / "lock"
+    os.utime(old, (time.time() - 3600,) * 2)
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 1
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert problem.startswith(f"{old}: left by a compilation that was killed")
+    with pytest.raises(ValueError, match="DeepSpeed waits for it"):
+        compare_under_deepspeed(tmp_path / "zero.json")
