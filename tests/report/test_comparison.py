@@ -1,5 +1,8 @@
 """Page and card of a comparison: the same numbers in both, the best in bold, nothing from elsewhere."""
 
+import json
+import re
+
 import pytest
 
 from cotbal.compare import Column, Finals, Model, Rungs, compare, shares_content
@@ -83,6 +86,16 @@ def test_card_and_page_escape_what_a_name_may_hold(content, page):
     assert "\\<b\\>\\|odd\\*" in comparison_card(content)
     assert any(row[0] == "<b>|odd*" for row in page.tables["scores"])
     assert "script" not in page.tags
+
+
+def test_a_table_of_the_card_is_one_whose_head_is_a_line(content):
+    content = json.loads(json.dumps(content).replace('"b"', '"b|c"'))
+    blocks = [block for block in comparison_card(content).split("\n\n") if "| ---" in block]
+    assert len(blocks) == 4
+    for block in blocks:
+        head, rule, *rows = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]
+        assert block.splitlines()[1].startswith("| --- |")
+        assert {head, *rows} == {rule}
 
 
 def test_the_page_loads_nothing_and_is_the_same_twice(content, page):
