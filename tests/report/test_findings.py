@@ -12,7 +12,8 @@ from cotbal.estimate.uncertainty import uncertainty
 from cotbal.report.card import card
 from cotbal.report.figures import draw_figures
 from cotbal.report.findings import Settings, estimate_results
-from cotbal.report.page import render_page
+from cotbal.report.page import _reasons, render_page
+from cotbal.report.page_tables import gains_table
 from tests.estimate.test_draws_without_value import FEW
 from tests.report.estimate_example import make_scores, without_items
 from tests.report.reading import Page
@@ -265,6 +266,25 @@ def test_a_denominator_in_its_noise_is_not_said_to_be_at_most_0():
     assert found["statements"][0].startswith(
         "The denominator of C lies inside its noise for 1 of 2 tasks: a."
     )
+
+
+def test_a_reciprocal_without_a_value_in_some_draws_is_not_said_to_be_a_denominator_in_its_noise():
+    """Its gain is six of its standard errors."""
+    right = {"mini": (60, 80, 90), "x": (20, 82, 91), "b": (5, 130, 95), "c": (59, 85, 150)}
+    rows = {
+        run: {task: [1.0] * n + [0.0] * (200 - n) for task, n in zip("xbc", counts, strict=True)}
+        for run, counts in right.items()
+    }
+    mini, *probes = [[n / 200 for n in counts] for counts in right.values()]
+    table = Scores([*"xbc"], mini, probes, items=rows, transforms={"x": "reciprocal"})
+    found = estimate_results([table], Settings(), source="seed 0")
+    assert "denominator" not in " ".join(found["statements"])
+    reason = (
+        "Weights that need the contribution have no intervals: the reciprocal of task 'x' has no value in"
+    )
+    assert [line.startswith(reason) for line in found["statements"]].count(True) == 1
+    assert [row[-1] for row in gains_table(found).rows] == ["n/a", "yes", "yes"]
+    assert _reasons(found) == {}
 
 
 def test_a_denominator_far_below_0_is_not_said_to_be_in_its_noise():
