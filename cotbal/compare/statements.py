@@ -16,6 +16,7 @@ def statements(comparison: Mapping[str, Any]) -> list[str]:
     """
     return [
         *_about_sources(comparison),
+        *_about_baselines(comparison),
         *_about_differences(comparison),
         *_about_noise(comparison),
         *_about_rows(comparison),
@@ -29,6 +30,20 @@ def _about_sources(comparison: Mapping[str, Any]) -> list[str]:
     return [
         f"No test scores: {', '.join(tasks)} {'have' if len(tasks) > 1 else 'has'} no test file, so these "
         "are scores on the validation files, which the weights were estimated from."
+    ]
+
+
+def _about_baselines(comparison: Mapping[str, Any]) -> list[str]:
+    """That a baseline of one of several tables is not that of the others."""
+    base = comparison["baseline"] or ""
+    kind, bracket, _ = base.partition(" (")
+    others = [row["name"] for row in comparison["methods"] if row["name"].startswith(f"{kind} (")]
+    if not bracket or others == [base]:
+        return []
+    others.remove(base)
+    return [
+        f"Every method is measured against {base}, those of the tables of {', '.join(others)} as well: "
+        "against the baseline of its own table a method's ΔI and ΔE may be others."
     ]
 
 
