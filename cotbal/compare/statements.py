@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cotbal.estimate.few_seeds import few_seeds
+
 SIGNS = {"delta_i": "ΔI", "delta_e": "ΔE"}
 
 
@@ -98,7 +100,7 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
             "One seed: the intervals are of the test items alone. Another training of the same method may "
             "differ by more; several seeds tell."
         )
-    return lines
+    return lines + few_seeds(len(comparison["seeds"]))
 
 
 def _about_rows(comparison: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from cotbal.estimate.few_seeds import few_seeds
 from cotbal.estimate.rule_names import USE_ALL2ONE, USE_ONE2ALL
 from cotbal.report import seeds
 
@@ -118,6 +119,7 @@ def _about_intervals(results: Mapping[str, Any]) -> list[str]:
     lines = []
     if seeds.intervals(results).get("n_seeds") == 1:
         lines.append(ONE_SEED)
+    lines += few_seeds(seeds.intervals(results).get("n_seeds", 1))
     without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]
     of_C = [rule for rule in without if rule in USE_ONE2ALL + USE_ALL2ONE]
     lost, valueless = lost_columns(results), without_value(results)
