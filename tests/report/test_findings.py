@@ -255,6 +255,23 @@ def test_a_task_without_items_takes_the_intervals_alone(scores):
     assert "There are no intervals, as there are no per-item scores of vqa" in Page(render_page(found)).text
 
 
+def test_one_item_or_one_cluster_takes_the_intervals_alone(scores):
+    """As in a trial on an item of each task: the weights are there, and the page says what is not."""
+    one = {run: {task: row[:1] for task, row in of_run.items()} for run, of_run in scores.items.items()}
+    of_one = {run: {task: row.item() for task, row in of_run.items()} for run, of_run in one.items()}
+    rows = [[of_one[run][task] for task in scores.tasks] for run in ("mini", *scores.tasks)]
+    trial = Scores(scores.tasks, rows[0], rows[1:], items=one)
+    settings = Settings(on_unidentified="drop", rule="equal")
+    found = estimate_results([trial], settings, source="seed 0")
+    assert found["no_intervals"] == f"all items of {', '.join(scores.tasks)} are one, or belong together"
+    task = scores.tasks[1]
+    together = {task: [7] * len(scores.items["mini"][task])}
+    table = Scores(scores.tasks, scores.mini, scores.probes, items=scores.items, clusters=together)
+    found = estimate_results([table], Settings(), source="seed 0")
+    assert found["no_intervals"] == f"all items of {task} are one, or belong together"
+    assert found["by_seed"]["0"]["weights"]["cotbal"]
+
+
 def test_a_denominator_in_its_noise_is_not_said_to_be_at_most_0():
     right, wrong = [1.0] * 9 + [0.0], [1.0] * 8 + [0.0] * 2
     items = {"mini": {"a": wrong}, "a": {"a": right}, "b": {"a": wrong}}
