@@ -7,6 +7,8 @@ from typing import Any
 
 from cotbal.estimate.few_seeds import few_seeds
 
+MOST_ALIKE = 6
+ROUNDING = 1e-12
 SIGNS = {"delta_i": "ΔI", "delta_e": "ΔE"}
 
 
@@ -100,7 +102,24 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
             "One seed: the intervals are of the test items alone. Another training of the same method may "
             "differ by more; several seeds tell."
         )
-    return lines + few_seeds(len(comparison["seeds"]))
+    return lines + few_seeds(len(comparison["seeds"])) + _about_items(comparison)
+
+
+def _about_items(comparison: Mapping[str, Any]) -> list[str]:
+    """The scores whose items are all alike, as where everything is wrong: no draw of them differs."""
+    alike = [
+        f"{row['name']} on {column}"
+        for row in comparison["methods"]
+        for column, (low, high) in (row.get("score_intervals") or {}).items()
+        if high - low <= ROUNDING * abs(high)
+    ]
+    if not alike:
+        return []
+    more = f" and {len(alike) - MOST_ALIKE} more" if len(alike) > MOST_ALIKE else ""
+    return [
+        f"Every item scored alike for {', '.join(alike[:MOST_ALIKE])}{more}: such items show no noise, and "
+        "what is computed from them is less sure than its interval says."
+    ]
 
 
 def _about_rows(comparison: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cotbal.estimate.few_seeds import few_seeds
 from cotbal.files import write_bytes_atomically, write_text_atomically
 from cotbal.report import comparison_tables as tables
 from cotbal.report.comparison_charts import draw_comparison
@@ -23,8 +24,9 @@ READINGS = {
         "worse; the bar is the interval. Before preferring a method, read its paired difference in the table."
     ),
     "radar": (
-        "Each axis is the test score divided by the baseline's (the dashed ring at 1); further out is "
-        "better. The centre is the lowest tick, not 0."
+        "Each axis is 1 + I of a task (Eq. 12), the dashed ring at 1 being the baseline: the mean over its "
+        "test sets of score / baseline, or of 2 − that where lower is better. Further out is better. The "
+        "centre is the lowest tick, not 0."
     ),
     "shares": (
         "A line per task: how much of its score on all its data it reaches with a share of it, beside the "
@@ -139,6 +141,7 @@ def _statements(content: Comparison) -> list[str]:
         missing = content["missing"]
         return [
             "A larger share takes more optimizer steps too: a part of what it gains can be theirs.",
+            *few_seeds(content["seeds"]),
             *([f"Not finished, and so left out: {', '.join(missing)}."] if missing else []),
         ]
     return list(content["statements"])

@@ -88,6 +88,13 @@ def test_card_and_page_escape_what_a_name_may_hold(content, page):
     assert "script" not in page.tags
 
 
+def test_the_radar_says_what_its_axes_are_where_lower_is_better(content, page):
+    """Of c, worse by a fifth, 0.8 is drawn: neither its score over the baseline's nor its inverse."""
+    ours = next(row for row in content["methods"] if row["name"] == "EW")
+    assert 1 + ours["improvement"]["c"] == pytest.approx(2 - ours["scores"]["c"] / SCORES["STL"][3])
+    assert "or of 2 − that where lower is better" in page.text
+
+
 def test_a_table_of_the_card_is_one_whose_head_is_a_line(content):
     content = json.loads(json.dumps(content).replace('"b"', '"b|c"'))
     blocks = [block for block in comparison_card(content).split("\n\n") if "| ---" in block]
