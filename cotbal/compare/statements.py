@@ -128,6 +128,11 @@ def _about_rows(comparison: Mapping[str, Any]) -> list[str]:
         if row["same_as"]:
             same.setdefault(row["same_as"], [row["same_as"]]).append(row["name"])
     lines = [f"The same model: {', '.join(names)}." for names in same.values()]
+    lines += [
+        f"{name} is one training under all {len(comparison['seeds'])} seeds: another of it may differ by "
+        "more than its intervals and differences say."
+        for name in comparison.get("one_training", [])
+    ]
     if comparison["missing"]:
         lines.append(f"Not finished, and so left out: {', '.join(comparison['missing'])}.")
     return lines
