@@ -20,8 +20,9 @@ from cotbal.report.style import paper_style, png_bytes, svg_text
 
 READINGS = {
     "improvement": (
-        "One row per method: the mean improvement over the baseline, and the mean loss on the tasks that got "
-        "worse; the bar is the interval. Before preferring a method, read its paired difference in the table."
+        "One row per method: the mean improvement over the baseline, and the mean loss against it, where a "
+        "task that gained counts as 0; the bar is the interval. Before preferring a method, read its paired "
+        "difference in the table."
     ),
     "radar": (
         "Each axis is 1 + I of a task (Eq. 12), the dashed ring at 1 being the baseline: the mean over its "

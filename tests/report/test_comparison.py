@@ -88,6 +88,13 @@ def test_card_and_page_escape_what_a_name_may_hold(content, page):
     assert "script" not in page.tags
 
 
+def test_delta_e_is_said_to_be_a_mean_over_all_tasks(content, page):
+    """Of three tasks EW loses a fifth on one: 6.67, and not the 20 that a mean over that one would be."""
+    ours = next(row for row in content["methods"] if row["name"] == "EW")
+    assert ours["delta_e"] == pytest.approx(20 / 3)
+    assert "the mean loss against it, where a task that gained counts as 0" in page.text
+
+
 def test_the_radar_says_what_its_axes_are_where_lower_is_better(content, page):
     """Of c, worse by a fifth, 0.8 is drawn: neither its score over the baseline's nor its inverse."""
     ours = next(row for row in content["methods"] if row["name"] == "EW")
