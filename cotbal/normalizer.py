@@ -188,7 +188,8 @@ class StepNormalizer:
 
         Args:
             previous: this rank's sums of the step before, to be summed in the same collective.
-            device: where the totals are wanted, the collective's device; by default where the labels were.
+            device: where the totals are wanted; by default where the labels were, or the current GPU where
+                those were on the CPU and the collective is NCCL's.
 
         Returns:
             The totals, in float64.
@@ -211,5 +212,8 @@ class StepNormalizer:
 
     def _over_ranks(self, rows: Tensor) -> Tensor:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1:
+            # Labels are often on the CPU, as the zeros of a rank without a micro-batch are.
+            if rows.device.type == "cpu" and "nccl" in dist.get_backend_config(self.group):
+                rows = rows.to(torch.device("cuda", torch.cuda.current_device()))
             dist.all_reduce(rows, group=self.group)
         return rows / self.replicas if self.replicas > 1 else rows

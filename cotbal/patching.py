@@ -52,6 +52,10 @@ class PatchHandle:
         # It stands for what it changed in its target, not in a deep copy of that.
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Left in a deep copy of the target; what it changed stays in this process.
+        return {"target": None, "patch": None, "_is_on": False}
+
     def __enter__(self) -> "PatchHandle":
         return self
 

@@ -118,7 +118,9 @@ class StepBalance:
         self._counts = counts
         self._weights = self.weighting.weights(counts)
         denominator = self._weights.double() @ counts
-        self.step_loss.begin_step(self._weights, denominator / factor, loss_scale, auxiliary_share)
+        # TLA weighs what was not counted by 0: left unread, a forgotten micro-batch would not be found.
+        read = torch.where(counts > 0, self._weights, 1.0)
+        self.step_loss.begin_step(read, denominator / factor, loss_scale, auxiliary_share)
         self._has_open_step = True
         return denominator
 
@@ -190,7 +192,8 @@ class StepBalance:
     def _settle(self, sums: TaskStats) -> None:
         # Counts of one device alone are those of its last micro-batch, the sums of all since the last flush.
         if self._counts is not None and not self.per_device:
-            # Rows of weight 0 are not read, and stand in no sum.
-            self._untrained = (self._counts - sums.token_count) * (self._weights > 0)
+            # Counted rows of weight 0 are not read, and stand in no sum.
+            is_read = (self._weights > 0) | (self._counts == 0)
+            self._untrained = (self._counts - sums.token_count) * is_read
         self.weighting.update(sums.loss_sum, sums.token_count)
         self.meter.add(sums, self._weights)

@@ -20,6 +20,7 @@ from cotbal.doctor import (
     versions,
 )
 from cotbal.doctor.batches import check_batch
+from cotbal.doctor.compare import _on
 from cotbal.doctor.engine import compare_under_deepspeed
 from cotbal.integrations.huggingface import TaskCollator, levels
 from cotbal.integrations.huggingface.loss_position import LogitShape
@@ -135,6 +136,20 @@ def test_a_batch_of_a_task_collator_is_saved(tmp_path: Path) -> None:
     assert read.keys() == batch.keys() | {"cotbal_task_ids"}
     assert torch.equal(read["labels"], ids)
     assert compare(model, read).agrees
+
+
+def test_what_is_no_tensor_goes_to_the_model_as_it_is() -> None:
+    model = load_model()
+    batch = random_batch(model)
+    found = compare(model, batch | {"position_ids": None, "use_cache": False, "cotbal_valid_count": 9})
+    assert found.agrees
+    assert found.passes[0].loss == compare(model, batch).passes[0].loss
+    image = torch.ones(2)
+    name, (first, second) = _on(torch.device("meta"), ["name", (image, image)])
+    assert (name, first.device.type, second.device.type) == ("name", "meta", "meta")
+    for labels, got in ((None, "none"), ([[3, 4]], "a list")):
+        with pytest.raises(TypeError, match=f"^batch: expected a tensor of int64 as labels, got {got}; pass"):
+            compare(model, batch | {"labels": labels})
 
 
 def test_a_batch_without_labels_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cotbal import TaskStats
 from cotbal.normalizer import StepNormalizer, loss_factor, task_token_counts
@@ -84,6 +87,25 @@ def test_at_least_one_task_is_counted() -> None:
     assert StepNormalizer(1).total().counts.tolist() == [0.0]
     with pytest.raises(ValueError, match="n_tasks: expected at least 1, got 0"):
         StepNormalizer(0)
+
+
+@pytest.mark.parametrize("backend", ["cuda:nccl", "cpu:gloo,cuda:nccl"])
+def test_under_nccl_what_is_on_the_cpu_is_summed_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """As of a rank without a micro-batch: it would fail, or wait in another collective than the others."""
+    summed: list[Tensor] = []
+    fakes = {"is_initialized": lambda: True, "get_world_size": lambda group: 2}
+    fakes |= {
+        "get_backend_config": lambda group: backend,
+        "all_reduce": lambda rows, group: summed.append(rows),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(dist, name, fake)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    with FakeTensorMode():
+        assert StepNormalizer(3)._over_ranks(torch.zeros(1, 3)).device == torch.device("cuda", 1)
+    assert [rows.device for rows in summed] == [torch.device("cuda", 1)]
 
 
 def _rank_totals(rank: int, replicas: int) -> tuple[list[float], list[list[float]], list[list[float]]]:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cotbal.balancing import DWA, StaticWeights, Weighting
+from cotbal.balancing import DWA, TLA, StaticWeights, Weighting
 from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
 from cotbal.weights import TaskWeights
@@ -119,6 +119,32 @@ def test_a_step_without_all_of_its_tokens_is_found_in_the_next(rule: Weighting) 
         match=r"the `shift` of normalizer\.add\. Counted less trained on, by task: expected 0, got \[\d",
     ):
         balance.check_trained()
+
+
+@pytest.mark.parametrize("rule", [TLA(), StaticWeights(WEIGHTS | {"c": 0.0})])
+def test_tokens_of_a_task_that_was_not_counted_are_found_whatever_it_weighs(rule: Weighting) -> None:
+    balance = begun(rule)
+    logits, labels, ids = batch(1)
+    forgotten = logits, labels, torch.full_like(ids, 2)
+    balance.normalizer.add(*batch(0)[1:])
+    balance.begin_step(1)
+    for logits, labels, ids in (batch(0), forgotten):
+        with balance.step_loss.micro_batch(ids):
+            balance.step_loss.on_logits(logits, labels)
+    balance.flush()
+    with pytest.raises(ValueError, match=rf"expected 0, got \[0\.0, 0\.0, -{tokens([forgotten])[2]}\.0\]"):
+        balance.check_trained()
+
+
+def test_a_step_of_which_nothing_was_counted_is_refused_under_tla() -> None:
+    balance = begun(TLA())
+    balance.begin_step(1)
+    logits, labels, ids = batch(1)
+    with (
+        pytest.raises(ValueError, match="denominator: expected a finite value > 0, got 0"),
+        balance.step_loss.micro_batch(ids),
+    ):
+        balance.step_loss.on_logits(logits, labels)
 
 
 def test_counts_of_one_device_are_not_held_against_the_sums_of_several_micro_batches() -> None:

@@ -279,6 +279,7 @@ def _print(summary: dict[str, Any]) -> None:
 def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     from rich.console import Console
 
+    from cotbal.estimate.few_seeds import few_seeds
     from cotbal.report.noise import ONE_SEED
     from cotbal.report.tables import print_columns
 
@@ -301,6 +302,8 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     print_columns(console, f"Difficulty and weights, {percent} (bootstrap over {drawn})", tasks, of_task)
     if noise.n_seeds == 1:
         typer.echo(ONE_SEED)
+    for line in few_seeds(noise.n_seeds):
+        typer.echo(line)
     for reason in noise.unidentified.values():
         typer.echo(f"No interval of a weight that needs C: {reason}.")
     for reason in noise.undefined.values():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from cotbal.compare.finals import Finals
+from cotbal.compare.finals import Finals, Model
 from cotbal.compare.noise import Drawn, draw, why_no_intervals
 from cotbal.compare.statements import statements
 from cotbal.metrics import delta_e, delta_i, improvement
@@ -57,6 +57,7 @@ def compare(
         "reference": against,
         "columns": [{"name": column.name, **column._asdict()} for column in finals.columns],
         "seeds": sorted({seed for name in whole for seed in finals.models[name]}),
+        "one_training": [name for name in whole if _is_one_training(finals.models[name].values())],
         "level": None if drawn is None else LEVEL,
         "no_intervals": reason,
         "no_measures": refused,
@@ -131,6 +132,12 @@ def _row(
             None if drawn is None else drawn.interval(key, name, LEVEL, against=against)
         )
     return row
+
+
+def _is_one_training(of_seeds: Collection[Model]) -> bool:
+    """Whether the models of several seeds are one, as that of equal weights which a mode starts from."""
+    folders = {tuple((model.details.get("models") or {}).values()) for model in of_seeds}
+    return len(of_seeds) > 1 and len(folders) == 1 and folders not in ({()}, {(None,)})
 
 
 def _weights(finals: Finals, method: str) -> dict[str, float] | str | None:

@@ -76,6 +76,8 @@ def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
             return f"all items of {column} belong together"
         if len(lengths) > 1:
             return f"{column} was scored on different items: {', '.join(map(str, sorted(lengths)))} of them"
+        if lengths == {1}:
+            return f"{column} was scored on one item"
     return None
 
 

@@ -84,11 +84,13 @@ def _ratios(scores: Tensor, task: str, transform: str) -> Tensor | None:
 
 
 def _drawn(rungs: Rungs, task: str, scores: Tensor, draws: int) -> Tensor | None:
-    """(K, shares) draws of the scores; None where the items are not the scores', or not the same ones."""
+    """(K, shares) draws of the scores; None where the items are not the scores', or others, or one."""
     items = rungs.items[task]
     clusters = [of_share for by_share in rungs.clusters.get(task, [[None]]) for of_share in by_share]
     lengths = {len(of_share or []) for by_share in items for of_share in by_share}
     if len(lengths) > 1 or 0 in lengths or any(each != clusters[0] for each in clusters):
+        return None
+    if lengths == {1} or len(set(clusters[0] or (0, 1))) < 2:
         return None
     stacked = torch.tensor(items, dtype=torch.float64)
     if not torch.allclose(stacked.mean(-1), scores, rtol=1e-6, atol=1e-6):

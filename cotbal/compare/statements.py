@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cotbal.estimate.few_seeds import few_seeds
+
+MOST_ALIKE = 6
+ROUNDING = 1e-12
 SIGNS = {"delta_i": "ΔI", "delta_e": "ΔE"}
 
 
@@ -16,6 +20,7 @@ def statements(comparison: Mapping[str, Any]) -> list[str]:
     """
     return [
         *_about_sources(comparison),
+        *_about_baselines(comparison),
         *_about_differences(comparison),
         *_about_noise(comparison),
         *_about_rows(comparison),
@@ -29,6 +34,20 @@ def _about_sources(comparison: Mapping[str, Any]) -> list[str]:
     return [
         f"No test scores: {', '.join(tasks)} {'have' if len(tasks) > 1 else 'has'} no test file, so these "
         "are scores on the validation files, which the weights were estimated from."
+    ]
+
+
+def _about_baselines(comparison: Mapping[str, Any]) -> list[str]:
+    """That a baseline of one of several tables is not that of the others."""
+    base = comparison["baseline"] or ""
+    kind, bracket, _ = base.partition(" (")
+    others = [row["name"] for row in comparison["methods"] if row["name"].startswith(f"{kind} (")]
+    if not bracket or others == [base]:
+        return []
+    others.remove(base)
+    return [
+        f"Every method is measured against {base}, those of the tables of {', '.join(others)} as well: "
+        "against the baseline of its own table a method's ΔI and ΔE may be others."
     ]
 
 
@@ -83,7 +102,24 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
             "One seed: the intervals are of the test items alone. Another training of the same method may "
             "differ by more; several seeds tell."
         )
-    return lines
+    return lines + few_seeds(len(comparison["seeds"])) + _about_items(comparison)
+
+
+def _about_items(comparison: Mapping[str, Any]) -> list[str]:
+    """The scores whose items are all alike, as where everything is wrong: no draw of them differs."""
+    alike = [
+        f"{row['name']} on {column}"
+        for row in comparison["methods"]
+        for column, (low, high) in (row.get("score_intervals") or {}).items()
+        if high - low <= ROUNDING * abs(high)
+    ]
+    if not alike:
+        return []
+    more = f" and {len(alike) - MOST_ALIKE} more" if len(alike) > MOST_ALIKE else ""
+    return [
+        f"Every item scored alike for {', '.join(alike[:MOST_ALIKE])}{more}: such items show no noise, and "
+        "what is computed from them is less sure than its interval says."
+    ]
 
 
 def _about_rows(comparison: Mapping[str, Any]) -> list[str]:
@@ -92,6 +128,11 @@ def _about_rows(comparison: Mapping[str, Any]) -> list[str]:
         if row["same_as"]:
             same.setdefault(row["same_as"], [row["same_as"]]).append(row["name"])
     lines = [f"The same model: {', '.join(names)}." for names in same.values()]
+    lines += [
+        f"{name} is one training under all {len(comparison['seeds'])} seeds: another of it may differ by "
+        "more than its intervals and differences say."
+        for name in comparison.get("one_training", [])
+    ]
     if comparison["missing"]:
         lines.append(f"Not finished, and so left out: {', '.join(comparison['missing'])}.")
     return lines

@@ -12,7 +12,7 @@ _STACKED = (
 )
 
 
-def check_batch(model: Any, batch: Mapping[str, Tensor]) -> None:
+def check_batch(model: Any, batch: Mapping[str, Any]) -> None:
     """Checks the labels and the tokens of a batch.
 
     Args:
@@ -20,10 +20,16 @@ def check_batch(model: Any, batch: Mapping[str, Tensor]) -> None:
         batch: with `labels` (B, S) int64.
 
     Raises:
-        TypeError: labels of another dtype.
+        TypeError: labels that are no tensor, or of another dtype.
         ValueError: other shapes, tokens or labels out of the vocabulary, or nothing to train on.
     """
-    labels, tokens = batch["labels"], batch.get("input_ids")
+    labels, tokens = batch.get("labels"), batch.get("input_ids")
+    if not isinstance(labels, Tensor):
+        got = "none" if labels is None else f"a {type(labels).__name__}"
+        raise TypeError(
+            f"batch: expected a tensor of int64 as labels, got {got}; pass what the collator makes of "
+            "training records"
+        )
     if labels.dtype != torch.int64:
         raise TypeError(f"batch: expected labels of int64, got {labels.dtype}; use labels.long()")
     if labels.ndim != 2:

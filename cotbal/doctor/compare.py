@@ -82,7 +82,7 @@ class Comparison:
 
 
 def compare(
-    model: nn.Module, batch: Mapping[str, Tensor], level: str = "auto", runner: Runner | None = None
+    model: nn.Module, batch: Mapping[str, Any], level: str = "auto", runner: Runner | None = None
 ) -> Comparison:
     """Run one batch through the model with its own loss and with ours.
 
@@ -91,14 +91,15 @@ def compare(
 
     Args:
         model: a transformers model, PEFT's model of one included, on the device that it trains on.
-        batch: what its collator made: `labels` and the inputs of `forward`. `cotbal_*` keys are left out.
+        batch: what its collator made: `labels` and the inputs of `forward`, tensors or not. `cotbal_*` keys
+            are left out.
         level: "auto", "linear" or "logits".
         runner: an engine around the model; without one the model is called as it is.
 
     Raises:
         ValueError: the loss cannot be put into this model, or the batch does not fit it or has nothing to
             train on; the message says why.
-        TypeError: labels that are not int64.
+        TypeError: labels that are not a tensor of int64.
 
     Example:
         >>> from cotbal.doctor import compare, load_model, random_batch
@@ -112,7 +113,7 @@ def compare(
 
     runner = runner or Plain(model)
     device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in batch.items() if not key.startswith("cotbal_")}
+    inputs = {key: _on(device, value) for key, value in batch.items() if not key.startswith("cotbal_")}
     check_batch(model, inputs)
     step_loss = StepLoss(2)
     heads = heads_of(model)
@@ -134,6 +135,13 @@ def compare(
     return Comparison(installed.level, reason, tolerance, (*own, *by_hand))
 
 
+def _on(device: torch.device, value: Any) -> Any:
+    """A value of a batch, its tensors on the device; images of several sizes come as a list of them."""
+    if isinstance(value, list | tuple):
+        return [_on(device, each) for each in value]
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
 @dataclass(frozen=True)
 class _Found:
     measured: Pass
@@ -143,7 +151,7 @@ class _Found:
 @dataclass(frozen=True)
 class _Check:
     runner: Runner
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     step_loss: StepLoss
     rounding_heads: tuple[nn.Linear, ...] = ()
     coefficient: float = 0.0
@@ -178,7 +186,7 @@ class _Check:
     def by_hand(self) -> Callable[[], Tensor]:
         """Eq. 2 with torch's own cross-entropy, from the model's logits, and its routers' loss."""
         weights, denominator = self.constants(_WEIGHTS)
-        labels = self.inputs["labels"][:, 1:]
+        labels: Tensor = self.inputs["labels"][:, 1:]
         of_token = weights[self.task_ids[:, 1:]] / denominator.float()
         unlabelled = {key: value for key, value in self.inputs.items() if key != "labels"}
 

@@ -202,15 +202,18 @@ def _not_above_0(tasks: Sequence[str], mini: Tensor) -> dict[str, str]:
 
 
 def _lost_in_noise(pooled: Scores, drawn: Draws) -> dict[str, str]:
-    """The tasks whose own gain is within the noise of items and seeds together."""
+    """The tasks whose own gain is within the noise of items and seeds together, or not known in a draw."""
     gaps = drawn.probes.diagonal(dim1=1, dim2=2) - drawn.mini
     gains = pooled.oriented("probes").diagonal() - pooled.oriented("mini")
-    columns = (values.tolist() for values in (gains, gaps.mean(0), gaps.std(0)))
+    # A mean of C without the cell that has no value in a draw would be another quantity there.
+    valueless = (drawn.probes.isnan().any(1) | drawn.mini.isnan()).sum(0)
+    columns = (values.tolist() for values in (gains, gaps.mean(0), gaps.std(0), valueless))
     found = {}
-    for task, gain, mean, error in zip(pooled.tasks, *columns, strict=True):
-        if not math.isfinite(mean):
+    for task, gain, mean, error, count in zip(pooled.tasks, *columns, strict=True):
+        if count:
             found[task] = (
-                f"the reciprocal of task {task!r} has no value in some draws; use 'complement: bound'"
+                f"the reciprocal of task {task!r} has no value in some draws ({count} of {len(gaps)}), where "
+                "the scores come to 0; use 'complement: bound'"
             )
         # Without noise, what is not above 0 is not identified in the table itself.
         elif error > 0 and mean < MIN_STANDARD_ERRORS * error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cotbal.estimate.few_seeds import few_seeds
 from cotbal.files import write_bytes_atomically, write_text_atomically
 from cotbal.report import comparison_tables as tables
 from cotbal.report.comparison_charts import draw_comparison
@@ -19,12 +20,14 @@ from cotbal.report.style import paper_style, png_bytes, svg_text
 
 READINGS = {
     "improvement": (
-        "One row per method: the mean improvement over the baseline, and the mean loss on the tasks that got "
-        "worse; the bar is the interval. Before preferring a method, read its paired difference in the table."
+        "One row per method: the mean improvement over the baseline, and the mean loss against it, where a "
+        "task that gained counts as 0; the bar is the interval. Before preferring a method, read its paired "
+        "difference in the table."
     ),
     "radar": (
-        "Each axis is the test score divided by the baseline's (the dashed ring at 1); further out is "
-        "better. The centre is the lowest tick, not 0."
+        "Each axis is 1 + I of a task (Eq. 12), the dashed ring at 1 being the baseline: the mean over its "
+        "test sets of score / baseline, or of 2 − that where lower is better. Further out is better. The "
+        "centre is the lowest tick, not 0."
     ),
     "shares": (
         "A line per task: how much of its score on all its data it reaches with a share of it, beside the "
@@ -139,6 +142,7 @@ def _statements(content: Comparison) -> list[str]:
         missing = content["missing"]
         return [
             "A larger share takes more optimizer steps too: a part of what it gains can be theirs.",
+            *few_seeds(content["seeds"]),
             *([f"Not finished, and so left out: {', '.join(missing)}."] if missing else []),
         ]
     return list(content["statements"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from cotbal.estimate.resample import tasks_without_items
 from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.rules import seed_spread, weights_by_rule
+from cotbal.estimate.score_csv import MINI
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.signals import ON_UNIDENTIFIED, all2one, contribution, one2all, unidentified
 from cotbal.estimate.table_signals import TableSignals
@@ -94,7 +95,15 @@ def no_intervals(tables: Sequence[Scores]) -> str | None:
     lacking = tasks_without_items(tables)
     if lacking and any(table.items for table in tables):
         return f"there are no per-item scores of {named(lacking)} in every run"
-    return "no per-item scores were given" if lacking else None
+    if lacking:
+        return "no per-item scores were given"
+    single = [task for task in tables[0].tasks if _n_groups(tables[0], task) < 2]
+    return f"all items of {named(single)} are one, or belong together" if single else None
+
+
+def _n_groups(table: Scores, task: str) -> int:
+    """How many items, or clusters of them, a task is scored on."""
+    return len(table.clusters[task].unique() if task in table.clusters else table.items[MINI][task])
 
 
 def _weights(

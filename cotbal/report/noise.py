@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from cotbal.estimate.few_seeds import few_seeds
 from cotbal.estimate.rule_names import USE_ALL2ONE, USE_ONE2ALL
 from cotbal.report import seeds
 
@@ -34,6 +35,14 @@ def lost_columns(results: Mapping[str, Any]) -> dict[str, str]:
     """The tasks whose denominator is <= 0 or inside its noise, each with the reason."""
     (entry,) = results["by_seed"].values()
     return {**entry["unidentified"], **seeds.intervals(results).get("unidentified", {})}
+
+
+def without_value(results: Mapping[str, Any]) -> list[str]:
+    """The tasks of an identified column of C whose reciprocal has no value in some draws."""
+    found, (entry,) = seeds.intervals(results), results["by_seed"].values()
+    rows = [found["mini"], *found["probes"]] if found else []
+    lacking = {task for row in rows for task, ends in zip(results["tasks"], row, strict=True) if ends is None}
+    return [task for task in results["tasks"] if task in lacking and task not in entry["unidentified"]]
 
 
 def order_of_weights(results: Mapping[str, Any], rule: str) -> list[tuple[str, str, float]]:
@@ -85,7 +94,7 @@ def _judged(results: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _about_denominators(results: Mapping[str, Any]) -> list[str]:
-    lost = lost_columns(results)
+    lost = [task for task in lost_columns(results) if task not in without_value(results)]
     if not lost:
         return []
     count, total = len(lost), len(results["tasks"])
@@ -110,10 +119,13 @@ def _about_intervals(results: Mapping[str, Any]) -> list[str]:
     lines = []
     if seeds.intervals(results).get("n_seeds") == 1:
         lines.append(ONE_SEED)
+    lines += few_seeds(seeds.intervals(results).get("n_seeds", 1))
     without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]
     of_C = [rule for rule in without if rule in USE_ONE2ALL + USE_ALL2ONE]
-    if lost_columns(results) and of_C:
+    lost, valueless = lost_columns(results), without_value(results)
+    if lost.keys() - valueless and of_C:
         lines.append(f"Weights that need such a column have no intervals: {', '.join(of_C)}.")
+    lines += [f"Weights that need the contribution have no intervals: {lost[task]}." for task in valueless]
     for reason in seeds.intervals(results).get("undefined", {}).values():
         lines.append(f"Weights that need the difficulty have no intervals: {reason}.")
     if results["precise"]:

@@ -11,7 +11,7 @@ from cotbal.report import page_tables, seeds
 from cotbal.report.comparison_tables import improvement_table, scores_table
 from cotbal.report.embed import inline_svg, png_data_uri
 from cotbal.report.figures import draw_figures
-from cotbal.report.noise import lost_columns
+from cotbal.report.noise import lost_columns, without_value
 from cotbal.report.render import render
 from cotbal.report.style import svg_text
 
@@ -96,10 +96,16 @@ def _of_results(results: seeds.Results) -> dict[str, Any]:
         },
         "tables": page_tables.all_tables(results),
         "what_if": what_if_data(results) if is_estimate else None,
-        "reasons": lost_columns(results) if is_estimate else {},
+        "reasons": _reasons(results) if is_estimate else {},
         "cost": _cost(results["run"]) if "run" in results else None,
         "code": _code(results),
     }
+
+
+def _reasons(results: seeds.Results) -> dict[str, str]:
+    """Return why tasks are left out; one whose draws have no value is not, and a statement names it."""
+    told = without_value(results)
+    return {task: reason for task, reason in lost_columns(results).items() if task not in told}
 
 
 def _description(name: str, tested: bool) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotbal.report import seeds
-from cotbal.report.noise import lost_columns, order_of_weights
+from cotbal.report.noise import lost_columns, order_of_weights, without_value
 from cotbal.report.seeds import spell, spell_difference, spell_estimate
 
 MOST_COLUMNS_OF_C = 16
@@ -121,14 +121,16 @@ def _two(results: seeds.Results, key: str, method: str) -> tuple[str, str]:
 def gains_table(results: seeds.Results) -> PageTable:
     """Return each task's gain in its own probe, the denominator of C, and whether it is noise."""
     (entry,) = results["by_seed"].values()
-    scores, lost = entry["scores"], lost_columns(results)
-    known = bool(seeds.intervals(results))
+    scores, known = entry["scores"], bool(seeds.intervals(results))
+    verdicts = dict.fromkeys(lost_columns(results), "no") | dict.fromkeys(
+        without_value(results), seeds.ABSENT
+    )
     rows = []
     for task, gain in zip(results["tasks"], entry["gains"], strict=True):
-        usable = "yes" if known else "above 0"
+        usable = verdicts.get(task, "yes" if known else "above 0")
         # The gain is of turned scores where lower is better, the other two are as measured.
         cells = [spell(value, 4) for value in (scores["mini"][task], scores["probes"][task][task], gain)]
-        rows.append([f"{task} ({results['metrics'][task]})", *cells, "no" if task in lost else usable])
+        rows.append([f"{task} ({results['metrics'][task]})", *cells, usable])
     heads = ["task", "mini run", seeds.probe_data(results), "difference", "beyond its noise"]
     return PageTable("gains", heads, rows)
 

@@ -3,11 +3,17 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from cotbal.cli import report as verb
 from cotbal.cli.main import app
 from cotbal.estimate.items_json import write_items
+from cotbal.project.config import load_project
+from cotbal.project.data import prepare
+from cotbal.project.recipe import plan_of
+from cotbal.project.work import store_of
 from cotbal.report import paper_tables
 from tests.cli.commands import run_cotbal
 from tests.project import toy
+from tests.project.instant import instantly
 from tests.report.estimate_example import make_scores
 from tests.report.results_example import make_results
 
@@ -113,6 +119,26 @@ def test_a_project_is_reported_before_and_after_its_runs(tmp_path):
     assert (first["name"], first["evaluated"]) == ("mini", 3)
     assert "16 of 16 runs are finished" in (folder / "report.html").read_text()
     check_again(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"), [({"step_matched": True}, []), ({}, ["--step-matched"]), ({}, [])]
+)
+def test_steps_that_were_matched_by_the_file_or_by_the_option_are_in_the_results(
+    tmp_path, monkeypatch, changes, options
+):
+    """From them the page says whether a part of C can be the effect of more steps."""
+    command = toy.content(tmp_path)["train"]["command"]
+    path = toy.write(tmp_path, train={"command": f"{command} {{steps}}", "batch_size": 4}, **changes)
+    project = load_project(path, step_matched=bool(options))
+    instantly(lambda name, task: 0.9 if task in name else 0.4)(
+        project, plan_of(project, prepare(project)), store_of(project), None
+    )
+    written = []
+    monkeypatch.setattr(verb, "_write", lambda results, *_: written.append(results))
+    shown = invoke(path, *options)
+    assert shown.exit_code == 0, shown.output
+    assert [results["step_matched"] for results in written] == [bool(changes or options)]
 
 
 def check_again(folder):

@@ -27,7 +27,12 @@ def test_the_same_model_in_two_tables_is_one_and_another_of_its_name_can_be_the_
     assert compare(both)["baseline"] == "STL"
     both = merged({"x": first, "y": Finals(COLUMNS, {**theirs, "STL": second.models["STL"]})})
     assert any('choose one: --baseline "STL (x)".' in line for line in compare(both)["statements"])
-    assert compare(both, baseline="STL (x)")["baseline"] == "STL (x)"
+    measured = compare(both, baseline="STL (x)")
+    assert measured["baseline"] == "STL (x)"
+    assert measured["statements"][0].startswith(
+        "Every method is measured against STL (x), those of the tables of STL (y) as well: against"
+    )
+    assert not any("is measured against" in line for line in compare(first, baseline="EW")["statements"])
 
 
 def test_scores_by_two_metrics_are_not_put_into_one_column():

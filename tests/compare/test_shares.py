@@ -33,6 +33,13 @@ def test_other_clusters_are_other_items_and_allow_no_intervals():
     assert spans(a=[[None, None]]) == spans()
 
 
+def test_one_item_or_one_cluster_shows_no_noise():
+    rungs = Rungs({"mini": 0.1, "full": 1.0}, {"a": "EM"}, {"a": ""}, {"a": [[0.5, 1.0]]})
+    rungs.items["a"] = [[[0.5], [1.0]]]
+    assert shares_content(rungs)["tasks"]["a"]["relative_intervals"] is None
+    assert spans(a=[[[0] * N] * 2]) is None
+
+
 def test_intervals_are_those_of_a_ratio_of_two_means():
     n = 8000
     relative = [(1 - p) / (n * p) for p in (0.3, 0.6)]

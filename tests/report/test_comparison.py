@@ -1,5 +1,8 @@
 """Page and card of a comparison: the same numbers in both, the best in bold, nothing from elsewhere."""
 
+import json
+import re
+
 import pytest
 
 from cotbal.compare import Column, Finals, Model, Rungs, compare, shares_content
@@ -83,6 +86,30 @@ def test_card_and_page_escape_what_a_name_may_hold(content, page):
     assert "\\<b\\>\\|odd\\*" in comparison_card(content)
     assert any(row[0] == "<b>|odd*" for row in page.tables["scores"])
     assert "script" not in page.tags
+
+
+def test_delta_e_is_said_to_be_a_mean_over_all_tasks(content, page):
+    """Of three tasks EW loses a fifth on one: 6.67, and not the 20 that a mean over that one would be."""
+    ours = next(row for row in content["methods"] if row["name"] == "EW")
+    assert ours["delta_e"] == pytest.approx(20 / 3)
+    assert "the mean loss against it, where a task that gained counts as 0" in page.text
+
+
+def test_the_radar_says_what_its_axes_are_where_lower_is_better(content, page):
+    """Of c, worse by a fifth, 0.8 is drawn: neither its score over the baseline's nor its inverse."""
+    ours = next(row for row in content["methods"] if row["name"] == "EW")
+    assert 1 + ours["improvement"]["c"] == pytest.approx(2 - ours["scores"]["c"] / SCORES["STL"][3])
+    assert "or of 2 − that where lower is better" in page.text
+
+
+def test_a_table_of_the_card_is_one_whose_head_is_a_line(content):
+    content = json.loads(json.dumps(content).replace('"b"', '"b|c"'))
+    blocks = [block for block in comparison_card(content).split("\n\n") if "| ---" in block]
+    assert len(blocks) == 4
+    for block in blocks:
+        head, rule, *rows = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]
+        assert block.splitlines()[1].startswith("| --- |")
+        assert {head, *rows} == {rule}
 
 
 def test_the_page_loads_nothing_and_is_the_same_twice(content, page):

@@ -12,7 +12,8 @@ from cotbal.estimate.uncertainty import uncertainty
 from cotbal.report.card import card
 from cotbal.report.figures import draw_figures
 from cotbal.report.findings import Settings, estimate_results
-from cotbal.report.page import render_page
+from cotbal.report.page import _reasons, render_page
+from cotbal.report.page_tables import gains_table
 from tests.estimate.test_draws_without_value import FEW
 from tests.report.estimate_example import make_scores, without_items
 from tests.report.reading import Page
@@ -254,6 +255,23 @@ def test_a_task_without_items_takes_the_intervals_alone(scores):
     assert "There are no intervals, as there are no per-item scores of vqa" in Page(render_page(found)).text
 
 
+def test_one_item_or_one_cluster_takes_the_intervals_alone(scores):
+    """As in a trial on an item of each task: the weights are there, and the page says what is not."""
+    one = {run: {task: row[:1] for task, row in of_run.items()} for run, of_run in scores.items.items()}
+    of_one = {run: {task: row.item() for task, row in of_run.items()} for run, of_run in one.items()}
+    rows = [[of_one[run][task] for task in scores.tasks] for run in ("mini", *scores.tasks)]
+    trial = Scores(scores.tasks, rows[0], rows[1:], items=one)
+    settings = Settings(on_unidentified="drop", rule="equal")
+    found = estimate_results([trial], settings, source="seed 0")
+    assert found["no_intervals"] == f"all items of {', '.join(scores.tasks)} are one, or belong together"
+    task = scores.tasks[1]
+    together = {task: [7] * len(scores.items["mini"][task])}
+    table = Scores(scores.tasks, scores.mini, scores.probes, items=scores.items, clusters=together)
+    found = estimate_results([table], Settings(), source="seed 0")
+    assert found["no_intervals"] == f"all items of {task} are one, or belong together"
+    assert found["by_seed"]["0"]["weights"]["cotbal"]
+
+
 def test_a_denominator_in_its_noise_is_not_said_to_be_at_most_0():
     right, wrong = [1.0] * 9 + [0.0], [1.0] * 8 + [0.0] * 2
     items = {"mini": {"a": wrong}, "a": {"a": right}, "b": {"a": wrong}}
@@ -265,6 +283,25 @@ def test_a_denominator_in_its_noise_is_not_said_to_be_at_most_0():
     assert found["statements"][0].startswith(
         "The denominator of C lies inside its noise for 1 of 2 tasks: a."
     )
+
+
+def test_a_reciprocal_without_a_value_in_some_draws_is_not_said_to_be_a_denominator_in_its_noise():
+    """Its gain is six of its standard errors."""
+    right = {"mini": (60, 80, 90), "x": (20, 82, 91), "b": (5, 130, 95), "c": (59, 85, 150)}
+    rows = {
+        run: {task: [1.0] * n + [0.0] * (200 - n) for task, n in zip("xbc", counts, strict=True)}
+        for run, counts in right.items()
+    }
+    mini, *probes = [[n / 200 for n in counts] for counts in right.values()]
+    table = Scores([*"xbc"], mini, probes, items=rows, transforms={"x": "reciprocal"})
+    found = estimate_results([table], Settings(), source="seed 0")
+    assert "denominator" not in " ".join(found["statements"])
+    reason = (
+        "Weights that need the contribution have no intervals: the reciprocal of task 'x' has no value in"
+    )
+    assert [line.startswith(reason) for line in found["statements"]].count(True) == 1
+    assert [row[-1] for row in gains_table(found).rows] == ["n/a", "yes", "yes"]
+    assert _reasons(found) == {}
 
 
 def test_a_denominator_far_below_0_is_not_said_to_be_in_its_noise():

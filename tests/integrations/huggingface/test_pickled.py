@@ -73,6 +73,15 @@ def test_a_patched_model_is_saved_whole_once_the_loss_is_off(tmp_path: Path) -> 
     check_trained(copied, tmp_path)
 
 
+@pytest.mark.parametrize("level", ["linear", "logits"])
+def test_a_copy_of_a_patched_model_is_saved_whole_once_the_loss_is_off(tmp_path: Path, level: str) -> None:
+    model = tiny_model()
+    with cotbal.patch(model, weights=WEIGHTS, tasks=TASKS, denominator="micro", level=level):
+        best = copy.deepcopy(model)
+    check_saved(best, tmp_path / "model.pt")
+    check_saved(copy.deepcopy(best), tmp_path / "model.pt")
+
+
 def check_trained(model: Any, folder: Path, **options: Any) -> None:
     """A trainer on it trains its own parameters by Eq. 2, at the linear level."""
     start, by_hand = parameters(model), tiny_model()
