@@ -118,7 +118,7 @@ def test_a_name_that_is_a_path_writes_nothing(tmp_path, task):
     (tmp_path / "t.csv").write_text("q,a\nx?,y\n")
     before = everything(tmp_path)
     options = {"task": task, "columns": {"question": "q", "answer": "a"}}
-    with pytest.raises(ValueError, match="expected a name that does not begin with '.'"):
+    with pytest.raises(ValueError, match=r"expected a name that does not begin with '\.'"):
         prepare_generic(tmp_path / "t.csv", target(tmp_path / "out"), inputs(), **options)
     assert everything(tmp_path) == before
 
