@@ -27,7 +27,7 @@ def patch_llava(module: ModuleType, **options: Any) -> Any:
     check_names(train_module, _CLASSES)
     if hasattr(train_module.LLaVATrainer, MARK):
         raise ValueError(
-            f"{module.__name__}: expected its own code, got code that is patched; call cotbal.unpatch() first, "
+            f"{module.__name__}: expected its own code, got patched code; call cotbal.unpatch() first, "
             "or train in a process of its own"
         )
     return LLaVAPatch(train_module, **options)

@@ -113,7 +113,7 @@ def test_grounding_by_split(tmp_path):
 
 @pytest.mark.parametrize("column", ["split", "category"])
 def test_short_answers_by_a_column_of_the_score(tmp_path, column):
-    """ImageVQADataset: the row of ChartQA_TEST has a column for each split, that of others for each category."""
+    """ImageVQADataset: the row of ChartQA_TEST has a column for each split, others' for each category."""
     rows = [
         {"index": n, column: split, "eval_score": right}
         for n, (split, right) in enumerate([("test_human", 1), ("test_human", 0), ("test_augmented", 1)])
@@ -125,7 +125,7 @@ def test_short_answers_by_a_column_of_the_score(tmp_path, column):
     found = read(tmp_path, f"{text} metric=test_human")
     assert (found.score, found.items) == (50.0, {"0": 1.0, "1": 0.0})
     assert read(tmp_path, f"{text} metric=Overall").items == {"0": 1.0, "1": 0.0, "2": 1.0}
-    with pytest.raises(ValueError, match="no split 'test_human'; .* its own column is metric=test_human"):
+    with pytest.raises(ValueError, match=r"no split 'test_human'; .* its own column is metric=test_human"):
         read(tmp_path, f"{text} metric=Overall split=test_human")
 
 

@@ -79,7 +79,7 @@ def test_the_command_within_a_patch(world: World, capsys: pytest.CaptureFixture[
     """Twice patched, a step would be counted, and its loss taken, twice."""
     with cotbal.patch(weights=WEIGHTS):
         assert main(["--", "--data_path", str(world.data)]) == 2
-    assert "llava: expected its own code, got code that is patched" in capsys.readouterr().err
+    assert "llava: expected its own code, got patched code" in capsys.readouterr().err
 
 
 def test_an_option_that_there_is_not() -> None:
