@@ -129,7 +129,7 @@ def _best(values: Sequence[float | None], better: str) -> list[int]:
 def markdown(table: PageTable) -> str:
     """Return the table in Markdown, what it stresses in bold."""
     rule = ["---", *["---:"] * (len(table.head) - 1)]
-    lines = [_row(table.head), _row(rule)]
+    lines = [_row([plain(cell) for cell in table.head]), _row(rule)]
     for number, row in enumerate(table.rows):
         cells = [
             f"**{plain(c)}**" if (number, place) in table.best else plain(c) for place, c in enumerate(row)

@@ -1,5 +1,7 @@
 """Page and card of a comparison: the same numbers in both, the best in bold, nothing from elsewhere."""
 
+import re
+
 import pytest
 
 from cotbal.compare import Column, Finals, Model, Rungs, compare, shares_content
@@ -83,6 +85,21 @@ def test_card_and_page_escape_what_a_name_may_hold(content, page):
     assert "\\<b\\>\\|odd\\*" in comparison_card(content)
     assert any(row[0] == "<b>|odd*" for row in page.tables["scores"])
     assert "script" not in page.tags
+
+
+def test_the_tables_of_the_card_are_tables_of_markdown():
+    """Each head on one line, with as many cells as its rows, whatever a task's name holds."""
+    columns = (Column("a|b", metric="EM"), Column("c", "near", "IoU"))
+    models = {
+        name: {0: Model({"a|b": score, "c/near": score})} for name, score in (("STL", 0.4), ("EW", 0.5))
+    }
+    card = comparison_card(compare(Finals(columns, models)))
+    blocks = [block.splitlines() for block in card.split("\n\n") if "| ---" in block]
+    assert len(blocks) == 3
+    for block in blocks:
+        assert block[1].startswith("| ---")
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block}) == 1
+    assert blocks[0][0] == r"| method | a\|b EM ↑ | c near IoU ↑ | ΔI % ↑ | ΔE % ↓ |"
 
 
 def test_the_page_loads_nothing_and_is_the_same_twice(content, page):
