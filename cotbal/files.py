@@ -12,7 +12,15 @@ from typing import Any, BinaryIO
 
 
 def slug(name: str) -> str:
-    """The name as part of a file's name: letters and digits of any language, `_`, `.` and `-`."""
+    """The name as part of a file's name: letters and digits of any language, `_`, `.` and `-`.
+
+    Raises:
+        ValueError: it begins with a point, as `..` and hidden files do.
+    """
+    if name.startswith("."):
+        raise ValueError(
+            f"task {name!r}: expected a name that does not begin with '.', as it names files; give it another"
+        )
     return re.sub(r"[^\w.-]+", "_", name)
 
 

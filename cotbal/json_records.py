@@ -100,11 +100,13 @@ def _another(window: Window, array: bool, number: int) -> bool:
 
 
 def with_task(record: Record, task: str) -> str:
-    """The record's text, on one line, with the key "task".
+    """The record's text, on one line, with the key "task"; null there is none, as in every reader of tasks.
 
     Raises:
         ValueError: it has that key already and tells another task.
     """
+    if record.content.get("task", task) is None:
+        return json.dumps(record.content | {"task": task}, ensure_ascii=False)
     text = record.text.replace("\r", " ").replace("\n", " ")
     if "task" not in record.content:
         comma = ", " if record.content else ""

@@ -87,6 +87,9 @@ class Window:
                 if cut and self.more():
                     continue
                 raise ValueError("the file ends inside it" if cut else _told(error, self.place)) from error
+            except ValueError as error:
+                # Python's own words speak of a function to call.
+                raise ValueError("expected numbers of at most 4,300 digits, got a longer one") from error
             text = self.text[self.place : end]
             _in_utf8(text)
             self.place = end
@@ -121,7 +124,7 @@ class Window:
         except json.JSONDecodeError as error:
             cut = error.msg.startswith("Unterminated string") or error.pos == len(line)
             return "the line ends inside it" if cut else _told(error, 0)
-        except RecursionError:
+        except (RecursionError, ValueError):
             pass
         return None
 

@@ -1,6 +1,7 @@
 """Per-task running sums of a training run, read once per logging step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,17 @@ class TaskMeter:
             raise ValueError(f"sums: expected one for each of {len(self.tasks)} tasks, got {rows.shape[1]}")
         self._rows = rows if self._rows is None else self._rows + rows
         self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the steps since the last reading add up to, as JSON values; waits for the device."""
+        rows = [] if self._rows is None else self._rows.T.tolist()
+        return {"steps": self._steps, "sums": dict(zip(self.tasks, rows, strict=False))}
+
+    def load_state_dict(self, saved: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Goes on from what `state_dict` returned, on the device of the sums to come."""
+        rows = [saved["sums"][name] for name in self.tasks] if saved["steps"] else None
+        self._rows = None if rows is None else torch.tensor(rows, dtype=torch.float64, device=device).T
+        self._steps = saved["steps"]
 
     def read(self) -> dict[str, float]:
         """Returns what the steps since the last reading add up to, and starts anew; waits for the device.

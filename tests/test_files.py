@@ -2,7 +2,14 @@ import os
 
 import pytest
 
-from cotbal.files import write_bytes_atomically, write_text_atomically
+from cotbal.files import slug, write_bytes_atomically, write_text_atomically
+
+
+@pytest.mark.parametrize("name", [".", "..", "../x", ".hidden"])
+def test_a_name_that_would_be_another_folder_is_refused(name):
+    with pytest.raises(ValueError, match=r"task '\..*': expected a name that does not begin with '.'"):
+        slug(name)
+    assert slug(f"x{name}") == f"x{name}".replace("/", "_")
 
 
 def test_text_is_written_as_utf8_without_touching_line_ends(tmp_path):

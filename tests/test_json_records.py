@@ -91,6 +91,14 @@ def test_broken_line_is_passed_over_whatever_the_chunks(tmp_path, chunk, monkeyp
         list(read_records(path))
 
 
+@pytest.mark.parametrize("form", ["[{}, {}]", "{}\n{}\n", "{}\n{}"])
+def test_a_number_of_more_digits_than_python_reads_is_told(tmp_path, form):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(form.replace("{}", '{"a": 1}', 1).replace("{}", '{"a": ' + "1" * 5000 + "}"))
+    with pytest.raises(ValueError, match=r"bad.jsonl, record 2: expected numbers of at most 4,300 digits"):
+        list(read_records(path))
+
+
 @pytest.mark.parametrize("text", ['{\n"a": {\n"b": x}}\n{"c": 1}', '[{"a": 1},\n{"b": },\n{"c": 1}]'])
 def test_nothing_is_read_behind_a_mistake_where_a_line_is_no_record(tmp_path, text):
     path = tmp_path / "a.json"
@@ -126,7 +134,13 @@ def test_record_gets_its_task_and_keeps_every_other_character(text, expected):
     assert json.loads(stamped) == {**content, "task": "vqa é"}
 
 
-@pytest.mark.parametrize("other", ["gqa", None, 3])
+def test_null_in_the_place_of_a_task_is_none_as_for_the_check_of_the_data():
+    text = '{"id": 1, "task": null, "text": "é"}'
+    stamped = with_task(Record(text, json.loads(text)), "vqa")
+    assert stamped == '{"id": 1, "task": "vqa", "text": "é"}'
+
+
+@pytest.mark.parametrize("other", ["gqa", "", 3])
 def test_record_of_another_task_is_refused(other):
     content = {"task": other}
     with pytest.raises(ValueError, match="is listed under 'vqa'"):

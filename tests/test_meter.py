@@ -1,5 +1,7 @@
 """What the meter reads: means over the tokens of several steps, not means of the steps' means."""
 
+import json
+
 import pytest
 import torch
 
@@ -32,6 +34,18 @@ def test_it_reads_means_over_the_tokens_and_starts_anew() -> None:
     assert meter.read() == {}
     meter.add(sums([3.0, 0.0, 0.0], [6, 0, 0], [3, 0, 0]), torch.tensor([1.5, 0.0, 0.5]))
     assert [value for name, value in meter.read().items() if name.endswith("/a")] == [0.5, 0.5, 6, 1.5]
+
+
+def test_it_goes_on_from_what_was_saved_of_it_in_any_order_of_the_tasks() -> None:
+    before, unbroken, after = TaskMeter(["a", "b"]), TaskMeter(["a", "b"]), TaskMeter(["b", "a"])
+    for meter in (before, unbroken):
+        meter.add(sums([6.0, 1.0], [2, 10], [1, 5]), torch.tensor([0.5, 1.0]))
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    after.add(sums([2.0, 1.0], [3, 6], [2, 3]), torch.tensor([0.0, 1.5]))
+    unbroken.add(sums([1.0, 2.0], [6, 3], [3, 2]), torch.tensor([1.5, 0.0]))
+    assert after.read() == unbroken.read()
+    after.load_state_dict(json.loads(json.dumps(after.state_dict())))
+    assert after.read() == {}
 
 
 def test_another_number_of_tasks_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Weights that stay as they were stated: TaskWeights, a mapping, or equal weights (EW)."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,13 @@ class StaticWeights(Weighting):
         # Every task is fixed: nothing is left to a rule.
         self.fixed = dict(zip(names, weights, strict=True))
         return super().bind(names, device)
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """As `Weighting.load_state_dict`; the tasks may have another order, as a file's names may."""
+        # `fixed` tells the weight of each by its name, and there is no other state.
+        if sorted(saved.get("tasks", ())) == sorted(self.tasks):
+            saved = {**saved, "tasks": list(self.tasks)}
+        super().load_state_dict(saved)
 
     def compute(self, counts: Tensor) -> Tensor:
         """No weights: there is no task that is not fixed."""

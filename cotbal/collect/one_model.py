@@ -93,8 +93,9 @@ def task_of(questions: Path, metric: str | None = None) -> str:
         ValueError: they name different ones, or none.
     """
     records = read_records(questions)
-    task = records[0].text("task") if "task" in records[0].fields else None
-    if task is None and metric is not None and not any("task" in record.fields for record in records):
+    named = [record for record in records if record.fields.get("task") is not None]
+    task = records[0].text("task") if named[:1] == records[:1] else None
+    if metric is not None and not named:
         return questions.stem
     if task is None:
         raise ValueError(f"{questions}: expected a task in each question, got none; name it by --task")

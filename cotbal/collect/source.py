@@ -1,5 +1,6 @@
 """What the user declares of one task: where its results lie, in which format, by which metric."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,8 +88,10 @@ def parse_source(text: str) -> Source:
         >>> parse_source("VQAv2: format=lmms-eval from=vqav2_val metric=exact_match").name
         'vqav2_val'
     """
-    task, colon, rest = text.partition(":")
-    if not (task.strip() and colon):
+    # A task may have a colon in its name: its options begin with a word that is one.
+    found = re.match(r"(.*?):(?=\s*\w[\w-]*=)(.*)", text, re.DOTALL)
+    task, rest = found.groups() if found else text.partition(":")[::2]
+    if not (task.strip() and ":" in text):
         raise ValueError(f"--task: expected 'TASK: format=... from=... metric=...', got {text!r}")
     task = task.strip()
     options: dict[str, str] = {}

@@ -3,7 +3,8 @@
 `from` is VLMEvalKit's name of the data set, `metric` a column of its score file ("Overall").
 
 - The score, `<model>_<data>_acc` or `_score`, .csv or .json: a table of one row, or of one per split (column
-  `split` or `Split`, chosen by the option), or a JSON object `{metric: number}` (captions).
+  `split` or `Split`, chosen by the option), or a JSON object `{metric: number}` (captions). The row of short
+  answers has columns beside "Overall", of each split or category: as metric, the items are those of that one.
 - The items, one table in .tsv, .json or .xlsx (PRED_FORMAT; xlsx needs openpyxl) with a column `index`:
   `<model>_<data>_results` (column eval_score, short answers), `_<judge>_result` (hit, multiple choice),
   `_auxmatch` (score, yes or no), `_detail` (hit, RefCOCO). Other files by the options `detail` and `column`.
@@ -48,7 +49,7 @@ def read(folder: Path, source: Source, run: str) -> Found:
         if "detail" in source.options:
             raise FileNotFoundError(2, "No such items' file", f"{folder}/**/*_{source.name}{suffixes[0]}.*")
         return Found((file,), score)
-    records = _in_split(read_records(details), source)
+    records = _items_of(read_records(details), source)
     column = source.options.get("column") or _column(details, source)
     by_key = by_id(records, "index")
     images = {}
@@ -94,6 +95,15 @@ def _score(file: Path, source: Source) -> float:
     return rows[0].number(source.metric)
 
 
+def _items_of(records: list[Record], source: Source) -> list[Record]:
+    """Those of the split that the option chooses, or of the split or category whose column the score is."""
+    if "split" in source.options:
+        return _in_split(records, source)
+    columns = [name for name in (_split_of(records[0]), "category") if name in records[0].fields]
+    named = ([each for each in records if str(each.fields[name]) == source.metric] for name in columns)
+    return next(filter(None, named), records)
+
+
 def _in_split(records: list[Record], source: Source, *, required: bool = False) -> list[Record]:
     wanted, column = source.options.get("split"), _split_of(records[0])
     if wanted is None or (column is None and not required):
@@ -101,7 +111,8 @@ def _in_split(records: list[Record], source: Source, *, required: bool = False) 
     chosen = [record for record in records if column is not None and str(record.fields[column]) == wanted]
     if not chosen:
         splits = sorted({str(record.fields[column]) for record in records}) if column else ["no column split"]
-        raise ValueError(f"{records[0].file}: no split {wanted!r}; there is {', '.join(splits)}")
+        named = f"; its own column is metric={wanted}" if wanted in records[0].fields else ""
+        raise ValueError(f"{records[0].file}: no split {wanted!r}; there is {', '.join(splits)}{named}")
     return chosen
 
 

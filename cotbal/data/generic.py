@@ -1,18 +1,20 @@
 """A table of the user's own, CSV, TSV, JSON, JSONL or Parquet, with a mapping of its columns."""
 
+import contextlib
 import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cotbal.collect.records import LONGEST_CELL, Record
+from cotbal.collect.truth import some
 from cotbal.data.conversations import asked, conversation, merged
 from cotbal.data.fields import checked, filled
 from cotbal.data.inputs import Inputs
 from cotbal.data.json_reader import read_array
 from cotbal.data.pictures import Pictures
 from cotbal.data.task_folder import TaskFolder
-from cotbal.data.turns import Turn, Turns
+from cotbal.data.turns import RepeatedIdError, Turn, Turns
 from cotbal.data.vqa import Target
 from cotbal.json_window import Digest
 from cotbal.tasks import task_names
@@ -63,20 +65,37 @@ def prepare_generic(
         raise ValueError(
             f"--column: expected one for {', '.join(missing)}, as in --column {missing[0]}=COLUMN"
         )
+    # First: its name may be no folder's.
+    folder = TaskFolder(target.out, task, target.form)
     turns = Turns(target.seed, task)
     for split, turn in _all(annotations, columns, target.pictures, inputs):
         turns.add(split, turn)
-    held = _held_out(turns, validation, test)
-    folder = TaskFolder(target.out, task, target.form)
+    held, pictured = _held_out(turns, validation, test), "image" in columns
     groups = (group for group in turns.conversations("train") if group[0].image not in held)
-    folder.train(_records(task, groups, "image" in columns, merge, most_turns, instruction), inputs)
-    for split in ("val", "test"):
-        mine = {image for image, name in held.items() if name == split}
-        pictured = "image" in columns
-        folder.held_out(split, (_asked(turn, instruction, pictured) for turn in _held(turns, split, mine)))
+    try:
+        folder.train(_records(task, groups, pictured, merge, most_turns, instruction), inputs)
+        for split in ("val", "test"):
+            mine = {image for image, name in held.items() if name == split}
+            asked_here = (_asked(turn, instruction, pictured) for turn in _held(turns, split, mine))
+            folder.held_out(split, asked_here)
+    except RepeatedIdError as error:
+        raise ValueError(_places(annotations, columns, error)) from error
     options = {"columns": dict(columns), "instruction": instruction, "merge": merge, "most_turns": most_turns}
     options |= {"validation": validation, "test": test, "images": target.pictures.within}
     return [folder.finish("generic", target.seed, inputs, **options)]
+
+
+def _places(path: Path, columns: Mapping[str, str], repeated: RepeatedIdError) -> str:
+    """The error with the file and the records of the id, for which the file is read again."""
+    name, places = columns["id"], []
+    for row in _rows(path, columns, Inputs()):
+        # A row that was left out may have no id.
+        with contextlib.suppress(ValueError):
+            places += [row.place] if row.id(name) == repeated.id else []
+    return (
+        f"{path}: {repeated}; field {name!r} has it in {some(places)}. Give each row an id of its own, or "
+        f"leave out --column id={name}: rows then have their numbers"
+    )
 
 
 def _held_out(turns: Turns, validation: int, test: int) -> dict[str, str]:

@@ -114,12 +114,18 @@ def write_mix(
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: a prepared file was changed, `fixed` names no task of them, two tasks need the same file.
+        ValueError: a prepared file was changed, `fixed` names no task of them, two tasks need the same file,
+            `out` is a folder of prepared data.
             An older mixture is then as it was, but where a file of held-out questions has changed.
     """
     names = [each.task for each in found]
     if absent := [task for task in fixed or () if task not in names]:
         raise ValueError(f"--fixed: expected one of {', '.join(names)}, got {absent[0]!r}")
+    if out.resolve() in {path.resolve() for each in found for path in (each.folder, each.folder.parent)}:
+        # Its folders would count as unfinished tasks the next time, and a task's folder as a mixture.
+        raise ValueError(
+            f"--out: expected a folder of its own, got that of prepared data, {out}; take another"
+        )
     weighted = [task for task in names if task not in (FIXED if fixed is None else fixed)]
     _check_names(names)
     before = _all_files(load_mix(out)) if (out / MIX).is_file() else set()

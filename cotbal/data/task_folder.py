@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cotbal.data.inputs import Inputs
-from cotbal.data.turns import Turn, to_json
+from cotbal.data.turns import RepeatedIdError, Turn, to_json
 from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
 
 SCHEMA_VERSION = 1
@@ -96,16 +96,17 @@ class TaskFolder:
         """Writes held-out questions: "val", "test" or "test_NAME"; no file where there is none.
 
         Raises:
-            ValueError: an id stands twice.
+            RepeatedIdError: an id stands twice.
         """
         with writing_atomically(self.path / f"{name}.jsonl") as stream:
             file = RecordFile(stream, "jsonl")
             ids: set[str] = set()
             for turn in turns:
                 if turn.id in ids:
-                    raise ValueError(
+                    raise RepeatedIdError(
+                        turn.id,
                         f"task {self.task!r}: expected each held-out question's id once, got {turn.id!r} "
-                        "twice: the answers could not be told apart"
+                        "twice: the answers could not be told apart",
                     )
                 ids.add(turn.id)
                 file.add(to_json(_question(turn) | {"task": self.task}))

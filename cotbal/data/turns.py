@@ -27,6 +27,19 @@ class Turn(NamedTuple):
     extra: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
+class RepeatedIdError(ValueError):
+    """The id of a question stands twice.
+
+    Args:
+        id: the id.
+        message: where.
+    """
+
+    def __init__(self, id: str, message: str) -> None:
+        super().__init__(message)
+        self.id = id
+
+
 # json.dumps would make an encoder for each value.
 to_json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -92,7 +105,7 @@ class Turns:
             at_most: draw so many pictures.
 
         Raises:
-            ValueError: a question's id stands twice on a picture.
+            RepeatedIdError: a question's id stands twice on a picture.
         """
         query = f"{_SELECT} ORDER BY image, number, id"
         for _, group in groupby(
@@ -101,9 +114,8 @@ class Turns:
             turns = list(group)
             for before, after in pairwise(turns):
                 if before.id == after.id:
-                    raise ValueError(
-                        f"question {after.id!r} on {after.image!r} stands twice in the annotations"
-                    )
+                    where = f"question {after.id!r} on {after.image!r} stands twice in the annotations"
+                    raise RepeatedIdError(after.id, where)
             yield turns
 
     def drawn(self, split: str, at_most: int | None = None) -> Iterator[Turn]:

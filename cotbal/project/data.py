@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from cotbal.estimate.recipe import MINI, QUARTER
 from cotbal.files import slug, write_json, writing_atomically
 from cotbal.json_records import read_records, with_task
-from cotbal.json_window import Record
 from cotbal.project.config import Project
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
@@ -127,8 +127,7 @@ def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:
         ValueError: a file is not the one that its part has the hash of.
     """
     with writing_atomically(path) as stream:
-        texts = (with_task(record, part.task) for part in parts for record in _records(part))
-        _write(stream, texts, form)
+        _write(stream, chain.from_iterable(map(_texts, parts)), form)
     return path
 
 
@@ -151,17 +150,21 @@ def _write_subset(project: Project, seed: int, full: Part, ratio: Fraction) -> P
         limit = largest_chosen(seed, full.task, full.records, chosen)
         number = sample_numbers(seed, full.task)
         with writing_atomically(path) as stream:
-            records = enumerate(_records(full))
-            _write(
-                stream, (with_task(r, full.task) for place, r in records if number(place) <= limit), "json"
-            )
+            texts = enumerate(_texts(full))
+            _write(stream, (text for place, text in texts if number(place) <= limit), "json")
     return path
 
 
-def _records(part: Part) -> Iterator[Record]:
+def _texts(part: Part) -> Iterator[str]:
+    """The records of a part, each with its task on one line."""
     for file, expected in zip(part.files, part.sha256, strict=True):
         digest = hashlib.sha256()
-        yield from read_records(file, digest)
+        for number, record in enumerate(read_records(file, digest), start=1):
+            try:
+                text = with_task(record, part.task)
+            except ValueError as error:
+                raise ValueError(f"{file}, record {number}: {error}") from error
+            yield text
         check_unchanged(file, expected, digest.hexdigest())
 
 

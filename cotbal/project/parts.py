@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Literal
 
@@ -73,6 +74,23 @@ class Task(Strict):
         if isinstance(test, dict) and (not test or any("/" in name for name in test)):
             raise ValueError(f"expected a file, or files by names without '/', got {test}")
         return test
+
+    @model_validator(mode="after")
+    def _files_differ(self) -> Task:
+        files = [os.path.normpath(file) for file in self.files]
+        if len(set(files)) < len(files):
+            raise ValueError(
+                f"train: expected each file once, got {', '.join(self.files)}; one whose records are to "
+                "count twice needs a copy under another name"
+            )
+        held_out = {"validation": [self.validation] if self.validation else [], "test": self.tests.values()}
+        for key, paths in held_out.items():
+            if trained := [path for path in paths if os.path.normpath(path) in files]:
+                raise ValueError(
+                    f"{key}: expected a file that is not in train, got {trained[0]}; hold some of its "
+                    "records out in a file of their own"
+                )
+        return self
 
     @model_validator(mode="after")
     def _transform_fits(self) -> Task:

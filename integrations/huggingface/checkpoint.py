@@ -1,4 +1,4 @@
-"""The weighting's state beside the Trainer's own files."""
+"""The state of the weighting and the sums not yet logged, beside the Trainer's own files."""
 
 import json
 from pathlib import Path
@@ -6,33 +6,35 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from cotbal.balancing import StaticWeights, Weighting
+from cotbal.balancing import StaticWeights
 from cotbal.files import json_object, write_text_atomically
+from cotbal.step_balance import StepBalance
 
 SCHEMA_VERSION = 1
 FILE_NAME = "cotbal_weighting.json"
 
 
-def save_weighting(trainer: Any, weighting: Weighting, trial: Any) -> None:
-    """Writes the state of the weighting into the folder of the checkpoint that is about to be saved."""
+def save_weighting(trainer: Any, balance: StepBalance, trial: Any) -> None:
+    """Writes the state into the folder of the checkpoint that is about to be saved."""
     folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     if trainer.args.should_save:
-        write_weighting(weighting, Path(trainer._get_output_dir(trial=trial)) / folder)
+        write_weighting(balance, Path(trainer._get_output_dir(trial=trial)) / folder)
 
 
-def write_weighting(weighting: Weighting, folder: str | Path) -> None:
-    """Writes the state of the weighting into the folder of a checkpoint."""
-    content = {"schema_version": SCHEMA_VERSION, "state": weighting.state_dict()}
+def write_weighting(balance: StepBalance, folder: str | Path) -> None:
+    """Writes the state into the folder of a checkpoint, after the balance's `flush`."""
+    content = {"schema_version": SCHEMA_VERSION, "state": balance.weighting.state_dict()}
+    content["meter"] = balance.meter.state_dict()
     write_text_atomically(Path(folder) / FILE_NAME, json.dumps(content) + "\n")
 
 
-def load_weighting(weighting: Weighting, checkpoint: str | Path) -> None:
-    """Restores the weighting from a checkpoint's folder; every rank reads the same file.
+def load_weighting(balance: StepBalance, checkpoint: str | Path) -> None:
+    """Restores the weighting and the sums from a checkpoint's folder; every rank reads the same file.
 
     Raises:
         ValueError: there is no state and the weighting has one, or it is of another weighting or schema.
     """
-    path = Path(checkpoint) / FILE_NAME
+    weighting, path = balance.weighting, Path(checkpoint) / FILE_NAME
     if not path.exists():
         if isinstance(weighting, StaticWeights):
             return
@@ -48,6 +50,9 @@ def load_weighting(weighting: Weighting, checkpoint: str | Path) -> None:
         )
     try:
         weighting.load_state_dict(content["state"])
+        # An older checkpoint has none.
+        if "meter" in content:
+            balance.meter.load_state_dict(content["meter"], balance.device)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected the whole state of a {type(weighting).__name__}, got a part of it "

@@ -349,13 +349,13 @@ class CoTBalMixin(RestoredWeights):
     def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
         self.flush()
         # First: a checkpoint that was cut short has it, or is none.
-        save_weighting(self, self.weighting, trial)
+        save_weighting(self, self.balance, trial)
         super()._save_checkpoint(model, trial, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            load_weighting(self.weighting, checkpoint)
+            load_weighting(self.balance, checkpoint)
 
 
 class CoTBalTrainer(CoTBalMixin, Trainer):

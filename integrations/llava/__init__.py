@@ -18,12 +18,18 @@ def patch_llava(module: ModuleType, **options: Any) -> Any:
 
     Raises:
         ImportError: transformers or LLaVA's training code is missing or of another version.
+        ValueError: it is patched already; each step would be counted twice.
     """
     check_versions(module)
-    from cotbal.integrations.llava.patching import LLaVAPatch
+    from cotbal.integrations.llava.patching import MARK, LLaVAPatch
 
     train_module = importlib.import_module(f"{module.__name__}.train.train")
     check_names(train_module, _CLASSES)
+    if hasattr(train_module.LLaVATrainer, MARK):
+        raise ValueError(
+            f"{module.__name__}: expected its own code, got patched code; call cotbal.unpatch() first, "
+            "or train in a process of its own"
+        )
     return LLaVAPatch(train_module, **options)
 
 

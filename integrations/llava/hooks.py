@@ -98,13 +98,13 @@ def _save_checkpoint(trainer: Any, own: Method, *args: Any, **kwargs: Any) -> No
 def _save_model(
     trainer: Any, own: Method, output_dir: str | None = None, _internal_call: bool = False
 ) -> None:
-    """Writes the weighting into a checkpoint before its model, where the Trainer itself writes.
+    """Writes the weighting's state into a checkpoint before its model, where the Trainer itself writes.
 
     In 4.37 that is tmp-checkpoint-N, renamed when all is there. A file in checkpoint-N would have it write
     there from the start, and a run that was killed then would go on from half a checkpoint.
     """
     if _internal_call and output_dir is not None and trainer.args.should_save:
-        write_weighting(training_of(trainer).balance.weighting, output_dir)
+        write_weighting(training_of(trainer).balance, output_dir)
     own(trainer, output_dir, _internal_call)
 
 
@@ -121,7 +121,7 @@ def _load_rng_state(trainer: Any, own: Method, checkpoint: str | None) -> None:
 def _load_optimizer_and_scheduler(trainer: Any, own: Method, checkpoint: str | None) -> None:
     own(trainer, checkpoint)
     if checkpoint is not None:
-        load_weighting(training_of(trainer).balance.weighting, checkpoint)
+        load_weighting(training_of(trainer).balance, checkpoint)
 
 
 HOOKS: dict[str, Method] = {

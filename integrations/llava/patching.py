@@ -12,6 +12,9 @@ from cotbal.integrations.llava.records import COUNTS, TaskRecords, replace_data_
 from cotbal.integrations.llava.training import ATTRIBUTE, LLaVATraining
 from cotbal.replacements import Replacements
 
+# On LLaVA's trainer class while it is patched.
+MARK = "cotbal_patch"
+
 
 class LLaVAPatch:
     """The replaced attributes of LLaVA's classes, and the trainers that were constructed since.
@@ -44,6 +47,7 @@ class LLaVAPatch:
         self._levels: list[str] = []
         self._replaced = Replacements()
         replace_data_classes(train_module, self.records, self._replaced)
+        self._replaced.set(train_module.LLaVATrainer, MARK, self)
         self._replace_trainer(train_module.LLaVATrainer)
 
     def describe(self) -> list[str]:

@@ -112,6 +112,19 @@ def test_a_state_of_another_run_is_refused(
         loading.bind(tasks).load_state_dict(state)
 
 
+def test_constant_weights_in_another_order_are_the_same_run() -> None:
+    """A file of weights that was written again may have its tasks in another order."""
+    weights = {name: 0.5 + place for place, name in enumerate(NAMES)}
+    saved = StaticWeights(weights).bind(NAMES)
+    saved.update(torch.ones(4), torch.ones(4))
+    resumed = StaticWeights(weights).bind(NAMES[::-1])
+    resumed.load_state_dict(through_a_file(saved.state_dict()))
+    assert resumed.step == 1
+    assert resumed.weights(torch.ones(4)).tolist() == [3.5, 2.5, 1.5, 0.5]
+    with pytest.raises(ValueError, match="state: expected a state whose 'tasks' is"):
+        StaticWeights().bind(NAMES[:3]).load_state_dict(saved.state_dict())
+
+
 def test_a_state_with_other_tensors_is_refused() -> None:
     state = DWA(2).bind(NAMES).state_dict()
     state["state"]["losses"]["values"].pop()

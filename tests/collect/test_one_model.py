@@ -150,9 +150,12 @@ def test_a_task_whose_metric_nobody_knows(tmp_path):
         ValueError, match=r"line 2, field 'task': expected 'receipts', as in the first, got 'x'"
     ):
         task_of(questions)
-    questions.write_text(json.dumps({"question_id": 1, "text": "?", "answer": "a"}))
-    with pytest.raises(ValueError, match=r"expected a task in each question, got none; name it by --task"):
-        score_file(questions, predictions)
+    for nothing in ({}, {"task": None}):
+        questions.write_text(json.dumps({"question_id": 1, "text": "?", "answer": "a"} | nothing))
+        told = r"expected a task in each question, got none; name it by --task"
+        with pytest.raises(ValueError, match=told):
+            score_file(questions, predictions)
+        assert score_file(questions, predictions, metric="EM").score == 1
     assert score_file(questions, predictions, task="VQAv2").metric == "EM"
 
 

@@ -14,6 +14,11 @@ def test_the_words_of_a_source_may_come_in_any_order_and_in_quotes():
     assert first.items
 
 
+def test_a_task_may_have_a_colon_in_its_name():
+    found = parse_source("OCR: bills: format=csv from=a:b metric=m")
+    assert (found.task, found.name) == ("OCR: bills", "a:b")
+
+
 def test_the_example_runs():
     check_examples(source.parse_source)
 

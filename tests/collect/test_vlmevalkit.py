@@ -111,6 +111,24 @@ def test_grounding_by_split(tmp_path):
     assert (overlap.score, overlap.items) == (0.4, {"r0": 0.6, "r1": 0.2})
 
 
+@pytest.mark.parametrize("column", ["split", "category"])
+def test_short_answers_by_a_column_of_the_score(tmp_path, column):
+    """ImageVQADataset: the row of ChartQA_TEST has a column for each split, others' for each category."""
+    rows = [
+        {"index": n, column: split, "eval_score": right}
+        for n, (split, right) in enumerate([("test_human", 1), ("test_human", 0), ("test_augmented", 1)])
+    ]
+    write_table(tmp_path / "llava_ChartQA_TEST_results.tsv", rows)
+    score = {"test_augmented": 100.0, "test_human": 50.0, "Overall": 200 / 3}
+    write_table(tmp_path / "llava_ChartQA_TEST_acc.csv", [score])
+    text = "format=vlmevalkit from=ChartQA_TEST"
+    found = read(tmp_path, f"{text} metric=test_human")
+    assert (found.score, found.items) == (50.0, {"0": 1.0, "1": 0.0})
+    assert read(tmp_path, f"{text} metric=Overall").items == {"0": 1.0, "1": 0.0, "2": 1.0}
+    with pytest.raises(ValueError, match=r"no split 'test_human'; .* its own column is metric=test_human"):
+        read(tmp_path, f"{text} metric=Overall split=test_human")
+
+
 def test_files_of_two_evaluations_are_never_chosen_from(tmp_path):
     vlmevalkit(tmp_path, ITEMS)
     vlmevalkit(tmp_path / "again", ITEMS)

@@ -145,6 +145,17 @@ def test_fixed_task_that_is_not_there_is_told(data, tmp_path):
     assert content["tasks"]["GQA"]["mini"] == 1
 
 
+@pytest.mark.parametrize("place", [".", "GQA"])
+def test_a_mixture_within_prepared_data_is_refused(data, place):
+    """The next mixture took its folders for unfinished tasks, and left the task of the folder out."""
+    before = everything(data)
+    with pytest.raises(ValueError, match="--out: expected a folder of its own, got that of prepared data"):
+        write_mix(find_prepared(data), data / place, inputs())
+    assert everything(data) == before
+    for _ in range(2):
+        write_mix(find_prepared(data), data / "mixture", inputs())
+
+
 def test_names_that_need_one_file_are_refused(data, tmp_path):
     (data / "GQA").rename(data / "gqa")
     (data / "gqa" / "prepared.json").write_text(

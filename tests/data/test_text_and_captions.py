@@ -102,6 +102,27 @@ def test_where_all_is_left_out_the_error_tells_why(tmp_path):
         prepare_generic(tmp_path / "t.jsonl", target(tmp_path / "out"), inputs(skip_invalid=True), **options)
 
 
+def test_an_id_that_is_not_unique_is_told_with_its_file_and_records(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("q,a,n,im\nx?,y,1,a.png\nz?,w,2,b.png\nu?,v,1,a.png\ns?,t,1,c.png\n")
+    options = {"task": "T", "columns": {"question": "q", "answer": "a", "id": "n", "image": "im"}}
+    where = r"t\.csv: .*'1'.* twice.*; field 'n' has it in record 1, record 3, record 4\. Give each row"
+    for validation in (0, 2):
+        with pytest.raises(ValueError, match=where):
+            prepare_generic(path, target(tmp_path / "out"), inputs(), validation=validation, **options)
+
+
+@pytest.mark.parametrize("task", ["..", ".hidden"])
+def test_a_name_that_is_a_path_writes_nothing(tmp_path, task):
+    """Into the parent folder, or where `prepare mix` does not look."""
+    (tmp_path / "t.csv").write_text("q,a\nx?,y\n")
+    before = everything(tmp_path)
+    options = {"task": task, "columns": {"question": "q", "answer": "a"}}
+    with pytest.raises(ValueError, match=r"expected a name that does not begin with '\.'"):
+        prepare_generic(tmp_path / "t.csv", target(tmp_path / "out"), inputs(), **options)
+    assert everything(tmp_path) == before
+
+
 def words(text):
     return len(text.split())
 

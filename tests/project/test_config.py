@@ -85,6 +85,18 @@ def changed(place, new):
         (changed(["tasks", "a", "weight"], -1), "tasks.a.weight: input should be greater"),
         (changed(["tasks", "a", "train"], []), "tasks.a.train: expected a file or a list of files"),
         (changed(["tasks", "a", "train"], 3), "tasks.a.train: input should be a valid string, got 3"),
+        (
+            changed(["tasks", "a", "train"], ["x.json", "d/../x.json"]),
+            "tasks.a: train: expected each file once, got x.json, d/../x.json",
+        ),
+        (
+            changed(["tasks", "a", "validation"], "./a.json"),
+            "tasks.a: validation: expected a file that is not in train, got ./a.json",
+        ),
+        (
+            changed(["tasks", "a", "test"], {"A": "t.json", "B": "a.json"}),
+            "tasks.a: test: expected a file that is not in train, got a.json",
+        ),
         (changed(["tasks", "mini"], {"train": "x"}), "tasks: expected a task name"),
         (changed(["tasks", "x/y"], {"train": "x"}), "tasks: expected a task name"),
         (

@@ -116,7 +116,7 @@ def test_file_that_changes_before_its_subset_is_written_leaves_none(project, mon
 
 def test_record_of_another_task_leaves_no_half_subset(project):
     (project.folder / "a.json").write_text(json.dumps([{"id": i, "task": "z"} for i in range(64)]))
-    with pytest.raises(ValueError, match="says task 'z'"):
+    with pytest.raises(ValueError, match=r"a\.json, record 1: a record says task 'z'"):
         prepare(project)
     assert not list((project.out / "data" / "mini").glob("*"))
 

@@ -10,6 +10,8 @@ from transformers import Trainer, TrainerCallback
 
 from cotbal.balancing import DWA, RLW, TLA
 from cotbal.integrations.huggingface.checkpoint import load_weighting
+from cotbal.step_balance import StepBalance
+from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.training import (
     WEIGHTS,
     OrderedTrainer,
@@ -54,6 +56,20 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(tmp_path: Path, logging_strat
         return
     # Weights that are 1, or always the same, would be equal without a state.
     assert len({tuple(weights) for weights in weights_of(unbroken)[2:]} | {(1.0, 1.0)}) == 5
+
+
+def test_the_curves_of_a_run_resumed_between_two_loggings_lack_no_step(tmp_path: Path) -> None:
+    unbroken = trainer(tmp_path / "unbroken", WEIGHTS, 4, logging_steps=2)
+    unbroken.train()
+    trainer(tmp_path / "broken", WEIGHTS, 3, logging_steps=2).train()
+    resumed = trainer(tmp_path / "broken", WEIGHTS, 4, logging_steps=2)
+    resumed.train(resume_from_checkpoint=True)
+    expected, came = (
+        [{key: log[key] for key in log if key.startswith("task_")} for log in run.state.log_history]
+        for run in (unbroken, resumed)
+    )
+    assert any(expected)
+    assert came == expected
 
 
 def test_saving_changes_nothing(tmp_path: Path) -> None:
@@ -103,9 +119,9 @@ def test_a_rule_of_another_kind_or_without_its_state_is_refused(tmp_path: Path) 
 )
 def test_a_state_that_is_broken_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / FILE).write_text(text)
-    rule = DWA(window=1).bind(list(WEIGHTS))
+    balance = StepBalance(list(WEIGHTS), DWA(window=1), StepLoss(len(WEIGHTS)))
     with pytest.raises(ValueError, match=f"{FILE}: {message}.* resume from another checkpoint"):
-        load_weighting(rule, tmp_path)
+        load_weighting(balance, tmp_path)
 
 
 class SavesWithin(TrainerCallback):

@@ -164,10 +164,13 @@ def test_pefts_card_keeps_the_section_and_a_second_run_replaces_it(world: World,
 
 
 @pytest.mark.full
-def test_a_resumed_run_counts_from_its_start(world: World, output: Path, tmp_path: Path) -> None:
-    """With a logging step at the checkpoint the tokens of both halves are in the card."""
+@pytest.mark.parametrize("logging", [3, 4])
+def test_a_resumed_run_counts_from_its_start(
+    world: World, output: Path, tmp_path: Path, logging: int
+) -> None:
+    """With a logging step at the checkpoint or without, the tokens of both halves are in the card."""
     shutil.copy(output / WEIGHTS_FILE, tmp_path / "weights.json")
-    halves = {"save_strategy": "steps", "save_steps": 6, "logging_steps": 3}
+    halves = {"save_strategy": "steps", "save_steps": 6, "logging_steps": logging}
     for steps in (6, 12):
         words = own_words(world, tmp_path / "out", **halves, max_steps=steps)
         run = run_alone("--weights", tmp_path / "weights.json", "--", *words)

@@ -11,6 +11,7 @@ import pytest
 from llava.train.train import LazySupervisedDataset
 
 import cotbal
+from cotbal.integrations.llava.entry import main
 from tests.integrations.llava.cases import WEIGHTS, Case
 from tests.integrations.llava.runs import run_cases
 from tests.integrations.llava.test_step_loss import Recordings
@@ -72,6 +73,13 @@ def test_patching_twice() -> None:
     with pytest.raises(ValueError, match=r"patched.*unpatch\(\)") as caught:
         cotbal.patch(weights=WEIGHTS)
     assert _is_one_sentence(caught.value)
+
+
+def test_the_command_within_a_patch(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twice patched, a step would be counted, and its loss taken, twice."""
+    with cotbal.patch(weights=WEIGHTS):
+        assert main(["--", "--data_path", str(world.data)]) == 2
+    assert "llava: expected its own code, got patched code" in capsys.readouterr().err
 
 
 def test_an_option_that_there_is_not() -> None:
