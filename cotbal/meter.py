@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cotbal._calls import TaskStats
+from cotbal._float64 import as_float64
 from cotbal.tasks import task_names
 
 
@@ -38,7 +39,7 @@ class TaskMeter:
         Raises:
             ValueError: not one number for each task.
         """
-        rows = torch.stack([each.double() for each in (*sums, weights)])
+        rows = torch.stack([as_float64(each) for each in (*sums, weights)])
         if rows.shape[1] != len(self.tasks):
             raise ValueError(f"sums: expected one for each of {len(self.tasks)} tasks, got {rows.shape[1]}")
         self._rows = rows if self._rows is None else self._rows + rows
