@@ -62,8 +62,8 @@ def _turns(*roles: str) -> dict[str, Any]:
         ),
         (record(1, ("<image> what", "it")), "expected 0 <image> in its turns, one for each picture, got 1"),
         (
-            record(1, _TURN, ("<image>", "it")) | {"image": "0.png"},
-            "expected every <image> before the first answer, got one after it",
+            record(1, _TURN, ("what", "<image>")) | {"image": "0.png"},
+            "expected every <image> in a question, got one in an answer",
         ),
     ],
 )
