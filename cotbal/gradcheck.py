@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cotbal._float64 import as_float64
 from cotbal.losses import gtw_cross_entropy, linear_gtw_cross_entropy
 from csrc_triton.reference import accumulation_dtype
 
@@ -84,9 +85,12 @@ def check_gradients(
     shared = {name: value for name, value in options.items() if name not in _HOW}
     checked = _run(fn, features, tasks, upstream, options)
     exact_fn = gtw_cross_entropy if len(features) == 1 else linear_gtw_cross_entropy
-    doubles = tuple(feature.double() for feature in features)
-    bias = {} if options.get("bias") is None else {"bias": options["bias"].double()}
-    exact = _run(exact_fn, doubles, tasks, upstream, shared | bias | {"impl": "reference"})
+    doubles = tuple(as_float64(feature) for feature in features)
+    bias = {} if options.get("bias") is None else {"bias": as_float64(options["bias"])}
+    home = doubles[0].device
+    given = {name: _on(home, value) for name, value in shared.items()} | bias
+    there = tuple(_on(home, each) for each in tasks)
+    exact = _run(exact_fn, doubles, there, upstream, given | {"impl": "reference"})
     plain = _run(_plain_torch, features, tasks, upstream, shared)
     outputs = ("loss", *names)
     # NaN of plain torch is no error to allow for.
@@ -126,7 +130,11 @@ def _run(
     if loss.requires_grad:
         loss.backward(torch.full_like(loss, upstream))
     gradients = (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves)
-    return [loss.detach().double(), *(gradient.double() for gradient in gradients)]
+    return [as_float64(loss.detach()), *(as_float64(gradient) for gradient in gradients)]
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _plain_torch(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cotbal._calls import TaskStats
+from cotbal._float64 import as_float64, float64_device
 from cotbal.tasks import task_names
 
 
@@ -39,7 +40,7 @@ class TaskMeter:
         Raises:
             ValueError: not one number for each task.
         """
-        rows = torch.stack([each.double() for each in (*sums, weights)])
+        rows = torch.stack([as_float64(each) for each in (*sums, weights)])
         if rows.shape[1] != len(self.tasks):
             raise ValueError(f"sums: expected one for each of {len(self.tasks)} tasks, got {rows.shape[1]}")
         self._rows = rows if self._rows is None else self._rows + rows
@@ -53,7 +54,9 @@ class TaskMeter:
     def load_state_dict(self, saved: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Goes on from what `state_dict` returned, on the device of the sums to come."""
         rows = [saved["sums"][name] for name in self.tasks] if saved["steps"] else None
-        self._rows = None if rows is None else torch.tensor(rows, dtype=torch.float64, device=device).T
+        self._rows = (
+            None if rows is None else torch.tensor(rows, dtype=torch.float64, device=float64_device(device)).T
+        )
         self._steps = saved["steps"]
 
     def read(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cotbal._calls import TaskStats
+from cotbal._float64 import as_float64, float64_device
 from csrc_triton.checks import require_each
 
 # What each stack is. All average gradients over the ranks; the Trainer that passes num_items_in_batch to
@@ -65,7 +66,7 @@ def task_token_counts(
 ) -> Tensor:
     """The valid tokens of each task: (N,) int64, or float64 sums of their token weights.
 
-    Nothing is waited for on a GPU.
+    Nothing is waited for on CUDA. Sums are on the CPU where the device has no float64 (Apple's MPS).
 
     Args:
         labels: (..., S) int64; a token is valid where its label is not `ignore_index`.
@@ -108,7 +109,7 @@ def task_token_counts(
     of_task = ((task_ids == tasks) & valid).flatten(1)
     if token_weights is None:
         return of_task.sum(1)
-    return of_task.double() @ token_weights[..., start:].flatten().double()
+    return as_float64(of_task) @ as_float64(token_weights[..., start:].flatten())
 
 
 def _per_token(task_ids: Tensor, labels: Tensor) -> Tensor:
@@ -176,7 +177,8 @@ class StepNormalizer:
             token_weights=token_weights,
             ignore_index=ignore_index,
             shift=shift,
-        ).double()
+        )
+        counts = as_float64(counts)
         self._counts = counts if self._counts is None else self._counts + counts
 
     def total(
@@ -189,26 +191,28 @@ class StepNormalizer:
         Args:
             previous: this rank's sums of the step before, to be summed in the same collective.
             device: where the totals are wanted; by default where the labels were, or the current GPU where
-                those were on the CPU and the collective is NCCL's.
+                those were on the CPU and the collective is NCCL's. In place of one without float64 (Apple's
+                MPS) it is the CPU.
 
         Returns:
             The totals, in float64.
         """
         counts = self.own(device)
-        rows = torch.stack([each.to(counts.device).double() for each in (counts, *(previous or ()))])
+        rows = torch.stack([as_float64(each).to(counts.device) for each in (counts, *(previous or ()))])
         rows = self._over_ranks(rows)
         return StepTotals(rows[0], TaskStats(*rows[1:]) if previous is not None else None)
 
     def own(self, device: torch.device | str | None = None) -> Tensor:
         """Closes the window and returns the counts of this rank alone, (N,) float64, without a collective."""
         counts, self._counts = self._counts, None
+        device = None if device is None else float64_device(device)
         if counts is None:
             return torch.zeros(self.n_tasks, dtype=torch.float64, device=device)
         return counts.to(device or counts.device)
 
     def sums(self, stats: TaskStats) -> TaskStats:
         """Returns `stats` summed over all ranks, (N,) float64 each, by a collective of its own."""
-        return TaskStats(*self._over_ranks(torch.stack([each.double() for each in stats])))
+        return TaskStats(*self._over_ranks(torch.stack([as_float64(each) for each in stats])))
 
     def _over_ranks(self, rows: Tensor) -> Tensor:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cotbal._calls import TaskStats
+from cotbal._float64 import float64_device, widest_float
 from cotbal.balancing import Weights, as_weighting
 from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer
@@ -40,7 +41,7 @@ class StepBalance:
             else `cotbal.balancing.as_weighting` takes. A rule that is bound already, as another balance's, is
             copied: each has tasks, last losses and a step of its own, which `weighting` shows.
         step_loss: what the model's loss position calls.
-        device: where the loss is computed.
+        device: where the loss is computed; what is kept of the steps is on the CPU beside Apple's MPS.
         group: the ranks that train, as in `StepNormalizer`; None: all.
         replicas: how many of them hold the same batch, likewise.
         per_device: count what this device alone has, without a collective; for weights that are constant.
@@ -90,7 +91,7 @@ class StepBalance:
 
     def start(self) -> None:
         """Starts afresh: the rule, the sums, and what a training that failed has left in them."""
-        self.weighting.bind(self.tasks, self.device)
+        self.weighting.bind(self.tasks, float64_device(self.device))
         self.meter = TaskMeter(self.tasks)
         self.normalizer = StepNormalizer(len(self.tasks), group=self.group, replicas=self.replicas)
         self.step_loss.take_sums()
@@ -119,8 +120,9 @@ class StepBalance:
         self._weights = self.weighting.weights(counts)
         denominator = self._weights.double() @ counts
         # TLA weighs what was not counted by 0: left unread, a forgotten micro-batch would not be found.
-        read = torch.where(counts > 0, self._weights, 1.0)
-        self.step_loss.begin_step(read, denominator / factor, loss_scale, auxiliary_share)
+        read = torch.where(counts > 0, self._weights, 1.0).to(self.device)
+        divisor = (denominator / factor).to(widest_float(self.device)).to(self.device)
+        self.step_loss.begin_step(read, divisor, loss_scale, auxiliary_share)
         self._has_open_step = True
         return denominator
 

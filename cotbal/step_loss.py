@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cotbal._calls import TaskStats
+from cotbal._float64 import widest_float
 from cotbal.losses import gtw_cross_entropy, linear_gtw_cross_entropy
 
 
@@ -218,7 +219,7 @@ class StepLoss:
     def take_sums(self) -> TaskStats:
         """Returns the (N,) sums of this rank since the last take, and starts anew; nothing is waited for.
 
-        Loss sums are float64. Before the first micro-batch all are 0.
+        Loss sums are float64, float32 on Apple's MPS. Before the first micro-batch all are 0.
         """
         sums, self._sums = self._sums, None
         return self._zeros() if sums is None else sums
@@ -226,7 +227,7 @@ class StepLoss:
     def _zeros(self) -> TaskStats:
         device = None if self._weights is None else self._weights.device
         counts = torch.zeros(2, self.n_tasks, dtype=torch.int64, device=device)
-        return TaskStats(counts[0].double(), *counts)
+        return TaskStats(counts[0].to(widest_float(counts.device)), *counts)
 
     def _constants(self) -> tuple[Tensor, Tensor]:
         if not self.is_active or self._weights is None or self._denominator is None:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 
+from cotbal._float64 import float64_device
 from cotbal.balancing._json import from_json, to_json
 from cotbal.tasks import task_names, unknown_task
 from cotbal.weights import checked_weights
@@ -19,7 +20,8 @@ class Weighting(ABC):
     """Task weights that are computed once per optimizer step, from the losses of the steps before.
 
     A trainer calls `bind` when it starts, then in every optimizer step `weights` before the first forward
-    pass and `update` after the last one. All state is on the device; only `state_dict` waits for it.
+    pass and `update` after the last one. All state is on the device; only `state_dict` waits for it. In place
+    of one without float64 (Apple's MPS) it is the CPU, where the weights alone do not stay.
 
     A rule of one's own is a `compute`; what it remembers beyond `last_loss` is made in `initial_state` and
     changed in `observe`, and is then saved and restored with the checkpoint. Weights that follow each
@@ -98,7 +100,8 @@ class Weighting(ABC):
             if name not in names:
                 raise ValueError(f"fixed: expected a task of the data, got {unknown_task(name, names)}")
         free = [index for index, name in enumerate(names) if name not in self.fixed]
-        self.step, self.tasks, self.device = 0, names, torch.device(device)
+        self.step, self.tasks = 0, names
+        self.device, self._asked_on = float64_device(device), torch.device(device)
         base = {
             "last_loss": torch.zeros(len(free), dtype=torch.float64),
             "seen": torch.zeros(len(free), dtype=torch.bool),
@@ -129,7 +132,7 @@ class Weighting(ABC):
                 f"{self._rule}.compute: expected a tensor of the shape {tuple(self._free.shape)}, a weight "
                 f"for each task in the order of `counts`, in which fixed ones do not stand, got {came}"
             )
-        return self._stated.index_copy(0, self._free, free.to(torch.float32))
+        return self._stated.index_copy(0, self._free, free.to(torch.float32)).to(self._asked_on)
 
     def update(self, loss_sum: Tensor, token_count: Tensor) -> None:
         """Takes in the sums of a finished optimizer step, over all its micro-batches and ranks.
@@ -205,7 +208,8 @@ class Weighting(ABC):
                 f"{parameter}: expected one value for each of the {len(self.tasks)} tasks, "
                 f"got shape {tuple(values.shape)}"
             )
-        return values.detach().to(self.device, non_blocking=True)
+        # To the CPU it would be read before it has come.
+        return values.detach().to(self.device, non_blocking=self.device.type != "cpu")
 
 
 def _kinds(state: Mapping[str, Tensor]) -> dict[str, str]:

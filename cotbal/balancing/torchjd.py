@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from cotbal._float64 import float64_device
 from cotbal.balancing._json import from_json, to_json
 from cotbal.balancing.base import Weighting
 
@@ -77,11 +78,12 @@ class TorchJDWeighting(Weighting):
     def bind(self, tasks: Iterable[str], device: torch.device | str = "cpu") -> "TorchJDWeighting":
         """As `Weighting.bind`, with a fresh copy of the scalarizer on the device."""
         # Its methods and attributes are its own affair: torchjd has no common type for them.
-        self.scalarizer: Any = copy.deepcopy(self._given).to(device)
+        home = float64_device(device)
+        self.scalarizer: Any = copy.deepcopy(self._given).to(home)
         for name, value in self._attributes().items():
             # A tensor that is no buffer stays behind when a module moves.
             if isinstance(value, Tensor):
-                setattr(self.scalarizer, name, value.to(device))
+                setattr(self.scalarizer, name, value.to(home))
             elif not name.startswith("_") and isinstance(value, bool | int | float):
                 self.options[name] = value
         self._parameters = [each for each in self.scalarizer.parameters() if each.requires_grad]

@@ -66,6 +66,8 @@ class _OneLineErrors(TyperGroup):
             )
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
+            if package == "fcntl":
+                _fail("expected Linux or macOS, got Windows, whose files cannot be locked so; use WSL there")
             if package not in _EXTRAS or ctx.params.get("debug"):
                 raise
             _fail(f'{package} is not installed; pip install "path/to/cotbal[{_EXTRAS[package]}]"')

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cotbal._float64 import as_float64, widest_float
 from cotbal.doctor.batches import check_batch
 from cotbal.doctor.float32_head import heads_of, in_float32
 from cotbal.doctor.measure import milliseconds, peak_mib
@@ -169,7 +170,8 @@ class _Check:
         labels = self.inputs["labels"]
         values = torch.tensor(weights, device=labels.device)
         counts = task_token_counts(labels, self.task_ids, len(weights), shift=True)
-        return values, values.double() @ counts.double()
+        denominator = as_float64(values) @ as_float64(counts)
+        return values, denominator.to(widest_float(values.device)).to(values.device)
 
     def ours(self, weights: tuple[float, ...]) -> Callable[[], Tensor]:
         self.step_loss.begin_step(*self.constants(weights), auxiliary_share=1.0)
@@ -261,13 +263,13 @@ def _errors(measured: Pass) -> tuple[float | None, float | None]:
 
 
 def _norm(tensors: Any) -> float:
-    return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())
+    return float(torch.stack([as_float64(tensor).norm() for tensor in tensors]).norm())
 
 
 def _distance(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     if actual.keys() != expected.keys():
         return float("inf")
-    differences = (actual[name].double() - expected[name].double() for name in expected)
+    differences = (as_float64(actual[name]) - as_float64(expected[name]) for name in expected)
     return _relative(_norm(differences), _norm(expected.values()))
 
 

@@ -93,6 +93,18 @@ def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, 
     assert done.stderr == f'cotbal: {missing} is not installed; pip install "path/to/cotbal[{extra}]"\n'
 
 
+def test_windows_is_told(tmp_path):
+    """Its Python has no fcntl."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None; sys.argv[1:] = ['run', 'estimate.yaml']\n"
+        "from cotbal.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cotbal: expected Linux or macOS, got Windows")
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = run_cotbal("--debug", "plan", "missing.yaml", cwd=tmp_path)
     assert done.returncode == 1

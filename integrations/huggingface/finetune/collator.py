@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cotbal.integrations.dialogues import IMAGE
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, pieces_of
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, Item, pictures_of
@@ -21,10 +22,13 @@ class Written(NamedTuple):
     Attributes:
         text: a picture as its placeholder.
         answers: from where to where each answer is, with the token that ends it.
+        blocks: the first answer of all, and the first behind each turn with a picture after it: its number,
+            and where the words begin that the template asks for it with.
     """
 
     text: str
     answers: list[Span]
+    blocks: list[tuple[int, int]]
 
     def marked(self) -> str:
         """The text, what is trained on in [[ ]]."""
@@ -35,15 +39,16 @@ class Written(NamedTuple):
         return "".join([*parts, self.text[done:]])
 
 
-class _Row(NamedTuple):
-    """A text as tokens.
+class _Block(NamedTuple):
+    """Tokens of a text without a picture among them.
 
     Attributes:
-        tail: the ids from the first token of the first answer on, (S,).
+        ids: from the words that ask for the first answer to the end of the last; behind the last picture from
+            the first answer itself to the end of the text, (S,).
         labels: those of them that are trained on, else -100, (S,).
     """
 
-    tail: Tensor
+    ids: Tensor
     labels: Tensor
 
 
@@ -112,12 +117,22 @@ class DialogueCollator:
         """
         template, turns = self.template, item.dialogue.turns
         messages = [] if turns[0].role == "system" else template.opening()
-        starts, answers = [], []
+        starts: list[str] = []
+        answers: list[str] = []
+        asked: dict[int, int] = {}
+        is_behind = True
         try:
-            for turn in turns:
+            for place, turn in enumerate(turns):
                 pieces = pieces_of(turn.text)
+                is_behind |= len(pieces) > 1
                 if turn.role == "assistant":
                     starts.append(template.written(messages, asks=True))
+                    if is_behind:
+                        asked[len(answers)], is_behind = 0, False
+                        # Nothing looks for the answers behind the last picture.
+                        if any(IMAGE in each.text for each in turns[place:]):
+                            before = template.written(messages, asks=False)
+                            asked[len(answers)] = max(0, len(starts[-1]) - len(before))
                     # White space before it could make one token with the prompt's end.
                     pieces = [turn.text.strip()]
                     answers += pieces
@@ -131,13 +146,15 @@ class DialogueCollator:
                 f"begins the dialogue, got {whole[max(0, len(other) - 40) :][:60]!r} in its place; give "
                 "another --chat_template, other --chat_template_kwargs, or records of one answer each"
             )
-        text, spans = whole[: len(starts[0])], []
+        text, spans, blocks = whole[: len(starts[0])], list[Span](), []
         ends = [*map(len, starts[1:]), len(whole)]
         for answer, start, end in zip(answers, map(len, starts), ends, strict=True):
             trained, rest = self._answer(item, answer, whole[start:end])
+            if len(spans) in asked:
+                blocks.append((len(spans), len(text) - asked[len(spans)]))
             spans.append((len(text), len(text) + len(trained)))
             text += trained + rest
-        return Written(text, spans)
+        return Written(text, spans, blocks)
 
     def _answer(self, item: Item, answer: str, piece: str) -> tuple[str, str]:
         """An answer as the template writes it, up to its end, and what comes after it."""
@@ -171,13 +188,20 @@ class DialogueCollator:
 
     def _labels(self, item: Item, written: Written, ids: Tensor) -> Tensor:
         """The labels of a row of ids, cut to the greatest length."""
-        row = self._row(written)
-        if not torch.equal(ids[len(ids) - len(row.tail) :], row.tail):
-            raise ValueError(
-                f"{item.name}: expected the processor's tokens to end as the tokenizer's do from the first "
-                f"answer on, got others; {type(self.template.processor).__name__} cannot be trained with so"
-            )
-        labels = torch.cat([torch.full((len(ids) - len(row.tail),), IGNORE_INDEX), row.labels])
+        labels, places = torch.full_like(ids, IGNORE_INDEX), [len(ids)]
+        for number, block in enumerate(reversed(self._blocks(written))):
+            # The last one is at the end, which saves most rows the search.
+            start = 0 if number else max(0, len(ids) - len(block.ids))
+            place = _last_place(ids[: places[-1]], block.ids, start)
+            if place is None:
+                raise ValueError(
+                    f"{item.name}: expected the processor's tokens to end as the tokenizer's do from the "
+                    "first answer on, pictures aside, got others; "
+                    f"{type(self.template.processor).__name__} cannot be trained with so"
+                )
+            labels[place : place + len(block.ids)] = block.labels
+            places.append(place)
+        first = int((labels != IGNORE_INDEX).nonzero()[0])
         labels = labels[: self.max_length]
         if self.positions is not None and len(labels) > self.positions:
             raise ValueError(
@@ -187,23 +211,44 @@ class DialogueCollator:
         if not (labels != IGNORE_INDEX).any():
             raise ValueError(
                 f"{item.name}: expected an answer within {self.max_length} tokens, got none: its first "
-                f"begins after {len(ids) - len(row.tail)}; raise --max_length. `cotbal data check` finds "
+                f"begins after {first}; raise --max_length. `cotbal data check` finds "
                 "all such records beforehand"
+            )
+        if len(places) > 2 and len(labels) < places[1]:
+            raise ValueError(
+                f"{item.name}: expected its pictures within {self.max_length} tokens, got the answer behind "
+                f"the last of them after {places[1]}; raise --max_length"
             )
         return torch.full_like(labels, IGNORE_INDEX) if item.stands_in else labels
 
-    def _row(self, written: Written) -> _Row:
+    def _blocks(self, written: Written) -> list[_Block]:
         tokens = self.template.tokenizer(
             written.text,
             add_special_tokens=not self.template.begins(written.text),
             return_offsets_mapping=True,
         )
         ids, places = torch.tensor(tokens["input_ids"]), torch.tensor(tokens["offset_mapping"])
-        is_label = torch.zeros(len(ids), dtype=torch.bool)
-        for start, end in written.answers:
-            is_label |= (places[:, 0] < end) & (places[:, 1] > start)
-        first = int(is_label.nonzero()[0])
-        return _Row(ids[first:], ids.masked_fill(~is_label, IGNORE_INDEX)[first:])
+        ends = [*(number for number, _ in written.blocks[1:]), len(written.answers)]
+        blocks = []
+        for (number, begin), end in zip(written.blocks, ends, strict=True):
+            is_label = torch.zeros(len(ids), dtype=torch.bool)
+            for start, stop in written.answers[number:end]:
+                is_label |= (places[:, 0] < stop) & (places[:, 1] > start)
+            own = is_label.nonzero()[:, 0]
+            if end == len(written.answers):
+                cut = slice(int(own[0]), None)
+            else:
+                cut = slice(int((places[:, 1] > begin).nonzero()[0]), int(own[-1]) + 1)
+            blocks.append(_Block(ids[cut], ids.masked_fill(~is_label, IGNORE_INDEX)[cut]))
+        return blocks
+
+
+def _last_place(ids: Tensor, block: Tensor, start: int) -> int | None:
+    """Where the block stands last from `start` on: what asks for an answer is in no picture or question."""
+    if len(block) > len(ids) - start:
+        return None
+    found = (ids[start:].unfold(0, len(block), 1) == block).all(1).nonzero()
+    return start + int(found[-1]) if len(found) else None
 
 
 class AlwaysPictured(TaskCollator):

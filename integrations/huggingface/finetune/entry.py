@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, TrainingArguments, set_seed
+from transformers import AutoConfig, Trainer, TrainingArguments, set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import json_object, write_json
@@ -32,9 +33,11 @@ _GATHERS = "stage3_gather_16bit_weights_on_model_save"
 SETTINGS_FILE = "cotbal_finetune.json"
 # Of a step: batch size x accumulation x ranks; of a micro-batch: batch size x ranks.
 _SIZES = ("records_per_step", "records_per_micro_batch")
+# With the seed, the order of the records.
+_ORDER = ("data_seed", "train_sampling_strategy", "dataloader_drop_last")
 # A row may turn out too long for the model or its memory.
 _FREE = ("max_length", "level", "attention")
-_NUMBERS = (*_SIZES, *_FREE)
+_NUMBERS = (*_SIZES, *_ORDER, *_FREE)
 # Records of each kind of length that are made into tokens before the first step.
 N_LONGEST = 16
 
@@ -67,6 +70,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
     """
     set_seed(args.seed)
     _check_engine(options, args)
+    _check_packages(args)
     weighting = None if options.weights is None else as_weighting(options.weights)
     given = getattr(weighting, "given", None)
     records = read_files(options.data, read_file_tasks(options.tasks), None if given is None else list(given))
@@ -220,6 +224,27 @@ def _check_engine(options: Options, args: TrainingArguments) -> None:
         )
 
 
+def _check_packages(args: TrainingArguments) -> None:
+    """Raises ValueError where an optimizer or a tracker lacks its package, or a word of its own."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        # These go on to look at the model, which comes later.
+        needs_model = any(name in args.optim for name in ("galore", "apollo", "lomo"))
+        if not (type(error) is ValueError and needs_model and "optim_target_modules" not in str(error)):
+            given = args.optim.value + (f" with --optim_args {args.optim_args}" if args.optim_args else "")
+            raise ValueError(
+                f"--optim: expected an optimizer that can be made, got {given}: {error}"
+            ) from error
+    for tracker in get_reporting_integration_callbacks(args.report_to):
+        try:
+            tracker()
+        except (ImportError, RuntimeError) as error:
+            raise ValueError(
+                f"--report_to: expected trackers that are installed, got {tracker.__name__}: {error}"
+            ) from error
+
+
 def _settings(
     options: Options, args: TrainingArguments, records: Records, weighting: Weighting | None
 ) -> dict[str, Any]:
@@ -233,6 +258,8 @@ def _settings(
     # Trainers find the place in the data by the number of steps.
     n_batch = args.train_batch_size * args.world_size
     settings["records_per_step"] = n_batch * args.gradient_accumulation_steps
+    order = args.data_seed, getattr(args, "train_sampling_strategy", "random"), args.dataloader_drop_last
+    settings |= dict(zip(_ORDER, order, strict=True))
     if groups_lengths(args):
         settings |= {"group_by_length": True, "records_per_micro_batch": n_batch}
     given = getattr(weighting, "given", None)
@@ -249,7 +276,7 @@ def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
         remedy = "take another --output_dir, or remove its checkpoints"
         begun = json_object(path, "what the training was begun with", remedy) if path.is_file() else {}
         # An earlier version has not told these.
-        begun = {name: settings[name] for name in _SIZES if name in settings} | begun
+        begun = {name: settings[name] for name in (*_SIZES, *_ORDER) if name in settings} | begun
         other = sorted(key for key in settings | begun if begun.get(key) != settings.get(key))
         told = [f"{key} ({begun.get(key)}, now {settings.get(key)})" for key in other if key in _NUMBERS]
         if wrong := [key for key in other if key not in _FREE]:

@@ -167,7 +167,7 @@ def pictures_of(item: Item, folder: Path) -> list[Image.Image]:
 
 
 def _dialogue(record: Mapping[str, Any]) -> Dialogue:
-    """The record's dialogue, an `<image>` in it for each picture, before the first answer.
+    """The record's dialogue, an `<image>` in its questions for each picture.
 
     Raises:
         ValueError: it is not so.
@@ -178,8 +178,8 @@ def _dialogue(record: Mapping[str, Any]) -> Dialogue:
         raise ValueError(
             f"expected {len(dialogue.images)} {IMAGE} in its turns, one for each picture, got {sum(shown)}"
         )
-    if any(shown[_first_answer(dialogue) :]):
-        raise ValueError(f"expected every {IMAGE} before the first answer, got one after it")
+    if any(shown[_first_answer(dialogue) :: 2]):
+        raise ValueError(f"expected every {IMAGE} in a question, got one in an answer")
     return dialogue
 
 

@@ -19,10 +19,10 @@ from transformers import (
 
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface.chat import Prompts, load_chat
-from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template
+from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template, pieces_of
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
 from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
-from cotbal.integrations.huggingface.finetune.records import STAND_IN, read_files
+from cotbal.integrations.huggingface.finetune.records import STAND_IN, pictures_of, read_files
 from tests.integrations.huggingface.chat_world import IMAGE, PATCH, World, beginning_processor, make_world
 from tests.integrations.huggingface.finetune.world import batch_of, mixture, record, trained
 
@@ -128,6 +128,67 @@ def test_messages_and_several_pictures(world: World, tmp_path: Path) -> None:
     assert text == f"<s>system:that<|end|><s>user:is {_SEEN}it{_SEEN} here<|end|><s>assistant:it is<|end|>"
     assert trained(collator, batch) == ["it is<|end|>"]
     assert len(batch["pixel_values"]) == 2
+
+
+def _by_prompts(collator: DialogueCollator, folder: Path) -> torch.Tensor:
+    """Labels by the processor's own ids of each answer's prompt, as a generation would be given them."""
+    item = read_files([str(folder / "records.json")])[0]["item"]
+    turns, template = item.dialogue.turns, collator.template
+    ids = collator([{"item": item}])["input_ids"][0]
+    expected = torch.full_like(ids, -100)
+    pictures, messages = [], []
+    for turn in turns:
+        if turn.role == "assistant":
+            text = template.written(messages, asks=True)
+            shown = pictures_of(item, collator.folder)[: sum(pictures)]
+            given = {"images": [shown]} if shown else {}
+            start = template.processor(text=[text], **given)["input_ids"][0]
+            assert list(start) == ids[: len(start)].tolist()
+            answer = template.tokenizer(turn.text + collator.stops[0], add_special_tokens=False)["input_ids"]
+            place = slice(len(start), len(start) + len(answer))
+            expected[place] = ids[place]
+            assert ids[place].tolist() == answer
+        pictures.append(turn.text.count("<image>"))
+        messages.append(template.message(turn.role, pieces_of(turn.text)))
+    return expected
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        # As an answer before it has it, and what ends it.
+        ["<image>what is it", "it", "<image>\nwhich is it", "so it", "<image><image> the number"],
+        ["what is it", "<image>it"],
+        ["<image>what is it", "<image>it", "<image>it"],
+    ],
+)
+def test_pictures_in_later_questions(questions: list[str], world: World, tmp_path: Path) -> None:
+    collator = DialogueCollator(
+        ChatTemplate(AutoProcessor.from_pretrained(world.vision)), world.images, ["<|end|>"]
+    )
+    images = [f"{2 * n}.png" for n in range(" ".join(questions).count("<image>"))]
+    given = record(1, *((question, "it") for question in questions)) | {"image": images}
+    batch = batch_of(collator, tmp_path, given)
+    assert batch["labels"][0].tolist() == _by_prompts(collator, tmp_path).tolist()
+    assert trained(collator, batch) == ["it<|end|>" * len(questions)]
+    assert len(batch["pixel_values"]) == len(images)
+
+
+def test_a_length_that_would_cut_a_picture_off(world: World, tmp_path: Path) -> None:
+    template = ChatTemplate(AutoProcessor.from_pretrained(world.vision))
+    given = record(1, ("<image>what", "it"), ("<image>what", "red that")) | {"image": ["0.png", "2.png"]}
+    whole = DialogueCollator(template, world.images, ["<|end|>"])
+    labels = batch_of(whole, tmp_path, given)["labels"]
+    # The last answer begins behind the last label of none.
+    behind = int((labels[0] < 0).nonzero()[-1]) + 1
+    short = DialogueCollator(template, world.images, ["<|end|>"], max_length=behind - 1)
+    said = (
+        f"record 1: expected its pictures within {behind - 1} tokens, got the answer behind the last of them"
+    )
+    with pytest.raises(ValueError, match=f"{said} after {behind}; raise --max_length"):
+        batch_of(short, tmp_path, given)
+    enough = DialogueCollator(template, world.images, ["<|end|>"], max_length=behind)
+    assert torch.equal(batch_of(enough, tmp_path, given)["labels"], labels[:, :behind])
 
 
 def test_a_model_of_text_alone(world: World, tmp_path: Path) -> None:

@@ -161,7 +161,9 @@ def test_a_mixed_batch_is_its_records_one_by_one(
         record(1, ("what", "the number is the number")),
         record(2, ("is it here", "it is"), image="0.png"),
         record(3, ("which number", "one"), image="1.png"),
+        record(4, ("<image>what", "one"), ("<image>is it", "one"), ("what", "so"), ("it<image>", "one")),
     ]
+    records[-1]["image"] = ["0.png", "2.png", "1.png"]
     collator = DialogueCollator(ChatTemplate(processor), tmp_path, ["<|im_end|>"])
 
     def loss_sum(*chosen: dict[str, Any]) -> torch.Tensor:
@@ -172,6 +174,7 @@ def test_a_mixed_batch_is_its_records_one_by_one(
 
     batch = batch_of(collator, tmp_path, *records)
     assert trained(collator, batch)[0] == "number one<|im_end|>two<|im_end|>"
+    assert trained(collator, batch)[4] == "one<|im_end|>one<|im_end|>so<|im_end|>one<|im_end|>"
     one_by_one = sum(loss_sum(each) for each in records)
     stand_in = collator([{"item": STAND_IN}])
     assert (stand_in["labels"] == -100).all()

@@ -1,13 +1,15 @@
 """What cannot be right ends the command with one line and code 2, before anything is trained."""
 
+import inspect
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.integrations import HfDeepSpeedConfig
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
@@ -60,8 +62,8 @@ def _turns(*roles: str) -> dict[str, Any]:
         ),
         (record(1, ("<image> what", "it")), "expected 0 <image> in its turns, one for each picture, got 1"),
         (
-            record(1, _TURN, ("<image>", "it")) | {"image": "0.png"},
-            "expected every <image> before the first answer, got one after it",
+            record(1, _TURN, ("what", "<image>")) | {"image": "0.png"},
+            "expected every <image> in a question, got one in an answer",
         ),
     ],
 )
@@ -176,6 +178,51 @@ def test_the_precision(tmp_path: Path) -> None:
     assert chosen(bf16=True, lora=True) == chosen(bf16=True, engine="zero2.json") == torch.bfloat16
     assert chosen(fp16=True, lora=True) == chosen("float16") == torch.float16
     assert TrainingArguments(str(tmp_path), use_cpu=True).deepspeed is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("grokadamw", "grokadamw: Please install"),
+        ("galore_adamw", "galore_adamw: You need to install `galore_torch`"),
+        ("schedule_free_adamw", "install `schedulefree`"),
+    ],
+)
+def test_an_optimizer_without_its_package(
+    name: str, expected: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the model is loaded."""
+    monkeypatch.setattr(entry, "load_model", None)
+    said = refused(optim=name)
+    assert said.startswith("cotbal: --optim: expected an optimizer that can be made, got ")
+    assert expected in said
+
+
+def test_an_optimizer_that_looks_at_the_model(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it finds there is not asked before there is a model; what it is not told is."""
+    module = ModuleType("galore_torch")
+    for name in ("GaLoreAdamW", "GaLoreAdamW8bit", "GaLoreAdafactor"):
+        setattr(module, name, type(name, (), {}))
+    monkeypatch.setitem(sys.modules, "galore_torch", module)
+    place = inspect.getmodule(Trainer.get_optimizer_cls_and_kwargs)
+    for holder in (place, sys.modules.get("transformers.trainer_optimizer")):
+        if hasattr(holder, "is_galore_torch_available"):
+            monkeypatch.setattr(holder, "is_galore_torch_available", lambda: True)
+    assert "You need to define `optim_target_modules`" in refused(optim="galore_adamw")
+    said = refused(optim="galore_adamw", optim_target_modules="all-linear", chat_template="no.jinja")
+    assert "got no.jinja" in said
+
+
+def test_words_of_an_optimizer_and_a_tracker(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert " with --optim_args foo: " in refused(optim_args="foo")
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    said = refused(report_to="wandb")
+    assert "--report_to: expected trackers that are installed, got WandbCallback: " in said
+    assert "pip install wandb" in said
 
 
 def test_where_generation_ends(world: World) -> None:

@@ -211,6 +211,13 @@ def test_it_goes_on_from_its_checkpoint(
     ("change", "named"),
     [
         ({"seed": 3}, "seed"),
+        ({"data_seed": 3}, "data_seed (None, now 3)"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last (False, now True)"),
+        pytest.param(
+            SEQUENTIAL,
+            "train_sampling_strategy (random, now sequential)",
+            marks=pytest.mark.skipif("shuffle" in SEQUENTIAL, reason="transformers 4 has no such order"),
+        ),
         ({"gradient_accumulation_steps": 2}, "records_per_step (4, now 8)"),
         ({"system": "it"}, "system"),
         ({"lora_rank": 2}, "lora_rank"),
