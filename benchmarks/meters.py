@@ -6,6 +6,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -104,7 +105,9 @@ class CudaMeter:
         return False
 
     def tidy(self) -> None:
-        torch.cuda.empty_cache()
+        # A device that is lost has nothing to give back, and says so; whoever asks `is_lost` goes on.
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 class CpuMeter:

@@ -181,7 +181,8 @@ def linear_gtw_cross_entropy(
             where one chunk takes no more memory than several; "min": the least memory; None: 128 MiB on a
             CPU, 2 GiB on a GPU. Logits are float32 (float64 for float64), whatever the dtype of `hidden`.
         valid_count: at least the number of labels that are not `ignore_index` (after the shift). Without it
-            a GPU is waited for once, to count them; the data collator knows. Too small a number raises.
+            a GPU is waited for once, to count them, and a CUDA graph leaves no rows out; the data collator
+            knows. Too small a number raises.
         accumulate_weight_grad: where `weight.grad` exists, add dW to it in the forward pass, which saves a
             (V, D) buffer. One backward pass with an upstream gradient of 1 must follow, or it raises;
             hooks of `weight` see no gradient. Not in a checkpoint: it would be added twice, so it raises.

@@ -53,10 +53,10 @@ class TaskMeter:
 
     def load_state_dict(self, saved: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Goes on from what `state_dict` returned, on the device of the sums to come."""
-        rows = [saved["sums"][name] for name in self.tasks] if saved["steps"] else None
-        self._rows = (
-            None if rows is None else torch.tensor(rows, dtype=torch.float64, device=float64_device(device)).T
-        )
+        self._rows = None
+        if saved["steps"]:
+            rows = [saved["sums"][name] for name in self.tasks]
+            self._rows = torch.tensor(rows, dtype=torch.float64, device=float64_device(device)).T
         self._steps = saved["steps"]
 
     def read(self) -> dict[str, float]:

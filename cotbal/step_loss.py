@@ -80,7 +80,7 @@ class StepLoss:
         """Sets the constants of the step.
 
         Args:
-            weights: (N,) float32, finite and >= 0, on the device of the loss.
+            weights: (N,) float32, finite and >= 0, on the device of the loss; on any GPU where that is one.
             denominator: 0-d float32 or float64, the whole step's weighted count over the factor k
                 (`cotbal.normalizer.loss_factor`); 0 where no token of the step has any weight.
             loss_scale: 0-d float32 > 0, what the loss is multiplied by before the backward pass: that of a
@@ -115,8 +115,12 @@ class StepLoss:
 
         Raises:
             ValueError: before the first `begin_step`, or within another micro-batch.
+            TypeError: the ids are no tensor.
             RuntimeError: the model did not call the loss exactly once.
         """
+        if not isinstance(task_ids, Tensor):
+            got = type(task_ids).__name__
+            raise TypeError(f"task_ids: expected a tensor, got {got}; use torch.tensor(...)")
         if self._weights is None:
             raise ValueError("micro_batch: expected begin_step before the first micro-batch of a step")
         if self.is_active:
@@ -159,12 +163,13 @@ class StepLoss:
             shift: whether position t predicts t + 1; False where the labels are shifted already.
             softcap: > 0, not yet applied to the logits.
         """
+        task_ids, weights, denominator = self._constants(logits.device)
         result = gtw_cross_entropy(
             logits,
             labels,
-            self._task_ids,
-            self._constants()[0],
-            denominator=self._constants()[1],
+            task_ids,
+            weights,
+            denominator=denominator,
             ignore_index=self.ignore_index,
             shift=shift,
             label_smoothing=self.label_smoothing,
@@ -195,14 +200,15 @@ class StepLoss:
             shift: whether position t predicts t + 1; False where the labels are shifted already.
             softcap: > 0, not yet applied.
         """
+        task_ids, weights, denominator = self._constants(hidden.device)
         result = linear_gtw_cross_entropy(
             hidden,
             weight,
             labels,
-            self._task_ids,
-            self._constants()[0],
+            task_ids,
+            weights,
             bias=bias,
-            denominator=self._constants()[1],
+            denominator=denominator,
             ignore_index=self.ignore_index,
             shift=shift,
             label_smoothing=self.label_smoothing,
@@ -226,20 +232,31 @@ class StepLoss:
 
     def _zeros(self) -> TaskStats:
         device = None if self._weights is None else self._weights.device
-        counts = torch.zeros(2, self.n_tasks, dtype=torch.int64, device=device)
-        return TaskStats(counts[0].to(widest_float(counts.device)), *counts)
+        tokens, correct = torch.zeros(2, self.n_tasks, dtype=torch.int64, device=device).unbind()
+        return TaskStats(tokens.to(widest_float(tokens.device)), tokens, correct)
 
-    def _constants(self) -> tuple[Tensor, Tensor]:
-        if not self.is_active or self._weights is None or self._denominator is None:
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Task ids, weights and denominator; on the GPU of the head, where a model is spread over several."""
+        if self._task_ids is None or self._weights is None or self._denominator is None:
             raise ValueError("the loss was called outside of `micro_batch`; expected it within one")
-        return self._weights, self._denominator
+        task_ids, weights = _beside(self._task_ids, device), _beside(self._weights, device)
+        return task_ids, weights, _beside(self._denominator, device)
 
     def _noted(self, result: Tensor | tuple[Tensor, TaskStats]) -> Tensor:
         # With return_stats it is always the pair.
         loss, stats = cast("tuple[Tensor, TaskStats]", result)
         sums = self._zeros() if self._sums is None else self._sums
-        self._sums = TaskStats(*(old + new for old, new in zip(sums, stats, strict=True)))
+        self._sums = TaskStats(
+            *(old + _beside(new, old.device) for old, new in zip(sums, stats, strict=True))
+        )
+        # A trainer adds losses up where it keeps its own, and asks whether it gets this very one.
+        loss = _beside(loss, sums.loss_sum.device)
         self._calls += 1
         # A compiled model has its loss in the graph of the whole.
         self._loss = None if torch.compiler.is_compiling() else loss
         return loss if self._loss_scale is None else loss / self._loss_scale
+
+
+def _beside(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, which is another GPU; what a host and a GPU had to wait for stays where it is."""
+    return tensor.to(device) if tensor.device.type == device.type else tensor

@@ -94,12 +94,15 @@ def compact_rows(
         weights: (R,) w_r.
         ignore_index: the label of padding.
         valid_count: a host int, at least the number of rows read; with it a GPU is not waited for. None
-            counts them.
+            counts them; in a CUDA graph, which cannot wait, all rows are kept.
         compact_to: what makes the compaction once the host has its size.
 
     Raises:
         ValueError: more rows are read than `valid_count`, on a CPU. On a GPU a queued assertion fails.
     """
+    if valid_count is None and weights.is_cuda and torch.cuda.is_current_stream_capturing():
+        # While a CUDA graph is captured, as by torch.compile's "reduce-overhead", nothing can be waited for.
+        valid_count = weights.numel()
     is_counted = valid_count is None or not weights.is_cuda
     if is_counted:
         read = weights != 0 if read is None else read

@@ -86,6 +86,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     launched: list[str] = []
     gpus = Gpus()
     monkeypatch.setattr(torch.cuda, "device_of", gpus.device_of)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for module, names in KERNELS.items():
         for name in names:
             monkeypatch.setattr(module, name, Kernel(name, launched, gpus))
@@ -225,3 +226,14 @@ def test_a_wait_would_be_seen(launches: list[str], monkeypatch: pytest.MonkeyPat
     run_through(losses.linear_gtw_cross_entropy_op, monkeypatch, "linear_gtw_cross_entropy_op")
     with pytest.raises(DataDependentOutputException):
         cotbal.linear_gtw_cross_entropy(on_gpu(ROWS, WIDTH), on_gpu(VOCABULARY, WIDTH), **rows())
+
+
+def test_a_cuda_graph_takes_every_row(launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled model has no count to give: a wait would end the capture, and with it the training."""
+    run_through(losses.linear_gtw_cross_entropy_op, monkeypatch, "linear_gtw_cross_entropy_op")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with Tally(large=1):
+        cotbal.linear_gtw_cross_entropy(on_gpu(ROWS, WIDTH), on_gpu(VOCABULARY, WIDTH), **rows())
+    assert launches.count("_compact_rows_kernel") == 1
+    # Each row stands in its own place.
+    assert "_put_rows_kernel" not in launches

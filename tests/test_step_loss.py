@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cotbal
 from cotbal.normalizer import StepNormalizer
@@ -114,6 +115,26 @@ def test_a_step_without_a_valid_token_is_0_with_its_graph() -> None:
     assert not hidden.grad.any()
 
 
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_the_head_may_be_on_another_gpu(level: str) -> None:
+    """As a `device_map` spreads a model: its batches, its losses and the sums are on the first."""
+    first, last = torch.device("cuda:0"), torch.device("cuda:1")
+    with FakeTensorMode(), torch.no_grad():
+        step_loss = StepLoss(3, impl="torch")
+        step_loss.begin_step(torch.empty(3, device=first), torch.empty((), device=first))
+        labels = torch.empty(2, 5, dtype=torch.int64, device=last)
+        with step_loss.micro_batch(torch.empty(2, dtype=torch.int64, device=first), valid_count=10):
+            hidden, head = torch.empty(2, 5, 6, device=last), torch.empty(11, 6, device=last)
+            if level == "logits":
+                loss = step_loss.on_logits(torch.empty(2, 5, 11, device=last), labels, shift=False)
+            else:
+                loss = step_loss.on_hidden(hidden, head, labels, shift=False)
+        assert {each.device for each in (loss, *step_loss.take_sums())} == {first}
+        # What a host and a GPU would wait for is told as ever.
+        with pytest.raises(ValueError, match="cpu"), step_loss.micro_batch(torch.empty(2, dtype=torch.int64)):
+            step_loss.on_logits(torch.empty(2, 5, 11, device=last), labels, shift=False)
+
+
 def test_it_is_active_within_a_micro_batch_only() -> None:
     hidden, head, labels, ids = batch()
     step_loss = begun(labels, ids)
@@ -124,6 +145,11 @@ def test_it_is_active_within_a_micro_batch_only() -> None:
         assert step_loss.is_active
         step_loss.on_hidden(hidden, head, labels)
     assert not step_loss.is_active
+    with (
+        pytest.raises(TypeError, match="expected a tensor, got list"),
+        step_loss.micro_batch([0, 1, 1, 2, 0]),
+    ):
+        pass
     # An error of the model goes through, and leaves nothing behind.
     with pytest.raises(ValueError, match="hidden"), step_loss.micro_batch(ids):
         step_loss.on_hidden(hidden[..., :3], head, labels)

@@ -1,5 +1,7 @@
 """The meter of a GPU without one: each name that it uses exists in this torch, in the right order."""
 
+import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +9,11 @@ import pytest
 import torch
 
 from benchmarks import meters
+from benchmarks.inputs import Case, LossInputs
+from benchmarks.plan import Item
+from benchmarks.provider import Provider
+from benchmarks.results import load
+from benchmarks.runner import DeviceLostError, Runner
 
 
 @pytest.fixture
@@ -64,6 +71,28 @@ def test_a_wait_is_named_and_the_mode_is_put_back(meter: meters.CudaMeter, calls
 
     assert meter.without_waiting(waits) == "called a synchronizing CUDA operation"
     assert calls[-1] == "set_sync_debug_mode"
+
+
+def test_a_lost_device_is_a_result_of_the_rival_that_lost_it(
+    meter: meters.CudaMeter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An illegal access comes back from every call that follows, that which frees memory too."""
+
+    def lost(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def loss(_: LossInputs) -> None:
+        for name in ("synchronize", "empty_cache"):
+            monkeypatch.setattr(torch.cuda, name, lost)
+        lost()
+
+    providers = {"logits": [Provider("rival", "logits", loss, "made up")]}
+    runner = Runner(tmp_path / "r.json", meter, providers, {"environment": {}, "ceilings": {}})
+    item = Item(Case("logits", 8, 33, dtype="float32"), "rival")
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        runner.run([item], math.inf, lambda _: None)
+    (result,) = load(tmp_path / "r.json")["results"]
+    assert result["status"] == "failed"
 
 
 def test_no_gpu_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,8 @@ def test_products_of_a_training_step(
     assert len(made) == products[1]
 
 
-def test_without_the_count_a_gpu_is_asked_once() -> None:
+def test_without_the_count_a_gpu_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with pytest.raises(DataDependentOutputException):
         on_fake_cuda(Tally(large=1), valid_count=None)
 
