@@ -188,19 +188,10 @@ class DialogueCollator:
 
     def _labels(self, item: Item, written: Written, ids: Tensor) -> Tensor:
         """The labels of a row of ids, cut to the greatest length."""
-        labels, places = torch.full_like(ids, IGNORE_INDEX), [len(ids)]
-        for number, block in enumerate(reversed(self._blocks(written))):
-            # The last one is at the end, which saves most rows the search.
-            start = 0 if number else max(0, len(ids) - len(block.ids))
-            place = _last_place(ids[: places[-1]], block.ids, start)
-            if place is None:
-                raise ValueError(
-                    f"{item.name}: expected the processor's tokens to end as the tokenizer's do from the "
-                    "first answer on, pictures aside, got others; "
-                    f"{type(self.template.processor).__name__} cannot be trained with so"
-                )
+        labels, blocks = torch.full_like(ids, IGNORE_INDEX), self._blocks(written)
+        places = self._places(item, ids, [block.ids for block in blocks])
+        for place, block in zip(places, blocks, strict=True):
             labels[place : place + len(block.ids)] = block.labels
-            places.append(place)
         first = int((labels != IGNORE_INDEX).nonzero()[0])
         labels = labels[: self.max_length]
         if self.positions is not None and len(labels) > self.positions:
@@ -214,12 +205,40 @@ class DialogueCollator:
                 f"begins after {first}; raise --max_length. `cotbal data check` finds "
                 "all such records beforehand"
             )
-        if len(places) > 2 and len(labels) < places[1]:
+        if len(places) > 1 and len(labels) < places[-1]:
             raise ValueError(
                 f"{item.name}: expected its pictures within {self.max_length} tokens, got the answer behind "
-                f"the last of them after {places[1]}; raise --max_length"
+                f"the last of them after {places[-1]}; raise --max_length"
             )
         return torch.full_like(labels, IGNORE_INDEX) if item.stands_in else labels
+
+    def _places(self, item: Item, ids: Tensor, blocks: list[Tensor]) -> list[int]:
+        """Where the blocks stand one behind the other, the last one at the end."""
+        # Most rows have one block, and are spared the search.
+        last = max(0, len(ids) - len(blocks[-1]))
+        found = [*(_matches(ids, block) for block in blocks[:-1])]
+        found.append([last + place for place in _matches(ids[last:], blocks[-1])])
+        earliest: list[int] = []
+        latest: list[int] = []
+        end, start = 0, len(ids)
+        for block, places in zip(blocks, found, strict=True):
+            earliest += [place for place in places if place >= end][:1]
+            end = earliest[-1] + len(block) if earliest else 0
+        for block, places in zip(reversed(blocks), reversed(found), strict=True):
+            latest += [place for place in places if place + len(block) <= start][-1:]
+            start = latest[-1] if latest else 0
+        if not len(earliest) == len(latest) == len(blocks):
+            raise ValueError(
+                f"{item.name}: expected the processor's tokens to end as the tokenizer's do from the first "
+                f"answer on, pictures aside, got others; {type(self.template.processor).__name__} cannot be "
+                "trained with so"
+            )
+        if earliest != latest[::-1]:
+            raise ValueError(
+                f"{item.name}: expected questions without what the template puts around an answer, got one "
+                "that has an answer's very words so, which could be either; write it otherwise"
+            )
+        return earliest
 
     def _blocks(self, written: Written) -> list[_Block]:
         tokens = self.template.tokenizer(
@@ -243,12 +262,12 @@ class DialogueCollator:
         return blocks
 
 
-def _last_place(ids: Tensor, block: Tensor, start: int) -> int | None:
-    """Where the block stands last from `start` on: what asks for an answer is in no picture or question."""
-    if len(block) > len(ids) - start:
-        return None
-    found = (ids[start:].unfold(0, len(block), 1) == block).all(1).nonzero()
-    return start + int(found[-1]) if len(found) else None
+def _matches(ids: Tensor, block: Tensor) -> list[int]:
+    """Where the block stands in the ids."""
+    if len(block) > len(ids):
+        return []
+    found: list[int] = (ids.unfold(0, len(block), 1) == block).all(1).nonzero()[:, 0].tolist()
+    return found
 
 
 class AlwaysPictured(TaskCollator):

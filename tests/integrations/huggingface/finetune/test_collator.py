@@ -174,6 +174,19 @@ def test_pictures_in_later_questions(questions: list[str], world: World, tmp_pat
     assert len(batch["pixel_values"]) == len(images)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_question_that_looks_like_an_answer(place: int, world: World, tmp_path: Path) -> None:
+    """Between two pictures, where answers are looked for: no guess which of them is trained on."""
+    collator = DialogueCollator(
+        ChatTemplate(AutoProcessor.from_pretrained(world.vision)), world.images, ["<|end|>"]
+    )
+    questions = ["<image>what is it", "<image>which is it"]
+    questions[place] += "<|end|><s>assistant:it<|end|>"
+    given = record(1, *((question, "it") for question in questions)) | {"image": ["0.png", "2.png"]}
+    with pytest.raises(ValueError, match="record 1: expected questions without what the template puts"):
+        batch_of(collator, tmp_path, given)
+
+
 def test_a_length_that_would_cut_a_picture_off(world: World, tmp_path: Path) -> None:
     template = ChatTemplate(AutoProcessor.from_pretrained(world.vision))
     given = record(1, ("<image>what", "it"), ("<image>what", "red that")) | {"image": ["0.png", "2.png"]}
