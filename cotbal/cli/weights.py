@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cotbal.estimate.uncertainty import Uncertainty
     from cotbal.weights import TaskWeights
 
+ITEMS_ALONE = "The intervals are over the validation items: of another training they tell nothing."
 SHRUNK = "C is as measured; its means, D and the weights are pulled to their mean by their reliability."
 
 
@@ -191,6 +192,8 @@ def _without_probes(
     if spans is not None:
         columns["95 % interval"] = [_span(*ends) for ends in spans]
     print_columns(Console(), "Without probes: the contribution's weights are 1", list(pair.tasks), columns)
+    if spans is not None:
+        typer.echo(ITEMS_ALONE)
     for reason in undefined.values():
         typer.echo(f"No interval of a weight: {reason}.")
     typer.echo(f"Wrote {out} (rule {rule}).")

@@ -63,7 +63,8 @@ def _about_differences(comparison: Mapping[str, Any]) -> list[str]:
     lines = [line for key in SIGNS for line in _difference(rows, key, f"{against}{alone}")]
     count = sum(row[f"{key}_difference_interval"] is not None for row in rows for key in SIGNS)
     if count > 2:
-        lines[-1] += f" Of {count} such comparisons one in twenty is beyond the noise by chance."
+        share = "more than one in twenty" if few_seeds(len(comparison["seeds"])) else "one in twenty"
+        lines[-1] += f" Of {count} such comparisons {share} is beyond the noise by chance."
     return lines
 
 

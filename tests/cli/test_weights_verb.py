@@ -230,6 +230,21 @@ def test_what_a_table_without_probes_cannot_take_is_told(tmp_path, monkeypatch):
     assert (tmp_path / "weights.json").read_text() == "old"
 
 
+def test_intervals_without_probes_are_said_to_be_of_the_items(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scores.csv").write_text("run,vqa,ocr\nmini,0.5,0.25\nequal,0.75,0.5\n")
+    rows = {
+        "mini": {"vqa": [1, 1, 0, 0], "ocr": [1, 0, 0, 0]},
+        "equal": {"vqa": [1, 1, 1, 0], "ocr": [1, 0, 1, 0]},
+    }
+    many = {run: {task: items * 20 for task, items in of_run.items()} for run, of_run in rows.items()}
+    write_items(tmp_path / "items.json", many)
+    told = "The intervals are over the validation items: of another training they tell nothing."
+    for options, times in ((["--items", "items.json"], 1), ([], 0)):
+        done = CliRunner().invoke(app, ["weights", "scores.csv", *options])
+        assert (done.exit_code, done.stdout.count(told)) == (0, times), done.output
+
+
 def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):
     scores = make_scores(2)
     table = scores.to_csv(tmp_path / "scores.csv")

@@ -22,6 +22,9 @@ def test_a_difference_is_beyond_the_noise_where_its_interval_leaves_out_0():
     assert lines[1].startswith(f"ΔE against EW: better for down; worse for up; {rest} Of 8 such comparisons")
     assert not any(line.startswith("One seed") for line in lines)
     assert any(line.startswith("One seed") for line in statements({**told, "seeds": [0]}))
+    assert "Of 8 such comparisons more than one in twenty is beyond" in lines[1]
+    assert "Of 8 such comparisons one in twenty is beyond" in statements({**told, "seeds": [*range(9)]})[1]
+    assert [line[:8] for line in lines if "hold the truth in some 60 % of cases" in line] == ["2 seeds:"]
     for name in ("twin", "third"):
         rows.append({**rows[0], "name": name, "same_as": "up"})
     again = statements({**told, "missing": {"late": ["a"]}})
