@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 
@@ -12,6 +14,7 @@ from cotbal.data.json_reader import read_array, read_lists, read_object
 from cotbal.data.ocrvqa import prepare_ocrvqa
 from cotbal.data.pictures import Pictures, checked_within
 from cotbal.data.sharegpt4v import prepare_sharegpt4v
+from cotbal.data.turns import temporary_database
 from cotbal.data.vqav2 import prepare_vqav2
 from tests.data import publishers
 from tests.data.reading import inputs, pairs, target, train
@@ -234,3 +237,13 @@ def test_books_whose_answers_do_not_fit_are_told(tmp_path):
         with pytest.raises(ValueError, match=r"d\.json: record 1, ") as caught:
             prepare_ocrvqa(path, target(tmp_path / "out"), inputs())
         assert message in str(caught.value)
+
+
+def test_a_database_that_an_error_has_kept_is_closed_in_any_thread(monkeypatch):
+    """The garbage collector runs where it likes, as in the threads of a crew."""
+    told, kept = [], [temporary_database()]
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    thread = Thread(target=kept.clear)
+    thread.start()
+    thread.join()
+    assert not told
