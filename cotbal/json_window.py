@@ -89,7 +89,9 @@ class Window:
                 raise ValueError("the file ends inside it" if cut else _told(error, self.place)) from error
             except ValueError as error:
                 # Python's own words speak of a function to call.
-                raise ValueError("expected numbers of at most 4,300 digits, got a longer one") from error
+                raise ValueError(
+                    "expected numbers of at most 4,300 digits, Python's limit, got a longer one"
+                ) from error
             text = self.text[self.place : end]
             _in_utf8(text)
             self.place = end

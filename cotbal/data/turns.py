@@ -57,7 +57,8 @@ def temporary_database(cache: int = 16384) -> sqlite3.Connection:
     Args:
         cache: KiB of memory that it takes.
     """
-    database = sqlite3.connect("", isolation_level=None, factory=_Temporary)
+    # A circle with its statements leaves it to the garbage collector, which runs in any thread.
+    database = sqlite3.connect("", isolation_level=None, check_same_thread=False, factory=_Temporary)
     for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", f"cache_size=-{cache}"):
         database.execute(f"PRAGMA {setting}")
     database.execute("BEGIN")

@@ -83,13 +83,11 @@ class Task(Strict):
                 f"train: expected each file once, got {', '.join(self.files)}; one whose records are to "
                 "count twice needs a copy under another name"
             )
-        held_out = {"validation": [self.validation] if self.validation else [], "test": self.tests.values()}
-        for key, paths in held_out.items():
-            if trained := [path for path in paths if os.path.normpath(path) in files]:
-                raise ValueError(
-                    f"{key}: expected a file that is not in train, got {trained[0]}; hold some of its "
-                    "records out in a file of their own"
-                )
+        if self.validation is not None and os.path.normpath(self.validation) in files:
+            raise ValueError(
+                f"validation: expected a file that is not in train, got {self.validation}; hold some of its "
+                "records out in a file of their own"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,11 @@
 """Readers and what every source refuses, with file, record number and field."""
 
+import gc
 import hashlib
 import json
+import sys
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 
@@ -12,6 +15,7 @@ from cotbal.data.json_reader import read_array, read_lists, read_object
 from cotbal.data.ocrvqa import prepare_ocrvqa
 from cotbal.data.pictures import Pictures, checked_within
 from cotbal.data.sharegpt4v import prepare_sharegpt4v
+from cotbal.data.turns import temporary_database
 from cotbal.data.vqav2 import prepare_vqav2
 from tests.data import publishers
 from tests.data.reading import inputs, pairs, target, train
@@ -234,3 +238,14 @@ def test_books_whose_answers_do_not_fit_are_told(tmp_path):
         with pytest.raises(ValueError, match=r"d\.json: record 1, ") as caught:
             prepare_ocrvqa(path, target(tmp_path / "out"), inputs())
         assert message in str(caught.value)
+
+
+def test_a_database_is_closed_in_whichever_thread_the_garbage_is_collected(monkeypatch):
+    """A connection is in a circle with its statements, and so waits for the collector."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    temporary_database()
+    thread = Thread(target=gc.collect)
+    thread.start()
+    thread.join()
+    assert not told

@@ -93,10 +93,6 @@ def changed(place, new):
             changed(["tasks", "a", "validation"], "./a.json"),
             "tasks.a: validation: expected a file that is not in train, got ./a.json",
         ),
-        (
-            changed(["tasks", "a", "test"], {"A": "t.json", "B": "a.json"}),
-            "tasks.a: test: expected a file that is not in train, got a.json",
-        ),
         (changed(["tasks", "mini"], {"train": "x"}), "tasks: expected a task name"),
         (changed(["tasks", "x/y"], {"train": "x"}), "tasks: expected a task name"),
         (
