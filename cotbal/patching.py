@@ -8,9 +8,9 @@ from types import ModuleType, TracebackType
 from typing import Any, Protocol
 
 from cotbal.balancing import Weighting, Weights, as_weighting
+from cotbal.integrations.level_names import LEVELS
 from cotbal.tasks import task_names
 
-LEVELS = ("auto", "linear", "logits")
 DENOMINATORS = ("step", "world", "micro")
 _ENVIRONMENT = "COTBAL_WEIGHTS"
 

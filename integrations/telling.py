@@ -1,10 +1,13 @@
 """What a command says in one line: the data that it trains on, and why it cannot go on."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cotbal.balancing import Weighting
+if TYPE_CHECKING:
+    from cotbal.balancing import Weighting
 
 
 def data_in_words(counts: Mapping[Any, int], tasks: Iterable[str], weighting: Weighting | None) -> str:

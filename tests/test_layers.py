@@ -81,6 +81,7 @@ OWN = {
     "cotbal.report": {"cotbal.estimate", "cotbal.files", "cotbal.metrics"},
     "cotbal.integrations": {
         "csrc_triton",
+        "cotbal._on_demand",
         "cotbal.balancing",
         "cotbal.files",
         "cotbal.json_records",

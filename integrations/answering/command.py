@@ -1,5 +1,7 @@
 """The command that asks a model the held-out questions: its words, the shares of processes, what is done."""
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
@@ -7,11 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cotbal.integrations.answering.answers import SETTINGS, Answers
 from cotbal.integrations.answering.questions import (
@@ -22,6 +20,10 @@ from cotbal.integrations.answering.questions import (
     read_questions,
 )
 from cotbal.integrations.telling import refuse
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import Dataset
 
 # ShareGPT4V's captions are paragraphs. LLaVA's own evaluation stops other answers at 128.
 _LONG, _MOST = {"ShareGPT4V": 1024}, 128
@@ -147,6 +149,10 @@ def _answered(
     answerer: Answerer, prompts: Dataset[Any], options: argparse.Namespace, mine: Sequence[Batch], most: int
 ) -> Iterator[tuple[int, list[str]]]:
     """Number and answers of each batch."""
+    # torch takes seconds to import, and the words are told without it.
+    from torch.utils.data import DataLoader
+    from tqdm import tqdm
+
     loader: Any = DataLoader(prompts, batch_size=None, num_workers=min(options.workers, len(mine)))
     n_cut, n_mine = 0, sum(map(len, mine))
     quiet = os.environ.get("RANK", "0") != "0"
@@ -162,6 +168,8 @@ def _answered(
 
 
 def _device() -> torch.device:
+    import torch
+
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -171,6 +179,8 @@ def _device() -> torch.device:
 
 def _settings(options: argparse.Namespace, digest: str, most: int, device: torch.device) -> dict[str, Any]:
     """What the answers of every such command depend on."""
+    import torch
+
     folder = Path(options.model)
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     # Answers may be kept beside the model that gave them.

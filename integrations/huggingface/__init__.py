@@ -1,20 +1,21 @@
 """Hugging Face: the exact loss of the whole optimizer step in Trainer, SFTTrainer and trainers of your own.
 
-Install it with `pip install "path/to/cotbal[hf]"`.
+Install it with `pip install "path/to/cotbal[hf]"`. transformers is imported with the first name used: it
+takes seconds, and a command's words are told without.
 """
 
-try:
-    import accelerate  # noqa: F401
-    import transformers  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f'cotbal.integrations.huggingface needs {error.name}: pip install "path/to/cotbal[hf]"',
-        name=error.name,
-    ) from error
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from cotbal.integrations.huggingface.callback import TaskLogCallback
-from cotbal.integrations.huggingface.collator import TaskCollator
-from cotbal.integrations.huggingface.levels import Installed, install_loss
-from cotbal.integrations.huggingface.trainer import CoTBalMixin, CoTBalTrainer
+for _name in ("accelerate", "transformers"):
+    if find_spec(_name) is None:
+        raise ImportError(
+            f'cotbal.integrations.huggingface needs {_name}: pip install "path/to/cotbal[hf]"', name=_name
+        )
 
-__all__ = ["CoTBalMixin", "CoTBalTrainer", "Installed", "TaskCollator", "TaskLogCallback", "install_loss"]
+if TYPE_CHECKING:
+    from cotbal.integrations.huggingface._public import *
+else:
+    from cotbal._on_demand import on_demand
+
+    __getattr__, __dir__ = on_demand(__name__)

@@ -1,17 +1,21 @@
 """`python -m cotbal.integrations.huggingface.generate`: a chat model's answers to held-out questions."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cotbal.integrations.answering.command import exit_code, generate, parser_of
-from cotbal.integrations.huggingface.chat import Chat, load_chat
+
+if TYPE_CHECKING:
+    import torch
+
+    from cotbal.integrations.huggingface.chat import Chat
 
 _DESCRIPTION = """\
 The greedy answers of a Hugging Face chat model, with pictures or of text alone, to held-out questions, by its
@@ -53,6 +57,9 @@ def _run(options: argparse.Namespace) -> None:
     }
 
     def load(device: torch.device) -> Chat:
+        # transformers takes seconds to import, and the words are told without it.
+        from cotbal.integrations.huggingface.chat import load_chat
+
         return load_chat(
             options.model,
             options.base,

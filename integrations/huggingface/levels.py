@@ -9,9 +9,8 @@ from torch import nn
 from cotbal.integrations.huggingface.acceptance import NotExactError, accepted_shape
 from cotbal.integrations.huggingface.heads import LinearLevelError, check_loss, inner_model, plain_heads
 from cotbal.integrations.huggingface.loss_position import LossPosition, check_installed
+from cotbal.integrations.level_names import LEVELS
 from cotbal.step_loss import StepLoss
-
-LEVELS = ("auto", "linear", "logits")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cotbal.balancing import StaticWeights, Weighting, as_weighting, by_name
-from cotbal.integrations.huggingface.levels import LEVELS
+from cotbal.integrations.level_names import LEVELS
 from cotbal.tasks import task_names, unknown_task
 
 KEYS = {

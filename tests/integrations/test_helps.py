@@ -1,10 +1,12 @@
 """The commands of other trainers' packages tell their words where these are not installed."""
 
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+from cotbal.integrations.huggingface.finetune.options import parse
 from cotbal.integrations.llamafactory import entry, options
 from cotbal.integrations.swift import plugging
 
@@ -36,3 +38,28 @@ def test_llama_factorys_training(words: list[str], capsys: pytest.CaptureFixture
     fields = {f"cotbal_{name}" for name in options.Options.__dataclass_fields__}
     assert fields == set(options.KEYS)
     assert all(f"  {key}\n" in shown for key in fields)
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("cotbal.integrations.huggingface.generate", ["torch", "transformers"]),
+        ("cotbal.integrations.huggingface.finetune", ["peft", "transformers.training_args"]),
+    ],
+)
+def test_words_are_told_without_what_takes_seconds(module: str, heavy: list[str]) -> None:
+    code = (
+        f"import runpy, sys; sys.argv[1:] = ['--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        f"except SystemExit as ended: print(ended.code, [name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("0 []\n")
+    assert "--chat" in done.stdout
+
+
+def test_all_words_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help_all"])
+    assert stopped.value.code == 0
+    assert "--gradient_accumulation_steps" in capsys.readouterr().out

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, Trainer, TrainingArguments, set_seed
+import torch
+from transformers import AutoConfig, Trainer, TrainingArguments, get_scheduler, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
@@ -236,6 +237,7 @@ def _check_packages(args: TrainingArguments) -> None:
             raise ValueError(
                 f"--optim: expected an optimizer that can be made, got {given}: {error}"
             ) from error
+    _check_schedule(args)
     for tracker in get_reporting_integration_callbacks(args.report_to):
         try:
             tracker()
@@ -243,6 +245,18 @@ def _check_packages(args: TrainingArguments) -> None:
             raise ValueError(
                 f"--report_to: expected trackers that are installed, got {tracker.__name__}: {error}"
             ) from error
+
+
+def _check_schedule(args: TrainingArguments) -> None:
+    """Raises ValueError where the learning rate's schedule lacks a word, as min_lr, or has one too many."""
+    optimizer, words = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate), args.lr_scheduler_kwargs
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, dict(words or {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--lr_scheduler_type: expected it with its own --lr_scheduler_kwargs, got "
+            f"{args.lr_scheduler_type.value} with {words}: {error}"
+        ) from error
 
 
 def _settings(

@@ -1,14 +1,17 @@
 """The words of the command, beside those of transformers' own TrainingArguments."""
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import HfArgumentParser, TrainingArguments
+from cotbal.integrations.level_names import LEVELS
 
-from cotbal.integrations.huggingface.levels import LEVELS
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser, TrainingArguments
 
 _DESCRIPTION = """\
 Fine-tunes a Hugging Face chat model, with pictures or of text alone, on records of several tasks, with one
@@ -30,7 +33,8 @@ A record is LLaVA's, {"image": "1.png", "conversations": [{"from": "human", "val
 {"from": "gpt", "value": "A cat."}], "task": "VQAv2"}, or has {"role", "content"} turns under "messages".
 --weights is what `cotbal weights` writes, or {"VQAv2": 0.8, "COCO": 1.2}, or a rule (TLA, RLW, DWA, IGBv1):
 {"schema_version": 1, "rule": "DWA", "options": {"window": 25}, "fixed": {"COCO": 1.0}}. All other words are
-those of transformers' TrainingArguments. Exit code 2: something given cannot be right.
+those of transformers' TrainingArguments; --help_all shows them too. Exit code 2: something given cannot be
+right.
 """
 
 
@@ -124,20 +128,34 @@ class Options:
         return content
 
 
-def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
-    """What a command line says; the process ends where a word is none of its own.
+def parser_of(*kinds: Any) -> HfArgumentParser:
+    """The words of `Options` and of these dataclasses.
 
-    Raises:
-        ValueError: values that cannot be right.
+    Without TrainingArguments it is there in no time: to import those takes many seconds.
     """
+    from transformers import HfArgumentParser
+
     parser = HfArgumentParser(
-        [Options, TrainingArguments],
+        [Options, *kinds],
         prog="python -m cotbal.integrations.huggingface.finetune",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--help_all", action="help", help="these words, and those of TrainingArguments")
+    return parser
+
+
+def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
+    """What a command line says; the process ends where a word is none of its own.
+
+    Raises:
+        ValueError: values that cannot be right.
+    """
+    from transformers import TrainingArguments
+
+    parser = parser_of(TrainingArguments)
     # The collator reads the task of each record, and its dialogue.
     parser.set_defaults(remove_unused_columns=False)
     options, args = parser.parse_args_into_dataclasses(list(words))

@@ -225,6 +225,17 @@ def test_words_of_an_optimizer_and_a_tracker(
     assert "pip install wandb" in said
 
 
+def test_words_of_a_schedule(refused: Callable[..., str]) -> None:
+    said = refused(lr_scheduler_type="cosine_with_min_lr")
+    assert "got cosine_with_min_lr with None: One of min_lr or min_lr_rate" in said
+    said = refused(lr_scheduler_type="linear", lr_scheduler_kwargs='{"min_lr": 1e-6}')
+    assert (
+        "--lr_scheduler_type: expected it with its own --lr_scheduler_kwargs, got linear with {'min_" in said
+    )
+    words = {"lr_scheduler_kwargs": '{"min_lr": 1e-6}', "lr_scheduler_type": "cosine_with_min_lr"}
+    assert "got no.jinja" in refused(**words, chat_template="no.jinja")
+
+
 def test_where_generation_ends(world: World) -> None:
     """The tokenizer's end first, then what the checkpoint says, ordinary tokens aside."""
     tokenizer = AutoTokenizer.from_pretrained(world.text)
