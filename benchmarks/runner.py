@@ -33,7 +33,8 @@ class Runner:
     """Measures items and keeps the results file.
 
     Args:
-        path: of the results file; results in it of the same environment and code are not taken again.
+        path: of the results file; results in it of the same environment and code are not taken again, those
+            of another are kept beside it, in `before`.
         meter: of the device.
         providers: by level.
         head: what the file says besides the results (environment, ceilings, absent rivals).
@@ -55,11 +56,15 @@ class Runner:
         self._providers = {(p.level, p.name): p for found in providers.values() for p in found}
         self.results: dict[str, dict[str, Any]] = {}
         self._reference: tuple[Case, bool, Reference] | None = None
+        self.before: Path | None = None
         if path.exists() and not fresh:
             content = load(path)
             if content["environment"] == head["environment"]:
                 kept = (each for each in content["results"] if goes_on or each["status"] == "ok")
                 self.results = {each["key"]: each for each in kept}
+            elif content["results"]:
+                # Hours of the whole grid; an upgrade of a rival is enough to be another environment.
+                self.before = path.replace(path.with_name(f"{path.name}.before"))
 
     def run(self, items: list[Item], deadline: float, say: Callable[[str], None]) -> int:
         """Measures what is not measured yet until `deadline` (of the monotonic clock); returns what is left.

@@ -125,14 +125,23 @@ def test_what_the_check_takes_is_not_said_of_a_loss(
     assert told == (("failed", True) if where == "the check" else ("out of memory", False))
 
 
-def test_another_code_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that was changed has not the timings of before."""
+def test_another_code_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kernel that was changed has not the timings of before, which took hours and are not lost."""
     assert run(tmp_path) == 0
     kept = results(tmp_path)
     assert kept["environment"]["code"] == environment(torch.device("cpu"))["code"]
     monkeypatch.setattr("benchmarks.results._code", lambda: "changed")
     assert run(tmp_path, "--minutes", "0") == 3
     assert results(tmp_path)["results"] == []
+    (before,) = tmp_path.glob("*/tiny.json.before")
+    assert str(before) in capsys.readouterr().out
+    assert json.loads(before.read_text()) == kept
+    # A file without results is no loss.
+    monkeypatch.setattr("benchmarks.results._code", lambda: "changed again")
+    assert run(tmp_path, "--minutes", "0") == 3
+    assert json.loads(before.read_text()) == kept
 
 
 @pytest.mark.parametrize(
