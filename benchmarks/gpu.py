@@ -91,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     runner = Runner(path, meter, providers, head, fresh=options.fresh, goes_on=goes_on)
     where = f"{device_name(meter.device)}; results: {path}"
     say("\n".join([*absent, f"{how_many}, on {where}"]))
+    if runner.before is not None:
+        say(f"what other packages, another machine or other code have measured: {runner.before}")
     try:
         left = runner.run(items, start + 60 * minutes_of(options), say)
     except DeviceLostError as error:

@@ -5,7 +5,8 @@ The file is written whole after every timing, so that a run that is stopped goes
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class Runner:
     """Measures items and keeps the results file.
 
     Args:
-        path: of the results file; results in it of the same environment and code are not taken again.
+        path: of the results file; results in it of the same environment and code are not taken again, those
+            of another are kept beside it, in `before`.
         meter: of the device.
         providers: by level.
         head: what the file says besides the results (environment, ceilings, absent rivals).
@@ -54,11 +56,15 @@ class Runner:
         self._providers = {(p.level, p.name): p for found in providers.values() for p in found}
         self.results: dict[str, dict[str, Any]] = {}
         self._reference: tuple[Case, bool, Reference] | None = None
+        self.before: Path | None = None
         if path.exists() and not fresh:
             content = load(path)
             if content["environment"] == head["environment"]:
                 kept = (each for each in content["results"] if goes_on or each["status"] == "ok")
                 self.results = {each["key"]: each for each in kept}
+            elif content["results"]:
+                # Hours of the whole grid; an upgrade of a rival is enough to be another environment.
+                self.before = path.replace(path.with_name(f"{path.name}.before"))
 
     def run(self, items: list[Item], deadline: float, say: Callable[[str], None]) -> int:
         """Measures what is not measured yet until `deadline` (of the monotonic clock); returns what is left.
@@ -129,8 +135,11 @@ class Runner:
         return described | _figures(times, inputs) | {"peak_mib": peak, "synchronisations": waits}
 
     def _errors(self, provider: Provider, case: Case) -> dict[str, Error]:
-        reference = self._reference_of(case, weighted=provider.weighted)
-        return reference.errors(step(provider, make_inputs(case, self._meter.device)))
+        with _room_for_the_check():
+            reference = self._reference_of(case, weighted=provider.weighted)
+        got = step(provider, make_inputs(case, self._meter.device))
+        with _room_for_the_check():
+            return reference.errors(got)
 
     def _reference_of(self, case: Case, *, weighted: bool) -> Reference:
         held = self._reference
@@ -147,6 +156,15 @@ class Runner:
         return {"configured": "the two or three products alone, into memory that is there"} | _figures(
             times, inputs
         )
+
+
+@contextmanager
+def _room_for_the_check() -> Iterator[None]:
+    """What float64 needs is not said of the loss that is checked."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise RuntimeError("not timed: its check in float64 takes more memory than there is") from error
 
 
 def is_right(error: Error, case: Case) -> bool:

@@ -25,11 +25,11 @@ TINY = (40,)
 PLAIN: dict[str, Any] = {}
 
 
-def inputs(device: str, *, rows: int) -> dict[str, Tensor]:
-    """Labels for any of the vocabularies, a third of them ignored, and tasks; the same each time."""
+def inputs(device: str, *, rows: int, n_cols: int) -> dict[str, Tensor]:
+    """Labels from end to end of the vocabulary, a third of them ignored, and tasks; the same each time."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(*TINY, (rows,), generator=generator)
-    labels[::3] = -100
+    labels = torch.randint(n_cols, (rows,), generator=generator)
+    labels[1], labels[2], labels[::3] = 0, n_cols - 1, -100
     return {
         "labels": labels.to(device),
         "task_ids": torch.randint(TASKS, (rows,), generator=generator).to(device),
@@ -66,11 +66,11 @@ def accuracy(device: str, vocabularies: tuple[int, ...], rows: int) -> Iterator[
     for n_cols, dtype, has_options in product(vocabularies, dtypes, (False, True)):
         options = every_option(device, n_cols, rows) if has_options else PLAIN
         logits = normal(rows, n_cols, device=device, dtype=dtype)
-        hidden, weight = (
-            normal(count, 64, device=device, dtype=dtype) / 4 for count in (rows, min(n_cols, 32003))
-        )
+        hidden, weight = (normal(count, 64, device=device, dtype=dtype) / 4 for count in (rows, n_cols))
         what = f"V = {n_cols}, {str(dtype).removeprefix('torch.')}, {'all' if has_options else 'no'} options"
-        check = partial(cotbal.check_gradients, impl="triton", upstream=0.25, **inputs(device, rows=rows))
+        check = partial(
+            cotbal.check_gradients, impl="triton", upstream=0.25, **inputs(device, rows=rows, n_cols=n_cols)
+        )
         yield f"logits, {what}", partial(check, cotbal.gtw_cross_entropy, logits, **options)
         yield f"in place, {what}", partial(check, inplace, logits, **options)
         if n_cols <= 32003:
@@ -79,11 +79,84 @@ def accuracy(device: str, vocabularies: tuple[int, ...], rows: int) -> Iterator[
             yield f"linear in chunks, {what}", partial(linear, memory_budget="min")
 
 
+def statistics(device: str, vocabularies: tuple[int, ...], rows: int) -> Iterator[Check]:
+    """Sums per task, and which labels lead: many logits are equal, and half of the labels are the largest."""
+    for n_cols, dtype in product(vocabularies, (torch.bfloat16, torch.float32)):
+        given = inputs(device, rows=rows, n_cols=n_cols)
+        logits = normal(rows, n_cols, device=device, dtype=dtype).mul(2).round()
+        leads = (given["labels"] >= 0) & (torch.arange(rows, device=device) % 2 == 1)
+        given["labels"] = torch.where(leads, logits.argmax(1), given["labels"])
+        yield f"statistics, V = {n_cols}, {dtype}", partial(same_statistics, logits, given)
+
+
+def same_statistics(logits: Tensor, given: dict[str, Tensor]) -> None:
+    import cotbal
+
+    got, want = (
+        cotbal.gtw_cross_entropy(logits, **given, return_stats=True, impl=impl)[1]
+        for impl in ("triton", "reference")
+    )
+    assert want.correct_count.any()
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def pieces(device: str, vocabularies: tuple[int, ...], rows: int) -> Iterator[Check]:
+    """The kernels of a vocabulary that is spread over ranks, two pieces of unequal size in one process."""
+    for n_cols, dtype, has_options in product(vocabularies, (torch.bfloat16, torch.float32), (False, True)):
+        what = f"V = {n_cols}, {dtype}, {'all' if has_options else 'no'} options"
+        yield f"pieces, {what}", partial(same_in_pieces, device, n_cols, rows, dtype, has_options)
+
+
+def same_in_pieces(device: str, n_cols: int, rows: int, dtype: torch.dtype, has_options: bool) -> None:
+    from csrc_triton import reference
+    from csrc_triton.options import LossOptions
+
+    given = every_option(device, n_cols, rows) if has_options else {}
+    weights = given.pop("token_weights", torch.ones(rows, device=device))
+    labels, options = inputs(device, rows=rows, n_cols=n_cols)["labels"], LossOptions(**given)
+    weights, read = weights * (labels >= 0), labels >= 0
+    logits = normal(rows, n_cols, device=device, dtype=dtype)
+    exact = logits.double().requires_grad_()
+    want = reference.row_losses(exact, labels, read, options)
+    (weights * want).sum().backward()
+    losses, correct, gradient = in_pieces(logits, labels, weights, options)
+    torch.testing.assert_close(losses.double(), want.detach(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(correct, reference.top1_correct(logits, labels, read))
+    error, largest = (gradient.double() - exact.grad).abs().max(), exact.grad.abs().max()
+    # One unit for the rounding, one for an exponential.
+    assert error <= max(2 * torch.finfo(dtype).eps, 1e-5) * largest, f"the gradient is off by {error:.1e}"
+
+
+def in_pieces(logits: Tensor, labels: Tensor, weights: Tensor, options: Any) -> tuple[Tensor, ...]:
+    """Losses, top-1 correctness and gradient by the kernels of two pieces."""
+    from csrc_triton import vocab_parallel, vocab_pieces
+
+    n_cols, cut = logits.shape[1], logits.shape[1] // 3
+    wanted = {"want_correct": True, "ignore_index": -100}
+    both = [
+        (logits[:, start:end].clone(), vocab_pieces.Piece(start, end - start, n_cols))
+        for start, end in ((0, cut), (cut, n_cols))
+    ]
+    own = [vocab_pieces.label_logits(part, labels, piece, torch.float32) for part, piece in both]
+    told = [
+        vocab_parallel.piece_statistics(part, labels, own[0] + own[1], weights, piece, options, **wanted)
+        for part, piece in both
+    ]
+    whole = vocab_pieces.combine(
+        torch.stack([torch.cat([told[place], own[place][None]]) for place in (0, 1)])
+    )
+    for part, piece in both:
+        losses, correct = vocab_parallel.piece_losses(
+            part, labels, whole, weights, None, piece, options, gradient=part, **wanted
+        )
+    return losses, correct, torch.cat([part for part, _ in both], 1)
+
+
 def both_levels(device: str, rows: int = 512, n_cols: int = 1003) -> Iterator[tuple[str, Callable[[], Any]]]:
     """A step of each level, forward and backward, that knows what it needs."""
     import cotbal
 
-    given = inputs(device, rows=rows) | {"denominator": torch.tensor(100.0, device=device)}
+    given = inputs(device, rows=rows, n_cols=n_cols) | {"denominator": torch.tensor(100.0, device=device)}
     logits = normal(rows, n_cols, device=device, dtype=torch.bfloat16).requires_grad_()
     hidden, weight = (
         normal(count, 64, device=device, dtype=torch.bfloat16).requires_grad_() for count in (rows, n_cols)
@@ -140,6 +213,7 @@ def waits_for_nothing(step: Callable[[], Any]) -> None:
 def in_a_cuda_graph(step: Callable[[], tuple[Tensor, ...]]) -> None:
     """Captured and replayed, it gives what it gives outside."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         want = step()
     torch.cuda.current_stream().wait_stream(stream)
@@ -152,7 +226,8 @@ def in_a_cuda_graph(step: Callable[[], tuple[Tensor, ...]]) -> None:
 
 
 def checks(device: str, *, tiny: bool) -> Iterator[Check]:
-    yield from accuracy(device, TINY, 12) if tiny else accuracy(device, VOCABULARIES, ROWS)
+    for group in (accuracy, statistics, pieces):
+        yield from group(device, TINY, 12) if tiny else group(device, VOCABULARIES, ROWS)
     for level, step in both_levels(device, 32 if tiny else 512):
         yield f"{level}, the same bits twice", partial(same_bits, step)
     if device == "cuda":

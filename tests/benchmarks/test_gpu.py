@@ -14,13 +14,14 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.bounds import check_bounds
-from benchmarks.inputs import Case
+from benchmarks.inputs import Case, LossInputs
 from benchmarks.meters import make_meter
 from benchmarks.plan import GPU, LIMIT, TINY, Item, make_plan
 from benchmarks.provider import Provider
 from benchmarks.providers import find_providers
 from benchmarks.results import environment
 from benchmarks.runner import Runner
+from benchmarks.step import Reference
 
 # Without compiling, which a CPU takes seconds for.
 ONLY = ["--only", "cotbal", "cotbal kept", "cotbal min", "torch", "compact + torch"]
@@ -103,14 +104,44 @@ def test_a_loss_that_is_not_right_is_not_timed(tmp_path: Path, loss: Any, status
         assert len(again.results) == goes_on
 
 
-def test_another_code_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that was changed has not the timings of before."""
+@pytest.mark.parametrize("where", ["the check", "the loss"])
+def test_what_the_check_takes_is_not_said_of_a_loss(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    def loss(inputs: LossInputs) -> torch.Tensor:
+        return inputs.features[0].sum()
+
+    if where == "the check":
+        monkeypatch.setattr(Reference, "errors", full)
+    provider = Provider("rival", "logits", full if where == "the loss" else loss, "made up")
+    head = {"environment": {}, "ceilings": {}}
+    runner = Runner(tmp_path / "r.json", make_meter("cpu"), {"logits": [provider]}, head)
+    runner.run([Item(Case("logits", 8, 33, dtype="float32"), "rival")], math.inf, lambda line: None)
+    (result,) = runner.results.values()
+    told = (result["status"], "check in float64" in result["message"])
+    assert told == (("failed", True) if where == "the check" else ("out of memory", False))
+
+
+def test_another_code_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kernel that was changed has not the timings of before, which took hours and are not lost."""
     assert run(tmp_path) == 0
     kept = results(tmp_path)
     assert kept["environment"]["code"] == environment(torch.device("cpu"))["code"]
     monkeypatch.setattr("benchmarks.results._code", lambda: "changed")
     assert run(tmp_path, "--minutes", "0") == 3
     assert results(tmp_path)["results"] == []
+    (before,) = tmp_path.glob("*/tiny.json.before")
+    assert str(before) in capsys.readouterr().out
+    assert json.loads(before.read_text()) == kept
+    # A file without results is no loss.
+    monkeypatch.setattr("benchmarks.results._code", lambda: "changed again")
+    assert run(tmp_path, "--minutes", "0") == 3
+    assert json.loads(before.read_text()) == kept
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.inputs import KINDS, Case, make_inputs
+from benchmarks.meters import MIB, CpuMeter
 from benchmarks.provider import Provider
 from benchmarks.providers import find_providers
 from benchmarks.runner import is_right
-from benchmarks.step import check
+from benchmarks.step import Reference, check, step
 
 CASES = [
     Case("logits", 24, 131, share=0.5, dtype="float32"),
@@ -65,3 +66,12 @@ def test_a_wrong_loss_is_seen(wrong: str, dtype: str) -> None:
     case = replace(CASES[0], dtype=dtype)
     errors = check(Provider("wrong", "logits", loss, ""), case)
     assert not all(is_right(error, case) for error in errors.values())
+
+
+def test_a_check_takes_one_copy_of_the_head() -> None:
+    """In float64: on a GPU it stands beside the loss's own gradients."""
+    case = Case("linear", 16, 4096, 64)
+    (ours,) = find_providers("linear", names=("cotbal",))[0]
+    reference, got = Reference(case), step(ours, make_inputs(case))
+    peak = CpuMeter().peak_mib(lambda: reference.errors(got))
+    assert peak < 1.1 * 8 * case.vocabulary * case.width / MIB
