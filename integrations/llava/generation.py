@@ -190,7 +190,7 @@ class Prompts(Dataset[Asked]):
         model = self._checkpoint.model
         most = getattr(model.config, "tokenizer_model_max_length", None)
         is_text = (batch.mask == 1) & (batch.input_ids >= 0)
-        sent = {"input_ids": batch.input_ids, "attention_mask": batch.mask}
+        sent: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask}
         sent |= {"images": batch.images, "image_sizes": batch.sizes}
         # With its pictures put in, by the model's own code, which makes thousands of rows of a large one.
         made = expanded_labels(model, sent | {"labels": batch.input_ids.where(is_text, -100)})
