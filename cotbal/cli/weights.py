@@ -283,7 +283,7 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     from rich.console import Console
 
     from cotbal.estimate.few_seeds import few_seeds
-    from cotbal.report.noise import ONE_SEED
+    from cotbal.report.noise import ONE_SEED, PULLED
     from cotbal.report.tables import print_columns
 
     console, tasks = Console(), noise.tasks
@@ -303,6 +303,8 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
         of_task[name] = [_span(*ends) for ends in zip(found.low.tolist(), found.high.tolist(), strict=True)]
     drawn = "the items" if noise.n_seeds == 1 else "items and seeds"
     print_columns(console, f"Difficulty and weights, {percent} (bootstrap over {drawn})", tasks, of_task)
+    if chosen.provenance["shrink"]:
+        typer.echo(PULLED)
     if noise.n_seeds == 1:
         typer.echo(ONE_SEED)
     for line in few_seeds(noise.n_seeds):

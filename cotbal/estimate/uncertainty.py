@@ -121,7 +121,8 @@ def uncertainty(
         seed: of its random numbers.
         over: the noise that is looked at: "items", "seeds" or both.
         shrink: of the signals and weights of `estimate_weights(shrink=True)`; the reliabilities are held
-            fixed. The sets of the cells of C stay those of the values as measured.
+            fixed, so that these intervals are too narrow. The sets of the cells of C stay those of the values
+            as measured.
         precise: the difficulty is that of the single-task runs, whose items are not known: what needs it has
             no interval.
 

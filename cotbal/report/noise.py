@@ -15,6 +15,10 @@ ONE_SEED = (
     "The intervals are over the validation items: one seed tells nothing of what another training would have "
     "scored."
 )
+PULLED = (
+    "Intervals of pulled values are too narrow: they leave out how far from the mean the true values lie, so "
+    "that they hold the truth less often, the more is pulled."
+)
 
 
 def statements(results: Mapping[str, Any]) -> list[str]:
@@ -82,10 +86,11 @@ def _about_weights(results: Mapping[str, Any]) -> list[str]:
 def _about_shrinkage(results: Mapping[str, Any]) -> list[str]:
     if not results.get("shrink"):
         return []
-    return [
+    lines = [
         "The weights are shrunk: contributions and difficulties are pulled to their mean, each by its own "
         "reliability. C is shown as measured, its means and the difficulty as pulled."
     ]
+    return [*lines, PULLED] if seeds.intervals(results) else lines
 
 
 def _judged(results: Mapping[str, Any]) -> Mapping[str, Any]:

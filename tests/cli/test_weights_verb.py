@@ -8,6 +8,7 @@ from cotbal.cli.main import app
 from cotbal.estimate import Scores, contribution, difficulty, estimate_weights
 from cotbal.estimate.items_json import write_items
 from cotbal.estimate.uncertainty import uncertainty
+from cotbal.report.findings import Settings, estimate_results
 from cotbal.weights import TaskWeights
 from tests.cli.commands import call, run_cotbal
 from tests.estimate.coverage import World
@@ -243,6 +244,23 @@ def test_intervals_without_probes_are_said_to_be_of_the_items(tmp_path, monkeypa
     for options, times in ((["--items", "items.json"], 1), ([], 0)):
         done = CliRunner().invoke(app, ["weights", "scores.csv", *options])
         assert (done.exit_code, done.stdout.count(told)) == (0, times), done.output
+
+
+def test_intervals_of_pulled_weights_are_said_to_be_too_narrow(tmp_path):
+    right = {"mini": (12, 18), "a": (48, 24), "b": (15, 45)}
+    items = {
+        run: {task: [1.0] * count + [0.0] * (60 - count) for task, count in zip("ab", counts, strict=True)}
+        for run, counts in right.items()
+    }
+    scores = Scores(["a", "b"], [0.2, 0.3], [[0.8, 0.4], [0.25, 0.75]], items=items)
+    files = [scores.to_csv(tmp_path / "scores.csv"), "--items", write_items(tmp_path / "i.json", items)]
+    told = "Intervals of pulled values are too narrow"
+    for options, times in (([], 0), (["--shrink"], 1)):
+        arguments = ["weights", *files, "--out", tmp_path / "w", *options]
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+        assert (done.exit_code, done.stdout.count(told)) == (0, times)
+        found = estimate_results([scores], Settings(shrink=bool(options)), source="seed 0")
+        assert " ".join(found["statements"]).count(told) == times
 
 
 def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):

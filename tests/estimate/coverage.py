@@ -119,6 +119,7 @@ def simulate(
     seed: int = 0,
     n_seeds: int = 1,
     seed_noise: float = 0.0,
+    shrink: bool = False,
 ) -> dict[str, Tally]:
     """Coverage by quantity; "C unbounded" and "tables with weights" are shares of cells and of tables."""
     generator = torch.Generator().manual_seed(seed)
@@ -129,7 +130,9 @@ def simulate(
             world = World.random(n_tasks, z, generator)
             C = contribution_of(world.mini, world.probes)
             D = difficulty_of(world.mini, world.probes.diagonal())
-        found = uncertainty(world.tables(generator, n_seeds, seed_noise), draws=draws, seed=index)
+        found = uncertainty(
+            world.tables(generator, n_seeds, seed_noise), draws=draws, seed=index, shrink=shrink
+        )
         tallies["C"].add(found.contribution.contains(C)[off_diagonal])
         tallies["C unbounded"].add(~found.contribution.bounded[off_diagonal])
         tallies["V"].add(_within(found.mini, world.mini))
@@ -186,6 +189,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=600, help="bootstrap draws for each table")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each table")
     parser.add_argument("--seed-noise", type=float, default=0.0, help="their noise in own gains of a task")
+    parser.add_argument("--shrink", action="store_true", help="intervals of pulled difficulties and weights")
     parser.add_argument("--shrinkage", action="store_true", help="the error of weights with and without it")
     chosen = parser.parse_args()
     if chosen.shrinkage:
@@ -201,7 +205,13 @@ def _print_coverage(chosen: argparse.Namespace) -> None:
     for n_tasks in SIZES:
         for z in GAINS_IN_ERRORS:
             tallies = simulate(
-                n_tasks, z, chosen.tables, chosen.draws, n_seeds=chosen.seeds, seed_noise=chosen.seed_noise
+                n_tasks,
+                z,
+                chosen.tables,
+                chosen.draws,
+                n_seeds=chosen.seeds,
+                seed_noise=chosen.seed_noise,
+                shrink=chosen.shrink,
             )
             line = "".join(f"{tallies[name].share:>21.3f}" for name in QUANTITIES)
             print(f"{n_tasks:>2} {z:>4}{line}", flush=True)
