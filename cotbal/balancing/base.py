@@ -21,7 +21,7 @@ class Weighting(ABC):
 
     A trainer calls `bind` when it starts, then in every optimizer step `weights` before the first forward
     pass and `update` after the last one. All state is on the device; only `state_dict` waits for it. In place
-    of one without float64 (Apple's MPS) it is the CPU, where the weights alone do not stay.
+    of one without float64 (Apple's MPS) it is the CPU; the weights come on the device all the same.
 
     A rule of one's own is a `compute`; what it remembers beyond `last_loss` is made in `initial_state` and
     changed in `observe`, and is then saved and restored with the checkpoint. Weights that follow each
