@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotbal.estimate.few_seeds import HELD, few_seeds
 from cotbal.estimate.fieller import Noise, fieller, student
 from cotbal.estimate.formulas import all2one_of, contribution_of, one2all_of
 from cotbal.estimate.resample import drawn_means, resample, seed_shares, stacked_items
@@ -370,21 +369,6 @@ def test_drawn_seeds_scatter_as_a_mean_of_so_many(n):
     drawn = seed_shares(n, 40_000, 0, ("seeds",)) @ scores
     assert drawn.var().item() == pytest.approx((scores.var() / n).item(), rel=0.03)
     assert torch.equal(seed_shares(n, 2, 0, ("items",)), torch.full((2, n), 1 / n, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("n_seeds", [*HELD])
-def test_intervals_of_few_seeds_alone_hold_the_truth_as_seldom_as_is_told(n_seeds):
-    trainings = torch.randn(n_seeds, 2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    drawn = seed_shares(n_seeds, 1000, 0, ("seeds",)) @ trainings
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-    assert ((low <= 0) & (high >= 0)).double().mean().item() == pytest.approx(HELD[n_seeds] / 100, abs=0.02)
-    (line,) = few_seeds(n_seeds)
-    assert line.startswith(f"{n_seeds} seeds: ")
-    assert line.endswith(f"hold the truth in some {HELD[n_seeds]} % of cases.")
-
-
-def test_of_one_seed_and_of_many_there_is_another_or_no_warning():
-    assert few_seeds(1) == few_seeds(6) == []
 
 
 def test_the_draws_do_not_hang_on_how_many_are_made_at_a_time(monkeypatch):
