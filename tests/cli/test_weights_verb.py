@@ -6,9 +6,11 @@ from typer.testing import CliRunner
 
 from cotbal.cli.main import app
 from cotbal.estimate import Scores, contribution, difficulty, estimate_weights
+from cotbal.estimate.few_seeds import few_seeds
 from cotbal.estimate.items_json import write_items
 from cotbal.estimate.uncertainty import uncertainty
 from cotbal.report.findings import Settings, estimate_results
+from cotbal.report.noise import statements
 from cotbal.weights import TaskWeights
 from tests.cli.commands import call, run_cotbal
 from tests.estimate.coverage import World
@@ -273,3 +275,19 @@ def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):
     )
     assert shown.exit_code == 0, shown.output
     assert "There are no intervals, as there are no per-item scores of <b>x</b> in every run." in shown.stdout
+
+
+def test_two_seeds_are_said_to_show_little(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world = World.random(3, 8.0, torch.Generator().manual_seed(0))
+    tables = [world.table(torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    words = ["weights"]
+    for seed, table in enumerate(tables):
+        table.to_csv(f"{seed}.csv")
+        write_items(f"{seed}.json", table.items)
+        words += [f"{seed}.csv", "--items", f"{seed}.json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    (line,) = few_seeds(2)
+    assert line in done.stdout
+    assert line in statements(estimate_results(tables, Settings(), source="two seeds"))
