@@ -87,8 +87,13 @@ def main(arguments: list[str] | None = None) -> int:
     meter = make_meter(options.device)
     path = path_of("tiny" if options.tiny else "timings", meter.device, options.out)
     head = _head(meter, options, absent, path)
+
+    def in_a_new_process(cause: str) -> NoReturn:
+        say(f"{cause}; going on in a new process")
+        _start_anew(given, time.monotonic() - start)
+
     goes_on = options.elapsed > 0
-    runner = Runner(path, meter, providers, head, fresh=options.fresh, goes_on=goes_on)
+    runner = Runner(path, meter, providers, head, fresh=options.fresh, goes_on=goes_on, hung=in_a_new_process)
     where = f"{device_name(meter.device)}; results: {path}"
     say("\n".join([*absent, f"{how_many}, on {where}"]))
     if runner.before is not None:
@@ -96,8 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         left = runner.run(items, start + 60 * minutes_of(options), say)
     except DeviceLostError as error:
-        say(f"the device was lost ({error}); going on in a new process")
-        _start_anew(given, time.monotonic() - start)
+        in_a_new_process(f"the device was lost ({error})")
     runner.save(complete=left == 0)
     _conclude(load(path), say, as_json=options.json)
     say(f"{time.monotonic() - start:.0f} s")

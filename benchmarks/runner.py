@@ -4,6 +4,7 @@ The file is written whole after every timing, so that a run that is stopped goes
 """
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from benchmarks.step import Error, Reference, step
 # Units in the last place, by bytes of the dtype: enough for sums over many chunks, far too few for a wrong
 # weight. In 16 bits 4 of them are 3 % (bfloat16) of the largest entry.
 GATES = {2: 4.0, 4: 32.0}
+# Seconds that a timing may take, its compilation and its check among them.
+LONGEST = 150.0
 
 
 class DeviceLostError(RuntimeError):
@@ -40,6 +43,8 @@ class Runner:
         head: what the file says besides the results (environment, ceilings, absent rivals).
         fresh: forget what the file has.
         goes_on: this run was begun by another process: what failed there is not tried again.
+        hung: called from another thread where a timing takes longer than `LONGEST`, with its failure in the
+            file. It has to end this process, which cannot be got out of that timing.
     """
 
     def __init__(
@@ -51,8 +56,9 @@ class Runner:
         *,
         fresh: bool = False,
         goes_on: bool = False,
+        hung: Callable[[str], object] | None = None,
     ) -> None:
-        self._path, self._meter, self._head = path, meter, head
+        self._path, self._meter, self._head, self._hung = path, meter, head, hung
         self._providers = {(p.level, p.name): p for found in providers.values() for p in found}
         self.results: dict[str, dict[str, Any]] = {}
         self._reference: tuple[Case, bool, Reference] | None = None
@@ -76,7 +82,8 @@ class Runner:
         for place, item in enumerate(waiting):
             if time.monotonic() >= deadline:
                 return len(waiting) - place
-            result = self._measured(item)
+            with self._watched(item):
+                result = self._measured(item)
             self.results[item.key] = result
             self.save(complete=place == len(waiting) - 1)
             done = len(items) - len(waiting) + place + 1
@@ -90,14 +97,25 @@ class Runner:
         content = self._head | {"complete": complete, "results": list(self.results.values())}
         return save(self._path, content)
 
+    @contextmanager
+    def _watched(self, item: Item) -> Iterator[None]:
+        watch = threading.Timer(LONGEST, self._give_up, (item, self._hung))
+        watch.daemon = True
+        if self._hung is not None:
+            watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def _give_up(self, item: Item, hung: Callable[[str], object]) -> None:
+        message = f"given up after {LONGEST:.0f} s"
+        self.results[item.key] = _head_of(item) | {"status": "failed", "message": message}
+        self.save(complete=False)
+        hung(f"{item.provider}: {message}")
+
     def _measured(self, item: Item) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            "key": item.key,
-            "provider": item.provider,
-            "case": asdict(item.case),
-            "status": "ok",
-            "message": "",
-        }
+        result = _head_of(item)
         try:
             return result | (self._bare(item.case) if item.provider == BARE else self._timed(item))
         # Its name in every torch; the shorter one came with 2.5.
@@ -156,6 +174,16 @@ class Runner:
         return {"configured": "the two or three products alone, into memory that is there"} | _figures(
             times, inputs
         )
+
+
+def _head_of(item: Item) -> dict[str, Any]:
+    return {
+        "key": item.key,
+        "provider": item.provider,
+        "case": asdict(item.case),
+        "status": "ok",
+        "message": "",
+    }
 
 
 @contextmanager

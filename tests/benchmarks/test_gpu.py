@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,32 @@ def test_a_loss_that_is_not_right_is_not_timed(tmp_path: Path, loss: Any, status
             tmp_path / "r.json", make_meter("cpu"), {}, {"environment": {}, "ceilings": {}}, goes_on=goes_on
         )
         assert len(again.results) == goes_on
+
+
+def test_a_rival_that_hangs_is_a_failure_and_the_others_are_timed(tmp_path: Path) -> None:
+    """It hangs in one process; another, which the first becomes, goes on with the rest."""
+    script = """
+        import sys, time
+        from benchmarks import gpu, runner
+        from benchmarks.provider import Provider
+        find = gpu.find_providers
+        def found(level, *arguments, **options):
+            providers, absent = find(level, *arguments, **options)
+            return [Provider("rival", level, lambda _: time.sleep(600), "made up"), *providers], absent
+        gpu.find_providers, runner.LONGEST = found, 1.0
+        gpu.main(sys.argv[1:])
+    """
+    arguments = ["--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "torch"]
+    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rival: given up after 1 s; going on in a new process" in done.stdout
+    hung, *others = results(tmp_path)["results"]
+    assert (hung["provider"], hung["status"], hung["message"]) == ("rival", "failed", "given up after 1 s")
+    assert {(each["provider"], each["status"]) for each in others} == {
+        ("torch", "ok"),
+        ("bare products", "ok"),
+    }
 
 
 @pytest.mark.parametrize("where", ["the check", "the loss"])
