@@ -50,8 +50,11 @@ class Record:
     def number(self, name: str) -> float:
         """Return a finite number; True and False count as 1 and 0, as does their spelling in a table."""
         value = self.fields.get(name)
+        if isinstance(value, str):
+            # Python reads 1_0 as 10.
+            value = {"True": 1, "False": 0}.get(value, value if "_" not in value else None)
         try:
-            number = float({"True": 1, "False": 0}.get(value, value) if isinstance(value, str) else value)  # type: ignore[arg-type]
+            number = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             raise self.error(name, "a number") from None
         if not math.isfinite(number):

@@ -85,7 +85,8 @@ def numbers(cells: Sequence[str], tasks: Sequence[str], row: str) -> list[float]
     values = []
     for cell, task in zip(cells, tasks, strict=True):
         try:
-            values.append(float(cell))
+            # Python reads 1_0 as 10.
+            values.append(float(cell if "_" not in cell else ""))
         except ValueError:
             got = repr(cell) if cell else "an empty cell"
             raise ValueError(

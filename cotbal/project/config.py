@@ -144,6 +144,13 @@ class Project(Strict):
         for name in tasks:
             if name in RESERVED or "/" in name or not name.strip():
                 raise ValueError(f"expected a task name without '/' that is none of {RESERVED}, got {name!r}")
+        # A Mac's disk, and a task's folder on it, does not tell them apart.
+        spelt = {name.casefold(): name for name in tasks}
+        if twins := [name for name in tasks if spelt[name.casefold()] != name]:
+            raise ValueError(
+                f"expected task names that differ in more than case, got {twins[0]!r} and "
+                f"{spelt[twins[0].casefold()]!r}"
+            )
         weighted = [name for name, task in tasks.items() if task.weight is None]
         if len(weighted) < 2:
             raise ValueError(f"expected at least two tasks without a fixed weight, got {len(weighted)}")

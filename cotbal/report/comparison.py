@@ -130,7 +130,8 @@ def lead(content: Comparison) -> str:
         )
     tasks = dict.fromkeys(column["task"] for column in content["columns"])
     seeds = content["seeds"]
-    of_seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"means of the seeds {', '.join(map(str, seeds))}"
+    # A CSV does not say which.
+    of_seeds = "one seed" if len(seeds) == 1 else f"means of the seeds {', '.join(map(str, seeds))}"
     brackets = f" Square brackets hold {100 * content['level']:g} % intervals." if content["level"] else ""
     return (
         f"{len(content['methods'])} methods on {len(tasks)} tasks ({of_seeds}); bold is the best.{brackets}"

@@ -42,6 +42,7 @@ def test_a_score_alone(tmp_path, content, score):
         ("run,vqa\nmini,\n", "line 2, field 'vqa': expected a number, got ''"),
         ("id,EM\n1,0.5\n1,0.6\n", "line 3, field 'id': id '1' stands twice"),
         ("id,EM\n1,0.5\n2,inf\n", "line 3, field 'EM': expected a finite number, got 'inf'"),
+        ("id,EM\n1,0.5\n2,1_0\n", "line 3, field 'EM': expected a number, got '1_0'"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path, content, words):

@@ -184,6 +184,7 @@ def test_writing_and_reading_keeps_every_bit(tmp_path, data):
         (TABLE.replace(",", "\t"), "separate the cells by commas"),
         ("run\nmini\n", "at least one task"),
         ("run,a,a\n", "repeated: a"),
+        (TABLE.replace("0.4", "0_4"), "row 'a', task 'b': expected a number, got '0_4'"),
         (TABLE.replace("0.4", ""), "row 'a', task 'b': expected a number, got an empty cell"),
         (TABLE.replace("0.4", "n/a"), "row 'a', task 'b': expected a number, got 'n/a'"),
         (TABLE.replace("0.4", "40 %"), "expected a number, got '40 %'; leave the sign out"),

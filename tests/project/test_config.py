@@ -96,6 +96,10 @@ def changed(place, new):
         (changed(["tasks", "mini"], {"train": "x"}), "tasks: expected a task name"),
         (changed(["tasks", "x/y"], {"train": "x"}), "tasks: expected a task name"),
         (
+            changed(["tasks", "A"], {"train": "x"}),
+            "tasks: expected task names that differ in more than case, got 'a' and 'A'",
+        ),
+        (
             changed(["tasks"], {"a": {"train": "x"}}),
             "tasks: expected at least two tasks without a fixed weight",
         ),

@@ -126,6 +126,8 @@ def test_the_page_loads_nothing_and_is_the_same_twice(content, page):
 def test_without_items_or_baseline_the_page_has_what_there_is():
     plain = Page(render_comparison(compare(finals(items=False))))
     assert "There are no intervals" in plain.text
+    # A CSV has no number of it.
+    assert "4 methods on 3 tasks (one seed)" in plain.text
     assert plain.tables["scores"][1][1] == "0.4000"
     alone = Page(render_comparison(compare(finals(), baseline="none")))
     assert list(alone.tables) == ["scores", "weights"]
