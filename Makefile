@@ -8,6 +8,7 @@ LLAVA := .venv-llava
 LLAVA_NEXT := .venv-llava-next
 FACTORY := .venv-llamafactory
 SWIFT := .venv-swift
+VISION := .venv-vision
 NEXT ?=
 # The oldest that the package takes, the first whose compiler takes the loss, and the newest.
 TORCH ?= 2.4.1 2.6.0 2.15.0
@@ -32,7 +33,7 @@ on-top-of = test -x $(2)/bin/python || $(1)/bin/python -m venv $(2); \
   echo "import site; site.addsitedir('$$($(1)/bin/python -c "$$purelib")')" \
   > "$$($(2)/bin/python -c "$$purelib")/beneath.pth"
 
-.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-llamafactory test-swift test-torch test-breakage test-gpu lint format bench bench-rivals clean
+.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-llamafactory test-swift test-vision test-torch test-breakage test-gpu lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
@@ -41,6 +42,7 @@ help:
 	@echo "make test-llava-next NEXT=...  the tests on a checkout of LLaVA-NeXT's repository (in no index)"
 	@echo "make test-llamafactory  the tests on LLaMA-Factory's own training"
 	@echo "make test-swift  the tests on ms-swift's own training"
+	@echo "make test-vision  the tests on Hugging Face's models with torchvision, as most users have it; Qwen-VL and others"
 	@echo "make test-torch TORCH='2.4.1 2.15.0'  the losses and the kernels' compilation with these (gigabytes each)"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
@@ -94,6 +96,17 @@ $(FACTORY)/.ready: tests/integrations/llamafactory/requirements.txt $(VENV)/.rea
 	@rm -f $(FACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so
 	@touch $@
 
+# torchvision, for whose sake the models' pictures are processed otherwise, and which Qwen-VL and others need. Beside a
+# torch without CUDA its compiled part cannot be loaded: then nothing of it may be registered. The processors use none.
+$(VISION)/.ready: $(VENV)/.ready
+	@echo "== making $(VISION) (torchvision: once, half a minute)"
+	@$(call on-top-of,$(VENV),$(VISION))
+	@$(VISION)/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 num2words==0.5.14 docopt==0.6.2
+	@sed -i.before -E 's/^@torch\.library\.register_fake\("torchvision::(q?nms)"\)/@register_meta("\1")/' \
+	  $(VISION)/lib/python3*/site-packages/torchvision/_meta_registrations.py
+	@$(VISION)/bin/python -c "import torchvision"
+	@touch $@
+
 demo: $(VENV)/.ready
 	@echo "== cotbal demo $(DEMO_ARGS)"
 	@$(BIN)/cotbal demo $(DEMO_ARGS)
@@ -131,6 +144,11 @@ test-llava-next: $(LLAVA_NEXT)/.ready
 test-swift: $(SWIFT)/.ready
 	@echo "== tests on ms-swift's own training"
 	@$(SWIFT)/bin/python -m pytest tests/integrations/swift
+
+test-vision: $(VISION)/.ready
+	@echo "== tests on Hugging Face's models with torchvision, $(JOBS) processes"
+	@$(VISION)/bin/python -m pytest tests/integrations/huggingface tests/integrations/peft -n $(JOBS) --dist worksteal \
+	  -m "not full" $(VISION_ARGS)
 
 test-llamafactory: $(FACTORY)/.ready
 	@echo "== tests on LLaMA-Factory's own training, $(JOBS) processes"
@@ -188,4 +206,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) $(FACTORY) $(SWIFT) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) $(FACTORY) $(SWIFT) $(VISION) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
