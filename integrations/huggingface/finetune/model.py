@@ -11,6 +11,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind
 
+# Within a vision tower what makes words of its patches, as of Qwen-VL and GLM-V.
+_PROJECTORS = ("merger", "patch_merger", "merger_list", "deepstack_merger_list")
+
 
 def load_model(
     name: str,
@@ -103,11 +106,14 @@ def language_model(model: PreTrainedModel) -> tuple[str, nn.Module]:
 
 
 def freeze_vision(model: PreTrainedModel) -> None:
-    """Freezes the vision tower, as LLaVA's instruction tuning does; without one does nothing."""
+    """Freezes the vision tower, not the projector, as LLaVA's instruction tuning does; without one nothing."""
     kind = type(getattr(model.config, "vision_config", None))
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and type(module.config) is kind:
             module.requires_grad_(False)
+            for name, part in module.named_children():
+                if name in _PROJECTORS:
+                    part.requires_grad_(True)
 
 
 def with_lora(

@@ -18,7 +18,15 @@ from cotbal.integrations.huggingface.finetune.records import STAND_IN
 from tests.integrations.huggingface.chat_world import World
 from tests.integrations.huggingface.finetune.families import END, gemma3, idefics3, llava_next, mllama
 from tests.integrations.huggingface.finetune.vision_families import VISION_FAMILIES
-from tests.integrations.huggingface.finetune.world import batch_of, record, run, trained, words, write
+from tests.integrations.huggingface.finetune.world import (
+    batch_of,
+    check_step,
+    record,
+    run,
+    trained,
+    words,
+    write,
+)
 
 _FAMILIES = {"Idefics3": idefics3, "Gemma3": gemma3, "LlavaNext": llava_next}
 # `make test-vision` runs them.
@@ -82,6 +90,23 @@ def test_a_mixed_batch_is_its_records_one_by_one(family: str, pictures: Path) ->
     assert stand_in["pixel_values"].numel() > 0
     # The models' own loss is in float32.
     torch.testing.assert_close(loss_sum(*records), one_by_one, rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", [name for name in _FAMILIES if name in VISION_FAMILIES])
+def test_a_step_is_that_of_equation_2(family: str, pictures: Path) -> None:
+    torch.manual_seed(0)
+    for part in VISION_FAMILIES[family]():
+        part.save_pretrained(pictures / "model")
+    records = [
+        record(0, ("what is it", "number one"), ("and here", "two"), image="2.png"),
+        record(1, ("what", "the number is the number"), task="chat"),
+        record(2, ("is it here", "it is"), image="0.png"),
+        record(3, ("which number", "one"), image="1.png", task="chat"),
+        record(4, ("what is here", "it is here")),
+        record(5, ("number", "is it"), task="chat"),
+    ]
+    check_step(pictures / "model", pictures, records, pictures, END)
 
 
 @pytest.mark.filterwarnings("ignore")

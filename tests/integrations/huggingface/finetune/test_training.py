@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from cotbal.balancing import DWA, save_rule
 from cotbal.integrations.huggingface import generate
@@ -22,6 +22,7 @@ from tests.integrations.huggingface.finetune.world import (
     SEQUENTIAL,
     WEIGHTS,
     batch_of,
+    check_step,
     mixture,
     record,
     run,
@@ -54,43 +55,8 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 @pytest.mark.parametrize("kind", ["text", "vision"])
 def test_a_step_is_that_of_equation_2(kind: str, world: World, tmp_path: Path) -> None:
     """Twelve records in three micro-batches, pictures and text mixed, by hand in float64."""
-    folder, rate = getattr(world, kind), 0.5
     records = mixture(kind == "vision")
-    options: dict[str, Any] = {"max_steps": 1, "save_strategy": "no", "gradient_accumulation_steps": 3}
-    options |= {"optim": "sgd", "learning_rate": rate, "lr_scheduler_type": "constant", "max_grad_norm": 0}
-    given = write(tmp_path, records)
-    assert run([*given, *words(world, folder, tmp_path / "out", **options)]) == 0
-
-    loader = Qwen2ForCausalLM if kind == "text" else LlavaForConditionalGeneration
-    model = loader.from_pretrained(folder).double().eval()
-    processor = (AutoTokenizer if kind == "text" else AutoProcessor).from_pretrained(folder)
-    collator = DialogueCollator(ChatTemplate(processor), world.images, ["<|end|>"])
-    total, denominator = torch.zeros((), dtype=torch.float64), 0.0
-    for each in records:
-        batch = batch_of(collator, tmp_path, each)
-        labels = batch.pop("labels")[0, 1:]
-        inputs = {name: v.double() if v.is_floating_point() else v for name, v in batch.items()}
-        logits = model(**inputs).logits[0, :-1]
-        weight, is_valid = WEIGHTS[each["task"]], labels >= 0
-        total = total - weight * logits.log_softmax(-1)[is_valid, labels[is_valid]].sum()
-        denominator += weight * int(is_valid.sum())
-    (total / denominator).backward()
-
-    logged = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
-    # Rounded to four digits by the log.
-    assert next(line["loss"] for line in logged if "loss" in line) == pytest.approx(
-        float(total.detach()) / denominator, rel=2e-4
-    )
-    before = dict(loader.from_pretrained(folder).named_parameters())
-    after = dict(loader.from_pretrained(tmp_path / "out").named_parameters())
-    for name, own in model.named_parameters():
-        if "vision_tower" in name:
-            assert torch.equal(before[name], after[name])
-            continue
-        gradient = (before[name] - after[name]).double() / rate
-        # What a parameter was rounded to, over the rate.
-        rounding = float(before[name].detach().abs().max()) * 2**-23 / rate
-        torch.testing.assert_close(gradient, own.grad, rtol=1e-4, atol=rounding + 1e-6)
+    check_step(getattr(world, kind), world.images, records, tmp_path, "<|end|>")
 
 
 def test_labels_are_smoothed_under_the_task_weights(world: World, tmp_path: Path) -> None:
