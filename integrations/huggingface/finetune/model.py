@@ -106,7 +106,7 @@ def language_model(model: PreTrainedModel) -> tuple[str, nn.Module]:
 
 
 def freeze_vision(model: PreTrainedModel) -> None:
-    """Freezes the vision tower, not the projector, as LLaVA's instruction tuning does; without one nothing."""
+    """Freezes the vision tower without its projector, as LLaVA's instruction tuning; else does nothing."""
     kind = type(getattr(model.config, "vision_config", None))
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and type(module.config) is kind:
