@@ -79,10 +79,10 @@ $(LLAVA_NEXT)/.ready: tests/integrations/llava_next/requirements.txt $(LLAVA)/.r
 	@$(LLAVA_NEXT)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-# What ms-swift pins below what the other tests run with; the rest, torch among it, is $(VENV)'s.
-$(SWIFT)/.ready: tests/integrations/swift/requirements.txt $(VENV)/.ready
+# What ms-swift pins below what the other tests run with; the rest, torch among it, is $(VENV)'s, torchvision $(VISION)'s.
+$(SWIFT)/.ready: tests/integrations/swift/requirements.txt $(VISION)/.ready
 	@echo "== making $(SWIFT) (ms-swift and what it imports: once, a few minutes)"
-	@$(call on-top-of,$(VENV),$(SWIFT))
+	@$(call on-top-of,$(VISION),$(SWIFT))
 	@$(SWIFT)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 

@@ -33,7 +33,7 @@ class Case:
     Attributes:
         name: also of its files.
         words: arguments after the common ones, the last of a kind counts.
-        kind: "text", "experts" or "vision".
+        kind: "text", "experts", "vision" or "qwen_vl".
         plugin: what `--external_plugins` gets; None: ms-swift as it is.
         stage: of ms-swift.
         data: files in the place of the world's.
@@ -51,8 +51,9 @@ class Case:
             "text": (world.text, "qwen2"),
             "experts": (world.experts, "qwen3_moe"),
             "vision": (world.vision, "llava1_5_hf"),
+            "qwen_vl": (world.qwen_vl, "qwen2_5_vl"),
         }[self.kind]
-        template = "llava1_5_hf" if self.kind == "vision" else "chatml"
+        template = of_type if self.kind in ("vision", "qwen_vl") else "chatml"
         plugin = [] if self.plugin is None else ["--external_plugins", str(self.plugin)]
         data = self.data or [world.data(task, self.kind) for task in WEIGHTS]
         words = self.words.format(folder=folder).split()

@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 from swift.arguments import SftArguments
 from swift.pipelines import pretrain_main, rlhf_main, sft_main
+from swift.template.templates.qwen import Qwen2VLTemplate
 
 from tests.integrations.swift.recorder import recording
-from tests.integrations.swift.world import WEIGHTS
+from tests.integrations.swift.world import IMAGE_PAD, WEIGHTS
 
 _STAGES = {"sft": sft_main, "pt": pretrain_main, "rlhf": rlhf_main}
 
@@ -40,6 +41,8 @@ def _packing_is_padding_free(arguments: SftArguments) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # It has the id of the published models, whose vocabulary is a thousand times as large.
+    Qwen2VLTemplate.image_token_id = IMAGE_PAD
     main(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -15,12 +15,13 @@ from swift.trainers import Seq2SeqTrainer
 from torch import Tensor, nn
 from transformers import (
     LlavaForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2ForCausalLM,
     Qwen3MoeForCausalLM,
     TrainerCallback,
 )
 
-_INPUTS = ("input_ids", "attention_mask", "position_ids", "pixel_values")
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "pixel_values", "image_grid_thw")
 
 
 @dataclass
@@ -100,7 +101,12 @@ def _model(trained: nn.Module) -> nn.Module:
     """A model of the same parameters in float64, from disk, that ms-swift never had in its hands."""
     adapters = getattr(trained, "peft_config", None)
     inner = trained if adapters is None else trained.get_base_model()
-    kinds = (LlavaForConditionalGeneration, Qwen2ForCausalLM, Qwen3MoeForCausalLM)
+    kinds = (
+        LlavaForConditionalGeneration,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2ForCausalLM,
+        Qwen3MoeForCausalLM,
+    )
     chosen = {each.__name__: each for each in kinds}[type(inner).__name__]
     # The grouped product of experts has no float64.
     options = {"experts_implementation": "eager"} if chosen is Qwen3MoeForCausalLM else {}
@@ -173,14 +179,21 @@ def _segments(
 ) -> Iterator[tuple[Tensor, int, str]]:
     """The summed loss, the number of targets and the task of each record, one at a time."""
     labels, ids = batch["labels"], batch["input_ids"]
-    pictures = iter(batch.get("pixel_values", ()))
+    pictures = iter(_pictures(batch))
+    # flash-attn alone keeps the records of Qwen-VL's rows apart; without it each token sees those before it.
+    is_mixed = "attention_mask" not in batch and batch["position_ids"].ndim == 3
     for row in range(len(labels)):
         for part in _parts(batch, row):
             own_labels, own_ids = labels[row, part], ids[row, part]
             image = getattr(model.config, "image_token_id", None)
             has_picture = image is not None and bool((own_ids == image).any())
-            extra = {"pixel_values": next(pictures)[None].double()} if has_picture else {}
-            logits = model(input_ids=own_ids[None], use_cache=False, **extra).logits[0, :-1]
+            extra = next(pictures) if has_picture else {}
+            if "image_grid_thw" in extra:
+                extra = extra | {"mm_token_type_ids": (own_ids == image).int()[None]}
+            if is_mixed:
+                logits = _logits(model, batch)[part][:-1]
+            else:
+                logits = model(input_ids=own_ids[None], use_cache=False, **extra).logits[0, :-1]
             targets = own_labels[1:]
             valid = targets != -100
             chosen = logits[valid].log_softmax(-1).gather(1, targets[valid][:, None])
@@ -189,12 +202,35 @@ def _segments(
             yield -chosen.sum(), int(valid.sum()), task
 
 
+def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Those of the only row of Qwen-VL's batch, all its records in one."""
+    given = {key: value.double() if key == "pixel_values" else value for key, value in batch.items()}
+    given.pop("labels")
+    logits: Tensor = model(use_cache=False, **given).logits[0]
+    return logits
+
+
+def _pictures(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """What a model is given of each picture, in the rows' order."""
+    pixels, grids = batch.get("pixel_values"), batch.get("image_grid_thw")
+    if pixels is None:
+        return []
+    if grids is None:
+        return [{"pixel_values": each[None].double()} for each in pixels]
+    parts = pixels.double().split(grids.prod(-1).tolist())
+    return [
+        {"pixel_values": part, "image_grid_thw": grid[None]} for part, grid in zip(parts, grids, strict=True)
+    ]
+
+
 def _parts(batch: dict[str, Tensor], row: int) -> list[slice]:
     """Where the records of a row lie: one without its padding, or packed ones, whose positions restart."""
     mask = batch.get("attention_mask")
     if mask is not None:
         where = mask[row].nonzero().flatten()
         return [slice(int(where[0]), int(where[-1]) + 1)]
-    positions = batch["position_ids"][row]
+    positions = batch["position_ids"]
+    # Qwen-VL's have those of the text first, then those of the pictures' axes.
+    positions = positions[0, row] if positions.ndim == 3 else positions[row]
     starts = [*(positions == 0).nonzero().flatten().tolist(), len(positions)]
     return [slice(a, b) for a, b in pairwise(starts)]

@@ -20,6 +20,7 @@ BOUND = 1e-6
 _FULL = "--tuner_type full"
 _TOWER = f"{_FULL} --freeze_vit false --freeze_aligner false"
 _LORA = "--tuner_type lora --learning_rate 0.02 --target_modules all-linear"
+_PACKED = "--packing true --packing_length 64 --gradient_accumulation_steps 2"
 _ROUTED = f"{_FULL} --router_aux_loss_coef 2.0"
 _SAVED = f"{_FULL} --save_strategy steps --save_steps 2"
 ALONE = (
@@ -29,13 +30,17 @@ ALONE = (
     Case("LoRA", _LORA),
     Case("all tokens trained on", f"{_FULL} --loss_scale all --group_by_length true"),
     Case("padding_free", f"{_FULL} --padding_free true"),
-    Case("packing", f"{_FULL} --packing true --packing_length 64 --gradient_accumulation_steps 2"),
+    Case("packing", f"{_FULL} {_PACKED}"),
     Case("lazy_tokenize", f"{_FULL} --lazy_tokenize true --dataloader_num_workers 1"),
     Case("streaming", f"{_FULL} --streaming true --max_steps 4"),
     Case("swift pt", _FULL, stage="pt"),
     Case("pictures", _TOWER, kind="vision"),
     Case("pictures, LoRA", _LORA, kind="vision"),
     Case("pictures, one record in a row", f"{_TOWER} --per_device_train_batch_size 1", kind="vision"),
+    Case("Qwen-VL", _TOWER, kind="qwen_vl"),
+    Case("Qwen-VL, LoRA", _LORA, kind="qwen_vl"),
+    Case("Qwen-VL, packing", f"{_TOWER} {_PACKED}", kind="qwen_vl"),
+    Case("Qwen-VL, padding_free", f"{_TOWER} --padding_free true", kind="qwen_vl"),
     Case("routed experts", f"{_ROUTED} --gradient_checkpointing false", kind="experts"),
     Case("routed experts, none of their loss", _FULL, kind="experts"),
     Case("evaluation", f"{_FULL} --learning_rate 0 --split_dataset_ratio 0.25 --eval_strategy epoch"),
@@ -60,7 +65,7 @@ def _stock(case: Case) -> Case:
 
 
 EVALUATED = next(case for case in ALONE if case.name == "evaluation")
-CONTROLS = (ALONE[0], ALONE[3], ALONE[5], ALONE[10], TWO_RANKS[0], TWO_RANKS[4])
+CONTROLS = (ALONE[0], ALONE[3], ALONE[5], ALONE[10], ALONE[13], TWO_RANKS[0], TWO_RANKS[4])
 
 
 @pytest.fixture(scope="module")

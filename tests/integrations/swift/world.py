@@ -21,14 +21,21 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
 
 WEIGHTS = {"vqa": 0.4, "caption": 1.9, "chat": 1.0}
-_SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>"]
+_QWEN_VL = ["<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>"]
+_SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>", *_QWEN_VL]
+IMAGE_PAD = _SPECIAL.index("<|image_pad|>")
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 _IMAGE, _PATCH = 28, 14
 # At initialisation every token's loss is about log V, whatever its task: then weights would hardly matter.
@@ -70,12 +77,16 @@ class World:
         return self.folder / "llava"
 
     @property
+    def qwen_vl(self) -> Path:
+        return self.folder / "qwen2_5_vl"
+
+    @property
     def weights(self) -> Path:
         return self.folder / "weights.json"
 
     def data(self, task: str, kind: str = "text") -> Path:
-        """Its records: `kind` is "text", "experts" (the same) or "vision"."""
-        return self.folder / f"{task}_{'vision' if kind == 'vision' else 'text'}.jsonl"
+        """Its records: `kind` is "text", "experts" (the same), "vision" or "qwen_vl" (the same)."""
+        return self.folder / f"{task}_{'vision' if kind in ('vision', 'qwen_vl') else 'text'}.jsonl"
 
 
 def make_world(folder: Path) -> World:
@@ -93,6 +104,7 @@ def make_world(folder: Path) -> World:
     _text_model(world.text, tokenizer)
     _experts_model(world.experts, tokenizer)
     _vision_model(world.vision, tokenizer)
+    _qwen_vl_model(world.qwen_vl, tokenizer)
     return world
 
 
@@ -176,6 +188,26 @@ def _vision_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         num_additional_image_tokens=1,
         image_token="<image>",
     ).save_pretrained(folder)
+
+
+def _qwen_vl_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(3)
+    tower = {"depth": 2, "num_heads": 2, "hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    start, image, video, end = tokenizer.convert_tokens_to_ids(_QWEN_VL)
+    text = {"vocab_size": len(tokenizer), "num_key_value_heads": 2, "rope_parameters": rope, **_SIZES}
+    config = Qwen2_5_VLConfig(
+        text_config={"bos_token_id": 1, "eos_token_id": 4, **text},
+        vision_config={**tower, "window_size": 56, "fullatt_block_indexes": [1]},
+        **{"image_token_id": image, "video_token_id": video},
+        **{"vision_start_token_id": start, "vision_end_token_id": end},
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(_HEAD_SCALE)
+    model.save_pretrained(folder)
+    pictures = Qwen2VLImageProcessor(min_pixels=(2 * _PATCH) ** 2, max_pixels=4 * (2 * _PATCH) ** 2)
+    Qwen2_5_VLProcessor(pictures, tokenizer, Qwen2VLVideoProcessor()).save_pretrained(folder)
 
 
 if __name__ == "__main__":
