@@ -22,7 +22,9 @@ def test_its_image_may_have_another_name(tmp_path):
 def test_the_rows_of_one_picture_in_a_table_of_vlmevalkit_are_on_one_image(tmp_path):
     """Its LMUData/*.tsv: the picture in base64 in its first row, in the others that row's index."""
     pictures = {"a.jpg": ("7", "iVBORw0KGgo" * 9), "b.jpg": ("9", "/9j/4AAQSkZ" * 9)}
-    cells = [content if str(i.id) == first else first for i in ITEMS for first, content in [pictures[i.image]]]
+    cells = [
+        content if str(i.id) == first else first for i in ITEMS for first, content in [pictures[i.image]]
+    ]
     rows = [{"index": i.id, "image": cell, "answer": i.truth} for i, cell in zip(ITEMS, cells, strict=True)]
     file = write_table(tmp_path / "OCRVQA_TESTCORE.tsv", rows)
     wanted = [pictures[i.image][1] for i in ITEMS]

@@ -132,7 +132,9 @@ def test_a_list_that_a_table_holds_as_text_is_refused(tmp_path, cell):
     """As VLMEvalKit's TextVQA_VAL.tsv and pandas write several answers: no answer would be equal to it."""
     write_jsonl(tmp_path / "p.jsonl", [{"id": 1, "answer": "red"}])
     truth = write_table(tmp_path / "truth.tsv", [{"id": 1, "answer": cell}])
-    with pytest.raises(ValueError, match=r"truth.tsv: line 2, field 'answer': .*; write a list as one, in JSON"):
+    with pytest.raises(
+        ValueError, match=r"truth.tsv: line 2, field 'answer': .*; write a list as one, in JSON"
+    ):
         read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}")
 
 
