@@ -17,7 +17,6 @@ from cotbal.integrations.pictures import open_rgb
 from cotbal.json_records import read_records
 from cotbal.tasks import DECLARED, record_task, unknown_task
 
-
 # Keys of other tools' records that say more of what is to be learned, and would be told to no model.
 _UNREAD = ("images", "system", "tools", "video", "videos", "audio", "audios")
 # Of a turn, where False or 0 means that it is not to be learned.
@@ -197,15 +196,16 @@ def _refuse_unread(record: Mapping[str, Any], form: str) -> None:
     unread = [key for key in _UNREAD if record.get(key) and (key, form) != ("images", "messages")]
     if unread:
         raise ValueError(
-            f"expected all that is trained on in `{form}`, a system message as its first turn, and pictures in "
+            f"expected all that is trained on in `{form}`, a system message as its first turn, pictures in "
             f"`image`, got the key {unread[0]!r}, which is not read; move what it says there, or take it out"
         )
     for turn in record[form]:
-        if skipped := [key for key in _TRAINED if turn.get(key) in (False, 0)]:
-            raise ValueError(
-                f"expected answers that are all trained on, got a turn of {skipped[0]!r} {turn[skipped[0]]!r}; "
-                "part the record, or take the key out"
-            )
+        for key in _TRAINED:
+            if turn.get(key) in (False, 0):
+                raise ValueError(
+                    f"expected answers that are all trained on, got a turn of {key!r} {turn[key]!r}; part "
+                    "the record, or take the key out"
+                )
 
 
 def _first_answer(dialogue: Dialogue) -> int:

@@ -72,7 +72,9 @@ def test_a_turn_that_is_not_to_be_trained_on(mark: dict, tmp_path: Path) -> None
     question, answer = MESSAGES["messages"]
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"messages": [question, answer | mark, question, answer], "task": "chat"}))
-    with pytest.raises(ValueError, match=f"all trained on, got a turn of '{[*mark][0]}' .*; part the record"):
+    with pytest.raises(
+        ValueError, match=r"all trained on, got a turn of '(loss|weight)' .*; part the record"
+    ):
         read_files([str(path)])
     path.write_text(json.dumps({"messages": [question, answer | dict.fromkeys(mark, True)], "task": "chat"}))
     assert len(read_files([str(path)])) == 1
