@@ -91,7 +91,7 @@ def _results_of(folder: Path, source: Source) -> tuple[Path, dict[str, Any]]:
 
 
 def _metric_key(record: Record, source: Source, parts: Any) -> str:
-    """The key "metric,filter" of the results; `parts` are the tasks of a group, whose results are elsewhere."""
+    """The key "metric,filter" of the results; `parts` are the tasks of a group, which has none itself."""
     wanted = source.options.get("filter")
     keys = [key for key in record.fields if key.rpartition(",")[0] == source.metric]
     if wanted is not None:

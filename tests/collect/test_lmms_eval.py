@@ -79,7 +79,7 @@ def test_a_filter_is_asked_for_where_there_are_several(tmp_path):
     ):
         read(tmp_path, TEXT)
     assert read(tmp_path, f"{TEXT} filter=flexible-extract").score == 0.75
-    with pytest.raises(ValueError, match="no metric 'exact_match' with filter 'x'"):
+    with pytest.raises(ValueError, match=r"no metric 'exact_match' with filter 'x'"):
         read(tmp_path, f"{TEXT} filter=x")
 
 
@@ -118,7 +118,7 @@ def test_a_group_is_told_with_its_tasks(tmp_path):
     edit(results(tmp_path), grouped)
     with pytest.raises(ValueError, match=r"it is a group; .* from=vqav2_test or from=vqav2_val_lite$"):
         read(tmp_path, "format=lmms-eval from=vqav2 metric=exact_match")
-    with pytest.raises(ValueError, match="no metric 'exact_match,none'; .*, the filter behind the comma"):
+    with pytest.raises(ValueError, match=r"no metric 'exact_match,none'; .*, the filter behind the comma"):
         read(tmp_path, f"{TEXT},none")
 
 
@@ -156,7 +156,7 @@ def test_a_metric_of_a_part_has_the_items_that_have_it(tmp_path, metric, ids):
     assert [int(key.split()[0]) for key in found.items] == ids
     assert found.score == sum(found.items.values()) / len(ids)
     write_jsonl(file, rows[:4])
-    with pytest.raises(ValueError, match="expected 3 samples as .*_results.json states, got 4"):
+    with pytest.raises(ValueError, match=r"expected 3 samples as .*_results.json states, got 4"):
         read(tmp_path, f"format=lmms-eval from=chartqa metric={metric}")
 
 
@@ -173,7 +173,7 @@ def test_files_that_are_not_whole_are_told(tmp_path):
         read(tmp_path, TEXT)
     # Samples of a second filter come with the same ids.
     file.write_text(whole + whole)
-    with pytest.raises(ValueError, match="line 5, field 'doc_id': id '7' stands twice.*; .* need items=no"):
+    with pytest.raises(ValueError, match=r"line 5, field 'doc_id': id '7' stands twice.*; .* need items=no"):
         read(tmp_path, TEXT)
     results(tmp_path).write_text('{"results": {"vqav2')
     with pytest.raises(ValueError, match=r"_results.json: expected JSON, is it whole\?"):
