@@ -48,6 +48,14 @@ def test_another_version_of_a_document_is_another_item(tmp_path):
     assert len(first.keys() ^ second.keys()) == 2
 
 
+def test_a_place_in_memory_is_no_version(tmp_path):
+    keys = []
+    for place in ("7f1a", "90bc"):
+        items = [item._replace(truth=f"<PIL.Image at 0x{place}>") for item in ITEMS]
+        keys.append(read(tmp_path / place, lmms_eval(tmp_path / place, items)).items.keys())
+    assert keys[0] == keys[1]
+
+
 def test_tasks_may_be_evaluated_one_by_one(tmp_path):
     lmms_eval(tmp_path, ITEMS)
     text = results(tmp_path).read_text()
