@@ -54,6 +54,7 @@ MESSAGES = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant"
         (CONVERSATION, "video", "1.mp4"),
         (MESSAGES, "videos", ["1.mp4"]),
         (MESSAGES, "tools", "[{}]"),
+        (MESSAGES, "objects", {"ref": [], "bbox": [[1, 2, 3, 4]]}),
     ],
 )
 def test_a_key_that_nothing_is_trained_of(form: dict, key: str, value: object, tmp_path: Path) -> None:
