@@ -144,11 +144,16 @@ def _answer(record: Record, name: str) -> Any:
             return value
         if len(value) == 4 and all(type(each) in (int, float) for each in value):
             return value
-    if isinstance(value, str) and not (value.startswith(("['", '["')) and value.endswith(("']", '"]'))):
+    if isinstance(value, str) and not _is_spelled_list(record, value):
         return value
-    # As a text it could equal no answer.
-    spelled = "; write a list as one, in JSON or JSONL" if isinstance(value, str) else ""
-    raise record.error(name, f"a text, a list of texts or a box of four numbers{spelled}")
+    advice = "; write the list in JSON or JSONL, where it is one" if isinstance(value, str) else ""
+    raise record.error(name, f"a text, a list of texts or a box of four numbers{advice}")
+
+
+def _is_spelled_list(record: Record, value: str) -> bool:
+    """Whether a table's cell is a list of answers as pandas writes it, which no answer would equal."""
+    table = record.file.suffix.lower() not in (".json", ".jsonl")
+    return table and value.startswith(("['", '["')) and value.endswith(("']", '"]'))
 
 
 def record_answer(record: Record) -> dict[str, Any]:

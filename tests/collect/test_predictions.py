@@ -132,10 +132,11 @@ def test_a_list_that_a_table_holds_as_text_is_refused(tmp_path, cell):
     """As VLMEvalKit's TextVQA_VAL.tsv and pandas write several answers: no answer would be equal to it."""
     write_jsonl(tmp_path / "p.jsonl", [{"id": 1, "answer": "red"}])
     truth = write_table(tmp_path / "truth.tsv", [{"id": 1, "answer": cell}])
-    with pytest.raises(
-        ValueError, match=r"truth.tsv: line 2, field 'answer': .*; write a list as one, in JSON"
-    ):
+    with pytest.raises(ValueError, match=r"truth.tsv: line 2, field 'answer': .*; write the list in JSON"):
         read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}")
+    # In JSON it is a text that a model is to say.
+    truth = write_json(tmp_path / "truth.json", [{"id": 1, "answer": cell}])
+    assert read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}").items == {"1": 0.0}
 
 
 @pytest.mark.parametrize("bare", [{}, {"image": None}, {"image": ""}])
