@@ -1,6 +1,7 @@
 """Records of JSON, JSONL, CSV, TSV and Excel files, each of which knows its file and place."""
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 LONGEST_CELL = 2**31 - 1
 # Of a picture, by VLMEvalKit's own rule: what is longer is the picture itself.
 LONGEST_NAME = 64
+LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,22 @@ def images_of(records: Mapping[str, Record], name: str, given: str | None = None
     """Return {id: image} of the records that name one in a field; nothing, null or an empty text is none.
 
     The field that the user has `given` instead names one in every record. In VLMEvalKit's tables the first
-    row of a picture holds it in base64, the others that row's id: it is the image of all.
+    row of a picture holds it in base64, the others that row's id: it is the image of all, by its hash.
     """
     found = {
         key: each.id(given or name)
         for key, each in records.items()
         if given is not None or each.fields.get(name) not in (None, "")
     }
-    return {
-        key: found[image] if len(found.get(image, "")) > LONGEST_NAME else image
+    pictures = {
+        # Each question on a picture would keep a copy of it; a path is shorter.
+        key: hashlib.sha256(image.encode(errors="surrogatepass")).hexdigest()
+        if len(image) > LONGEST_PATH
+        else image
         for key, image in found.items()
+        if len(image) > LONGEST_NAME
     }
+    return {key: pictures.get(key) or pictures.get(image, image) for key, image in found.items()}
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
