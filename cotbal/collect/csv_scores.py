@@ -26,7 +26,7 @@ def read(folder: Path, source: Source, run: str) -> Found:
     if "run" in records[0].fields:
         score = _only(_where(records, "run", run), f"run {run!r}").number(source.task)
         # The table's own word on a column; where it has none, the user's alone counts.
-        turned = any(row.fields["run"] == TRANSFORM and row.fields.get(source.task) for row in records)
+        turned = any(row.fields.get("run") == TRANSFORM and row.fields.get(source.task) for row in records)
         return Found((file,), score, higher_is_better=False if turned else None)
     if "task" in records[0].fields:
         records = _where(records, "task", source.task)
