@@ -1,8 +1,8 @@
 """Format `csv`: scores that the user has as a table, as they are (.csv, .tsv, .json, .jsonl or .xlsx).
 
-With a column `run` it is a score table, `run,<task>,...`: the run's row, the task's column. Else `metric` is
-the column: with a column `id` a row per item, without one the file's only row. A column `task` leaves the
-rows of the task.
+With a column `run` it is a score table, `run,<task>,...`: the run's row, the task's column, and where the row
+`transform` turns that, lower is better. Else `metric` is the column: with a column `id` a row per item,
+without one the file's only row. A column `task` leaves the rows of the task.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from cotbal.collect.found import Found
 from cotbal.collect.locate import find_files
 from cotbal.collect.records import Record, by_id, images_of, read_records
 from cotbal.collect.source import Source
+from cotbal.estimate.score_csv import TRANSFORM
 
 OPTIONS = {
     "id": "the column of the item's id, id by default",
@@ -23,7 +24,10 @@ def read(folder: Path, source: Source, run: str) -> Found:
     file = find_files(folder, source.name)[0]
     records = read_records(file)
     if "run" in records[0].fields:
-        return Found((file,), _only(_where(records, "run", run), f"run {run!r}").number(source.task))
+        score = _only(_where(records, "run", run), f"run {run!r}").number(source.task)
+        # The table's own word on a column; where it has none, the user's alone counts.
+        turned = any(row.fields.get("run") == TRANSFORM and row.fields.get(source.task) for row in records)
+        return Found((file,), score, higher_is_better=False if turned else None)
     if "task" in records[0].fields:
         records = _where(records, "task", source.task)
     id_column = source.options.get("id", "id")

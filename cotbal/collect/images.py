@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from cotbal.collect.records import by_id, read_records
+from cotbal.collect.records import by_id, images_of, read_records
 from cotbal.collect.source import Source
 from cotbal.collect.truth import some, the_field
 
@@ -27,4 +27,6 @@ def images_from_file(source: Source, ids: Iterable[str], id_fields: tuple[str, .
     wanted = list(ids)
     if missing := [key for key in wanted if key not in found]:
         raise ValueError(f"{path}: {len(missing)} ids missing ({some(missing)}), which {source} has")
-    return {key: found[key].id(source.options.get("image", "image")) for key in wanted}
+    name = source.options.get("image", "image")
+    images = images_of(found, name)
+    return {key: images[key] if key in images else found[key].id(name) for key in wanted}

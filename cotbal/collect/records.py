@@ -1,6 +1,7 @@
 """Records of JSON, JSONL, CSV, TSV and Excel files, each of which knows its file and place."""
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,9 @@ from typing import Any
 
 # Of a table: a picture in base64, as VLMEvalKit's have, is longer than Python's 131,072 characters.
 LONGEST_CELL = 2**31 - 1
+# Of a picture, by VLMEvalKit's own rule: what is longer is the picture itself.
+LONGEST_NAME = 64
+LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,23 @@ def by_id(records: Iterable[Record], name: str) -> dict[str, Record]:
 def images_of(records: Mapping[str, Record], name: str, given: str | None = None) -> dict[str, str]:
     """Return {id: image} of the records that name one in a field; nothing, null or an empty text is none.
 
-    The field that the user has `given` instead names one in every record.
+    The field that the user has `given` instead names one in every record. In VLMEvalKit's tables the first
+    row of a picture holds it in base64, the others that row's id: it is the image of all, by its hash.
     """
-    if given is not None:
-        return {key: each.id(given) for key, each in records.items()}
-    return {key: each.id(name) for key, each in records.items() if each.fields.get(name) not in (None, "")}
+    found = {
+        key: each.id(given or name)
+        for key, each in records.items()
+        if given is not None or each.fields.get(name) not in (None, "")
+    }
+    pictures = {
+        # Each question on a picture would keep a copy of it; a path is shorter.
+        key: hashlib.sha256(image.encode(errors="surrogatepass")).hexdigest()
+        if len(image) > LONGEST_PATH
+        else image
+        for key, image in found.items()
+        if len(image) > LONGEST_NAME
+    }
+    return {key: pictures.get(key) or pictures.get(image, image) for key, image in found.items()}
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

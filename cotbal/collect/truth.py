@@ -109,8 +109,7 @@ def own_rules(source: Source) -> dict[str, Any]:
 def _read(source: Source, path: Path) -> _Truth:
     records = read_records(path)
     id_field = the_field(records, source.options.get("truth-id"), ID_FIELDS, "truth-id")
-    if records[0].fields.keys() >= {"question_id", "text"} and "truth-answer" not in source.options:
-        _refuse_questions_alone(records)
+    _refuse_questions_alone(records, source)
     answer_field = the_field(records, source.options.get("truth-answer"), _ANSWER_FIELDS, "truth-answer")
     by_key = by_id(records, id_field)
     # The first item may be one of the few that have no image.
@@ -119,9 +118,12 @@ def _read(source: Source, path: Path) -> _Truth:
     return _Truth({key: _answer(record, answer_field) for key, record in by_key.items()}, images)
 
 
-def _refuse_questions_alone(records: Sequence[Record]) -> None:
+def _refuse_questions_alone(records: Sequence[Record], source: Source) -> None:
     """A held-out question of `cotbal prepare` has its answer, where the publisher gives it."""
-    for record in records:
+    first = records[0].fields.keys()
+    # Other questions of LLaVA's form have theirs by another name, as POPE's.
+    named = "truth-answer" in source.options or first & {*_ANSWER_FIELDS} - {"answer"}
+    for record in records if first >= {"question_id", "text"} and not named else ():
         if "answer" not in record.fields:
             raise record.error(
                 "answer",
@@ -142,9 +144,16 @@ def _answer(record: Record, name: str) -> Any:
             return value
         if len(value) == 4 and all(type(each) in (int, float) for each in value):
             return value
-    if isinstance(value, str):
+    if isinstance(value, str) and not _is_spelled_list(record, value):
         return value
-    raise record.error(name, "a text, a list of texts or a box of four numbers")
+    advice = "; write the list in JSON or JSONL, where it is one" if isinstance(value, str) else ""
+    raise record.error(name, f"a text, a list of texts or a box of four numbers{advice}")
+
+
+def _is_spelled_list(record: Record, value: str) -> bool:
+    """Whether a table's cell is a list of answers as pandas writes it, which no answer would equal."""
+    table = record.file.suffix.lower() not in (".json", ".jsonl")
+    return table and value.startswith(("['", '["')) and value.endswith(("']", '"]'))
 
 
 def record_answer(record: Record) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 `from` is VLMEvalKit's name of the data set, `metric` a column of its score file ("Overall").
 
 - The score, `<model>_<data>_acc` or `_score`, .csv or .json: a table of one row, or of one per split (column
-  `split` or `Split`, chosen by the option), or a JSON object `{metric: number}` (captions). The row of short
-  answers has columns beside "Overall", of each split or category: as metric, the items are those of that one.
+  `split` or `Split`, else the first; chosen by the option), or a JSON object `{metric: number}` (captions).
+  Where its name has a judge's, so has `from`: MMVet_gpt-4-turbo, with split=Overall. The row of short answers
+  has columns beside "Overall", of each split or category: as metric, the items are those of that one.
 - The items, one table in .tsv, .json or .xlsx (PRED_FORMAT; xlsx needs openpyxl) with a column `index`:
   `<model>_<data>_results` (column eval_score, short answers), `_<judge>_result` (hit, multiple choice),
   `_auxmatch` (score, yes or no), `_detail` (hit, RefCOCO). Other files by the options `detail` and `column`.
@@ -19,6 +20,7 @@ from cotbal.collect.images import IMAGES_OPTION, images_files, images_from_file
 from cotbal.collect.locate import find_files
 from cotbal.collect.records import Record, by_id, read_json, read_records
 from cotbal.collect.source import Source
+from cotbal.collect.truth import some
 
 OPTIONS = {
     "split": "the row of the score file, and of the items if they have that column",
@@ -36,6 +38,7 @@ def read(folder: Path, source: Source, run: str) -> Found:
     """Return the score and the items of a run on one data set of VLMEvalKit."""
     file = _one(folder, source, _SCORES)
     if file is None:
+        _refuse_without_judge(folder, source)
         raise FileNotFoundError(
             2, "No such score file", f"{folder}/**/*_{source.name}{{{','.join(_SCORES)}}}"
         )
@@ -51,6 +54,10 @@ def read(folder: Path, source: Source, run: str) -> Found:
         return Found((file,), score)
     records = _items_of(read_records(details), source)
     column = source.options.get("column") or _column(details, source)
+    if column not in records[0].fields:
+        known = ", ".join(map(str, records[0].fields))
+        error = records[0].error(column, "a number")
+        raise ValueError(f"{error}; say column=... ({known}), or items=no for the tool's own score")
     by_key = by_id(records, "index")
     images = {}
     if "images" in source.options:
@@ -78,6 +85,18 @@ def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Pat
     return found.pop()
 
 
+def _refuse_without_judge(folder: Path, source: Source) -> None:
+    """ValueError where score files differ from the wanted one by what follows the data set's name."""
+    found = [file for end in _SCORES for file in folder.glob(f"**/*_{glob.escape(source.name)}_*{end}")]
+    if found:
+        name = source.name + found[0].stem.rpartition("_")[0].rpartition(source.name)[2]
+        got = some(sorted(map(str, found)))
+        raise ValueError(
+            f"{source}: expected the score of {source.name!r}, got {got}; the judge is a part of the name, "
+            f"as in from={name}"
+        )
+
+
 def _refuse_pickles(folder: Path, source: Source, suffixes: list[str]) -> None:
     for suffix in suffixes:
         for file in folder.glob(f"**/*_{glob.escape(source.name)}{suffix}.pkl"):
@@ -87,9 +106,11 @@ def _refuse_pickles(folder: Path, source: Source, suffixes: list[str]) -> None:
 def _score(file: Path, source: Source) -> float:
     if file.suffix == ".json" and isinstance(content := read_json(file), dict):
         return Record(file, "the object", content).number(source.metric)
-    rows = _in_split(read_records(file), source, required=True)
+    rows = read_records(file)
+    # Judged answers have a row for each Category, Task&Skill or Subject.
+    column = _split_of(rows[0]) or (next(iter(rows[0].fields)) if len(rows) > 1 else None)
+    rows = _in_split(rows, source, column, required=True)
     if len(rows) != 1:
-        column = _split_of(rows[0])
         splits = [str(row.fields[column]) for row in rows] if column else []
         raise ValueError(f"{file}: expected one row, got {len(rows)}; say split=... ({', '.join(splits)})")
     return rows[0].number(source.metric)
@@ -98,20 +119,23 @@ def _score(file: Path, source: Source) -> float:
 def _items_of(records: list[Record], source: Source) -> list[Record]:
     """Those of the split that the option chooses, or of the split or category whose column the score is."""
     if "split" in source.options:
-        return _in_split(records, source)
+        return _in_split(records, source, _split_of(records[0]))
     columns = [name for name in (_split_of(records[0]), "category") if name in records[0].fields]
     named = ([each for each in records if str(each.fields[name]) == source.metric] for name in columns)
     return next(filter(None, named), records)
 
 
-def _in_split(records: list[Record], source: Source, *, required: bool = False) -> list[Record]:
-    wanted, column = source.options.get("split"), _split_of(records[0])
+def _in_split(
+    records: list[Record], source: Source, column: str | None, *, required: bool = False
+) -> list[Record]:
+    wanted = source.options.get("split")
     if wanted is None or (column is None and not required):
         return records
     chosen = [record for record in records if column is not None and str(record.fields[column]) == wanted]
     if not chosen:
         splits = sorted({str(record.fields[column]) for record in records}) if column else ["no column split"]
         named = f"; its own column is metric={wanted}" if wanted in records[0].fields else ""
+        named = named if required else f"{named}; items=no takes the tool's own score"
         raise ValueError(f"{records[0].file}: no split {wanted!r}; there is {', '.join(splits)}{named}")
     return chosen
 

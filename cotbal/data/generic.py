@@ -156,7 +156,13 @@ def _turn(number: int, row: Record, columns: Mapping[str, str], pictures: Pictur
     id = checked(row, columns["id"], row.id(columns["id"])) if "id" in columns else str(number)
     image = f"row {number}"
     if "image" in columns:
-        image = pictures.path(row, columns["image"], row.text(columns["image"]))
+        name = columns["image"]
+        if isinstance(row.fields.get(name), (dict, bytes)):
+            # As data sets of a hub have them.
+            raise row.error(
+                name, "the path of a picture; write those that the table holds to files, and their paths"
+            )
+        image = pictures.path(row, name, row.text(name))
     return split, Turn(id, image, filled(row, columns["question"]), filled(row, columns["answer"]))
 
 

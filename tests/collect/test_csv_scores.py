@@ -33,6 +33,17 @@ def test_a_score_alone(tmp_path, content, score):
     assert (found.score, found.items) == (score, None)
 
 
+def test_a_score_table_says_where_lower_is_better(tmp_path):
+    table = "run,ocr,vqa\nmini,0.1,0.3\nocr,0.2,0.4\ntransform,,complement: 1\n"
+    (tmp_path / "s.csv").write_text(table)
+    assert read(tmp_path, "format=csv from=s.csv metric=EM").higher_is_better is False
+    (tmp_path / "s.csv").write_text(table.replace(",,complement: 1", ",reciprocal,"))
+    assert read(tmp_path, "format=csv from=s.csv metric=EM").higher_is_better is None
+    # Another row of a JSON file may have no run.
+    (tmp_path / "s.json").write_text('[{"run": "mini", "vqa": 0.3}, {"note": "x"}]')
+    assert read(tmp_path, "format=csv from=s.json metric=EM").score == 0.3
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

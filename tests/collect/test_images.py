@@ -1,6 +1,8 @@
+import hashlib
+
 import pytest
 
-from tests.collect.publishers import lmms_eval, vlmevalkit, write_table
+from tests.collect.publishers import lmms_eval, predictions, vlmevalkit, write_table
 from tests.collect.reading import ITEMS, read
 
 
@@ -17,6 +19,25 @@ def test_its_image_may_have_another_name(tmp_path):
     file = write_table(tmp_path / "images.tsv", [{"id": i.id, "coco": i.image} for i in ITEMS])
     found = read(tmp_path / "run", f"{lmms_eval(tmp_path / 'run', ITEMS)} images={file} image=coco")
     assert list(found.images.values()) == [item.image for item in ITEMS]
+
+
+def test_the_rows_of_one_picture_in_a_table_of_vlmevalkit_are_on_one_image(tmp_path):
+    """Its LMUData/*.tsv: the picture in base64 in its first row, in the others that row's index."""
+    pictures = {"a.jpg": ("7", "iVBORw0KGgo" * 900), "b.jpg": ("9", "/9j/4AAQSkZ" * 9)}
+    cells = [
+        content if str(i.id) == first else first for i in ITEMS for first, content in [pictures[i.image]]
+    ]
+    rows = [{"index": i.id, "image": cell, "answer": i.truth} for i, cell in zip(ITEMS, cells, strict=True)]
+    file = write_table(tmp_path / "OCRVQA_TESTCORE.tsv", rows)
+    # A large one is told by its hash.
+    large = hashlib.sha256(pictures["a.jpg"][1].encode()).hexdigest()
+    wanted = [{"a.jpg": large, "b.jpg": pictures["b.jpg"][1]}[i.image] for i in ITEMS]
+    found = read(tmp_path / "run", f"{vlmevalkit(tmp_path / 'run', ITEMS)} images={file}")
+    assert list(found.images.values()) == wanted
+    # The same table as right answers.
+    predictions(tmp_path / "run", ITEMS)
+    text = f"format=predictions from=upload.json metric=EM truth={file} truth-id=index"
+    assert list(read(tmp_path / "run", text).images.values()) == wanted
 
 
 @pytest.mark.parametrize(

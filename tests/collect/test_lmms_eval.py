@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.collect.publishers import lmms_eval, write_jsonl
+from tests.collect.publishers import lmms_eval, write_json, write_jsonl
 from tests.collect.reading import ITEMS, read
 
 TEXT = "format=lmms-eval from=vqav2_val_lite metric=exact_match"
@@ -48,6 +48,14 @@ def test_another_version_of_a_document_is_another_item(tmp_path):
     assert len(first.keys() ^ second.keys()) == 2
 
 
+def test_a_place_in_memory_is_no_version(tmp_path):
+    keys = []
+    for place in ("7f1a", "90bc"):
+        items = [item._replace(truth=f"<PIL.Image at 0x{place}>") for item in ITEMS]
+        keys.append(read(tmp_path / place, lmms_eval(tmp_path / place, items)).items.keys())
+    assert keys[0] == keys[1]
+
+
 def test_tasks_may_be_evaluated_one_by_one(tmp_path):
     lmms_eval(tmp_path, ITEMS)
     text = results(tmp_path).read_text()
@@ -79,7 +87,7 @@ def test_a_filter_is_asked_for_where_there_are_several(tmp_path):
     ):
         read(tmp_path, TEXT)
     assert read(tmp_path, f"{TEXT} filter=flexible-extract").score == 0.75
-    with pytest.raises(ValueError, match="no metric 'exact_match' with filter 'x'"):
+    with pytest.raises(ValueError, match=r"no metric 'exact_match' with filter 'x'"):
         read(tmp_path, f"{TEXT} filter=x")
 
 
@@ -107,6 +115,59 @@ def test_a_task_or_metric_that_is_not_there_is_told_with_those_that_are(tmp_path
         read(tmp_path, "format=lmms-eval from=vqav2_val_lite metric=acc")
 
 
+def test_a_group_is_told_with_its_tasks(tmp_path):
+    """As results of `--tasks docvqa` have it, with no score of its own."""
+    lmms_eval(tmp_path, ITEMS)
+
+    def grouped(content):
+        content["results"]["vqav2"] = {" ": " ", "alias": "vqav2"}
+        content["group_subtasks"] = {"vqav2": ["vqav2_test", "vqav2_val_lite"]}
+
+    edit(results(tmp_path), grouped)
+    with pytest.raises(ValueError, match=r"it is a group; .* from=vqav2_test or from=vqav2_val_lite$"):
+        read(tmp_path, "format=lmms-eval from=vqav2 metric=exact_match")
+    with pytest.raises(ValueError, match=r"no metric 'exact_match,none'; .*, the filter behind the comma"):
+        read(tmp_path, f"{TEXT},none")
+
+
+def test_answers_for_a_server_beside_the_results_are_passed_over(tmp_path):
+    """As tasks of captions write them, whichever task is asked for."""
+    lmms_eval(tmp_path, ITEMS)
+    write_json(
+        tmp_path / "submissions" / "coco_captions_val2014_alg_results.json", [{"image_id": 1, "caption": "a"}]
+    )
+    assert read(tmp_path, TEXT).score == 0.75
+
+
+@pytest.mark.parametrize(
+    ("metric", "ids"),
+    [
+        ("relaxed_overall", [0, 1, 2, 3, 4]),
+        ("relaxed_human_split", [0, 1]),
+        ("relaxed_augmented_split", [2, 3, 4]),
+    ],
+)
+def test_a_metric_of_a_part_has_the_items_that_have_it(tmp_path, metric, ids):
+    """ChartQA: "samples" is the number of the metric that was computed last."""
+    right = [1.0, 0.0, 1.0, 1.0, 0.0]
+    parts = {"relaxed_overall": right, "relaxed_human_split": right[:2], "relaxed_augmented_split": right[2:]}
+    scores = {f"{name},none": sum(part) / len(part) for name, part in parts.items()}
+    content = {"results": {"chartqa": {"alias": "chartqa", "samples": 3} | scores}}
+    rows = [
+        {"doc_id": n, "doc_hash": f"{n:064x}", "relaxed_overall": each}
+        | {"relaxed_human_split" if n < 2 else "relaxed_augmented_split": each}
+        for n, each in enumerate(right)
+    ]
+    write_json(tmp_path / "20260806_102223_results.json", content)
+    file = write_jsonl(tmp_path / "20260806_102223_samples_chartqa.jsonl", rows)
+    found = read(tmp_path, f"format=lmms-eval from=chartqa metric={metric}")
+    assert [int(key.split()[0]) for key in found.items] == ids
+    assert found.score == sum(found.items.values()) / len(ids)
+    write_jsonl(file, rows[:4])
+    with pytest.raises(ValueError, match=r"expected 3 samples as .*_results.json states, got 4"):
+        read(tmp_path, f"format=lmms-eval from=chartqa metric={metric}")
+
+
 def test_files_that_are_not_whole_are_told(tmp_path):
     lmms_eval(tmp_path, ITEMS)
     file, whole = samples(tmp_path), samples(tmp_path).read_text()
@@ -120,7 +181,7 @@ def test_files_that_are_not_whole_are_told(tmp_path):
         read(tmp_path, TEXT)
     # Samples of a second filter come with the same ids.
     file.write_text(whole + whole)
-    with pytest.raises(ValueError, match="line 5, field 'doc_id': id '7' stands twice"):
+    with pytest.raises(ValueError, match=r"line 5, field 'doc_id': id '7' stands twice.*; .* need items=no"):
         read(tmp_path, TEXT)
     results(tmp_path).write_text('{"results": {"vqav2')
     with pytest.raises(ValueError, match=r"_results.json: expected JSON, is it whole\?"):

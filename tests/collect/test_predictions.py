@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cotbal.metrics import acc_at_iou, box_iou, cider, exact_match
-from tests.collect.publishers import write_json, write_jsonl
+from tests.collect.publishers import write_json, write_jsonl, write_table
 from tests.collect.reading import read
 
 TEXTS = {"1": ("A red car.", "a red car"), "2": ("two dogs", "two cats"), "3": ("12.3", "12")}
@@ -94,6 +94,8 @@ def test_the_options_change_the_score(tmp_path):
             "truth-answer=answers rule=soft",
             (2 * 1 / 3 + 8 * 2 / 3) / 10,
         ),
+        # POPE's questions.
+        ({"data": [{"question_id": 1, "image": "5", "text": "Is there a car?", "label": "red"}]}, "", 1.0),
         # GQA's questions.
         ({"1": {"imageId": "5", "question": "?", "answer": "red", "fullAnswer": "It is red."}}, "", 1.0),
         # LLaVA's records.
@@ -115,7 +117,7 @@ def test_the_options_change_the_score(tmp_path):
             1.0,
         ),
     ],
-    ids=["VQAv2", "VQAv2 soft", "GQA", "LLaVA", "own names"],
+    ids=["VQAv2", "VQAv2 soft", "POPE", "GQA", "LLaVA", "own names"],
 )
 def test_the_right_answers_are_read_from_each_publishers_file(tmp_path, content, option, right):
     write_jsonl(tmp_path / "p.jsonl", [{"question_id": 1, "text": "Red."}])
@@ -123,6 +125,18 @@ def test_the_right_answers_are_read_from_each_publishers_file(tmp_path, content,
     found = read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth} {option}")
     assert found.items == {"1": pytest.approx(right)}
     assert found.images == {"1": "5"}
+
+
+@pytest.mark.parametrize("cell", ["['red', 'Red']", '["red"]'])
+def test_a_list_that_a_table_holds_as_text_is_refused(tmp_path, cell):
+    """As VLMEvalKit's TextVQA_VAL.tsv and pandas write several answers: no answer would be equal to it."""
+    write_jsonl(tmp_path / "p.jsonl", [{"id": 1, "answer": "red"}])
+    truth = write_table(tmp_path / "truth.tsv", [{"id": 1, "answer": cell}])
+    with pytest.raises(ValueError, match=r"truth.tsv: line 2, field 'answer': .*; write the list in JSON"):
+        read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}")
+    # In JSON it is a text that a model is to say.
+    truth = write_json(tmp_path / "truth.json", [{"id": 1, "answer": cell}])
+    assert read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}").items == {"1": 0.0}
 
 
 @pytest.mark.parametrize("bare", [{}, {"image": None}, {"image": ""}])

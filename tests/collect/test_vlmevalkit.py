@@ -107,8 +107,41 @@ def test_grounding_by_split(tmp_path):
     )
     text = "format=vlmevalkit from=RefCOCO split=RefCOCO_val"
     assert read(tmp_path, f"{text} metric=Precision@1").items == {"r0": 1.0, "r1": 0.0}
+    with pytest.raises(
+        ValueError, match=r"_detail.tsv: no split 'Average'; .*; items=no takes the tool's own"
+    ):
+        read(tmp_path, "format=vlmevalkit from=RefCOCO split=Average metric=Precision@1")
     overlap = read(tmp_path, f"{text} 'metric=Average IoU' column=iou")
     assert (overlap.score, overlap.items) == (0.4, {"r0": 0.6, "r1": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("name", "judge", "first"),
+    [("MMVet", "gpt-4-turbo", "Category"), ("MathVista_MINI", "gpt-4o-mini", "Task&Skill")],
+)
+def test_judged_answers(tmp_path, name, judge, first):
+    """MMVet, MathVista: the judge is in the file's name, the first column names the rows."""
+    rows = [{first: "ocr", "tot": 2, "acc": 20.0}, {first: "Overall", "tot": 4, "acc": 26.5}]
+    write_table(tmp_path / f"llava_{name}_{judge}_score.csv", rows)
+    with pytest.raises(ValueError, match=f"the judge is a part of the name, as in from={name}_{judge}$"):
+        read(tmp_path, f"format=vlmevalkit from={name} metric=acc")
+    text = f"format=vlmevalkit from={name}_{judge} metric=acc"
+    with pytest.raises(ValueError, match=r"expected one row, got 2; say split=... \(ocr, Overall\)"):
+        read(tmp_path, text)
+    assert read(tmp_path, f"{text} split=Overall").score == 26.5
+
+
+def test_items_without_the_usual_column_are_told_with_what_they_have(tmp_path):
+    """LLaVABench: what the judge gave has columns of its own."""
+    write_table(tmp_path / "llava_LLaVABench_score.csv", [{"split": "overall", "VLM Score": 70.0}])
+    write_table(tmp_path / "llava_LLaVABench_openai_result.tsv", [{"index": 1, "gpt4_score": 9, "score": 7}])
+    text = "format=vlmevalkit from=LLaVABench 'metric=VLM Score'"
+    with pytest.raises(
+        ValueError, match=r"field 'hit': .*; say column=... \(index, gpt4_score, score\), or items=no"
+    ):
+        read(tmp_path, text)
+    assert read(tmp_path, f"{text} items=no").score == 70.0
+    assert read(tmp_path, f"{text} column=score").items == {"1": 7.0}
 
 
 @pytest.mark.parametrize("column", ["split", "category"])

@@ -289,6 +289,19 @@ def test_ending_may_be_in_capitals(tmp_path):
         assert len(train(tmp_path / kind / "Mine")) == 4
 
 
+@pytest.mark.parametrize("picture", [{"bytes": b"PNG", "path": "1.png"}, b"PNG"])
+def test_pictures_in_the_table_itself_are_told_what_to_do(tmp_path, picture):
+    """As data sets of a hub have them."""
+    import pyarrow.parquet
+
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row | {"file": picture} for row in ROWS]), path)
+    with pytest.raises(
+        ValueError, match=r"record 1, field 'file': .*; write those that the table holds to files"
+    ):
+        prepare_generic(path, target(tmp_path / "out"), inputs(), task="Mine", columns=COLUMNS)
+
+
 def test_of_parquet_the_named_columns_alone_are_read(tmp_path):
     import pyarrow.parquet
 

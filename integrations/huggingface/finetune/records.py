@@ -17,6 +17,13 @@ from cotbal.integrations.pictures import open_rgb
 from cotbal.json_records import read_records
 from cotbal.tasks import DECLARED, record_task, unknown_task
 
+# Keys of other tools' records that say more of what is to be learned, and would be told to no model.
+_UNREAD = ("images", "objects", "system", "tools", "video", "videos", "audio", "audios")
+# `objects` are ms-swift's boxes for its <bbox>; beside LLaVA's turns it may be anything.
+_READ = (("images", "messages"), ("objects", "conversations"))
+# Of a turn, where False or 0 means that it is not to be learned.
+_TRAINED = ("loss", "weight")
+
 
 class Item(NamedTuple):
     """What one record trains.
@@ -172,7 +179,9 @@ def _dialogue(record: Mapping[str, Any]) -> Dialogue:
     Raises:
         ValueError: it is not so.
     """
-    dialogue = read_dialogue(record, "conversations" if record.get("messages") is None else "messages")
+    form = "conversations" if record.get("messages") is None else "messages"
+    dialogue = read_dialogue(record, form)
+    _refuse_unread(record, form)
     shown = [turn.text.count(IMAGE) for turn in dialogue.turns]
     if sum(shown) != len(dialogue.images):
         raise ValueError(
@@ -181,6 +190,24 @@ def _dialogue(record: Mapping[str, Any]) -> Dialogue:
     if any(shown[_first_answer(dialogue) :: 2]):
         raise ValueError(f"expected every {IMAGE} in a question, got one in an answer")
     return dialogue
+
+
+def _refuse_unread(record: Mapping[str, Any], form: str) -> None:
+    """Raises ValueError for a key that says something, of which nothing would be trained."""
+    # Exports of a table have each key in every record, empty where it says nothing.
+    unread = [key for key in _UNREAD if record.get(key) and (key, form) not in _READ]
+    if unread:
+        raise ValueError(
+            f"expected all that is trained on in `{form}`, a system message as its first turn, pictures in "
+            f"`image`, got the key {unread[0]!r}, which is not read; move what it says there, or take it out"
+        )
+    for turn in record[form]:
+        for key in _TRAINED:
+            if turn.get(key) in (False, 0):
+                raise ValueError(
+                    f"expected answers that are all trained on, got a turn of {key!r} {turn[key]!r}; part "
+                    "the record, or take the key out"
+                )
 
 
 def _first_answer(dialogue: Dialogue) -> int:

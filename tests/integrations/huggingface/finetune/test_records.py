@@ -39,3 +39,43 @@ def test_whether_some_have_a_picture(chosen: tuple[int, ...], is_mixed: bool, tm
     path = tmp_path / "train.json"
     path.write_text(json.dumps([mixture()[n] for n in chosen] + ([several] if 0 in chosen else [])))
     assert read_files([str(path)]).is_mixed is is_mixed
+
+
+CONVERSATION = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]}
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "value"),
+    [
+        (CONVERSATION, "system", "You are a pirate."),
+        (MESSAGES, "system", "You are a pirate."),
+        (CONVERSATION, "images", ["1.png"]),
+        (CONVERSATION, "video", "1.mp4"),
+        (MESSAGES, "videos", ["1.mp4"]),
+        (MESSAGES, "tools", "[{}]"),
+        (MESSAGES, "objects", {"ref": [], "bbox": [[1, 2, 3, 4]]}),
+    ],
+)
+def test_a_key_that_nothing_is_trained_of(form: dict, key: str, value: object, tmp_path: Path) -> None:
+    """As LLaMA-Factory's and ms-swift's records have them: the training would be without it, in silence."""
+    path = tmp_path / "t.jsonl"
+    for nothing in (None, "", []):
+        path.write_text(json.dumps(form | {"task": "chat", key: nothing}))
+        assert len(read_files([str(path)])) == 1
+    path.write_text(json.dumps(form | {"task": "chat", key: value}))
+    with pytest.raises(ValueError, match=rf"record 1: .* got the key '{key}', which is not read; move"):
+        read_files([str(path)])
+
+
+@pytest.mark.parametrize("mark", [{"loss": False}, {"weight": 0}])
+def test_a_turn_that_is_not_to_be_trained_on(mark: dict, tmp_path: Path) -> None:
+    question, answer = MESSAGES["messages"]
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"messages": [question, answer | mark, question, answer], "task": "chat"}))
+    with pytest.raises(
+        ValueError, match=r"all trained on, got a turn of '(loss|weight)' .*; part the record"
+    ):
+        read_files([str(path)])
+    path.write_text(json.dumps({"messages": [question, answer | dict.fromkeys(mark, True)], "task": "chat"}))
+    assert len(read_files([str(path)])) == 1
