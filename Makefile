@@ -88,9 +88,9 @@ $(SWIFT)/.ready: tests/integrations/swift/requirements.txt $(VISION)/.ready
 
 # LLaMA-Factory asks for older packages; torch and the tools are $(VENV)'s. Its pins would bring another torch, and
 # torchaudio's compiled part asks for CUDA's libraries; no test has sound.
-$(FACTORY)/.ready: tests/integrations/llamafactory/requirements.txt $(VENV)/.ready
+$(FACTORY)/.ready: tests/integrations/llamafactory/requirements.txt $(VISION)/.ready
 	@echo "== making $(FACTORY) (LLaMA-Factory's training code: once, a minute)"
-	@$(call on-top-of,$(VENV),$(FACTORY))
+	@$(call on-top-of,$(VISION),$(FACTORY))
 	@$(FACTORY)/bin/python -m pip install --quiet --requirement $<
 	@$(FACTORY)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5 torchaudio==2.11.1
 	@rm -f $(FACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from tests.integrations.llamafactory.world import PICTURED
 from tests.ports import torchrun
 
 WEIGHTS = {"vqa": 4.0, "caption": 0.25, "chat": 1.0}
@@ -25,10 +26,10 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def settings(self, world: Path, out: Path) -> dict[str, Any]:
-        names = [task + ("_img" if self.kind == "llava" else "") for task in WEIGHTS]
+        names = [task + ("_img" if self.kind in PICTURED else "") for task in WEIGHTS]
         chosen = {
             "model_name_or_path": str(world / self.kind),
-            "template": "llava" if self.kind == "llava" else "default",
+            "template": self.kind if self.kind in PICTURED else "default",
             "dataset_dir": str(world),
             "media_dir": str(world),
             "dataset": ",".join(names),

@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from tests.integrations.llamafactory.world import TASKS
+from tests.integrations.llamafactory.world import PICTURED, TASKS
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def errors(
 
 
 def _reference(model: Path, out: Path) -> Any:
-    kind = AutoModelForImageTextToText if model.name == "llava" else AutoModelForCausalLM
+    kind = AutoModelForImageTextToText if model.name in PICTURED else AutoModelForCausalLM
     # The grouped product of experts has no float64.
     options = {"experts_implementation": "eager"} if model.name == "mixtral" else {}
     reference = kind.from_pretrained(model, dtype=torch.float64, **options)

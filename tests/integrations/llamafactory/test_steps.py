@@ -22,6 +22,7 @@ _STREAMING = {"streaming": True, "dataloader_num_workers": 1, "buffer_size": 8}
 _WORKERS = {"preprocessing_num_workers": 2, "preprocessing_batch_size": 5, "dataloader_num_workers": 1}
 _EVALUATION = {"val_size": 0.2, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 3}
 
+_PROJECTOR = {"freeze_vision_tower": True, "freeze_multi_modal_projector": False}
 # Else nothing of the routers' loss is trained on.
 _ROUTED = {"moe_aux_loss_coef": 2.0, "use_reentrant_gc": False}
 
@@ -36,11 +37,13 @@ CASES = (
     Case("logits level", options={"cotbal_level": "logits", "upcast_lmhead_output": True}),
     Case("LLaVA", kind="llava"),
     Case("LLaVA, LoRA", kind="llava", options=_LORA),
+    Case("Qwen2-VL", kind="qwen2_vl", options=_PROJECTOR),
+    Case("Qwen2-VL, LoRA", kind="qwen2_vl", options=_LORA),
     Case("routed experts", kind="mixtral", options=_ROUTED),
     Case("two ranks", n_ranks=2, options={"ddp_backend": "gloo"}),
     Case("two ranks, LLaVA, LoRA", kind="llava", n_ranks=2, options=_LORA | {"ddp_backend": "gloo"}),
 )
-CONTROLS = ("concat", "LoRA", "LLaVA", "two ranks")
+CONTROLS = ("concat", "LoRA", "LLaVA", "Qwen2-VL", "two ranks")
 pytestmark = pytest.mark.timeout(900)
 
 

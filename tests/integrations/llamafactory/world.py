@@ -1,4 +1,4 @@
-"""Tiny models and datasets on disk, as LLaMA-Factory reads them: three of text, and a LLaVA with its images.
+"""Tiny models and datasets on disk, as LLaMA-Factory reads them: three of text, a LLaVA and a Qwen2-VL with their images.
 
 python -m tests.integrations.llamafactory.world <folder>
 """
@@ -22,11 +22,19 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 TASKS = ("vqa", "caption", "chat")
-_SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>"]
+# The models with pictures, by LLaMA-Factory's template of the name.
+PICTURED = ("llava", "qwen2_vl")
+_QWEN_VL = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+_SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>", *_QWEN_VL]
 _IMAGE_SIZE, _PATCH_SIZE = 28, 14
 _SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 # At initialisation every token's loss is about log V, whatever its task: then weights would hardly matter.
@@ -85,6 +93,7 @@ def make_world(folder: Path) -> None:
     _llama(tokenizer, folder / "qwen")
     tokenizer.chat_template = None
     _llava(tokenizer, folder / "llava")
+    _qwen2_vl(tokenizer, folder / "qwen2_vl")
 
 
 def _record(task: str, has_image: bool, draw: Any, folder: Path, index: int) -> dict[str, Any]:
@@ -150,6 +159,23 @@ def _llava(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         num_additional_image_tokens=1,
         chat_template=_LLAVA,
     ).save_pretrained(folder)
+
+
+def _qwen2_vl(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    torch.manual_seed(2)
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    text = {"vocab_size": len(tokenizer), "num_key_value_heads": 2, "rope_parameters": rope, **_SIZES}
+    tower = {"depth": 2, "num_heads": 2, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+    start, end, image, video = tokenizer.convert_tokens_to_ids(_QWEN_VL)
+    config = Qwen2VLConfig(
+        text_config={"pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1, **text},
+        vision_config=tower,
+        **{"image_token_id": image, "video_token_id": video},
+        **{"vision_start_token_id": start, "vision_end_token_id": end},
+    )
+    _save(Qwen2VLForConditionalGeneration(config), folder)
+    pictures = Qwen2VLImageProcessor(min_pixels=28**2, max_pixels=4 * 28**2)
+    Qwen2VLProcessor(pictures, tokenizer, Qwen2VLVideoProcessor()).save_pretrained(folder)
 
 
 def _save(model: Any, folder: Path) -> None:
