@@ -1,4 +1,4 @@
-"""Tiny models and datasets on disk, as LLaMA-Factory reads them: three of text, a LLaVA and a Qwen2-VL with their images.
+"""Tiny models and datasets on disk, as LLaMA-Factory reads them: text, and LLaVA and Qwen2-VL with images.
 
 python -m tests.integrations.llamafactory.world <folder>
 """
