@@ -119,7 +119,7 @@ test: $(VENV)/.ready $(LLAVA_READY)
 test-full: $(VENV)/.ready $(LLAVA_READY)
 	@echo "== tests with the long matrices, $(JOBS) processes"
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore $(LLAVA_TESTS)
-	@$(MAKE) --no-print-directory test-llava test-llava-accelerate
+	@$(MAKE) --no-print-directory test-llava test-llava-accelerate test-vision
 
 ifeq ($(LLAVA_READY),)
 test-llava test-llava-accelerate:
