@@ -15,7 +15,7 @@ from transformers.trainer_utils import has_length
 
 from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
 from cotbal.integrations.huggingface.callback import TaskLogCallback
-from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
+from cotbal.integrations.huggingface.checkpoint import check_saved, load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
@@ -176,6 +176,7 @@ class CoTBalMixin(RestoredWeights):
         check_trainer(self)
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
+        check_saved(self, self.balance)
         self._held, self._opened_at, self._has_begun = [], None, False
         outcome = super()._inner_training_loop(*args, **kwargs)
         # No step comes after the last in which it would be checked.

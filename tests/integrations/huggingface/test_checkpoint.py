@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torchjd.scalarization import STCH
 from transformers import Trainer, TrainerCallback
 
-from cotbal.balancing import DWA, RLW, TLA
+from cotbal.balancing import DWA, RLW, TLA, TorchJDWeighting
 from cotbal.integrations.huggingface.checkpoint import load_weighting
 from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
@@ -267,3 +268,20 @@ def test_a_batch_that_was_refused_counts_nowhere(tmp_path: Path) -> None:
     again.train()
     fresh.train()
     assert torch.equal(parameters(again.model), parameters(fresh.model))
+
+
+@pytest.mark.parametrize("save_strategy", ["steps", "no"])
+def test_a_rule_that_cannot_be_saved_is_told_before_the_first_step(
+    tmp_path: Path, save_strategy: str
+) -> None:
+    """Where nothing is saved it trains."""
+    scalarizer = STCH(1.0)
+    scalarizer.memory = {1.5, 2.5}
+    run = trainer(tmp_path, TorchJDWeighting(scalarizer), 1)
+    run.args.save_strategy = save_strategy
+    if save_strategy == "no":
+        run.train()
+    else:
+        with pytest.raises(TypeError, match=r"\['memory'\]: expected tensors, numbers, .* got set"):
+            run.train()
+    assert run.state.global_step == int(save_strategy == "no")
