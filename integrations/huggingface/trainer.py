@@ -178,7 +178,11 @@ class CoTBalMixin(RestoredWeights):
         self.balance.start()
         check_saved(self, self.balance)
         self._held, self._opened_at, self._has_begun = [], None, False
-        outcome = super()._inner_training_loop(*args, **kwargs)
+        try:
+            outcome = super()._inner_training_loop(*args, **kwargs)
+        finally:
+            # An iterator that was not emptied has its loading processes, and batches of theirs.
+            self._held, self._resumed = [], None
         # No step comes after the last in which it would be checked.
         self.flush()
         return outcome
@@ -381,16 +385,14 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
 
 def _tensor_parallel(trainer: Any) -> int:
     """How many ranks hold the same batch."""
-    if hasattr(trainer, "get_tp_size"):
-        return trainer.get_tp_size()
-    return getattr(trainer.model, "_tp_size", None) or 1
+    size = getattr(trainer, "get_tp_size", None)
+    return size() if size is not None else getattr(trainer.model, "_tp_size", None) or 1
 
 
 def loss_scale(trainer: Any) -> Tensor | None:
     """What the loss of an fp16 run is multiplied by before its backward pass, 0-d float32; else None."""
     one = torch.ones((), device=trainer.args.device)
-    scaler = trainer.accelerator.scaler
-    if scaler is not None:
+    if (scaler := trainer.accelerator.scaler) is not None:
         return scaler.scale(one)
     wrapped = getattr(trainer.accelerator, "deepspeed_engine_wrapped", None)
     if wrapped is not None and wrapped.engine.fp16_enabled():

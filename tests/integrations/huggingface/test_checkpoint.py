@@ -1,6 +1,7 @@
 """A rule's state travels with the checkpoint, the sums of the closing step included."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,13 @@ def test_a_rule_that_cannot_be_saved_is_told_before_the_first_step(
         with pytest.raises(TypeError, match=r"\['memory'\]: expected tensors, numbers, .* got set"):
             run.train()
     assert run.state.global_step == int(save_strategy == "no")
+
+
+def test_a_resumed_run_that_ends_within_its_epoch_leaves_no_loading_process(tmp_path: Path) -> None:
+    """The Trainer's own are gone with its iterator, which nothing may hold."""
+    trainer(tmp_path, WEIGHTS, 3).train()
+    before = {*multiprocessing.active_children()}
+    run = trainer(tmp_path, WEIGHTS, 4, dataloader_num_workers=1)
+    run.train(resume_from_checkpoint=True)
+    assert run.state.global_step == 4
+    assert {*multiprocessing.active_children()} == before
