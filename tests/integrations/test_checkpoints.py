@@ -11,7 +11,7 @@ from cotbal.integrations import checkpoints
 def test_no_more_checkpoints_are_read_than_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
-    """Each holds all curves up to it, so reading all of them would take the longer the more steps there are."""
+    """Each holds all curves up to it: to read all of them takes the longer the more steps there are."""
     names = [f"checkpoint-{step}" for step in (8, 90, 100, 1000, 1100, 1200)]
     for place, name in enumerate(names):
         (tmp_path / name).mkdir()
