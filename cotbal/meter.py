@@ -40,7 +40,8 @@ class TaskMeter:
         Raises:
             ValueError: not one number for each task.
         """
-        rows = torch.stack([as_float64(each) for each in (*sums, weights)])
+        # Detached: of weights that are trained, every step's graph would be kept until the reading.
+        rows = torch.stack([as_float64(each.detach()) for each in (*sums, weights)])
         if rows.shape[1] != len(self.tasks):
             raise ValueError(f"sums: expected one for each of {len(self.tasks)} tasks, got {rows.shape[1]}")
         self._rows = rows if self._rows is None else self._rows + rows

@@ -93,7 +93,7 @@ def task_token_counts(
                 f"{name}: expected a tensor of int64, got {kind}; make it "
                 f"torch.as_tensor({name}, dtype=torch.int64)"
             )
-    task_ids = _per_token(task_ids, labels)
+    of_tokens = _per_token(task_ids, labels)
     if token_weights is not None and token_weights.shape != labels.shape:
         raise ValueError(
             f"token_weights: expected the labels' shape {tuple(labels.shape)}, "
@@ -101,12 +101,15 @@ def task_token_counts(
         )
     start = 1 if shift else 0
     valid = labels[..., start:] != ignore_index
-    task_ids = task_ids[..., start:]
-    in_range = (task_ids >= 0) & (task_ids < n_tasks)
+    of_tokens = of_tokens[..., start:]
+    in_range = (of_tokens >= 0) & (of_tokens < n_tasks)
     expected = f"task_ids: expected values in 0..{n_tasks - 1} at valid tokens"
-    require_each(in_range | ~valid, expected, task_ids)
-    tasks = torch.arange(n_tasks, device=labels.device).reshape(-1, *[1] * labels.dim())
-    of_task = ((task_ids == tasks) & valid).flatten(1)
+    require_each(in_range | ~valid, expected, of_tokens)
+    tasks = torch.arange(n_tasks, device=labels.device)
+    if token_weights is None and task_ids.shape != labels.shape:
+        # Sample by sample: a mask of every task at every token is N times the batch.
+        return torch.where(task_ids == tasks[:, None], valid.flatten(1).sum(1), 0).sum(1)
+    of_task = ((of_tokens == tasks.reshape(-1, *[1] * labels.dim())) & valid).flatten(1)
     if token_weights is None:
         return of_task.sum(1)
     return as_float64(of_task) @ as_float64(token_weights[..., start:].flatten())

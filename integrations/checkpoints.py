@@ -16,9 +16,10 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
         folder: an `--output_dir`.
     """
     found = [path.parent for path in Path(folder).glob(f"checkpoint-*/{_STATE}")]
-    steps = {path.name.removeprefix("checkpoint-"): path for path in found if _is_whole(path)}
-    newest = max((step for step in steps if step.isdecimal()), key=int, default=None)
-    return None if newest is None else steps[newest]
+    steps = {path.name.removeprefix("checkpoint-"): path for path in found}
+    newest = sorted(filter(str.isdecimal, steps), key=int, reverse=True)
+    # Only as many are read as it takes: with all curves in each they are slow to.
+    return next((steps[step] for step in newest if _is_whole(steps[step])), None)
 
 
 def training_state(checkpoint: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What the meter reads: means over the tokens of several steps, not means of the steps' means."""
 
 import json
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -46,6 +48,20 @@ def test_it_goes_on_from_what_was_saved_of_it_in_any_order_of_the_tasks() -> Non
     assert after.read() == unbroken.read()
     after.load_state_dict(json.loads(json.dumps(after.state_dict())))
     assert after.read() == {}
+
+
+def test_weights_that_are_trained_keep_no_graph() -> None:
+    meter, logits = TaskMeter(["a", "b"]), torch.zeros(2, requires_grad=True)
+    hooks = []
+    for _ in range(3):
+        weights, hook = 2 * logits.softmax(0), partial(torch.clone)
+        # A hook lives as long as its graph, to which there are no weak references.
+        weights.register_hook(hook)
+        hooks.append(weakref.ref(hook))
+        meter.add(sums([6.0, 1.0], [2, 10], [1, 5]), weights)
+        del weights, hook
+    assert [hook() for hook in hooks] == [None] * 3
+    assert meter.read()["task_weight/a"] == 1.0
 
 
 def test_another_number_of_tasks_is_refused() -> None:

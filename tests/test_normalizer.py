@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cotbal import TaskStats
 from cotbal.normalizer import StepNormalizer, loss_factor, task_token_counts
@@ -24,6 +25,32 @@ def test_counts_leave_out_ignored_labels_and_the_first_when_shifted() -> None:
     per_token = torch.tensor([[0, 3, 0], [2, 2, 1], [0, 0, 0]])
     assert task_token_counts(LABELS, per_token, 4, shift=True).tolist() == [2, 1, 0, 1]
     assert task_token_counts(LABELS, IDS, 4).dtype == torch.int64
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor made within."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.numel = max(self.numel, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_many_tasks_are_counted_sample_by_sample(shift: bool) -> None:
+    """As many as there are in mixtures of fifty data sets: nothing is made that is N times the batch."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(100, (6, 40), generator=draw)
+    labels[labels < 40], labels[2] = -100, -100
+    ids = torch.randint(50, (6,), generator=draw)
+    expected = task_token_counts(labels, ids[:, None].expand_as(labels), 50, shift=shift)
+    with Largest() as largest:
+        assert torch.equal(task_token_counts(labels, ids, 50, shift=shift), expected)
+    assert largest.numel <= max(labels.numel(), 6 * 50)
+    assert expected.sum() == (labels[:, int(shift) :] != -100).sum()
 
 
 def test_another_label_is_ignored_when_told() -> None:

@@ -108,6 +108,7 @@ class Weighting(ABC):
         }
         state = base | self.initial_state(len(free))
         self.state = {name: tensor.to(self.device) for name, tensor in state.items()}
+        self._kinds = _kinds(self.state)
         # Indices, not a mask: indexing by a mask would wait for the device.
         self._free = torch.tensor(free, dtype=torch.int64, device=self.device)
         stated = [self.fixed.get(name, 1.0) for name in names]
@@ -145,7 +146,8 @@ class Weighting(ABC):
             token_count: (N,) the number of those tokens.
 
         Raises:
-            ValueError: the rule is not bound, or not one sum and one count per task.
+            ValueError: the rule is not bound, not one sum and one count per task, or `observe` made other
+                tensors of the state than those of `initial_state`.
         """
         loss_sum = self._per_task(loss_sum, "loss_sum")[self._free].to(torch.float64)
         counts = self._per_task(token_count, "token_count")[self._free]
@@ -153,6 +155,12 @@ class Weighting(ABC):
         loss = torch.where(present, loss_sum / counts.clamp(min=1), self.state["last_loss"])
         self.state["last_loss"], self.state["seen"] = loss, self.state["seen"] | present
         self.observe(self.last_loss, present)
+        # Now, and not where a run would go on from its checkpoint.
+        if (kinds := _kinds(self.state)) != self._kinds:
+            raise ValueError(
+                f"{self._rule}.observe: expected it to keep the tensors of initial_state, {self._kinds}, got "
+                f"{kinds}, with which no run could be resumed; make them so in initial_state"
+            )
         self.step += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,8 +185,8 @@ class Weighting(ABC):
                     "resume with the weighting of the checkpoint, or start a new run"
                 )
         state = from_json(saved["state"], self.device)
-        if _kinds(state) != _kinds(self.state):
-            raise ValueError(f"state: expected the tensors {_kinds(self.state)}, got {_kinds(state)}")
+        if _kinds(state) != self._kinds:
+            raise ValueError(f"state: expected the tensors {self._kinds}, got {_kinds(state)}")
         self.step, self.state = int(saved["step"]), state
 
     def identity(self) -> dict[str, Any]:

@@ -14,6 +14,16 @@ SCHEMA_VERSION = 1
 FILE_NAME = "cotbal_weighting.json"
 
 
+def check_saved(trainer: Any, balance: StepBalance) -> None:
+    """Checks that a training which saves checkpoints can save its rule: now, and not at the first of them.
+
+    Raises:
+        TypeError: a rule that holds something that JSON cannot.
+    """
+    if trainer.args.save_strategy != "no":
+        balance.state_dict()
+
+
 def save_weighting(trainer: Any, balance: StepBalance, trial: Any) -> None:
     """Writes the state into the folder of the checkpoint that is about to be saved."""
     folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"

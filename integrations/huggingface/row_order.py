@@ -28,9 +28,13 @@ def check_order(records: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) 
     if not isinstance(rows, Tensor) or rows.dim() != 2 or len(rows) != len(records):
         return
     masks = mask if isinstance(mask, Tensor) and mask.shape == rows.shape else [None] * len(rows)
-    got = [_tokens(key, row, mask) for row, mask in zip(rows, masks, strict=True)]
-    given = [_tokens(key, record.get(key), record.get("attention_mask")) for record in records]
-    if got == given or None in given or sorted(map(str, got)) != sorted(map(str, given)):
+    rows_tokens = [_tokens(key, row, mask) for row, mask in zip(rows, masks, strict=True)]
+    records_tokens = [_tokens(key, record.get(key), record.get("attention_mask")) for record in records]
+    # As tensors where all is well: long rows are slow to make lists of.
+    if all(map(_are_equal, rows_tokens, records_tokens)):
+        return
+    got, given = _lists(rows_tokens), _lists(records_tokens)
+    if got is None or given is None or sorted(got) != sorted(given):
         return
     row = next(index for index, tokens in enumerate(got) if tokens != given[index])
     raise ValueError(
@@ -40,14 +44,25 @@ def check_order(records: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) 
     )
 
 
-def _tokens(key: str, values: Any, mask: Any) -> list[int] | None:
-    """The tokens of a row or record; None of what is no sequence of them."""
+def _are_equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and len(one) == len(other) and bool((one == other).all())
+
+
+def _lists(tokens: Sequence[Tensor | None]) -> list[list[int]] | None:
+    """None where one of them is None."""
+    lists = [each.tolist() for each in tokens if each is not None]
+    return lists if len(lists) == len(tokens) else None
+
+
+def _tokens(key: str, values: Any, mask: Any) -> Tensor | None:
+    """The tokens (S,) of a row or record; None of what is no sequence of them."""
     try:
-        values = torch.as_tensor(values)
+        # A collator may make its batch on a GPU.
+        values = torch.as_tensor(values, device="cpu")
         if values.dim() != 1:
             return None
         if key == "labels":
-            return values[values != IGNORE_INDEX].tolist()
-        return (values if mask is None else values[torch.as_tensor(mask).bool()]).tolist()
+            return values[values != IGNORE_INDEX]
+        return values if mask is None else values[torch.as_tensor(mask, device="cpu").bool()]
     except (IndexError, RuntimeError, TypeError, ValueError):
         return None

@@ -15,7 +15,7 @@ from transformers.trainer_utils import has_length
 
 from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
 from cotbal.integrations.huggingface.callback import TaskLogCallback
-from cotbal.integrations.huggingface.checkpoint import load_weighting, save_weighting
+from cotbal.integrations.huggingface.checkpoint import check_saved, load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
@@ -176,8 +176,13 @@ class CoTBalMixin(RestoredWeights):
         check_trainer(self)
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
+        check_saved(self, self.balance)
         self._held, self._opened_at, self._has_begun = [], None, False
-        outcome = super()._inner_training_loop(*args, **kwargs)
+        try:
+            outcome = super()._inner_training_loop(*args, **kwargs)
+        finally:
+            # An iterator that was not emptied has its loading processes, and batches of theirs.
+            self._held, self._resumed = [], None
         # No step comes after the last in which it would be checked.
         self.flush()
         return outcome
@@ -380,16 +385,14 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
 
 def _tensor_parallel(trainer: Any) -> int:
     """How many ranks hold the same batch."""
-    if hasattr(trainer, "get_tp_size"):
-        return trainer.get_tp_size()
-    return getattr(trainer.model, "_tp_size", None) or 1
+    size = getattr(trainer, "get_tp_size", None)
+    return size() if size is not None else getattr(trainer.model, "_tp_size", None) or 1
 
 
 def loss_scale(trainer: Any) -> Tensor | None:
     """What the loss of an fp16 run is multiplied by before its backward pass, 0-d float32; else None."""
     one = torch.ones((), device=trainer.args.device)
-    scaler = trainer.accelerator.scaler
-    if scaler is not None:
+    if (scaler := trainer.accelerator.scaler) is not None:
         return scaler.scale(one)
     wrapped = getattr(trainer.accelerator, "deepspeed_engine_wrapped", None)
     if wrapped is not None and wrapped.engine.fp16_enabled():

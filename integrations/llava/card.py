@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from cotbal.balancing import StaticWeights, Weighting, save_rule
-from cotbal.files import write_text_atomically
+from cotbal.files import writable, write_text_atomically
 from cotbal.integrations.llava.card_section import (
     TaskRow,
     card_section,
@@ -58,15 +58,14 @@ class RunCard(TrainerCallback):
             f"Loss: {self.loss}.",
             f"Steps: {state.global_step}, of {_samples(args)} samples.",
         ]
-        section = card_section(
-            self._rows(history), lines, command_line(sys.orig_argv), versions(self.package)
-        )
         path = Path(args.output_dir) / _CARD
         try:
+            command, installed = command_line(sys.orig_argv), versions(self.package)
+            section = writable(card_section(self._rows(history), lines, command, installed))
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             write_text_atomically(path, with_section(text, section))
-        except OSError as error:
-            # LLaVA saves its model after this; a card is not worth one.
+        except (OSError, ValueError) as error:
+            # LLaVA saves its model after this; a card is not worth one. It may be no UTF-8.
             logging.getLogger(__name__).warning("the model card %s was not written: %s", path, error)
 
     def _rows(self, history: Sequence[Mapping[str, float]]) -> list[TaskRow]:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import has_length
 
 from cotbal.balancing import StaticWeights, Weighting
 from cotbal.integrations.huggingface.callback import TaskLogCallback
+from cotbal.integrations.huggingface.checkpoint import check_saved
 from cotbal.integrations.huggingface.collator import TASK_IDS
 from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.trainer import loss_scale
@@ -81,6 +82,7 @@ class LLaVATraining:
     def running(self) -> Iterator[None]:
         """Around the trainer's inner loop: everything starts afresh."""
         self.balance.start()
+        check_saved(self.trainer, self.balance)
         self._held, self._labels = [], None
         accelerator = self.trainer.accelerator
         is_engine = self.trainer.is_deepspeed_enabled

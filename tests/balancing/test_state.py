@@ -166,3 +166,30 @@ def test_options_of_any_kind_of_number_are_saved_and_known_again(make: Callable[
 def test_an_option_that_cannot_be_saved_is_told_at_once() -> None:
     with pytest.raises(TypeError, match=r"Until: options\['stops'\]: expected .* got set, which cannot be"):
         Until({1, 3})
+
+
+class Mean(Weighting):
+    """A running mean in the dtype in which it began, and of the shape."""
+
+    def __init__(self, dtype: torch.dtype, *rows: int) -> None:
+        super().__init__()
+        self.began = torch.ones(*rows, len(NAMES), dtype=dtype)
+
+    def initial_state(self, n_tasks: int) -> dict[str, Tensor]:
+        return {"mean": self.began}
+
+    def observe(self, loss: Tensor, present: Tensor) -> None:
+        mean = self.state["mean"]
+        self.state["mean"] = 0.9 * mean + 0.1 * loss if mean.ndim == 1 else torch.cat([mean, loss[None]])
+
+    def compute(self, counts: Tensor) -> Tensor:
+        return torch.ones(len(counts))
+
+
+def test_a_state_that_no_run_could_go_on_from_is_told_in_the_first_step() -> None:
+    rule = Mean(torch.float64).bind(NAMES)
+    rule.update(torch.ones(4), torch.ones(4))
+    Mean(torch.float64).bind(NAMES).load_state_dict(through_a_file(rule.state_dict()))
+    for other in (Mean(torch.float32), Mean(torch.float64, 1)):
+        with pytest.raises(ValueError, match=r"^Mean.observe: expected .*'mean': .* got .*; make them so in"):
+            other.bind(NAMES).update(torch.ones(4), torch.ones(4))

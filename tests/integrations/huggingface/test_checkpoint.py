@@ -1,14 +1,16 @@
 """A rule's state travels with the checkpoint, the sums of the closing step included."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torchjd.scalarization import STCH
 from transformers import Trainer, TrainerCallback
 
-from cotbal.balancing import DWA, RLW, TLA
+from cotbal.balancing import DWA, RLW, TLA, TorchJDWeighting
 from cotbal.integrations.huggingface.checkpoint import load_weighting
 from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
@@ -267,3 +269,30 @@ def test_a_batch_that_was_refused_counts_nowhere(tmp_path: Path) -> None:
     again.train()
     fresh.train()
     assert torch.equal(parameters(again.model), parameters(fresh.model))
+
+
+@pytest.mark.parametrize("save_strategy", ["steps", "no"])
+def test_a_rule_that_cannot_be_saved_is_told_before_the_first_step(
+    tmp_path: Path, save_strategy: str
+) -> None:
+    """Where nothing is saved it trains."""
+    scalarizer = STCH(1.0)
+    scalarizer.memory = {1.5, 2.5}
+    run = trainer(tmp_path, TorchJDWeighting(scalarizer), 1)
+    run.args.save_strategy = save_strategy
+    if save_strategy == "no":
+        run.train()
+    else:
+        with pytest.raises(TypeError, match=r"\['memory'\]: expected tensors, numbers, .* got set"):
+            run.train()
+    assert run.state.global_step == int(save_strategy == "no")
+
+
+def test_a_resumed_run_that_ends_within_its_epoch_leaves_no_loading_process(tmp_path: Path) -> None:
+    """The Trainer's own are gone with its iterator, which nothing may hold."""
+    trainer(tmp_path, WEIGHTS, 3).train()
+    before = {*multiprocessing.active_children()}
+    run = trainer(tmp_path, WEIGHTS, 4, dataloader_num_workers=1)
+    run.train(resume_from_checkpoint=True)
+    assert run.state.global_step == 4
+    assert {*multiprocessing.active_children()} == before

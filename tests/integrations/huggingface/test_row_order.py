@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DataCollatorWithFlattening
 
 from cotbal.integrations.huggingface import TaskCollator
+from cotbal.integrations.huggingface.row_order import check_order
 from tests.integrations.huggingface.training import TASKS, Record, pad, records
 
 ORDER = [0, 3, 2, 1, 4, 5]
@@ -117,3 +118,17 @@ def test_segments_of_one_row_are_not_judged() -> None:
     flatten = DataCollatorWithFlattening()
     batch = TaskCollator(lambda features: flatten(features[::-1]), TASKS)(records(3))
     assert batch["cotbal_task_ids"].tolist() == [0, 0, 1]
+
+
+def test_rows_in_their_order_are_compared_without_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are long, and a training's own process may be the one that makes the batches."""
+    data = [tensors(record) for record in records(6)]
+    batch = pad(records(6))
+
+    def refuse(_: Tensor) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Tensor, "tolist", refuse)
+    check_order(data, batch)
+    with pytest.raises(AssertionError):
+        check_order(data[::-1], batch)

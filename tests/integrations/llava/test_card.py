@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,6 +141,21 @@ def test_a_card_that_cannot_be_written_costs_no_model(
     with caplog.at_level(logging.WARNING):
         _end_of_training(tmp_path, is_first=True)
     assert "README.md was not written" in caplog.text
+
+
+def test_text_that_is_no_utf_8_ends_no_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path on the command line, or the card that is there, may have Latin-1's bytes."""
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--image_folder", "/data/M\udcfcller"])
+    _end_of_training(tmp_path, is_first=True)
+    assert "'/data/M\\udcfcller'" in _card(tmp_path)
+    card = "# M\u00fcller".encode("latin-1")
+    (tmp_path / "README.md").write_bytes(card)
+    with caplog.at_level(logging.WARNING):
+        _end_of_training(tmp_path, is_first=True)
+    assert "README.md was not written" in caplog.text
+    assert (tmp_path / "README.md").read_bytes() == card
 
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
