@@ -140,7 +140,7 @@ def _with_probes(
         found["seed_sd"] = seed_spread(tables, rule, **options)
     reason = no_intervals(tables)
     if reason is None:
-        unasked = ("fixed", "on_unidentified")
+        unasked = ("fixed", "on_unidentified", "shrink")
         noise = uncertainty(tables, **{name: options[name] for name in options if name not in unasked})
         found["uncertainty"] = noise.to_json()
     chosen = dataclasses.replace(chosen, provenance={**chosen.provenance, **found})

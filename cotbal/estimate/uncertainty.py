@@ -15,7 +15,6 @@ from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items, wi
 from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
-from cotbal.estimate.shrinkage import ShrunkSignals
 from cotbal.estimate.signals import MIN_STANDARD_ERRORS, unidentified
 from cotbal.estimate.transforms import oriented_items
 
@@ -102,7 +101,6 @@ def uncertainty(
     draws: int = 2000,
     seed: int = 0,
     over: Sequence[str] = SOURCES,
-    shrink: bool = False,
     precise: bool = False,
 ) -> Uncertainty:
     """Confidence intervals for scores, contribution, difficulty and weights, from the scores' items.
@@ -112,6 +110,9 @@ def uncertainty(
     denominator is inside its noise as well (the bootstrap does not there, so that a column below 3 standard
     errors takes the weights' intervals with it). One seed tells nothing of the noise between seeds.
 
+    For the weights of `estimate_weights(shrink=True)` these are the intervals too. Around the pulled values
+    none of this width would hold the truth as often: what is far from the mean is pulled away from it.
+
     Args:
         scores: a table with items, or one per training seed.
         temperature: T > 0.
@@ -120,9 +121,6 @@ def uncertainty(
         draws: of the bootstrap.
         seed: of its random numbers.
         over: the noise that is looked at: "items", "seeds" or both.
-        shrink: of the signals and weights of `estimate_weights(shrink=True)`; the reliabilities are held
-            fixed, so that these intervals are too narrow. The sets of the cells of C stay those of the values
-            as measured.
         precise: the difficulty is that of the single-task runs, whose items are not known: what needs it has
             no interval.
 
@@ -150,9 +148,6 @@ def uncertainty(
     D = difficulty_of(drawn.mini, whole).masked_fill(mini <= 0, math.nan)
     C = contribution_of(drawn.mini, drawn.probes)
     undefined = {} if precise else without_difficulty(pooled.tasks, D) | _not_above_0(pooled.tasks, mini)
-    if shrink:
-        signals = ShrunkSignals.of(pooled, drawn)
-        C, D = signals.contributions(C), signals.difficulties(D)
     one, all_ = one2all_of(C), all2one_of(C)
     rules: dict[str, RuleNoise | None] = {}
     for rule in RULES:

@@ -16,8 +16,8 @@ ONE_SEED = (
     "scored."
 )
 PULLED = (
-    "Intervals of pulled values are too narrow: they leave out how far from the mean the true values lie, so "
-    "that they hold the truth less often, the more is pulled."
+    "The intervals are of the values before they are pulled, as is what they tell from noise; a pulled value "
+    "outside its interval is hardly the true one."
 )
 
 
