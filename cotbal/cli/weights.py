@@ -283,7 +283,7 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     from rich.console import Console
 
     from cotbal.estimate.few_seeds import few_seeds
-    from cotbal.report.noise import ONE_SEED, PULLED
+    from cotbal.report.noise import ONE_EQUAL, ONE_SEED, PULLED
     from cotbal.report.tables import print_columns
 
     console, tasks = Console(), noise.tasks
@@ -309,6 +309,8 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
         typer.echo(ONE_SEED)
     for line in few_seeds(noise.n_seeds):
         typer.echo(line)
+    if noise.equal_is_one_training:
+        typer.echo(ONE_EQUAL)
     for reason in noise.unidentified.values():
         typer.echo(f"No interval of a weight that needs C: {reason}.")
     for reason in noise.undefined.values():

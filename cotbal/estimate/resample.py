@@ -71,10 +71,34 @@ def resample(
     ]
     # One draw of the seeds is the same for every task: a model is good or bad at all of them.
     table = torch.stack(columns, dim=-1)
+    if "seeds" in over and equal_is_one_training(tables):
+        table[:, -1] += _between_trainings(tables, draws)
     table = oriented_draws(table, tasks, tables[0].transforms)
     n_tasks = len(tasks)
     equal = None if tables[0].equal is None else table[:, n_tasks + 1]
     return Draws(table[:, 0], table[:, 1 : n_tasks + 1], equal)
+
+
+def equal_is_one_training(tables: Sequence[Scores]) -> bool:
+    """Whether the equally weighted model of several seeds is one: item by item the same scores under all."""
+    first = tables[0]
+    return (
+        len(tables) > 1
+        and first.equal is not None
+        and all(
+            torch.equal(table.items[EQUAL][task], first.items[EQUAL][task])
+            for table in tables[1:]
+            for task in first.tasks
+        )
+    )
+
+
+def _between_trainings(tables: Sequence[Scores], draws: int) -> Tensor:
+    """(K, N): noise of one training, as the seeds of the mini run and the probes show it on each task."""
+    runs = torch.stack([torch.cat([table.mini[None], table.probes]) for table in tables])
+    off = (runs - runs.mean(0)).flatten(0, 1) / ((len(tables) - 1) * runs.shape[1]) ** 0.5
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(draws, len(off), generator=generator, dtype=torch.float64) @ off
 
 
 def without_difficulty(tasks: Sequence[str], drawn: Tensor) -> dict[str, str]:

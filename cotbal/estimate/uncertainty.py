@@ -11,7 +11,14 @@ from torch import Tensor
 from cotbal.estimate.clusters import Clusters, cluster_sums
 from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
-from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items, without_difficulty
+from cotbal.estimate.resample import (
+    SOURCES,
+    Draws,
+    equal_is_one_training,
+    resample,
+    stacked_items,
+    without_difficulty,
+)
 from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
@@ -54,6 +61,8 @@ class Uncertainty:
             difficulty without an interval or the precise one.
         unidentified: the tasks whose column is not identified, each with the reason in words.
         undefined: the tasks whose difficulty has no interval, likewise.
+        equal_is_one_training: whether the model of equal weights is the same one under all seeds, whose noise
+            between trainings is taken to be that of the mini run and the probes.
     """
 
     tasks: tuple[str, ...]
@@ -68,6 +77,7 @@ class Uncertainty:
     rules: dict[str, RuleNoise | None]
     unidentified: dict[str, str]
     undefined: dict[str, str]
+    equal_is_one_training: bool
 
     def to_json(self) -> dict[str, Any]:
         """The intervals as JSON values; an unbounded set of C is null, as is what has none."""
@@ -89,6 +99,7 @@ class Uncertainty:
             "weights": {name: _rule_json(noise) for name, noise in self.rules.items()},
             "unidentified": self.unidentified,
             "undefined": self.undefined,
+            "equal_is_one_training": self.equal_is_one_training,
         }
 
 
@@ -177,6 +188,7 @@ def uncertainty(
         rules=rules,
         unidentified=reasons,
         undefined=undefined,
+        equal_is_one_training="seeds" in over and equal_is_one_training(tables),
     )
 
 
