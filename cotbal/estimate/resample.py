@@ -119,14 +119,14 @@ def seed_of(seed: int, task: str) -> int:
 def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Tensor:
     """(K, S) float64: what each seed counts in each draw; the rows sum to 1.
 
-    Draws of S seeds scatter by a factor sqrt((S - 1) / S) too little, which is put right here.
+    The mean by them is normal, with the standard error that the seeds show.
     """
     even = torch.full((draws, n_seeds), 1.0 / n_seeds, dtype=torch.float64)
     if "seeds" not in over or n_seeds == 1:
         return even
     generator = torch.Generator().manual_seed(seed)
-    drawn = _counts(draws, n_seeds, generator).double() / n_seeds
-    return even + (drawn - even) * (n_seeds / (n_seeds - 1)) ** 0.5
+    noise = torch.randn(draws, n_seeds, generator=generator, dtype=torch.float64)
+    return even + (noise - noise.mean(1, keepdim=True)) / (n_seeds * (n_seeds - 1)) ** 0.5
 
 
 def tasks_without_items(tables: Sequence[Scores]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, cluster_sums
+from cotbal.estimate.few_seeds import stretched
 from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
 from cotbal.estimate.resample import (
@@ -119,7 +120,8 @@ def uncertainty(
     Scores, means of C, difficulty and weights by the bootstrap, with the same items drawn in every run; each
     C_ij by Fieller's theorem, from the noise of items and that between seeds, which holds where the
     denominator is inside its noise as well (the bootstrap does not there, so that a column below 3 standard
-    errors takes the weights' intervals with it). One seed tells nothing of the noise between seeds.
+    errors takes the weights' intervals with it). One seed tells nothing of the noise between seeds; a few
+    show it badly, and the intervals are wider by Student's t.
 
     For the weights of `estimate_weights(shrink=True)` these are the intervals too. Around the pulled values
     none of this width would hold the truth as often: what is far from the mean is pulled away from it.
@@ -153,13 +155,13 @@ def uncertainty(
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over)
     reasons = unidentified(pooled) | _lost_in_noise(pooled, drawn)
-    whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
-    mini = pooled.oriented("mini")
-    # What has no difficulty has no interval of one.
-    D = difficulty_of(drawn.mini, whole).masked_fill(mini <= 0, math.nan)
-    C = contribution_of(drawn.mini, drawn.probes)
-    undefined = {} if precise else without_difficulty(pooled.tasks, D) | _not_above_0(pooled.tasks, mini)
-    one, all_ = one2all_of(C), all2one_of(C)
+    mini, found = pooled.oriented("mini"), _quantities(pooled, drawn, temperature, alpha)
+    undefined = {}
+    if not precise:
+        undefined = without_difficulty(pooled.tasks, found["D"]) | _not_above_0(pooled.tasks, mini)
+    if len(tables) > 1 and "seeds" in over:
+        alone = _quantities(pooled, resample(tables, draws=draws, over=("seeds",)), temperature, alpha)
+        found = {name: stretched(of_both, alone[name], len(tables), level) for name, of_both in found.items()}
     rules: dict[str, RuleNoise | None] = {}
     for rule in RULES:
         if rule == "equal":
@@ -168,28 +170,44 @@ def uncertainty(
         if (reasons and rule in USE_ONE2ALL + USE_ALL2ONE) or (without_D and rule in USE_DIFFICULTY):
             rules[rule] = None
             continue
-        needed = {
-            "one2all": one if rule in USE_ONE2ALL else None,
-            "all2one": all_ if rule in USE_ALL2ONE else None,
-            "difficulty": D if rule in USE_DIFFICULTY else None,
-        }
-        weights = weights_of(rule, **needed, temperature=temperature, alpha=alpha)
-        rules[rule] = _rule_noise(_finite(weights), level)
+        # No weight is below 0 or above N, whatever few seeds leave open.
+        rules[rule] = _rule_noise(found[f"weights by {rule}"].clamp(0, len(pooled.tasks)), level)
     return Uncertainty(
         tasks=pooled.tasks,
         level=level,
         n_seeds=len(tables),
-        mini=_interval(drawn.mini, level),
-        probes=_interval(drawn.probes, level),
+        mini=_interval(found["mini"], level),
+        probes=_interval(found["probes"], level),
         contribution=_ratio_sets(tables, pooled.clusters, level, over),
-        one2all=None if reasons else _interval(_finite(one), level),
-        all2one=None if reasons else _interval(_finite(all_), level),
-        difficulty=None if precise else _interval(D, level),
+        one2all=None if reasons else _interval(found["C one2all"], level),
+        all2one=None if reasons else _interval(found["C all2one"], level),
+        difficulty=None if precise else _interval(found["D"], level),
         rules=rules,
         unidentified=reasons,
         undefined=undefined,
         equal_is_one_training="seeds" in over and equal_is_one_training(tables),
     )
+
+
+def _quantities(pooled: Scores, drawn: Draws, temperature: float, alpha: float) -> dict[str, Tensor]:
+    """(K, ...) of each, and of the means of C and the weights only the draws in which they have values."""
+    whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
+    # What has no difficulty has no interval of one.
+    D = difficulty_of(drawn.mini, whole).masked_fill(pooled.oriented("mini") <= 0, math.nan)
+    C = contribution_of(drawn.mini, drawn.probes)
+    one, all_ = one2all_of(C), all2one_of(C)
+    weights = {
+        f"weights by {rule}": weights_of(rule, one, all_, D, temperature=temperature, alpha=alpha)
+        for rule in RULES
+        if rule != "equal"
+    }
+    means = {"C one2all": one, "C all2one": all_, **weights}
+    return {
+        "mini": drawn.mini,
+        "probes": drawn.probes,
+        "D": D,
+        **{name: _finite(values) for name, values in means.items()},
+    }
 
 
 def _check(level: float, draws: int) -> None:

@@ -100,10 +100,11 @@ def test_one_equally_weighted_model_under_all_seeds_has_the_noise_of_the_other_t
     one = [scores(shift, EQUAL) for shift in shifts]
     found = uncertainty(one, over=["seeds"])
     assert found.equal_is_one_training
-    # D = 1 - mini / equal: the mean mini run has a standard error of .02 / sqrt(3), one training .02.
+    # D = 1 - mini / equal: the mean mini run has a standard error of .02 / sqrt(3), one training .02;
+    # 4.303 is Student's t of 2 degrees of freedom.
     mini, equal = pooled_scores(one).mini, one[0].equal
     error = ((0.02**2 / 3 + (mini / equal) ** 2 * 0.02**2) ** 0.5) / equal
-    assert torch.allclose((found.difficulty[1] - found.difficulty[0]) / 2 / 1.96, error, rtol=0.1)
+    assert torch.allclose((found.difficulty[1] - found.difficulty[0]) / 2 / 4.303, error, rtol=0.1)
     assert not uncertainty(one, over=["items"]).equal_is_one_training
     several = [scores(shift, [0.5, 0.9, 0.4 + shift]) for shift in shifts]
     assert not uncertainty(several).equal_is_one_training
