@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from cotbal.weights import TaskWeights
 
 ITEMS_ALONE = "The intervals are over the validation items: of another training they tell nothing."
+EQUAL_AS_MINI = (
+    "The model of equal weights is one training under all seeds: in the intervals its noise between "
+    "trainings is taken to be that of the mini run."
+)
 SHRUNK = "C is as measured; its means, D and the weights are pulled to their mean by their reliability."
 
 
@@ -193,10 +197,20 @@ def _without_probes(
         columns["95 % interval"] = [_span(*ends) for ends in spans]
     print_columns(Console(), "Without probes: the contribution's weights are 1", list(pair.tasks), columns)
     if spans is not None:
-        typer.echo(ITEMS_ALONE)
+        for line in _noise_of(pair):
+            typer.echo(line)
     for reason in undefined.values():
         typer.echo(f"No interval of a weight: {reason}.")
     typer.echo(f"Wrote {out} (rule {rule}).")
+
+
+def _noise_of(pair: "TwoModels") -> list[str]:
+    """What the intervals of two models hold."""
+    from cotbal.estimate.few_seeds import few_seeds
+
+    if not pair.by_seed:
+        return [ITEMS_ALONE]
+    return [*few_seeds(len(pair.by_seed)), *([EQUAL_AS_MINI] if pair.equal_is_one_training else [])]
 
 
 def _fixed(pairs: list[str]) -> dict[str, float]:

@@ -72,7 +72,8 @@ def resample(
     # One draw of the seeds is the same for every task: a model is good or bad at all of them.
     table = torch.stack(columns, dim=-1)
     if "seeds" in over and equal_is_one_training(tables):
-        table[:, -1] += _between_trainings(tables, draws)
+        runs = torch.stack([torch.cat([each.mini[None], each.probes]) for each in tables])
+        table[:, -1] += between_trainings(runs, draws)
     table = oriented_draws(table, tasks, tables[0].transforms)
     n_tasks = len(tasks)
     equal = None if tables[0].equal is None else table[:, n_tasks + 1]
@@ -93,10 +94,9 @@ def equal_is_one_training(tables: Sequence[Scores]) -> bool:
     )
 
 
-def _between_trainings(tables: Sequence[Scores], draws: int) -> Tensor:
-    """(K, N): noise of one training, as the seeds of the mini run and the probes show it on each task."""
-    runs = torch.stack([torch.cat([table.mini[None], table.probes]) for table in tables])
-    off = (runs - runs.mean(0)).flatten(0, 1) / ((len(tables) - 1) * runs.shape[1]) ** 0.5
+def between_trainings(runs: Tensor, draws: int) -> Tensor:
+    """(K, N): noise of one training on each of N tasks, as R runs (S, R, N) show it over S >= 2 seeds."""
+    off = (runs - runs.mean(0)).flatten(0, 1) / ((len(runs) - 1) * runs.shape[1]) ** 0.5
     generator = torch.Generator().manual_seed(1)
     return torch.randn(draws, len(off), generator=generator, dtype=torch.float64) @ off
 

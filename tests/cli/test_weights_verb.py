@@ -246,6 +246,9 @@ def test_intervals_without_probes_are_said_to_be_of_the_items(tmp_path, monkeypa
     for options, times in ((["--items", "items.json"], 1), ([], 0)):
         done = CliRunner().invoke(app, ["weights", "scores.csv", *options])
         assert (done.exit_code, done.stdout.count(told)) == (0, times), done.output
+    done = CliRunner().invoke(app, ["weights", *["scores.csv"] * 3, *["--items", "items.json"] * 3])
+    assert (done.exit_code, told in done.stdout) == (0, False), done.output
+    assert "The model of equal weights is one training under all seeds" in done.stdout
 
 
 def test_intervals_of_pulled_weights_are_those_of_the_scores_and_are_said_to_be(tmp_path):
