@@ -46,17 +46,21 @@ class Drawn:
             zip(self.columns, (_interval(column, level) for column in of_method.unbind(1)), strict=True)
         )
 
-    def interval(self, key: str, method: str, level: float, against: str | None = None) -> list[float] | None:
+    def interval(
+        self, key: str, method: str, level: float, *, measured: float, against: str | None = None
+    ) -> list[float] | None:
         """Low and high end of "delta_i" or "delta_e" in percent, or of its difference from another method's.
 
-        None where a draw of the baseline is not above 0.
+        Noise only ever adds to dE: the draws have twice what `measured` has of it, and the low end goes down
+        by as much. None where a draw of the baseline is not above 0.
         """
         values = self._measure(key, method, against)
         if not bool(values.isfinite().all()):
             return None
         alone = None if self.of_seeds is None else self.of_seeds._measure(key, method, against)
-        values = stretched(values, alone, self.n_seeds, level)
-        return _interval(values.clamp(min=0) if key == "delta_e" and against is None else values, level)
+        added = 2 * max(0.0, values.mean().item() - measured)
+        low, high = _interval(stretched(values, alone, self.n_seeds, level), level)
+        return [max(0.0, low - added), high] if key == "delta_e" and against is None else [low, high]
 
     def _measure(self, key: str, method: str, against: str | None = None) -> Tensor:
         assert self.gains is not None
