@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -159,9 +160,13 @@ def uncertainty(
     undefined = {}
     if not precise:
         undefined = without_difficulty(pooled.tasks, found["D"]) | _not_above_0(pooled.tasks, mini)
+    alone: dict[str, Tensor] = {}
     if len(tables) > 1 and "seeds" in over:
         alone = _quantities(pooled, resample(tables, draws=draws, over=("seeds",)), temperature, alpha)
-        found = {name: stretched(of_both, alone[name], len(tables), level) for name, of_both in found.items()}
+
+    def interval(name: str) -> Tensor:
+        return _interval(stretched(found[name], alone.get(name), len(tables), level), level)
+
     rules: dict[str, RuleNoise | None] = {}
     for rule in RULES:
         if rule == "equal":
@@ -170,18 +175,18 @@ def uncertainty(
         if (reasons and rule in USE_ONE2ALL + USE_ALL2ONE) or (without_D and rule in USE_DIFFICULTY):
             rules[rule] = None
             continue
-        # No weight is below 0 or above N, whatever few seeds leave open.
-        rules[rule] = _rule_noise(found[f"weights by {rule}"].clamp(0, len(pooled.tasks)), level)
+        name = f"weights by {rule}"
+        rules[rule] = _rule_noise(found[name], alone.get(name), len(tables), level)
     return Uncertainty(
         tasks=pooled.tasks,
         level=level,
         n_seeds=len(tables),
-        mini=_interval(found["mini"], level),
-        probes=_interval(found["probes"], level),
+        mini=interval("mini"),
+        probes=interval("probes"),
         contribution=_ratio_sets(tables, pooled.clusters, level, over),
-        one2all=None if reasons else _interval(found["C one2all"], level),
-        all2one=None if reasons else _interval(found["C all2one"], level),
-        difficulty=None if precise else _interval(found["D"], level),
+        one2all=None if reasons else interval("C one2all"),
+        all2one=None if reasons else interval("C all2one"),
+        difficulty=None if precise else interval("D"),
         rules=rules,
         unidentified=reasons,
         undefined=undefined,
@@ -296,13 +301,18 @@ def _pairs(ends: Tensor) -> list[list[float] | None]:
     return [None if math.isnan(low) else [low, high] for low, high in ends.T.tolist()]
 
 
-def _rule_noise(weights: Tensor, level: float) -> RuleNoise:
+def _rule_noise(draws: Tensor, of_seeds: Tensor | None, n_seeds: int, level: float) -> RuleNoise:
+    # No weight is below 0 or above N, whatever few seeds leave open.
+    weights = stretched(draws, of_seeds, n_seeds, level).clamp(0, draws.shape[1])
     low, high = _interval(weights, level)
     above = (weights[:, :, None] > weights[:, None, :]).double().mean(0)
     tied = (weights[:, :, None] == weights[:, None, :]).double().mean(0)
     # Simultaneous: the largest deviation of any weight, in its own standard errors.
-    centre, spread = weights.mean(0), weights.std(0).clamp(min=1e-12)
-    reach = torch.quantile(((weights - centre) / spread).abs().amax(1), level)
+    centre, spread = draws.mean(0), draws.std(0).clamp(min=1e-12)
+    reach = torch.quantile(((draws - centre) / spread).abs().amax(1), level)
+    # Student's t has more beyond that of a few seeds.
+    of_all = max(level, min(2 * NormalDist().cdf(reach.item()) - 1, 0.9999))
+    spread = stretched(draws, of_seeds, n_seeds, of_all).std(0).clamp(min=1e-12)
     is_noise = bool(((centre - 1.0).abs() <= reach * spread).all())
     return RuleNoise(low, high, above + tied / 2, is_noise)
 

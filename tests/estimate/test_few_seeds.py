@@ -6,7 +6,7 @@ import torch
 from cotbal.compare import Column, Finals, Model, compare
 from cotbal.estimate.few_seeds import few_seeds, stretched
 from cotbal.estimate.resample import drawn_means, seed_shares
-from cotbal.estimate.uncertainty import uncertainty
+from cotbal.estimate.uncertainty import _rule_noise, uncertainty
 from tests.estimate.coverage import World
 
 ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
@@ -38,6 +38,25 @@ def test_intervals_of_an_estimate_are_wider_than_the_draws_of_so_few_seeds():
     # Student's t of 2 degrees of freedom, and no item's noise.
     error = by_seed.std(0) / 3**0.5
     assert torch.allclose((found.mini[1] - found.mini[0]) / 2 / 4.303, error, rtol=0.15)
+
+
+def test_the_same_models_under_three_seeds_are_no_more_noisy_than_one():
+    generator = torch.Generator().manual_seed(0)
+    table = World.random(3, 8.0, generator).table(generator)
+    one, three = uncertainty(table), uncertainty([table] * 3)
+    for rule, noise in one.rules.items():
+        assert torch.allclose(noise.low, three.rules[rule].low)
+        assert noise.is_noise == three.rules[rule].is_noise
+
+
+def test_a_verdict_on_all_weights_counts_how_much_student_has_beyond_that_of_one():
+    noise = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.01
+    # Of 3 weights the largest of 95 % is 2.39 standard errors away; t of 2 degrees of freedom has 7.6 there.
+    for errors, verdict in ((5.0, True), (7.0, True), (8.5, False)):
+        draws = 1 + noise + 0.01 * errors * torch.tensor([1.0, -1.0, 0.0])
+        assert _rule_noise(draws, noise, 3, 0.95).is_noise is verdict
+    still = torch.ones(200, 3, dtype=torch.float64)
+    assert _rule_noise(still, still, 3, 0.95).is_noise
 
 
 def test_intervals_of_a_comparison_are_as_wide_as_so_few_seeds_ask_for():
