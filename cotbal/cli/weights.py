@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from cotbal.weights import TaskWeights
 
 ITEMS_ALONE = "The intervals are over the validation items: of another training they tell nothing."
+EQUAL_AS_MINI = (
+    "The model of equal weights is one training under all seeds: in the intervals its noise between "
+    "trainings is taken to be that of the mini run."
+)
 SHRUNK = "C is as measured; its means, D and the weights are pulled to their mean by their reliability."
 
 
@@ -140,7 +144,7 @@ def _with_probes(
         found["seed_sd"] = seed_spread(tables, rule, **options)
     reason = no_intervals(tables)
     if reason is None:
-        unasked = ("fixed", "on_unidentified")
+        unasked = ("fixed", "on_unidentified", "shrink")
         noise = uncertainty(tables, **{name: options[name] for name in options if name not in unasked})
         found["uncertainty"] = noise.to_json()
     chosen = dataclasses.replace(chosen, provenance={**chosen.provenance, **found})
@@ -193,10 +197,20 @@ def _without_probes(
         columns["95 % interval"] = [_span(*ends) for ends in spans]
     print_columns(Console(), "Without probes: the contribution's weights are 1", list(pair.tasks), columns)
     if spans is not None:
-        typer.echo(ITEMS_ALONE)
+        for line in _noise_of(pair):
+            typer.echo(line)
     for reason in undefined.values():
         typer.echo(f"No interval of a weight: {reason}.")
     typer.echo(f"Wrote {out} (rule {rule}).")
+
+
+def _noise_of(pair: "TwoModels") -> list[str]:
+    """What the intervals of two models hold."""
+    from cotbal.estimate.few_seeds import few_seeds
+
+    if not pair.by_seed:
+        return [ITEMS_ALONE]
+    return [*few_seeds(len(pair.by_seed)), *([EQUAL_AS_MINI] if pair.equal_is_one_training else [])]
 
 
 def _fixed(pairs: list[str]) -> dict[str, float]:
@@ -283,7 +297,7 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     from rich.console import Console
 
     from cotbal.estimate.few_seeds import few_seeds
-    from cotbal.report.noise import ONE_SEED, PULLED
+    from cotbal.report.noise import ONE_EQUAL, ONE_SEED, PULLED
     from cotbal.report.tables import print_columns
 
     console, tasks = Console(), noise.tasks
@@ -309,6 +323,8 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
         typer.echo(ONE_SEED)
     for line in few_seeds(noise.n_seeds):
         typer.echo(line)
+    if noise.equal_is_one_training:
+        typer.echo(ONE_EQUAL)
     for reason in noise.unidentified.values():
         typer.echo(f"No interval of a weight that needs C: {reason}.")
     for reason in noise.undefined.values():

@@ -123,13 +123,15 @@ def _row(
     for key, measure in MEASURES.items():
         value = measure(gains[name]) if gains else None
         row[key] = value
-        row[f"{key}_interval"] = drawn.interval(key, name, LEVEL) if drawn is not None and gains else None
+        row[f"{key}_interval"] = (
+            None if drawn is None or value is None else drawn.interval(key, name, LEVEL, measured=value)
+        )
         if value is None or against is None or name == against:
             row[f"{key}_difference"] = row[f"{key}_difference_interval"] = None
             continue
-        row[f"{key}_difference"] = value - measure(gains[against])
+        row[f"{key}_difference"] = difference = value - measure(gains[against])
         row[f"{key}_difference_interval"] = (
-            None if drawn is None else drawn.interval(key, name, LEVEL, against=against)
+            None if drawn is None else drawn.interval(key, name, LEVEL, measured=difference, against=against)
         )
     return row
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cotbal.compare.finals import Finals
-from cotbal.estimate.resample import drawn_means
+from cotbal.estimate.few_seeds import stretched
+from cotbal.estimate.resample import SOURCES, drawn_means
 
 # A score that is not the mean of its items is another quantity, and its interval would be of that.
 _TOLERANCE = 1e-6
@@ -25,34 +26,47 @@ class Drawn:
         columns: the names of the columns.
         scores: (K, M, C) float64.
         gains: (K, M, T) I of every task (Eq. 12), None without a baseline.
+        n_seeds: how many seeds they are of.
+        of_seeds: where there are several, the draws of the seeds alone.
     """
 
     methods: Sequence[str]
     columns: Sequence[str]
     scores: Tensor
     gains: Tensor | None
+    n_seeds: int = 1
+    of_seeds: Drawn | None = None
 
     def score_intervals(self, method: str, level: float) -> dict[str, list[float]]:
         """Low and high end of a method's score in every column."""
-        of_method = self.scores[:, self.methods.index(method)]
+        place = self.methods.index(method)
+        alone = None if self.of_seeds is None else self.of_seeds.scores[:, place]
+        of_method = stretched(self.scores[:, place], alone, self.n_seeds, level)
         return dict(
             zip(self.columns, (_interval(column, level) for column in of_method.unbind(1)), strict=True)
         )
 
-    def interval(self, key: str, method: str, level: float, against: str | None = None) -> list[float] | None:
+    def interval(
+        self, key: str, method: str, level: float, *, measured: float, against: str | None = None
+    ) -> list[float] | None:
         """Low and high end of "delta_i" or "delta_e" in percent, or of its difference from another method's.
 
-        None where a draw of the baseline is not above 0.
+        Noise only ever adds to dE: the draws have twice what `measured` has of it, and the low end goes down
+        by as much. None where a draw of the baseline is not above 0.
         """
-        values = self._measure(key, method)
-        if against is not None:
-            values = values - self._measure(key, against)
-        return _interval(values, level) if bool(values.isfinite().all()) else None
+        values = self._measure(key, method, against)
+        if not bool(values.isfinite().all()):
+            return None
+        alone = None if self.of_seeds is None else self.of_seeds._measure(key, method, against)
+        added = 2 * max(0.0, values.mean().item() - measured)
+        low, high = _interval(stretched(values, alone, self.n_seeds, level), level)
+        return [max(0.0, low - added), high] if key == "delta_e" and against is None else [low, high]
 
-    def _measure(self, key: str, method: str) -> Tensor:
+    def _measure(self, key: str, method: str, against: str | None = None) -> Tensor:
         assert self.gains is not None
         gains = self.gains[:, self.methods.index(method)]
-        return 100 * (gains.mean(1) if key == "delta_i" else gains.clamp(max=0).mean(1).abs())
+        values = 100 * (gains.mean(1) if key == "delta_i" else gains.clamp(max=0).mean(1).abs())
+        return values if against is None else values - self._measure(key, against)
 
 
 def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
@@ -91,16 +105,20 @@ def draw(finals: Finals, methods: Sequence[str], baseline: str | None, draws: in
         draws: how many.
     """
     seeds = sorted(finals.models[methods[0]])
-    columns = []
+    sources = [SOURCES, ("seeds",)] if len(seeds) > 1 else [SOURCES]
+    columns: list[list[Tensor]] = [[] for _ in sources]
     for column in finals.columns:
         name = column.name
         of_seeds = [[finals.models[method][seed].items[name] for method in methods] for seed in seeds]
         items, numbers = torch.tensor(of_seeds, dtype=torch.float64), finals.clusters.get(name)
         seed = crc32(f"0 {name}".encode())
-        columns.append(drawn_means(items, name, draws=draws, seed=seed, clusters=numbers))
-    scores = torch.stack(columns, dim=-1)
-    gains = None if baseline is None else _gains(finals, scores, methods.index(baseline))
-    return Drawn(methods, [column.name for column in finals.columns], scores, gains)
+        for over, drawn in zip(sources, columns, strict=True):
+            drawn.append(drawn_means(items, name, draws=draws, seed=seed, over=over, clusters=numbers))
+    scores = [torch.stack(drawn, dim=-1) for drawn in columns]
+    gains = [None if baseline is None else _gains(finals, each, methods.index(baseline)) for each in scores]
+    names = [column.name for column in finals.columns]
+    alone = Drawn(methods, names, scores[1], gains[1]) if len(seeds) > 1 else None
+    return Drawn(methods, names, scores[0], gains[0], len(seeds), alone)
 
 
 def _gains(finals: Finals, scores: Tensor, baseline: int) -> Tensor:

@@ -10,7 +10,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from cotbal.estimate.resample import drawn_means
+from cotbal.estimate.few_seeds import stretched
+from cotbal.estimate.resample import SOURCES, drawn_means
 from cotbal.estimate.transforms import checked_transforms, oriented
 
 SCHEMA_VERSION = 1
@@ -53,7 +54,10 @@ def shares_content(rungs: Rungs, draws: int = 2000) -> dict[str, Any]:
         scores = torch.tensor(by_seed, dtype=torch.float64)
         drawn = _drawn(rungs, task, scores, draws)
         ratios = _ratios(scores.mean(0), task, rungs.transforms[task])
-        spans = None if drawn is None else _spans(_ratios(drawn, task, rungs.transforms[task]))
+        spans = None
+        if drawn is not None:
+            both, *alone = (_ratios(each, task, rungs.transforms[task]) for each in drawn)
+            spans = _spans(both, alone, len(by_seed))
         tasks[task] = {
             "metric": rungs.metrics[task],
             "scores": scores.mean(0).tolist(),
@@ -83,8 +87,11 @@ def _ratios(scores: Tensor, task: str, transform: str) -> Tensor | None:
     return scores / scores[..., -1:] if bool((scores[..., -1] > 0).all()) else None
 
 
-def _drawn(rungs: Rungs, task: str, scores: Tensor, draws: int) -> Tensor | None:
-    """(K, shares) draws of the scores; None where the items are not the scores', or others, or one."""
+def _drawn(rungs: Rungs, task: str, scores: Tensor, draws: int) -> list[Tensor] | None:
+    """(K, shares) draws of the scores, of several seeds those over the seeds alone too.
+
+    None where the items are not the scores', or others, or one.
+    """
     items = rungs.items[task]
     clusters = [of_share for by_share in rungs.clusters.get(task, [[None]]) for of_share in by_share]
     lengths = {len(of_share or []) for by_share in items for of_share in by_share}
@@ -96,12 +103,16 @@ def _drawn(rungs: Rungs, task: str, scores: Tensor, draws: int) -> Tensor | None
     if not torch.allclose(stacked.mean(-1), scores, rtol=1e-6, atol=1e-6):
         return None
     seed = crc32(f"0 {task}".encode())
-    return drawn_means(stacked, task, draws=draws, seed=seed, clusters=clusters[0])
+    return [
+        drawn_means(stacked, task, draws=draws, seed=seed, over=over, clusters=clusters[0])
+        for over in ([SOURCES, ("seeds",)] if len(stacked) > 1 else [SOURCES])
+    ]
 
 
-def _spans(ratios: Tensor | None) -> list[list[float]] | None:
-    if ratios is None:
+def _spans(ratios: Tensor | None, alone: list[Tensor | None], n_seeds: int) -> list[list[float]] | None:
+    if ratios is None or any(of_seeds is None for of_seeds in alone):
         return None
+    ratios = stretched(ratios, alone[0] if alone else None, n_seeds, LEVEL)
     tail = (1 - LEVEL) / 2
     ends: list[list[float]] = torch.quantile(
         ratios, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0

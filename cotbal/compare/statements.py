@@ -91,7 +91,8 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
             "noise."
         ]
     lines = [
-        "ΔI is better when higher, ΔE when lower; noise only ever adds to ΔE, so its intervals lean upward."
+        "ΔI is better when higher, ΔE when lower; noise only ever adds to ΔE, for which its intervals "
+        "reach further down."
     ]
     if comparison["baseline"] and all(row["delta_i_interval"] is None for row in comparison["methods"]):
         lines = [

@@ -18,8 +18,15 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, checked_clusters
+from cotbal.estimate.few_seeds import stretched
 from cotbal.estimate.formulas import difficulty_of, weights_of
-from cotbal.estimate.resample import drawn_means, seed_of, without_difficulty
+from cotbal.estimate.resample import (
+    SOURCES,
+    between_trainings,
+    drawn_means,
+    seed_of,
+    without_difficulty,
+)
 from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
 from cotbal.estimate.seeds import check_alike, common_clusters, mean_of
@@ -38,6 +45,7 @@ class TwoModels:
         items: {"mini" | "equal": {task: per-item scores}}, the items in the same order; may be empty.
         clusters: which of them belong together, as of `Scores`.
         transforms: where lower is better, as of `Scores`.
+        by_seed: of the mean over seeds, what it is of.
 
     Raises:
         ValueError: a score that is not a finite number, or clusters or transforms as of `Scores`.
@@ -49,6 +57,7 @@ class TwoModels:
     items: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     clusters: Clusters = field(default_factory=dict)
     transforms: Mapping[str, str] = field(default_factory=dict)
+    by_seed: Sequence[TwoModels] = ()
 
     def __post_init__(self) -> None:
         for run, row in ((MINI, self.mini), (EQUAL, self.equal)):
@@ -79,7 +88,16 @@ class TwoModels:
         }
         mini, equal = (mean_of([getattr(table, run) for table in tables]).tolist() for run in (MINI, EQUAL))
         clusters = common_clusters(tables, {task for of_run in items.values() for task in of_run})
-        return cls(first.tasks, mini, equal, items, clusters, first.transforms)
+        return cls(first.tasks, mini, equal, items, clusters, first.transforms, tuple(tables))
+
+    @property
+    def equal_is_one_training(self) -> bool:
+        """Whether the equally weighted model of several seeds is one: the same scores by item under all."""
+        found = [
+            {task: list(values) for task, values in items.get(EQUAL, {}).items()}
+            for items in self._items_by_seed()
+        ]
+        return len(found) > 1 and all(each == found[0] for each in found)
 
     def difficulty(self) -> Tensor:
         """D (N,) float64.
@@ -131,7 +149,8 @@ class TwoModels:
     ) -> Tensor | None:
         """(N, 2) float64: the weights' intervals by the bootstrap over items, the same ones in both models.
 
-        None where `undefined` names a task: all weights need its difficulty.
+        Several seeds count as in `uncertainty`; one equally weighted model under all of them is taken to be
+        as unsure as the mini run. None where `undefined` names a task: all weights need its difficulty.
 
         Raises:
             ValueError: there are no items, or a score that is not their mean.
@@ -140,7 +159,13 @@ class TwoModels:
         if not bool(D.isfinite().all()):
             return None
         nothing = torch.zeros_like(D)
-        drawn = weights_of("cotbal", nothing, nothing, D, temperature=temperature, alpha=alpha)
+        sources = [D, self._drawn_difficulty(draws, seed, ("seeds",))] if self.by_seed else [D]
+        drawn, *alone = (
+            weights_of("cotbal", nothing, nothing, each, temperature=temperature, alpha=alpha)
+            for each in sources
+        )
+        if alone:
+            drawn = stretched(drawn, alone[0], len(self.by_seed), level).clamp(0, len(self.tasks))
         tail = (1 - level) / 2
         return torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0).T
 
@@ -186,14 +211,20 @@ class TwoModels:
     def _oriented(self, rows: Sequence[Sequence[float]] | Tensor) -> Tensor:
         return oriented(torch.as_tensor(rows, dtype=torch.float64), tuple(self.tasks), dict(self.transforms))
 
-    def _drawn_difficulty(self, draws: int, seed: int) -> Tensor:
+    def _items_by_seed(self) -> list[Mapping[str, Mapping[str, Sequence[float]]]]:
+        return [table.items for table in self.by_seed or (self,)]
+
+    def _drawn_difficulty(self, draws: int, seed: int, over: Sequence[str] = SOURCES) -> Tensor:
         """(draws, N): D in every draw, NaN where it has no value."""
-        columns = [self._drawn(place, draws, seed) for place in range(len(self.tasks))]
-        scores = oriented_draws(torch.stack(columns, -1), tuple(self.tasks), dict(self.transforms))
+        drawn = torch.stack([self._drawn(place, draws, seed, over) for place in range(len(self.tasks))], -1)
+        if self.equal_is_one_training:
+            runs = torch.tensor([[table.mini] for table in self.by_seed], dtype=torch.float64)
+            drawn[:, 1] += between_trainings(runs, draws)
+        scores = oriented_draws(drawn, tuple(self.tasks), dict(self.transforms))
         return difficulty_of(*scores.unbind(1))
 
-    def _drawn(self, place: int, draws: int, seed: int) -> Tensor:
-        """(draws, 2): the scores of a task in both models, in every draw of its items."""
+    def _drawn(self, place: int, draws: int, seed: int, over: Sequence[str]) -> Tensor:
+        """(draws, 2): the scores of a task in both models, in every draw of its items and the seeds."""
         task = self.tasks[place]
         mini, equal = (self.items.get(run, {}).get(task) for run in (MINI, EQUAL))
         if mini is None or equal is None or len(mini) != len(equal):
@@ -205,5 +236,12 @@ class TwoModels:
         scores = torch.tensor([self.mini[place], self.equal[place]], dtype=torch.float64)
         if not torch.allclose(pair.mean(1), scores, rtol=1e-6, atol=1e-6):
             raise ValueError(f"items: expected the score of task {task!r} to be the mean of its items")
-        clusters = self.clusters.get(task)
-        return drawn_means(pair[None], task, draws=draws, seed=seed_of(seed, task), clusters=clusters)
+        pairs = [[list(items[run][task]) for run in (MINI, EQUAL)] for items in self._items_by_seed()]
+        return drawn_means(
+            torch.tensor(pairs, dtype=torch.float64),
+            task,
+            draws=draws,
+            seed=seed_of(seed, task),
+            over=over,
+            clusters=self.clusters.get(task),
+        )

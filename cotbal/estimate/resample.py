@@ -71,10 +71,34 @@ def resample(
     ]
     # One draw of the seeds is the same for every task: a model is good or bad at all of them.
     table = torch.stack(columns, dim=-1)
+    if "seeds" in over and equal_is_one_training(tables):
+        runs = torch.stack([torch.cat([each.mini[None], each.probes]) for each in tables])
+        table[:, -1] += between_trainings(runs, draws)
     table = oriented_draws(table, tasks, tables[0].transforms)
     n_tasks = len(tasks)
     equal = None if tables[0].equal is None else table[:, n_tasks + 1]
     return Draws(table[:, 0], table[:, 1 : n_tasks + 1], equal)
+
+
+def equal_is_one_training(tables: Sequence[Scores]) -> bool:
+    """Whether the equally weighted model of several seeds is one: item by item the same scores under all."""
+    first = tables[0]
+    return (
+        len(tables) > 1
+        and first.equal is not None
+        and all(
+            torch.equal(table.items[EQUAL][task], first.items[EQUAL][task])
+            for table in tables[1:]
+            for task in first.tasks
+        )
+    )
+
+
+def between_trainings(runs: Tensor, draws: int) -> Tensor:
+    """(K, N): noise of one training on each of N tasks, as R runs (S, R, N) show it over S >= 2 seeds."""
+    off = (runs - runs.mean(0)).flatten(0, 1) / ((len(runs) - 1) * runs.shape[1]) ** 0.5
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(draws, len(off), generator=generator, dtype=torch.float64) @ off
 
 
 def without_difficulty(tasks: Sequence[str], drawn: Tensor) -> dict[str, str]:
@@ -95,14 +119,14 @@ def seed_of(seed: int, task: str) -> int:
 def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Tensor:
     """(K, S) float64: what each seed counts in each draw; the rows sum to 1.
 
-    Draws of S seeds scatter by a factor sqrt((S - 1) / S) too little, which is put right here.
+    The mean by them is normal, with the standard error that the seeds show.
     """
     even = torch.full((draws, n_seeds), 1.0 / n_seeds, dtype=torch.float64)
     if "seeds" not in over or n_seeds == 1:
         return even
     generator = torch.Generator().manual_seed(seed)
-    drawn = _counts(draws, n_seeds, generator).double() / n_seeds
-    return even + (drawn - even) * (n_seeds / (n_seeds - 1)) ** 0.5
+    noise = torch.randn(draws, n_seeds, generator=generator, dtype=torch.float64)
+    return even + (noise - noise.mean(1, keepdim=True)) / (n_seeds * (n_seeds - 1)) ** 0.5
 
 
 def tasks_without_items(tables: Sequence[Scores]) -> list[str]:

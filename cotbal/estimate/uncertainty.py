@@ -3,19 +3,27 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, cluster_sums
+from cotbal.estimate.few_seeds import stretched
 from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
-from cotbal.estimate.resample import SOURCES, Draws, resample, stacked_items, without_difficulty
+from cotbal.estimate.resample import (
+    SOURCES,
+    Draws,
+    equal_is_one_training,
+    resample,
+    stacked_items,
+    without_difficulty,
+)
 from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
-from cotbal.estimate.shrinkage import ShrunkSignals
 from cotbal.estimate.signals import MIN_STANDARD_ERRORS, unidentified
 from cotbal.estimate.transforms import oriented_items
 
@@ -55,6 +63,8 @@ class Uncertainty:
             difficulty without an interval or the precise one.
         unidentified: the tasks whose column is not identified, each with the reason in words.
         undefined: the tasks whose difficulty has no interval, likewise.
+        equal_is_one_training: whether the model of equal weights is the same one under all seeds, whose noise
+            between trainings is taken to be that of the mini run and the probes.
     """
 
     tasks: tuple[str, ...]
@@ -69,6 +79,7 @@ class Uncertainty:
     rules: dict[str, RuleNoise | None]
     unidentified: dict[str, str]
     undefined: dict[str, str]
+    equal_is_one_training: bool
 
     def to_json(self) -> dict[str, Any]:
         """The intervals as JSON values; an unbounded set of C is null, as is what has none."""
@@ -90,6 +101,7 @@ class Uncertainty:
             "weights": {name: _rule_json(noise) for name, noise in self.rules.items()},
             "unidentified": self.unidentified,
             "undefined": self.undefined,
+            "equal_is_one_training": self.equal_is_one_training,
         }
 
 
@@ -102,7 +114,6 @@ def uncertainty(
     draws: int = 2000,
     seed: int = 0,
     over: Sequence[str] = SOURCES,
-    shrink: bool = False,
     precise: bool = False,
 ) -> Uncertainty:
     """Confidence intervals for scores, contribution, difficulty and weights, from the scores' items.
@@ -110,7 +121,11 @@ def uncertainty(
     Scores, means of C, difficulty and weights by the bootstrap, with the same items drawn in every run; each
     C_ij by Fieller's theorem, from the noise of items and that between seeds, which holds where the
     denominator is inside its noise as well (the bootstrap does not there, so that a column below 3 standard
-    errors takes the weights' intervals with it). One seed tells nothing of the noise between seeds.
+    errors takes the weights' intervals with it). One seed tells nothing of the noise between seeds; a few
+    show it badly, and the intervals are wider by Student's t.
+
+    For the weights of `estimate_weights(shrink=True)` these are the intervals too. Around the pulled values
+    none of this width would hold the truth as often: what is far from the mean is pulled away from it.
 
     Args:
         scores: a table with items, or one per training seed.
@@ -120,9 +135,6 @@ def uncertainty(
         draws: of the bootstrap.
         seed: of its random numbers.
         over: the noise that is looked at: "items", "seeds" or both.
-        shrink: of the signals and weights of `estimate_weights(shrink=True)`; the reliabilities are held
-            fixed, so that these intervals are too narrow. The sets of the cells of C stay those of the values
-            as measured.
         precise: the difficulty is that of the single-task runs, whose items are not known: what needs it has
             no interval.
 
@@ -144,16 +156,17 @@ def uncertainty(
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over)
     reasons = unidentified(pooled) | _lost_in_noise(pooled, drawn)
-    whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
-    mini = pooled.oriented("mini")
-    # What has no difficulty has no interval of one.
-    D = difficulty_of(drawn.mini, whole).masked_fill(mini <= 0, math.nan)
-    C = contribution_of(drawn.mini, drawn.probes)
-    undefined = {} if precise else without_difficulty(pooled.tasks, D) | _not_above_0(pooled.tasks, mini)
-    if shrink:
-        signals = ShrunkSignals.of(pooled, drawn)
-        C, D = signals.contributions(C), signals.difficulties(D)
-    one, all_ = one2all_of(C), all2one_of(C)
+    mini, found = pooled.oriented("mini"), _quantities(pooled, drawn, temperature, alpha)
+    undefined = {}
+    if not precise:
+        undefined = without_difficulty(pooled.tasks, found["D"]) | _not_above_0(pooled.tasks, mini)
+    alone: dict[str, Tensor] = {}
+    if len(tables) > 1 and "seeds" in over:
+        alone = _quantities(pooled, resample(tables, draws=draws, over=("seeds",)), temperature, alpha)
+
+    def interval(name: str) -> Tensor:
+        return _interval(stretched(found[name], alone.get(name), len(tables), level), level)
+
     rules: dict[str, RuleNoise | None] = {}
     for rule in RULES:
         if rule == "equal":
@@ -162,27 +175,44 @@ def uncertainty(
         if (reasons and rule in USE_ONE2ALL + USE_ALL2ONE) or (without_D and rule in USE_DIFFICULTY):
             rules[rule] = None
             continue
-        needed = {
-            "one2all": one if rule in USE_ONE2ALL else None,
-            "all2one": all_ if rule in USE_ALL2ONE else None,
-            "difficulty": D if rule in USE_DIFFICULTY else None,
-        }
-        weights = weights_of(rule, **needed, temperature=temperature, alpha=alpha)
-        rules[rule] = _rule_noise(_finite(weights), level)
+        name = f"weights by {rule}"
+        rules[rule] = _rule_noise(found[name], alone.get(name), len(tables), level)
     return Uncertainty(
         tasks=pooled.tasks,
         level=level,
         n_seeds=len(tables),
-        mini=_interval(drawn.mini, level),
-        probes=_interval(drawn.probes, level),
+        mini=interval("mini"),
+        probes=interval("probes"),
         contribution=_ratio_sets(tables, pooled.clusters, level, over),
-        one2all=None if reasons else _interval(_finite(one), level),
-        all2one=None if reasons else _interval(_finite(all_), level),
-        difficulty=None if precise else _interval(D, level),
+        one2all=None if reasons else interval("C one2all"),
+        all2one=None if reasons else interval("C all2one"),
+        difficulty=None if precise else interval("D"),
         rules=rules,
         unidentified=reasons,
         undefined=undefined,
+        equal_is_one_training="seeds" in over and equal_is_one_training(tables),
     )
+
+
+def _quantities(pooled: Scores, drawn: Draws, temperature: float, alpha: float) -> dict[str, Tensor]:
+    """(K, ...) of each, and of the means of C and the weights only the draws in which they have values."""
+    whole = drawn.probes.diagonal(dim1=1, dim2=2) if drawn.equal is None else drawn.equal
+    # What has no difficulty has no interval of one.
+    D = difficulty_of(drawn.mini, whole).masked_fill(pooled.oriented("mini") <= 0, math.nan)
+    C = contribution_of(drawn.mini, drawn.probes)
+    one, all_ = one2all_of(C), all2one_of(C)
+    weights = {
+        f"weights by {rule}": weights_of(rule, one, all_, D, temperature=temperature, alpha=alpha)
+        for rule in RULES
+        if rule != "equal"
+    }
+    means = {"C one2all": one, "C all2one": all_, **weights}
+    return {
+        "mini": drawn.mini,
+        "probes": drawn.probes,
+        "D": D,
+        **{name: _finite(values) for name, values in means.items()},
+    }
 
 
 def _check(level: float, draws: int) -> None:
@@ -271,13 +301,18 @@ def _pairs(ends: Tensor) -> list[list[float] | None]:
     return [None if math.isnan(low) else [low, high] for low, high in ends.T.tolist()]
 
 
-def _rule_noise(weights: Tensor, level: float) -> RuleNoise:
+def _rule_noise(draws: Tensor, of_seeds: Tensor | None, n_seeds: int, level: float) -> RuleNoise:
+    # No weight is below 0 or above N, whatever few seeds leave open.
+    weights = stretched(draws, of_seeds, n_seeds, level).clamp(0, draws.shape[1])
     low, high = _interval(weights, level)
     above = (weights[:, :, None] > weights[:, None, :]).double().mean(0)
     tied = (weights[:, :, None] == weights[:, None, :]).double().mean(0)
     # Simultaneous: the largest deviation of any weight, in its own standard errors.
-    centre, spread = weights.mean(0), weights.std(0).clamp(min=1e-12)
-    reach = torch.quantile(((weights - centre) / spread).abs().amax(1), level)
+    centre, spread = draws.mean(0), draws.std(0).clamp(min=1e-12)
+    reach = torch.quantile(((draws - centre) / spread).abs().amax(1), level)
+    # Student's t has more beyond that of a few seeds.
+    of_all = max(level, min(2 * NormalDist().cdf(reach.item()) - 1, 0.9999))
+    spread = stretched(draws, of_seeds, n_seeds, of_all).std(0).clamp(min=1e-12)
     is_noise = bool(((centre - 1.0).abs() <= reach * spread).all())
     return RuleNoise(low, high, above + tied / 2, is_noise)
 

@@ -183,6 +183,5 @@ def _intervals(tables: Sequence[Scores], settings: Settings) -> dict[str, Any]:
         tables,
         temperature=settings.temperature,
         alpha=settings.alpha,
-        shrink=settings.shrink,
         precise=settings.precise,
     ).to_json()

@@ -15,9 +15,13 @@ ONE_SEED = (
     "The intervals are over the validation items: one seed tells nothing of what another training would have "
     "scored."
 )
+ONE_EQUAL = (
+    "The model of equal weights is one training under all seeds: in the intervals of D, and of what needs D, "
+    "its noise between trainings is taken to be that of the mini run and the probes."
+)
 PULLED = (
-    "Intervals of pulled values are too narrow: they leave out how far from the mean the true values lie, so "
-    "that they hold the truth less often, the more is pulled."
+    "The intervals are of the values before they are pulled, as is what they tell from noise; a pulled value "
+    "outside its interval is hardly the true one."
 )
 
 
@@ -125,6 +129,8 @@ def _about_intervals(results: Mapping[str, Any]) -> list[str]:
     if seeds.intervals(results).get("n_seeds") == 1:
         lines.append(ONE_SEED)
     lines += few_seeds(seeds.intervals(results).get("n_seeds", 1))
+    if seeds.intervals(results).get("equal_is_one_training"):
+        lines.append(ONE_EQUAL)
     without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]
     of_C = [rule for rule in without if rule in USE_ONE2ALL + USE_ALL2ONE]
     lost, valueless = lost_columns(results), without_value(results)

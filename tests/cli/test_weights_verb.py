@@ -246,9 +246,12 @@ def test_intervals_without_probes_are_said_to_be_of_the_items(tmp_path, monkeypa
     for options, times in ((["--items", "items.json"], 1), ([], 0)):
         done = CliRunner().invoke(app, ["weights", "scores.csv", *options])
         assert (done.exit_code, done.stdout.count(told)) == (0, times), done.output
+    done = CliRunner().invoke(app, ["weights", *["scores.csv"] * 3, *["--items", "items.json"] * 3])
+    assert (done.exit_code, told in done.stdout) == (0, False), done.output
+    assert "The model of equal weights is one training under all seeds" in done.stdout
 
 
-def test_intervals_of_pulled_weights_are_said_to_be_too_narrow(tmp_path):
+def test_intervals_of_pulled_weights_are_those_of_the_scores_and_are_said_to_be(tmp_path):
     right = {"mini": (12, 18), "a": (48, 24), "b": (15, 45)}
     items = {
         run: {task: [1.0] * count + [0.0] * (60 - count) for task, count in zip("ab", counts, strict=True)}
@@ -256,13 +259,17 @@ def test_intervals_of_pulled_weights_are_said_to_be_too_narrow(tmp_path):
     }
     scores = Scores(["a", "b"], [0.2, 0.3], [[0.8, 0.4], [0.25, 0.75]], items=items)
     files = [scores.to_csv(tmp_path / "scores.csv"), "--items", write_items(tmp_path / "i.json", items)]
-    told = "Intervals of pulled values are too narrow"
+    told = "The intervals are of the values before they are pulled"
+    plain = estimate_results([scores], Settings(), source="seed 0")["intervals"]
     for options, times in (([], 0), (["--shrink"], 1)):
         arguments = ["weights", *files, "--out", tmp_path / "w", *options]
         done = CliRunner().invoke(app, [*map(str, arguments)])
         assert (done.exit_code, done.stdout.count(told)) == (0, times)
         found = estimate_results([scores], Settings(shrink=bool(options)), source="seed 0")
         assert " ".join(found["statements"]).count(told) == times
+        assert found["intervals"] == plain
+        kept = json.loads((tmp_path / "w").read_text(encoding="utf-8"))["provenance"]
+        assert (kept["shrink"], kept["uncertainty"]) == (bool(options), plain)
 
 
 def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):

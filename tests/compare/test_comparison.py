@@ -157,7 +157,7 @@ def test_a_baseline_that_is_0_in_some_draws_gives_no_interval_of_the_measures():
     assert row["delta_i_interval"] is row["delta_e_interval"] is None
     assert row["score_intervals"] is not None
     assert content["statements"][0].startswith("ΔI and ΔE have no intervals: a score of STL")
-    assert not any("by chance" in line or "lean upward" in line for line in content["statements"])
+    assert not any("by chance" in line or "reach further down" in line for line in content["statements"])
 
 
 def test_a_score_in_percent_is_the_mean_of_its_items_to_six_digits():
@@ -175,6 +175,15 @@ def test_a_score_in_percent_is_the_mean_of_its_items_to_six_digits():
         contents.append(compare(Finals(COLUMNS, models)))
     assert contents[0]["no_intervals"] is None
     assert contents[1]["no_intervals"] == "the score of STL on a is not the mean of its items"
+
+
+def test_intervals_of_losses_hold_none_where_there_is_none():
+    """Noise alone makes some tasks lose: percentiles of the draws leave 0 out in one of four."""
+    held = []
+    for generator in range(25):
+        content = compare(drawn(n=100, generator=generator), draws=200)
+        held += [row_of(content, name)["delta_e_interval"][0] == 0 for name in ("EW", "CoTBal")]
+    assert sum(held) >= 0.85 * len(held)
 
 
 def test_the_interval_of_a_difference_covers_it():

@@ -47,8 +47,8 @@ def test_intervals_are_those_of_a_ratio_of_two_means():
 
 
 def test_several_seeds_are_their_mean_and_other_numbers_of_items_allow_no_intervals():
-    scores = {"a": [[0.25, 0.5], [0.5, 1.0]]}
-    items = [[[0.0, 0.5], [0.5, 0.5]], [[0.5, 0.5], [1.0, 1.0]]]
+    scores = {"a": [[0.25, 0.625], [0.5, 0.875]]}
+    items = [[[0.0, 0.5], [0.5, 0.75]], [[0.5, 0.5], [0.75, 1.0]]]
     rungs = Rungs({"mini": 0.1, "full": 1.0}, {"a": "EM"}, {"a": ""}, scores, {"a": items})
     found = shares_content(rungs)
     assert (found["seeds"], found["tasks"]["a"]["scores"]) == (2, [0.375, 0.75])

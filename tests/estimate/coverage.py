@@ -3,11 +3,14 @@
 Score tables are simulated from known true scores, with right-or-wrong items that are hard or easy for every
 run alike. The number of items is chosen so that each task's own gain is z of its standard errors over items.
 With `--seeds` each moves every true score by noise of `--seed-noise` own gains, and the truth is the mean
-over all seeds. With `--shrinkage` it prints the error of the weights without and with `shrink` instead.
+over all seeds. `--world` says what is true: signals at random, alike for all tasks, with an outlier, or as
+the authors published. `--shrinkage` prints the error of the weights without and with `shrink` instead.
 """
 
 import argparse
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +29,7 @@ from cotbal.estimate.uncertainty import uncertainty
 
 SIZES = (3, 7)
 GAINS_IN_ERRORS = (1.7, 3.0, 4.0, 8.0)
+SIGNALS = Path(__file__).with_name("signals_7b.csv")
 _LATENT = 0.6  # the share of an item's hardness that all runs see
 
 
@@ -48,13 +52,20 @@ class World:
         mini = 0.25 + 0.3 * torch.rand(n_tasks, generator=generator, dtype=torch.float64)
         gain = 0.08 + 0.12 * torch.rand(n_tasks, generator=generator, dtype=torch.float64)
         share = 0.6 * torch.rand(n_tasks, n_tasks, generator=generator, dtype=torch.float64) - 0.1
-        probes = mini + gain * share.fill_diagonal_(1.0)
+        return cls.sized(mini, mini + gain * share.fill_diagonal_(1.0), z, generator)
+
+    @classmethod
+    def of(cls, C: Tensor, D: Tensor, z: float, generator: torch.Generator) -> "World":
+        """Of these contributions (N, N) and difficulties (N,); every task's own probe scores .6."""
+        mini = 0.6 * (1 - D)
+        return cls.sized(mini, mini + 0.6 * D * C.clone().fill_diagonal_(1.0), z, generator)
+
+    @classmethod
+    def sized(cls, mini: Tensor, probes: Tensor, z: float, generator: torch.Generator) -> "World":
         n_items = []
-        for task in range(n_tasks):
-            pair = torch.stack([mini[task], probes[task, task]])
-            wide = _items(pair, 200_000, generator)
-            spread = (wide[1] - wide[0]).std().item()
-            n_items.append(max(20, round((z * spread / gain[task].item()) ** 2)))
+        for task, gain in enumerate((probes.diagonal() - mini).tolist()):
+            wide = _items(torch.stack([mini[task], probes[task, task]]), 200_000, generator)
+            n_items.append(max(20, round((z * (wide[1] - wide[0]).std().item() / gain) ** 2)))
         return cls(mini, probes, n_items)
 
     def table(self, generator: torch.Generator) -> Scores:
@@ -92,6 +103,30 @@ def _items(truth: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return (strength < torch.special.ndtri(truth)[:, None]).double()
 
 
+def _alike(n_tasks: int, z: float, generator: torch.Generator) -> World:
+    C = torch.full((n_tasks, n_tasks), 0.2, dtype=torch.float64)
+    return World.of(C, torch.full((n_tasks,), 0.4, dtype=torch.float64), z, generator)
+
+
+def _outlier(n_tasks: int, z: float, generator: torch.Generator) -> World:
+    """One task gives much to all others and is hard."""
+    C = torch.full((n_tasks, n_tasks), 0.1, dtype=torch.float64)
+    D = torch.full((n_tasks,), 0.3, dtype=torch.float64)
+    C[0], D[0] = 0.6, 0.75
+    return World.of(C, D, z, generator)
+
+
+def _published(n_tasks: int, z: float, generator: torch.Generator) -> World:
+    """The last tasks of the authors' 7B run, C the sum of what a task gives and another gets."""
+    with SIGNALS.open(encoding="utf-8") as file:
+        rows = [list(map(float, row[2:])) for row in list(csv.reader(file))[1:]][-n_tasks:]
+    gives, gets, ratio = torch.tensor(rows, dtype=torch.float64).T
+    return World.of(gives[:, None] + gets - gives.mean(), 1 - ratio, z, generator)
+
+
+WORLDS = {"random": World.random, "alike": _alike, "outlier": _outlier, "published": _published}
+
+
 @dataclass
 class Tally:
     """Counts of intervals that hold the truth."""
@@ -119,7 +154,7 @@ def simulate(
     seed: int = 0,
     n_seeds: int = 1,
     seed_noise: float = 0.0,
-    shrink: bool = False,
+    kind: str = "random",
 ) -> dict[str, Tally]:
     """Coverage by quantity; "C unbounded" and "tables with weights" are shares of cells and of tables."""
     generator = torch.Generator().manual_seed(seed)
@@ -127,12 +162,10 @@ def simulate(
     off_diagonal = ~torch.eye(n_tasks, dtype=torch.bool)
     for index in range(n_tables):
         if index % 20 == 0:
-            world = World.random(n_tasks, z, generator)
+            world = WORLDS[kind](n_tasks, z, generator)
             C = contribution_of(world.mini, world.probes)
             D = difficulty_of(world.mini, world.probes.diagonal())
-        found = uncertainty(
-            world.tables(generator, n_seeds, seed_noise), draws=draws, seed=index, shrink=shrink
-        )
+        found = uncertainty(world.tables(generator, n_seeds, seed_noise), draws=draws, seed=index)
         tallies["C"].add(found.contribution.contains(C)[off_diagonal])
         tallies["C unbounded"].add(~found.contribution.bounded[off_diagonal])
         tallies["V"].add(_within(found.mini, world.mini))
@@ -189,7 +222,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=600, help="bootstrap draws for each table")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each table")
     parser.add_argument("--seed-noise", type=float, default=0.0, help="their noise in own gains of a task")
-    parser.add_argument("--shrink", action="store_true", help="intervals of pulled difficulties and weights")
+    parser.add_argument("--world", choices=WORLDS, default="random", help="what is true")
     parser.add_argument("--shrinkage", action="store_true", help="the error of weights with and without it")
     chosen = parser.parse_args()
     if chosen.shrinkage:
@@ -211,7 +244,7 @@ def _print_coverage(chosen: argparse.Namespace) -> None:
                 chosen.draws,
                 n_seeds=chosen.seeds,
                 seed_noise=chosen.seed_noise,
-                shrink=chosen.shrink,
+                kind=chosen.world,
             )
             line = "".join(f"{tallies[name].share:>21.3f}" for name in QUANTITIES)
             print(f"{n_tasks:>2} {z:>4}{line}", flush=True)

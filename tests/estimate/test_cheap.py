@@ -6,7 +6,9 @@ import torch
 from cotbal.estimate import Scores, contribution, difficulty, estimate_weights
 from cotbal.estimate.items_json import read_items, write_items
 from cotbal.estimate.no_probes import TwoModels
+from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.uncertainty import uncertainty
+from cotbal.report.findings import Settings, estimate_results
 
 TASKS = ["a", "b", "c"]
 MINI = [0.2, 0.3, 0.25]
@@ -76,3 +78,38 @@ def test_seeds_are_pooled_with_their_equally_weighted_models():
     found = uncertainty([with_items(EQUAL), with_items([0.6, 0.8, 0.45])])
     low, high = found.difficulty[:, 0].tolist()
     assert low < 1 - 0.2 / 0.55 < high
+
+
+def test_one_equally_weighted_model_under_all_seeds_has_the_noise_of_the_other_trainings():
+    """As if it had been trained anew: its D is as unsure as that of a model of each seed, and more."""
+
+    def scores(shift, equal):
+        moved = with_items(equal)
+        return Scores(
+            TASKS,
+            moved.mini + shift,
+            moved.probes + shift,
+            equal=moved.equal,
+            items={
+                run: {task: row + (0 if run == "equal" else shift) for task, row in of_run.items()}
+                for run, of_run in moved.items.items()
+            },
+        )
+
+    shifts = (-0.02, 0.0, 0.02)
+    one = [scores(shift, EQUAL) for shift in shifts]
+    found = uncertainty(one, over=["seeds"])
+    assert found.equal_is_one_training
+    # D = 1 - mini / equal: the mean mini run has a standard error of .02 / sqrt(3), one training .02;
+    # 4.303 is Student's t of 2 degrees of freedom.
+    mini, equal = pooled_scores(one).mini, one[0].equal
+    error = ((0.02**2 / 3 + (mini / equal) ** 2 * 0.02**2) ** 0.5) / equal
+    assert torch.allclose((found.difficulty[1] - found.difficulty[0]) / 2 / 4.303, error, rtol=0.1)
+    assert not uncertainty(one, over=["items"]).equal_is_one_training
+    several = [scores(shift, [0.5, 0.9, 0.4 + shift]) for shift in shifts]
+    assert not uncertainty(several).equal_is_one_training
+    assert not uncertainty(one[:1]).equal_is_one_training
+    told = "The model of equal weights is one training under all seeds"
+    for tables, times in ((one, 1), (several, 0)):
+        results = estimate_results(tables, Settings(), source="seeds")
+        assert " ".join(results["statements"]).count(told) == times

@@ -164,3 +164,33 @@ def test_a_full_score_that_some_draws_lose_gives_no_intervals_and_names_its_task
     models = TwoModels(TASKS, *([n / 200 for n in counts] for counts in right.values()), items=items)
     assert models.intervals() is None
     assert list(models.undefined()) == ["a"]
+
+
+def of_seed(shift):
+    """Right-or-wrong items of 200; those of the mini run moved."""
+    items = {
+        run: {
+            task: [1.0] * round(200 * v) + [0.0] * round(200 * (1 - v))
+            for task, v in zip(TASKS, row, strict=True)
+        }
+        for run, row in (("mini", [value + shift for value in MINI]), ("equal", EQUAL))
+    }
+    means = {run: [sum(values) / 200 for values in of_run.values()] for run, of_run in items.items()}
+    return TwoModels(TASKS, means["mini"], means["equal"], items)
+
+
+def test_seeds_count_in_the_intervals_and_the_one_equally_weighted_model_as_much_as_the_mini_run():
+    alone, again = of_seed(0.0), TwoModels.pooled([of_seed(0.0)] * 3)
+    assert alone.by_seed == ()
+    assert torch.allclose(again.intervals(), alone.intervals())
+    moved = TwoModels.pooled([of_seed(shift) for shift in (-0.05, 0.0, 0.05)])
+    assert moved.equal_is_one_training
+    D = moved._drawn_difficulty(4000, 0, ("seeds",))
+    # D = 1 - mini / equal: the mean mini run has a standard error of .05 / sqrt(3), one training .05.
+    mini, equal = torch.tensor(MINI), torch.tensor(EQUAL)
+    error = 0.05 * (1 / 3 + (mini / equal) ** 2) ** 0.5 / equal
+    assert torch.allclose(D[:, 1:].std(0).float(), error[1:], rtol=0.15)
+    width, narrow = (each.intervals().diff(dim=1) for each in (moved, alone))
+    assert bool((width > narrow).all())
+    other = TwoModels.pooled([of_seed(0.0), TwoModels(TASKS, MINI, [0.6, 0.5, 0.7])])
+    assert not other.equal_is_one_training
