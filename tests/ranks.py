@@ -1,5 +1,6 @@
 """Processes of a gloo group that run what a test sends them: started once, used by many tests."""
 
+import gc
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
@@ -78,6 +79,8 @@ def _serve(rank: int, n_ranks: int, init_method: str, connection: Connection) ->
             function, arguments = pickle.loads(connection.recv_bytes())
         except EOFError:
             break
+        # What was imported for it is never garbage, and each training would look through it.
+        gc.freeze()
         connection.send_bytes(pickle.dumps(_result(function, arguments)))
     if dist.is_initialized():
         dist.destroy_process_group()
