@@ -1,5 +1,6 @@
 """Processes of a gloo group that run what a test sends them: started once, used by many tests."""
 
+import gc
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# What the ranks of a trainer import.
+TRAINER = ("tests.conftest", "tests.integrations.huggingface.training")
+
 # A rank that never comes is an error of the others, soon; one that never answers, of the test.
 _TIMEOUT_SECONDS = 60
 _ANSWER_SECONDS = 150
@@ -20,14 +24,13 @@ _ANSWER_SECONDS = 150
 class Ranks:
     """K processes in a process group.
 
-    With `preload` they are forked from one process that has imported these modules, which saves each of them
-    seconds of imports; the first such choice counts for all.
+    They are forked from one process that has imported the modules of `preload`, which saves each of them
+    seconds of imports; the first choice counts for all.
     """
 
-    def __init__(self, n_ranks: int, folder: Path, preload: Sequence[str] = ()) -> None:
-        context = mp.get_context("forkserver" if preload else "spawn")
-        if preload:
-            context.set_forkserver_preload(list(preload))
+    def __init__(self, n_ranks: int, folder: Path, preload: Sequence[str] = ("tests.conftest",)) -> None:
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(list(preload))
         self.connections, self.processes = [], []
         for rank in range(n_ranks):
             ours, theirs = context.Pipe()
@@ -78,6 +81,8 @@ def _serve(rank: int, n_ranks: int, init_method: str, connection: Connection) ->
             function, arguments = pickle.loads(connection.recv_bytes())
         except EOFError:
             break
+        # What was imported for it is never garbage, and each training would look through it.
+        gc.freeze()
         connection.send_bytes(pickle.dumps(_result(function, arguments)))
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -2,8 +2,11 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 import cotbal
-from tests.cli.commands import run_cotbal
+from cotbal.cli import bench
+from tests.cli.commands import call, run_cotbal
 
 
 def test_a_suite_prints_its_plan_without_a_gpu(tmp_path: Path) -> None:
@@ -12,11 +15,20 @@ def test_a_suite_prints_its_plan_without_a_gpu(tmp_path: Path) -> None:
     assert "cotbal: logits, 8192 x 32000, 100% valid, random, upstream 1, bfloat16" in done.stdout
 
 
-def test_json_is_all_that_is_printed(tmp_path: Path) -> None:
-    done = run_cotbal("bench", "step", "--json", "--", "--tiny", "--device", "cpu", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["step"]["rows"]
-    assert all(row["right"] for row in rows if row["ours"])
+SUITE = """
+import json, sys
+print("a note of a library")
+print(json.dumps({"arguments": sys.argv[1:]}, indent=1))
+"""
+
+
+def test_json_is_all_that_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_suite.py").write_text(SUITE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(bench.SUITES, "step", "a_suite")
+    done = call("bench", "step", "--json", "--", "--tiny")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"step": {"arguments": ["--tiny", "--json"]}}
 
 
 def test_an_unknown_suite_is_one_line(tmp_path: Path) -> None:

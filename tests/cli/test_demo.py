@@ -198,8 +198,9 @@ def test_folder_that_cannot_be_made(tmp_path, run):
 
 
 def test_run_that_fails_is_shown_with_its_traceback(tmp_path, run, monkeypatch):
-    monkeypatch.setattr("cotbal.demo.pipeline.FUNCTION", "cotbal.demo.job:walk")
+    # A module without a model's imports, which two workers would wait for.
+    monkeypatch.setattr("cotbal.demo.pipeline.FUNCTION", "cotbal.demo.profiles:walk")
     result = run(tmp_path)
     assert result.exit_code == 1
-    assert "AttributeError: module 'cotbal.demo.job' has no attribute 'walk'" in result.stderr
+    assert "AttributeError: module 'cotbal.demo.profiles' has no attribute 'walk'" in result.stderr
     assert not (tmp_path / "results.json").exists()

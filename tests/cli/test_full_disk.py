@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.cli.commands import call
 from tests.project.toy import starts, write
 
 # In a mount namespace of its own, so that nobody else sees the small disk, and no rights are needed.
@@ -42,9 +43,7 @@ def test_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path,
     assert (tmp_path / "second.err").read_text().startswith(f"continuing: {kept} of 16 runs are finished")
 
     unbroken = tmp_path / "unbroken"
-    path = write(unbroken)
-    whole = [sys.executable, "-m", "cotbal.cli", "run", str(path)]
-    subprocess.run(whole, check=True, capture_output=True)
+    assert call("run", write(unbroken)).exit_code == 0
     assert set(starts(unbroken).values()) == {1}
     for name in ("scores.csv", "weights.json"):
         assert (tmp_path / name).read_text() == (unbroken / "out" / name).read_text()

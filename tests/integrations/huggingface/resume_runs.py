@@ -1,5 +1,6 @@
 """Runs of 12 steps in processes of their own: whole, killed in step 7, gone on from the last checkpoint."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -85,6 +86,8 @@ def run(rule: str, folder: Path, mode: str, n_ranks: int = 1) -> list[Outcome]:
 
 def _serve(pipe: Connection, place: tuple[int, int, int] | None, rule: str, folder: Path, mode: str) -> None:
     torch.set_num_threads(1)
+    # The imports that it was forked with, which the training would look through for garbage.
+    gc.freeze()
     if place is not None:
         rank, n_ranks, port = map(str, place)
         os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n_ranks}

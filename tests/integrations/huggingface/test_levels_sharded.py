@@ -20,7 +20,7 @@ from tests.integrations.huggingface.level_runs import (
     largest_error,
     run,
 )
-from tests.ranks import Ranks
+from tests.ranks import TRAINER, Ranks
 
 Gradients = dict[str, Tensor]
 N_RANKS = 2
@@ -30,7 +30,7 @@ NAME = "GraniteForCausalLM"
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(N_RANKS, tmp_path_factory.mktemp("ranks"))
+    ranks = Ranks(N_RANKS, tmp_path_factory.mktemp("ranks"), TRAINER)
     yield ranks
     ranks.stop()
 

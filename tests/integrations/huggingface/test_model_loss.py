@@ -37,7 +37,7 @@ from tests.integrations.huggingface.training import (
     parameters,
     records,
 )
-from tests.ranks import Ranks
+from tests.ranks import TRAINER, Ranks
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +223,7 @@ def test_inside_torch_compile() -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
+    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"), TRAINER)
     yield ranks
     ranks.stop()
 

@@ -33,14 +33,14 @@ from tests.integrations.huggingface.training import (
     records,
     tiny_model,
 )
-from tests.ranks import Ranks
+from tests.ranks import TRAINER, Ranks
 
 BOUND = 1e-5
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
+    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"), TRAINER)
     yield ranks
     ranks.stop()
 

@@ -5,6 +5,7 @@
 The folder holds cases.pt, `(world, [case, ...])`; each case's recording goes to <folder>/<case>/rank<k>.pt.
 """
 
+import gc
 import os
 import sys
 import traceback
@@ -37,6 +38,8 @@ def main(folder: Path) -> None:
     if not torch.cuda.is_available():
         # LLaVA's own saving under DeepSpeed asks for it.
         torch.cuda.synchronize = lambda *_: None
+    # Each training ends with a collection, which would look through all the imports.
+    gc.freeze()
     for case in cases:
         output = folder / case.name
         output.mkdir(exist_ok=True)
