@@ -9,10 +9,8 @@ interpreter a kernel is no kernel to the compiler, so this runs in a process of 
 import argparse
 import json
 import re
-import struct
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -33,9 +31,6 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-# What moves values between global memory and registers, and how many bits.
-MOVES = {0x981: "LDG", 0x986: "STG"}
-MOVED_BITS = (8, 8, 16, 16, 32, 64, 128, 256)
 # Of the logits and of their gradient; the linear level has float32 logits and a gradient for 16-bit products.
 DTYPES = {
     "bf16": ("bf16", "bf16"),
@@ -133,38 +128,17 @@ def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = tool_output("cuobjdump", "--dump-resource-usage", file.name)
-    moves = Counter(memory_moves(cubin))
+        usage = _output("cuobjdump", "--dump-resource-usage", file.name)
+        machine_code = _output("nvdisasm", file.name)
     return {
         "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
         "spill_bytes": int(re.findall(r"STACK:(\d+)", usage)[0]),
-        "wide_loads": moves["LDG", 128] > 0,
-        "wide_stores": moves["STG", 128] > 0,
+        "wide_loads": bool(re.search(r"LDG\.E\S*\.128", machine_code)),
+        "wide_stores": bool(re.search(r"STG\.E\S*\.128", machine_code)),
     }
 
 
-def memory_moves(cubin: bytes) -> Iterator[tuple[str, int]]:
-    """Each load from global memory and each store to it, with its bits.
-
-    The disassembler would take as long as the compiler. Of the 128 bits of an instruction the lowest 12 say
-    what it does, and 73 to 75 how much it moves.
-    """
-    for code in _code_sections(cubin):
-        for low, high in struct.iter_unpack("<QQ", code):
-            if low & 0xFFF in MOVES:
-                yield MOVES[low & 0xFFF], MOVED_BITS[high >> 9 & 7]
-
-
-def _code_sections(elf: bytes) -> Iterator[bytes]:
-    (table_start,) = struct.unpack_from("<Q", elf, 0x28)
-    header_size, n_sections = struct.unpack_from("<HH", elf, 0x3A)
-    for place in range(table_start, table_start + n_sections * header_size, header_size):
-        _, kind, flags, _, start, size = struct.unpack_from("<IIQQQQ", elf, place)
-        if kind == 1 and flags & 4:  # of the program, and executable
-            yield elf[start : start + size]
-
-
-def tool_output(tool: str, *arguments: str) -> str:
+def _output(tool: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 

@@ -15,7 +15,7 @@ from csrc_triton import gtw_cross_entropy
 from csrc_triton import launch as table
 from csrc_triton.options import LossOptions
 from tests.csrc_triton.compiled import compiled
-from tests.csrc_triton.offline_compile import GRADIENT_OPTIONS, has_long_steps, memory_moves, tool_output
+from tests.csrc_triton.offline_compile import GRADIENT_OPTIONS, has_long_steps
 
 # fp16 moves as bf16 does, and fp32 takes the most registers: the long matrix has all four for each.
 NVIDIA = {"sm_80": {"bf16"}, "sm_90": {"fp32-bf16"}, "sm_100": {"bf16"}}
@@ -26,13 +26,6 @@ EVERY = ("plain", "no gradient", "scalar options", "smoothing", "softcap", "all"
 LONG = 3600
 # Each with edges and without, for each dtype.
 N_ROW_ENTRIES, N_ELEMENTWISE_ENTRIES = 7, 4
-
-
-def assert_moves_are_the_disassemblers(cubin: Path) -> None:
-    machine_code = tool_output("nvdisasm", "-c", "-ndf", str(cubin))
-    found = re.findall(r"\b(LDG|STG)\.E(?:\.(?:EF|EL|LU|EU|NA))?(?:\.([US]?\d+))?", machine_code)
-    expected = [(name, int(bits.lstrip("US") or 32)) for name, bits in found]
-    assert [*memory_moves(cubin.read_bytes())] == expected
 
 
 def select(target: str, options: tuple[str, ...]) -> tuple[set[str], list[str]]:
@@ -73,7 +66,6 @@ def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, optio
     assert len(lines) == sum(entries.values()) * 2 * len(dtypes) + len(long_steps)
     for line in lines:
         assert_wide_without_spills(line)
-    assert_moves_are_the_disassemblers(next(tmp_path.rglob("*.cubin")))
 
 
 def test_long_steps_compile_without_spills(tmp_path: Path) -> None:
