@@ -83,7 +83,7 @@ def _bars(view: Any) -> Callable[[Path, int], None]:
 def show(written: list[dict[str, Any]], as_json: bool) -> None:
     """Prints what was written and what was left out."""
     if as_json:
-        typer.echo(json.dumps(written, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(written, indent=1))
         return
     for content in written:
         typer.echo(f"{content['task']}:")

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 import cotbal
 from cotbal.cli.main import app
-from tests.cli.commands import run_cotbal
+from tests.cli.commands import call, run_cotbal
 
 
 def commands():
@@ -122,3 +123,17 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def test_an_encoding_that_lacks_a_letter_ends_no_verb(tmp_path, monkeypatch):
+    """As of a cluster whose locale is en_US.ISO-8859-1."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    (tmp_path / "table.csv").write_text("Q,A\nwhat,this\nwho,me\n")
+    columns = ["--column", "question=Q", "--column", "answer=A"]
+    table = ["prepare", "generic", *columns, "--task", "𠮷", "--annotations", tmp_path / "table.csv"]
+    shown = run_cotbal(*table, "--out", "one", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith(r"\U00020bb7:")
+    # As a number of JSON, which that is not.
+    found = call(*table, "--json", "--out", tmp_path / "two").stdout
+    assert (found.isascii(), "𠮷" in str(json.loads(found))) == (True, True)
