@@ -37,7 +37,7 @@ def run_check(
 
 
 def check_page(html: Path) -> None:
-    """Raises what writing the page would end in: a package that it needs, a folder that cannot be written to."""
+    """Raises what writing the page would end in: a package that is missing, a folder that takes no file."""
     import cotbal.report.check_page  # noqa: F401
     from cotbal.files import check_writable
 
