@@ -8,8 +8,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import cotbal
-from cotbal.cli.main import app
+from cotbal.cli.main import _EXTRAS, app
 from tests.cli.commands import call, run_cotbal
+from tests.imports import arrows
 
 
 def commands():
@@ -50,6 +51,13 @@ def test_no_help_has_words_in_brackets_which_rich_takes_for_markup():
 def test_the_version_is_that_of_the_package():
     shown = CliRunner().invoke(app, ["--version"])
     assert (shown.exit_code, shown.output) == (0, f"cotbal {cotbal.__version__}\n")
+
+
+def test_every_package_that_a_verb_imports_is_told_with_its_extra():
+    _, others = arrows()
+    of_verbs = [names for part, names in others.items() if part not in ("csrc_triton", "cotbal.integrations")]
+    # Without the first two nothing runs, without typer no verb.
+    assert set().union(*of_verbs) - {"torch", "triton", "typer"} <= set(_EXTRAS)
 
 
 def test_recipes_are_shown_and_can_be_copied(tmp_path):
