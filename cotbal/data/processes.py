@@ -39,12 +39,12 @@ def processes(workers: int, start: Callable[..., None], *settings: Any) -> Itera
 
 
 def _start(start: Callable[..., None], settings: tuple[Any, ...]) -> None:
-    # Ctrl-C reaches all of them, and one that it ends amid a message leaves the others waiting for ever; the
-    # parent ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := parent_process()) is not None:
         # A killed parent would leave its processes waiting for work for ever.
         Thread(target=_end_with, args=(parent,), daemon=True).start()
+        # Ctrl-C reaches all of them, and one that it ends amid a message leaves the others waiting for ever:
+        # the parent ends them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     start(*settings)
 
 
