@@ -9,9 +9,12 @@ LLAVA_NEXT := .venv-llava-next
 FACTORY := .venv-llamafactory
 SWIFT := .venv-swift
 VISION := .venv-vision
+FLOORS := .venv-floors
 NEXT ?=
 # The oldest that the package takes, the first whose compiler takes the loss, and the newest.
 TORCH ?= 2.4.1 2.6.0 2.15.0
+# What the extras of the least versions are for.
+FLOORS_TESTS := $(addprefix tests/,cli collect compare data estimate metrics project report runs)
 TORCH_TESTS := $(addprefix tests/test_,$(addsuffix .py,losses losses_input modules compile_ops backward_twice inplace \
   gradcheck step_loss step_balance normalizer weights))
 LLAVA_TESTS := tests/integrations/llava
@@ -33,7 +36,7 @@ on-top-of = test -x $(2)/bin/python || $(1)/bin/python -m venv $(2); \
   echo "import site; site.addsitedir('$$($(1)/bin/python -c "$$purelib")')" \
   > "$$($(2)/bin/python -c "$$purelib")/beneath.pth"
 
-.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-llamafactory test-swift test-vision test-torch test-breakage test-gpu lint format bench bench-rivals clean
+.PHONY: help demo test test-full test-llava test-llava-accelerate test-llava-next test-llamafactory test-swift test-vision test-torch test-floors test-breakage test-gpu lint format bench bench-rivals clean
 help:
 	@echo "make demo       Algorithm 1 on real handwritten digits (about 5 minutes); DEMO_ARGS='--seed 1' passes options on"
 	@echo "make test       the tests (within 15 minutes on 2 cores)"
@@ -44,6 +47,7 @@ help:
 	@echo "make test-swift  the tests on ms-swift's own training"
 	@echo "make test-vision  the tests on Hugging Face's models with torchvision, as most users have it; Qwen-VL and others"
 	@echo "make test-torch TORCH='2.4.1 2.15.0'  the losses and the kernels' compilation with these (gigabytes each)"
+	@echo "make test-floors  the tests of the command line, data, estimates and reports with the oldest packages they take"
 	@echo "make test-breakage  breaks the loss on purpose and lists the tests that notice"
 	@echo "make test-gpu   the kernels on the GPU of this machine (make test runs it too, where there is one)"
 	@echo "make lint       ruff, mypy, and that every test can be imported"
@@ -168,6 +172,19 @@ test-torch: $(TORCH:%=.venv-torch-%/.ready)
 	  for target in sm_80 sm_90; do $$python -m tests.csrc_triton.any_triton --spilling --target $$target; done; \
 	  HYPOTHESIS_PROFILE=fast $$python -m pytest -n $(JOBS) -k "not triton and not kernel and not opcheck" -W ignore $(TORCH_TESTS); done
 
+# The least versions of pyproject.toml; torch and transformers are $(VENV)'s. An old one may warn of a newer one beside it.
+$(FLOORS)/.ready: tests/floors.py pyproject.toml $(VENV)/.ready
+	@echo "== making $(FLOORS) (the oldest packages of the extras: once, a minute)"
+	@$(call on-top-of,$(VENV),$(FLOORS))
+	@$(BIN)/python -m tests.floors > $(FLOORS)/requirements.txt
+	@# A newer pandas, which one test reads tables with, does not import with this numpy.
+	@$(FLOORS)/bin/python -m pip install --quiet --requirement $(FLOORS)/requirements.txt "pandas<3"
+	@touch $@
+
+test-floors: $(FLOORS)/.ready
+	@echo "== the oldest packages of the extras, $(JOBS) processes"
+	@$(FLOORS)/bin/python -m pytest $(FLOORS_TESTS) -n $(JOBS) --dist worksteal -m "not full" -W ignore
+
 test-breakage: $(VENV)/.ready
 	@echo "== the loss broken on purpose: which tests notice"
 	@$(BIN)/python -m tests.breakage
@@ -206,4 +223,4 @@ $(RIVALS)/.ready: benchmarks/requirements-rivals.txt constraints.txt pyproject.t
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) $(FACTORY) $(SWIFT) $(VISION) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) $(LLAVA) $(LLAVA_NEXT) $(FACTORY) $(SWIFT) $(VISION) $(FLOORS) .venv-torch-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """What the public losses share: the dtype that they start in, what they return."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,9 +29,12 @@ class TaskStats(NamedTuple):
     correct_count: Tensor
 
 
-def finish(
-    outputs: LossOutputs, arguments: RowArguments, labels: Tensor
-) -> Tensor | tuple[Tensor, TaskStats]:
+# The loss, with `return_stats` a pair with TaskStats. Not a union with it, under which a type checker refuses
+# `loss.backward()` of those who ask for the loss alone.
+LossAndStats: TypeAlias = Tensor | Any
+
+
+def finish(outputs: LossOutputs, arguments: RowArguments, labels: Tensor) -> LossAndStats:
     """The loss in the labels' shape for "none", with TaskStats where they are wanted."""
     loss = outputs.loss.reshape(labels.shape) if arguments.reduction == "none" else outputs.loss
     if not arguments.want_correct:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from cotbal import _reference
 from cotbal._arguments import LossOutputs
-from cotbal._calls import TaskStats, autocast, finish
+from cotbal._calls import LossAndStats, TaskStats, autocast, finish
 from cotbal._implementation import choose_implementation
 from cotbal._inputs import (
     check_accumulation,
@@ -47,7 +47,7 @@ def gtw_cross_entropy(
     inplace: bool = False,
     return_stats: bool = False,
     impl: str = "auto",
-) -> Tensor | tuple[Tensor, TaskStats]:
+) -> LossAndStats:
     """Returns the GTW loss (Eq. 2) sum_r w_r c_r / sum_r w_r, w_r = token_weights_r task_weights[task_ids_r].
 
     Args:
@@ -151,7 +151,7 @@ def linear_gtw_cross_entropy(
     memory_budget: int | str | None = None,
     valid_count: int | None = None,
     accumulate_weight_grad: bool = False,
-) -> Tensor | tuple[Tensor, TaskStats]:
+) -> LossAndStats:
     """Returns `gtw_cross_entropy(hidden @ weight.T, ...)` without ever holding all the logits.
 
     Rows that are not valid are left out before the product; the others go through it in chunks, and both

@@ -4,7 +4,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cotbal._arguments import LossOutputs
-from cotbal._calls import TaskStats, autocast, finish
+from cotbal._calls import LossAndStats, autocast, finish
 from cotbal._implementation import choose_implementation
 from cotbal._inputs import (
     check_linear,
@@ -36,7 +36,7 @@ def vocab_parallel_gtw_cross_entropy(
     impl: str = "auto",
     group: dist.ProcessGroup | None = None,
     vocab_range: tuple[int, int] | None = None,
-) -> Tensor | tuple[Tensor, TaskStats]:
+) -> LossAndStats:
     """Returns `gtw_cross_entropy` of logits whose columns are spread over the ranks of a process group.
 
     Each rank holds a contiguous piece of the vocabulary, in the order of the ranks, and calls this with the
@@ -128,7 +128,7 @@ def vocab_parallel_linear_gtw_cross_entropy(
     accumulate_weight_grad: bool = False,
     group: dist.ProcessGroup | None = None,
     vocab_range: tuple[int, int] | None = None,
-) -> Tensor | tuple[Tensor, TaskStats]:
+) -> LossAndStats:
     """Returns `linear_gtw_cross_entropy` with a head whose rows are spread over the ranks of a process group.
 
     As `vocab_parallel_gtw_cross_entropy`. The gradient in `hidden`, the same on every rank, is summed over

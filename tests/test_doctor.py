@@ -309,8 +309,11 @@ def test_llavas_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     found = installed(monkeypatch, torch="2.1.2", transformers="4.37.2", llava="1.2.2.post1")
     assert "upgrade torch first, reinstall flash-attn" in found["llava"].problem
     assert found["torch"].problem
-    found = installed(monkeypatch, torch="2.13.0", transformers="4.37.2", llava_torch="1.2.2.post1")
+    # As its README has them.
+    old = {"transformers": "4.37.2", "accelerate": "0.27.2", "peft": "0.7.1"}
+    found = installed(monkeypatch, torch="2.13.0", **old, llava_torch="1.2.2.post1")
     assert not any(each.problem for each in found.values())
+    assert installed(monkeypatch, torch="2.13.0", **old)["accelerate"].problem
     found = installed(monkeypatch, torch="2.13.0", transformers="5.1", llava="1.2.2.post1")
     assert "needs transformers 4.37.2" in found["llava"].problem
 

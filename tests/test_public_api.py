@@ -4,7 +4,9 @@ import doctest
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
+import mypy.api
 import pytest
 
 import cotbal
@@ -106,3 +108,27 @@ def test_what_needs_no_torch_does_not_wait_for_it(module: str) -> None:
     """A worker of a pool, a Slurm job, a process that checks data, a plan: each would start seconds later."""
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+TYPED = """
+import cotbal, torch
+from cotbal.losses import vocab_parallel_gtw_cross_entropy
+x, y = torch.randn(2, 3, requires_grad=True), torch.tensor([0, 1])
+loss: torch.Tensor = cotbal.gtw_cross_entropy(x, y)
+cotbal.linear_gtw_cross_entropy(x, x, y).backward()
+vocab_parallel_gtw_cross_entropy(x, y).backward()
+loss, stats = cotbal.gtw_cross_entropy(x, y, y, torch.ones(2), return_stats=True)
+weights: str = cotbal.TaskWeights({"a": 1.0}).weights
+"""
+
+
+# torch is read in full: most of a minute.
+@pytest.mark.full
+def test_a_type_checker_takes_a_loss_for_a_tensor_and_a_pair_where_it_is_one(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(TYPED)
+    words = ["--strict", "--config-file=", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
+    said, *_ = mypy.api.run([*words, str(tmp_path / "script.py")])
+    assert "Found 1 error in 1 file" in said, said
+    assert (
+        'script.py:9: error: Incompatible types in assignment (expression has type "dict[str, float]"' in said
+    )

@@ -1,5 +1,6 @@
 """The command line `cotbal`, one file per verb."""
 
+import io
 import sys
 
 
@@ -13,4 +14,7 @@ def main() -> None:
             raise
         print(f'cotbal: {package} is not installed; pip install "path/to/cotbal[cli]"', file=sys.stderr)
         sys.exit(2)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the terminal's encoding lacks is shown as its number: no verb fails at it with its work done.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="cotbal")

@@ -36,23 +36,44 @@ def run_check(
     return found
 
 
-def finish(found: Check, html: Path | None, fix: Path | None, as_json: bool) -> None:
-    """Writes and prints what was asked for; exit code 1 where there is an error."""
-    content = found.content()
-    if as_json:
-        _print_json(content, found)
-    else:
-        from rich.console import Console
+def check_page(html: Path) -> None:
+    """Raises what writing the page would end in: a package that is missing, a folder that takes no file."""
+    import cotbal.report.check_page  # noqa: F401
+    from cotbal.files import check_writable
 
-        _print_tables(content, found, Console())
-    if html is not None:
-        _write_page(content, found, html)
-        if not as_json:
-            typer.echo(f"Wrote {html}.")
-    if fix is not None:
-        _fix(found, fix, quiet=as_json)
+    check_writable(html)
+
+
+def finish(found: Check, html: Path | None, fix: Path | None, as_json: bool) -> None:
+    """Prints and writes what was asked for; exit code 1 where there is an error."""
+    content = found.content()
+    try:
+        _print(content, found, as_json)
+    finally:
+        # Also where the output's reader is gone, as in `| head`.
+        _write(content, found, html, fix, as_json)
     if content["errors"]:
         raise typer.Exit(1)
+
+
+def _print(content: dict[str, Any], found: Check, as_json: bool) -> None:
+    if as_json:
+        _print_json(content, found)
+        return
+    from rich.console import Console
+
+    _print_tables(content, found, Console())
+
+
+def _write(content: dict[str, Any], found: Check, html: Path | None, fix: Path | None, as_json: bool) -> None:
+    wrote = []
+    if html is not None:
+        _write_page(content, found, html)
+        wrote.append(f"Wrote {html}.")
+    if fix is not None:
+        wrote.append(_fix(found, fix))
+    for line in wrote if not as_json else ():
+        typer.echo(line)
 
 
 def _write_page(content: dict[str, Any], found: Check, path: Path) -> None:
@@ -63,16 +84,15 @@ def _write_page(content: dict[str, Any], found: Check, path: Path) -> None:
     write_text_atomically(path, render_check_page(content, first, found.samples()))
 
 
-def _fix(found: Check, out: Path, quiet: bool) -> None:
+def _fix(found: Check, out: Path) -> str:
     from cotbal.data.check.fix import CHANGES, write_fixed
 
     files = write_fixed(found, out)["files"]
     changed, taken_out = (sum(each[key] for each in files) for key in ("changed", "taken_out"))
-    if not quiet:
-        typer.echo(
-            f"Wrote {len(files)} files under {out}: {changed:,} records changed, {taken_out:,} taken out; "
-            f"{out / CHANGES} lists every change. The findings above are those of the originals."
-        )
+    return (
+        f"Wrote {len(files)} files under {out}: {changed:,} records changed, {taken_out:,} taken out; "
+        f"{out / CHANGES} lists every change. The findings above are those of the originals."
+    )
 
 
 def _print_json(content: dict[str, Any], found: Check) -> None:

@@ -185,7 +185,7 @@ def _write(content: Mapping[str, Any], folder: Path, name: str, as_json: bool) -
     written = write_comparison(content, folder, name)
     if as_json:
         files = {key: str(path) for key, path in written.items()}
-        typer.echo(json.dumps({**content, "files": files}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps({**content, "files": files}, indent=1))
         return
     _print(content)
     for path in written.values():

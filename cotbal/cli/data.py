@@ -118,7 +118,7 @@ def check(
 
     Example: cotbal data check train.json --images pictures --fix mended
     """
-    from cotbal.cli.checking import finish, run_check
+    from cotbal.cli.checking import check_page, finish, run_check
     from cotbal.data.check.fix import check_folder
     from cotbal.data.check.schema import INSTRUCTIONS, Settings
     from cotbal.data.check.sources import find_file_tasks, find_sources
@@ -142,8 +142,10 @@ def check(
         INSTRUCTIONS + tuple(instruction or ()),
         find_file_tasks(sources, file_task or ()),
     )
+    # Not after the hours that pictures can take.
     if fix is not None:
-        # Not after the hours that pictures can take.
         check_folder(sources, fix)
+    if html is not None:
+        check_page(html)
     found = run_check(sources, settings, images, workers, accept or ())
     finish(found, html, fix, as_json)

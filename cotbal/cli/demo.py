@@ -61,7 +61,7 @@ def demo(
         results, files = _run(plan, out, workers, notes)
         drawn = not page or _draw(results, out, files, notes)
     if as_json:
-        print(json.dumps(results, indent=1, ensure_ascii=False))
+        print(json.dumps(results, indent=1))
     else:
         _print(results, files)
     if not drawn:

@@ -31,6 +31,7 @@ _EXTRAS = {
     "yaml": "estimate",
     "accelerate": "hf",
     "deepspeed": "deepspeed",
+    "peft": "peft",
     "rich": "cli",
     "openpyxl": "collect",
     "PIL": "report",

@@ -47,7 +47,7 @@ def mix(
             found, out, inputs, ratio=share, seed=seed, form=form.value, fixed=fixed, probes=probes
         )
     if as_json:
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(content, indent=1))
     else:
         _print_mix(content, out)
 

@@ -88,7 +88,7 @@ def show_plan(project: Project, as_json: bool) -> None:
     path = project.out / "plan.json"
     write_json(path, content)
     if as_json:
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(content, indent=1))
     else:
         _print(content)
         if project.resources.executor == "slurm":

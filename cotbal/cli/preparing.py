@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +65,9 @@ def reading(skip_invalid: bool) -> Iterator[Inputs]:
     from cotbal.data.inputs import Inputs
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as view:
+    view = Progress(console=console, transient=True, disable=not console.is_terminal)
+    # Elsewhere rich before 14.3 would end even a disabled one with an empty line.
+    with view if console.is_terminal else nullcontext():
         yield Inputs(_bars(view), skip_invalid=skip_invalid)
 
 
@@ -83,7 +85,7 @@ def _bars(view: Any) -> Callable[[Path, int], None]:
 def show(written: list[dict[str, Any]], as_json: bool) -> None:
     """Prints what was written and what was left out."""
     if as_json:
-        typer.echo(json.dumps(written, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(written, indent=1))
         return
     for content in written:
         typer.echo(f"{content['task']}:")

@@ -39,7 +39,7 @@ def run(
     with watched(project) as listener:
         outcome = run_project(project, listener)
     if as_json:
-        typer.echo(json.dumps(_as_json(outcome), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(outcome), indent=1))
     else:
         _print(outcome)
     if not outcome.complete:

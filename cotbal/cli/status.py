@@ -41,7 +41,7 @@ def status(
     specs = {name: each[name] for each in plans for name in each}
     states = run_states(Plan(list(specs.values())), store_of(project), _jobs(project))
     if as_json:
-        typer.echo(json.dumps({"output": str(project.out), "runs": states}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps({"output": str(project.out), "runs": states}, indent=1))
     else:
         _print(states)
 

@@ -71,7 +71,7 @@ def train(
     with watched(project) as listener:
         outcome = run_finals(project, methods, listener)
     if as_json:
-        typer.echo(json.dumps(_as_json(outcome, methods), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(outcome, methods), indent=1))
     else:
         _print(outcome, methods)
     if outcome.missing:
@@ -91,7 +91,7 @@ def show_left(project: Project, methods: Sequence[Method], as_json: bool) -> Non
 def print_left(content: Mapping[str, Any], as_json: bool) -> None:
     """Prints runs with their state, and what is still to be done."""
     if as_json:
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(content, indent=1))
     else:
         _print_left(content)
 

@@ -1,6 +1,7 @@
 """Processes that work beside this one, and end with it: where one is killed, that is an error and no wait."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -41,6 +42,9 @@ def _start(start: Callable[..., None], settings: tuple[Any, ...]) -> None:
     if (parent := parent_process()) is not None:
         # A killed parent would leave its processes waiting for work for ever.
         Thread(target=_end_with, args=(parent,), daemon=True).start()
+        # Ctrl-C reaches all of them, and one that it ends amid a message leaves the others waiting for ever:
+        # the parent ends them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     start(*settings)
 
 

@@ -22,6 +22,8 @@ NAMES = (
 # The repository's own name, and that of its upload to PyPI.
 _LLAVA = ("llava", "llava-torch")
 _LLAVA_TRANSFORMERS = "4.37.2"
+# What its code was written for is older than what cotbal's other adapters need.
+_OF_LLAVA = ("transformers", "accelerate", "peft")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,9 @@ def least_versions(requirements: Iterable[str]) -> dict[str, str]:
 
 def _package(name: str, installed: str | None, least: str | None) -> Package:
     problem = ""
-    if installed and least and _numbers(installed) < _numbers(least):
+    of_llava = _llava_version() is not None and _version("transformers") == _LLAVA_TRANSFORMERS
+    if installed and least and _numbers(installed) < _numbers(least) and not (of_llava and name in _OF_LLAVA):
         problem = f'{name} {least} or newer is needed: pip install --upgrade "{name}>={least}"'
-        if name == "transformers" and installed == _LLAVA_TRANSFORMERS and _llava_version() is not None:
-            problem = ""
     return Package(name, installed, least, problem)
 
 

@@ -1,11 +1,14 @@
 """`cotbal data check` as a user runs it."""
 
+import errno
 import json
+import sys
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from cotbal.cli import checking
 from cotbal.cli.main import app
 from tests.cli.commands import run_cotbal
 from tests.data import publishers
@@ -155,3 +158,30 @@ def test_mended_copies_are_written(folder):
     # Before anything is checked.
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "--fix: expected a folder of its own" in refused.stderr
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_page_that_cannot_be_written_is_told_before_the_check(missing, tmp_path, monkeypatch):
+    write(tmp_path / "train.json", [record("a?", "b")])
+    monkeypatch.setattr(checking, "run_check", lambda *_: pytest.fail("checked first"))
+    if missing:
+        monkeypatch.setitem(sys.modules, "PIL", None)
+        for name in ("cotbal.report.check_page", "cotbal.report.embed"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+    page = tmp_path / "check.html" if missing else tmp_path
+    result = run(tmp_path / "train.json", "--records-only", "--html", page)
+    told = "PIL is not installed; pip install" if missing else f"{tmp_path}: is a directory"
+    assert (result.exit_code, told in result.output) == (2, True), result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
+
+
+def test_page_and_mended_copies_are_written_where_the_outputs_reader_is_gone(tmp_path, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    write(tmp_path / "train.json", [record("a?", "b")])
+    monkeypatch.setattr(checking, "_print_tables", broken)
+    out = tmp_path / "out"
+    result = run(tmp_path / "train.json", "--records-only", "--html", out / "check.html", "--fix", out)
+    assert result.exit_code == 1
+    assert {"check.html", "train.json", "changes.jsonl"} <= {path.name for path in out.iterdir()}

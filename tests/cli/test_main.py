@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -7,8 +8,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import cotbal
-from cotbal.cli.main import app
-from tests.cli.commands import run_cotbal
+from cotbal.cli.main import _EXTRAS, app
+from tests.cli.commands import call, run_cotbal
+from tests.imports import arrows
 
 
 def commands():
@@ -49,6 +51,13 @@ def test_no_help_has_words_in_brackets_which_rich_takes_for_markup():
 def test_the_version_is_that_of_the_package():
     shown = CliRunner().invoke(app, ["--version"])
     assert (shown.exit_code, shown.output) == (0, f"cotbal {cotbal.__version__}\n")
+
+
+def test_every_package_that_a_verb_imports_is_told_with_its_extra():
+    _, others = arrows()
+    of_verbs = [names for part, names in others.items() if part not in ("csrc_triton", "cotbal.integrations")]
+    # Without the first two nothing runs, without typer no verb.
+    assert set().union(*of_verbs) - {"torch", "triton", "typer"} <= set(_EXTRAS)
 
 
 def test_recipes_are_shown_and_can_be_copied(tmp_path):
@@ -122,3 +131,17 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def test_an_encoding_that_lacks_a_letter_ends_no_verb(tmp_path, monkeypatch):
+    """As of a cluster whose locale is en_US.ISO-8859-1."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    (tmp_path / "table.csv").write_text("Q,A\nwhat,this\nwho,me\n")
+    columns = ["--column", "question=Q", "--column", "answer=A"]
+    table = ["prepare", "generic", *columns, "--task", "𠮷", "--annotations", tmp_path / "table.csv"]
+    shown = run_cotbal(*table, "--out", "one", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith(r"\U00020bb7:")
+    # As a number of JSON, which that is not.
+    found = call(*table, "--json", "--out", tmp_path / "two").stdout
+    assert (found.isascii(), "𠮷" in str(json.loads(found))) == (True, True)

@@ -1,4 +1,4 @@
-"""A run that is killed leaves no half file under a name that is read."""
+"""A run that is killed leaves no half file under a name that is read, and Ctrl-C ends it."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cotbal.data.gqa import prepare_gqa
+from cotbal.data.processes import processes
 from tests.cli.watching import children, wait_until
 from tests.data import publishers
 from tests.data.check.records import record, write
@@ -127,3 +128,9 @@ def test_processes_of_a_killed_check_end_with_it(tmp_path):
         for pid in filter(runs, found):
             os.kill(pid, signal.SIGKILL)
         process.kill()
+
+
+def test_ctrl_c_does_not_end_a_process_amid_a_message():
+    """The terminal sends it to all of them; of those left without their lock the check waited for ever."""
+    with processes(1, dict) as pool:
+        assert pool.submit(signal.raise_signal, signal.SIGINT).exception(timeout=60) is None
