@@ -53,6 +53,33 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="</s>")
 
 
+def config(folder: Path, **settings: Any) -> Any:
+    """Plain steps of SGD on a CPU, each logged."""
+    return trl.SFTConfig(
+        str(folder),
+        **{
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "max_steps": 5,
+            "learning_rate": LEARNING_RATE,
+            "optim": "sgd",
+            "lr_scheduler_type": "constant",
+            "max_grad_norm": 0.0,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "use_cpu": True,
+            "bf16": False,
+            "average_tokens_across_devices": True,
+            "dataset_num_proc": None,
+            **NLL,
+            **settings,
+        },
+    )
+
+
 def sft(
     folder: Path,
     cls: type = SFT,
@@ -60,29 +87,9 @@ def sft(
     model: nn.Module | None = None,
     **options: Any,
 ) -> Any:
-    args = trl.SFTConfig(
-        str(folder),
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        max_steps=5,
-        learning_rate=LEARNING_RATE,
-        optim="sgd",
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=True,
-        bf16=False,
-        average_tokens_across_devices=True,
-        dataset_num_proc=None,
-        **NLL | (settings or {}),
-    )
     return cls(
         model or tiny_model(),
-        args,
+        config(folder, **settings or {}),
         train_dataset=datasets.Dataset.from_list(records(24)),
         processing_class=tokenizer(),
         **options,

@@ -14,9 +14,9 @@ from cotbal.integrations.huggingface import TaskCollator
 from tests.integrations.huggingface.chat_world import make_world
 from tests.integrations.huggingface.finetune.vision_families import VISION_FAMILIES
 
-trl = pytest.importorskip("trl")
+pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
-from tests.integrations.huggingface.test_trl import NLL, SFT, PlainSFT  # noqa: E402
+from tests.integrations.huggingface.test_trl import SFT, PlainSFT, config  # noqa: E402
 
 WEIGHTS = {"vqa": 0.5, "chat": 2.0}
 RATE, STEPS, WINDOW = 0.05, 2, 6
@@ -56,26 +56,14 @@ def rows(is_conversation: bool) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("model", MODELS)
 def test_steps_are_those_of_equation_2(model: str, is_conversation: bool, tmp_path: Path) -> None:
     folder, data = made(model, tmp_path / "model"), datasets.Dataset.from_list(rows(is_conversation))
-    args = trl.SFTConfig(
-        str(tmp_path / "out"),
+    args = config(
+        tmp_path / "out",
         per_device_train_batch_size=2,
         gradient_accumulation_steps=WINDOW // 2,
         max_steps=STEPS,
         learning_rate=RATE,
-        optim="sgd",
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=True,
-        bf16=False,
-        dataset_num_proc=None,
         max_length=None,
         gradient_checkpointing=False,
-        **NLL,
     )
     given = {"train_dataset": data, "processing_class": AutoProcessor.from_pretrained(folder)}
     trained = AutoModelForImageTextToText.from_pretrained(folder)
