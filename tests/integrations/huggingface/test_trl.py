@@ -15,11 +15,11 @@ from cotbal.integrations.huggingface import CoTBalMixin, TaskCollator
 from tests.integrations.huggingface.level_cases import FROM_5
 from tests.integrations.huggingface.routed import by_hand, cut, routed
 from tests.integrations.huggingface.training import (
-    LEARNING_RATE,
     TASKS,
     VOCABULARY,
     WEIGHTS,
     InOrder,
+    arguments,
     collator,
     deviation,
     expected,
@@ -54,30 +54,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def config(folder: Path, **settings: Any) -> Any:
-    """Plain steps of SGD on a CPU, each logged."""
-    return trl.SFTConfig(
-        str(folder),
-        **{
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 2,
-            "max_steps": 5,
-            "learning_rate": LEARNING_RATE,
-            "optim": "sgd",
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0.0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": [],
-            "disable_tqdm": True,
-            "remove_unused_columns": False,
-            "use_cpu": True,
-            "bf16": False,
-            "average_tokens_across_devices": True,
-            "dataset_num_proc": None,
-            **NLL,
-            **settings,
-        },
-    )
+    own = {"bf16": False, "dataset_num_proc": None, **NLL}
+    return arguments(folder, accumulation=2, kind=trl.SFTConfig, **own | settings)
 
 
 def sft(

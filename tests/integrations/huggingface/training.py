@@ -78,7 +78,14 @@ def collator() -> TaskCollator:
     return TaskCollator(pad, TASKS)
 
 
-def arguments(folder: Path, batch: int = 4, accumulation: int = 1, steps: int = 5, **options: Any) -> Any:
+def arguments(
+    folder: Path,
+    batch: int = 4,
+    accumulation: int = 1,
+    steps: int = 5,
+    kind: type = TrainingArguments,
+    **options: Any,
+) -> Any:
     """SGD, which shows a wrong factor, at a rate that moves the parameters by more than 1 %."""
     chosen = {
         "per_device_train_batch_size": batch,
@@ -97,7 +104,7 @@ def arguments(folder: Path, batch: int = 4, accumulation: int = 1, steps: int = 
         "average_tokens_across_devices": True,
         **options,
     }
-    return TrainingArguments(str(folder), **chosen)
+    return kind(str(folder), **chosen)
 
 
 class Stream(IterableDataset):
