@@ -164,6 +164,7 @@ def load_chat(
     system: str | None = None,
     variables: Mapping[str, Any] | None = None,
     newline: bool = False,
+    pictures: Mapping[str, Any] | None = None,
 ) -> Chat:
     """A model, or a LoRA on its base model, ready to answer greedily.
 
@@ -178,6 +179,7 @@ def load_chat(
         system: a system message.
         variables: of the chat template.
         newline: whether a picture's question is on a line of its own, as LLaVA's records have it.
+        pictures: settings of the image processor in place of its own.
 
     Raises:
         ImportError: a LoRA, and no PEFT.
@@ -196,6 +198,7 @@ def load_chat(
         system=system,
         variables=variables,
         newline=newline,
+        pictures=pictures,
     )
     # The end of a prompt has to be at the end of its row.
     words.tokenizer.padding_side = "left"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from cotbal.integrations.dialogues import IMAGE
@@ -127,6 +128,7 @@ def load_template(
     system: str | None = None,
     variables: Mapping[str, Any] | None = None,
     newline: bool = False,
+    pictures: Mapping[str, Any] | None = None,
 ) -> ChatTemplate:
     """The template of the first of these that has a processor.
 
@@ -137,11 +139,14 @@ def load_template(
         system: the system message.
         variables: of the chat template.
         newline: whether what follows a picture is on a line of its own.
+        pictures: settings of the image processor in place of its own, such as `max_pixels`.
 
     Raises:
-        ValueError: none has a processor, or it has no chat template.
+        ValueError: none has a processor, it has no chat template, or `pictures` is not for it.
     """
     made = ChatTemplate(_processor(folders, kind.processor), system, variables or {}, newline)
+    if pictures:
+        _set_pictures(made, pictures)
     made.tokenizer.pad_token = made.tokenizer.pad_token or made.tokenizer.eos_token
     if template is not None:
         made.processor.chat_template = template
@@ -171,3 +176,43 @@ def _processor(folders: Sequence[str], kind: Any) -> Any:
         "--model: expected a processor or tokenizer in the folder, as a trainer saves it, "
         f"or in that of --base, got neither: {'; '.join(errors)}"
     )
+
+
+def _set_pictures(template: ChatTemplate, given: Mapping[str, Any]) -> None:
+    """Makes the image processor anew, as its own class reads these settings.
+
+    Raises:
+        ValueError: there is none, or it has no such setting, or none of such a value.
+    """
+    own = getattr(template.processor, "image_processor", None)
+    if own is None:
+        raise ValueError(
+            "--image-processor-kwargs: expected a model with an image processor, got one with "
+            f"{type(template.processor).__name__}"
+        )
+    settings = {name: value for name, value in own.to_dict().items() if name != "image_processor_type"}
+    known = settings.keys() | getattr(getattr(own, "valid_kwargs", None), "__annotations__", {})
+    # transformers takes other names too, and leaves them unused.
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(
+            f"--image-processor-kwargs: expected settings of {type(own).__name__}, got {unknown[0]!r}; "
+            f"it has {', '.join(sorted(known))}"
+        )
+    try:
+        made = type(own)(**settings | dict(given))
+        # Most look at their settings when there is a picture.
+        made([Image.new("RGB", (64, 64))], return_tensors="pt")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--image-processor-kwargs: expected settings that {type(own).__name__} can work with, got "
+            f"{dict(given)}: {error}"
+        ) from error
+    for name, value in given.items():
+        taken = made.to_dict().get(name)
+        # Before transformers 5 Qwen-VL's pixels stand over its size.
+        if isinstance(value, Mapping) and isinstance(taken, Mapping) and not value.items() <= taken.items():
+            raise ValueError(
+                f"--image-processor-kwargs: expected settings that {type(own).__name__} takes as they are, "
+                f"got {name} {dict(value)}, of which it makes {dict(taken)}; give another of its settings"
+            )
+    template.processor.image_processor = made

@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> None:
         "chat_template": template,
         "system": options.system,
         "chat_template_kwargs": options.chat_template_kwargs,
+        "image_processor_kwargs": options.image_processor_kwargs,
         "newline_after_image": options.newline_after_image,
         "transformers": version("transformers"),
     }
@@ -70,6 +71,7 @@ def _run(options: argparse.Namespace) -> None:
             system=options.system,
             variables=options.chat_template_kwargs,
             newline=options.newline_after_image,
+            pictures=options.image_processor_kwargs,
         )
 
     generate(options, settings, load)
@@ -104,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         default={},
         metavar="JSON",
         help="variables of the chat template, such as '{\"enable_thinking\": false}'",
+    )
+    add(
+        "--image-processor-kwargs",
+        type=_mapping,
+        default={},
+        metavar="JSON",
+        help="settings of the image processor in place of the folder's, such as '{\"max_pixels\": 1003520}'; "
+        "what `finetune` was given is saved with its model",
     )
     return parser
 

@@ -154,6 +154,7 @@ def _template(options: Options, kind: Kind) -> ChatTemplate:
         system=options.system,
         variables=options.variables,
         newline=options.newline_after_image,
+        pictures=options.pictures,
     )
 
 

@@ -83,6 +83,13 @@ class Options:
         default="{}",
         metadata={"help": "JSON: variables of the chat template, '{\"enable_thinking\": false}'"},
     )
+    image_processor_kwargs: str = field(
+        default="{}",
+        metadata={
+            "help": "JSON: settings of the image processor, '{\"max_pixels\": 1003520}' of Qwen-VL's; "
+            "they are saved with the model"
+        },
+    )
     system: str | None = field(
         default=None, metadata={"help": "a system message, for records that begin with none"}
     )
@@ -107,7 +114,7 @@ class Options:
             if getattr(self, name) is not None and not self.lora_rank:
                 raise ValueError(f"--{name}: expected --lora_rank beside it, got none")
         # Another text is told now, not after the records were read.
-        _ = self.variables
+        _ = self.variables, self.pictures
 
     @property
     def bits(self) -> int | None:
@@ -117,14 +124,21 @@ class Options:
     @property
     def variables(self) -> dict[str, Any]:
         """Those of the chat template; ValueError where they are none."""
+        return self._object("chat_template_kwargs")
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """The settings of the image processor; ValueError where they are none."""
+        return self._object("image_processor_kwargs")
+
+    def _object(self, name: str) -> dict[str, Any]:
+        text = getattr(self, name)
         try:
-            content = json.loads(self.chat_template_kwargs)
+            content = json.loads(text)
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise ValueError(
-                f"--chat_template_kwargs: expected a JSON object, got {self.chat_template_kwargs!r}"
-            )
+            raise ValueError(f"--{name}: expected a JSON object, got {text!r}")
         return content
 
 
