@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, Trainer, TrainingArguments, get_scheduler, set_seed
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import json_object, write_json
@@ -36,6 +36,16 @@ SETTINGS_FILE = "cotbal_finetune.json"
 _SIZES = ("records_per_step", "records_per_micro_batch")
 # With the seed, the order of the records.
 _ORDER = ("data_seed", "train_sampling_strategy", "dataloader_drop_last")
+# What is behind their vision tower runs for each picture anew, and ranks have unequal numbers of them.
+_RUN_BY_PICTURE = (
+    "hunyuan_vl",
+    "lfm2_vl",
+    "lfm3_vl",
+    "minicpm_ocr",
+    "minicpmv4_6",
+    "minicpmv4_7",
+    "paddleocr_vl",
+)
 # A row may turn out too long for the model or its memory.
 _FREE = ("max_length", "level", "attention")
 _NUMBERS = (*_SIZES, *_ORDER, *_FREE)
@@ -195,6 +205,11 @@ def _check(
         raise ValueError(
             f"--data: expected no pictures, as {config.model_type} takes text alone, got {image} in "
             f"{records.name(place)}"
+        )
+    if records.images and config.model_type in _RUN_BY_PICTURE and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"--deepspeed: expected ZeRO-1/2, FSDP or DDP, as {config.model_type} runs its projector for "
+            "each picture anew, got ZeRO-3: ranks with more pictures would wait for the others for ever"
         )
     if not template.tokenizer.is_fast:
         raise ValueError(

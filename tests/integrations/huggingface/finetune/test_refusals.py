@@ -162,6 +162,9 @@ def test_what_shards_the_model(
     content["stage3_gather_16bit_weights_on_model_save"] = True
     said = "got ZeRO-3; a LoRA without it may be sharded"
     assert said in refused(load_in_4bit=True, lora_rank=4)
+    monkeypatch.setattr(entry, "_RUN_BY_PICTURE", ("llava",))
+    said_of_llava = "as llava runs its projector for each picture anew, got ZeRO-3: "
+    assert said_of_llava in refused(*mixture(), model="vision")
     content["stage"] = 2
     fsdp = "full_shard"
     assert "got FSDP" in refused(load_in_8bit=True, lora_rank=4)

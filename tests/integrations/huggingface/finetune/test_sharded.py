@@ -90,19 +90,26 @@ def engine(stack: str, folder: Path) -> dict[str, Any]:
     return {"ddp_backend": "gloo"}
 
 
-def both(given: Sequence[str], world: World, stack: str, out: Path, **options: Any) -> str:
-    """What two ranks print."""
+def start(
+    given: Sequence[str], world: World, stack: str, out: Path, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """What two ranks say and end with."""
     asked = words(world, world.vision, out, **{**_OPTIONS, **engine(stack, out.parent / stack), **options})
     runner = ["-m", "cotbal.integrations.huggingface.finetune"]
     if stack != "ddp":
         runner = [str(_RUNNER), "fsdp" if stack == "fsdp2" else "deepspeed"]
-    ended = subprocess.run(
+    return subprocess.run(
         [sys.executable, *torchrun(2), *runner, *given, *asked],
         capture_output=True,
         text=True,
         cwd=out.parent,
         env={**os.environ, "PYTHONPATH": str(_TOP)},
     )
+
+
+def both(given: Sequence[str], world: World, stack: str, out: Path, **options: Any) -> str:
+    """What two ranks print."""
+    ended = start(given, world, stack, out, **options)
     assert ended.returncode == 0, ended.stderr[-6000:]
     assert ended.stdout.count("cotbal: 12 records") == 1
     return ended.stdout
@@ -123,13 +130,19 @@ def test_two_ranks_train_as_one(
 @pytest.mark.parametrize("stack", ["ddp", "zero3", "fsdp2"])
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_other_families(family: str, stack: str, world: World, given: Sequence[str], tmp_path: Path) -> None:
-    if stack == "zero3" and family == "Qwen3VLMoeForConditionalGeneration":
-        pytest.skip("transformers 5.23 loads its experts' weights transposed under ZeRO-3, and ends")
+    if stack == "zero3" and family.startswith(("Qwen3VLMoe", "Molmo2")):
+        pytest.skip("transformers 5.23 ends with an error where it loads such a model under ZeRO-3")
     torch.manual_seed(0)
     made = World(tmp_path, tmp_path / "model", world.images)
     for part in VISION_FAMILIES[family]():
         part.save_pretrained(made.vision)
     options = {**_OPTIONS, "gradient_accumulation_steps": 2}
+    if stack == "zero3" and family.startswith(("Lfm2Vl", "MiniCPM")):
+        # Without that they wait for one another, for ever.
+        assert (
+            "runs its projector for each picture anew" in start(given, made, stack, tmp_path / "two").stderr
+        )
+        return
     assert run([*given, *words(made, made.vision, tmp_path / "one", **options)]) == 0
     both(given, made, stack, tmp_path / "two")
     one, two = (parameters(tmp_path / name) for name in ("one", "two"))
