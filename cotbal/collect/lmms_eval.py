@@ -42,7 +42,8 @@ def read(folder: Path, source: Source, run: str) -> Found:
     higher = (content.get("higher_is_better") or {}).get(source.name) or {}
     samples = file.with_name(f"{file.name.removesuffix(_RESULTS)}_samples_{source.name}.jsonl")
     if not (source.items and samples.is_file()):
-        return Found((file,), record.number(key), higher_is_better=higher.get(source.metric))
+        number = ((content.get("n-samples") or {}).get(source.name) or {}).get("effective")
+        return Found((file,), record.number(key), higher_is_better=higher.get(source.metric), number=number)
     told = _by_document(read_records(samples))
     _check_number(record, samples, told)
     # Of a metric of a part, as ChartQA's human questions, the others say nothing.

@@ -35,7 +35,8 @@ def test_score_items_and_direction(tmp_path):
 
 def test_without_samples_there_is_the_score(tmp_path):
     lmms_eval(tmp_path, ITEMS)
-    assert read(tmp_path, f"{TEXT} items=no").items is None
+    found = read(tmp_path, f"{TEXT} items=no")
+    assert (found.items, found.number) == (None, len(ITEMS))
     samples(tmp_path).unlink()
     found = read(tmp_path, TEXT)
     assert (found.score, found.items) == (0.75, None)
