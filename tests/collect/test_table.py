@@ -242,7 +242,9 @@ def test_two_runs_of_the_same_files_are_refused(tmp_path):
     sources = [parse_source(f"{task}: {csv_items(tmp_path / 'a', items('vqa'))}") for task in RUNS[1:]]
     csv_items(tmp_path / "b", items("mini"))
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    words = "--run: expected files of its own for every run, got the same in vqa=.*a and ocr=.*; give the folder"
+    words = (
+        "--run: expected files of its own for every run, got the same in vqa=.*a and ocr=.*; give the folder"
+    )
     for name in ("a", "link"):
         with pytest.raises(ValueError, match=words):
             collect({"mini": tmp_path / "b", "vqa": tmp_path / "a", "ocr": tmp_path / name}, sources)
