@@ -68,9 +68,9 @@ def _check_numbers(source: Source, found: Mapping[str, Found]) -> None:
         if each.number != told[0][1].number:
             first, reference = told[0]
             raise ValueError(
-                f"{source}: expected scores of the same items in every run, got {reference.number} items in run "
-                f"{first!r} ({reference.files[0]}) and {each.number} in {run!r} ({each.files[0]}); evaluate one "
-                "of them again"
+                f"{source}: expected scores of the same items in every run, got {reference.number} items in "
+                f"run {first!r} ({reference.files[0]}) and {each.number} in {run!r} ({each.files[0]}); "
+                "evaluate one of them again"
             )
 
 

@@ -100,8 +100,8 @@ def _check_different(read: Mapping[str, Sequence[Any]], folders: Mapping[str, Pa
         for other in runs[:place]:
             if read[run] == read[other]:
                 raise ValueError(
-                    f"--run: expected files of its own for every run, got the same in {other}={folders[other]} "
-                    f"and {run}={folders[run]}; give the folder of each run"
+                    "--run: expected files of its own for every run, got the same in "
+                    f"{other}={folders[other]} and {run}={folders[run]}; give the folder of each run"
                 )
 
 
