@@ -137,7 +137,8 @@ def _tell_missing_letters(caught: Sequence[warnings.WarningMessage]) -> None:
         _told.update(new)
         warnings.warn(
             f"figures: expected a font with the letters {new}, got none: they are boxes; for Chinese, "
-            f"Japanese and Korean install {_WIDE[0]} (Debian, Ubuntu: fonts-noto-cjk) and delete matplotlib's "
-            f"list of fonts, {get_cachedir()}/fontlist-*.json, or give the tasks names in other letters",
+            f"Japanese and Korean install {_WIDE[0]} (Debian, Ubuntu: fonts-noto-cjk) and delete the list of "
+            f"fonts that matplotlib keeps, {get_cachedir()}/fontlist-*.json, or give the tasks names in "
+            "other letters",
             stacklevel=2,
         )
