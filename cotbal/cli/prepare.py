@@ -265,6 +265,9 @@ def generic(
     turns: Annotated[int | None, typer.Option(min=1, help="Most turns of a conversation.")] = None,
     validation: Annotated[int, typer.Option(min=0, help="Hold out so many pictures (or rows).")] = 0,
     test: Annotated[int, typer.Option(min=0, help="Hold out so many pictures (or rows).")] = 0,
+    text_rows: Annotated[
+        bool, typer.Option("--text-rows", help="A row without a picture is text alone, and no mistake.")
+    ] = False,
     seed: Seed = 0,
     form: FormOption = Form.JSON,
     skip_invalid: Skip = False,
@@ -288,6 +291,7 @@ def generic(
     with reading(skip_invalid) as inputs:
         options: dict[str, Any] = {"instruction": instruction, "merge": merge, "most_turns": turns}
         options |= {"validation": validation, "test": test, "task": task, "columns": columns}
+        options |= {"text_rows": text_rows}
         show(
             prepare_generic(annotations, target(out, images, image_folder, seed, form), inputs, **options),
             as_json,

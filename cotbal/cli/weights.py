@@ -115,6 +115,14 @@ def _read(paths: list[Path], items: list[Path]) -> list[Any]:
         tables.append(TwoModels.from_csv(path, **of_table) or Scores.from_csv(path, **of_table))
     if len({type(table) for table in tables}) > 1:
         raise ValueError("SCORES: expected tables of one mode, got some with probes and some without")
+    for place, table in enumerate(tables):
+        for other in range(place):
+            # Two trainings never agree in every score: the noise between them would seem to be none.
+            if _rows(table) == _rows(tables[other]):
+                raise ValueError(
+                    "SCORES: expected a table of its own for every seed, got the same scores in "
+                    f"{paths[other]} and {paths[place]}; give each table once, or train under another seed"
+                )
     return tables
 
 

@@ -30,12 +30,13 @@ def align(source: Source, found: Mapping[str, Found]) -> ValidationSet:
     """Return the set, its items sorted by id (numbers by size).
 
     Raises:
-        ValueError: runs with other items or other images, a run with items and one without, a score of the
-            tool's that is not its items' mean, or a metric of unknown direction.
+        ValueError: runs with other items, another number of them or other images, a run with items and one
+            without, a score of the tool's that is not its items' mean, or a metric of unknown direction.
     """
     transform = _transform(source, found)
     with_items = [run for run, each in found.items() if each.items is not None]
     if not with_items:
+        _check_numbers(source, found)
         return ValidationSet({run: _own_score(each) for run, each in found.items()}, {}, [], transform)
     if without := [run for run in found if run not in with_items]:
         raise ValueError(
@@ -58,6 +59,19 @@ def align(source: Source, found: Mapping[str, Found]) -> ValidationSet:
         for key in ids
     ]
     return ValidationSet(scores, items, images if reference.images else [], transform)
+
+
+def _check_numbers(source: Source, found: Mapping[str, Found]) -> None:
+    """ValueError where a run was scored on another number of items than the first, as with --limit."""
+    told = [(run, each) for run, each in found.items() if each.number is not None]
+    for run, each in told:
+        if each.number != told[0][1].number:
+            first, reference = told[0]
+            raise ValueError(
+                f"{source}: expected scores of the same items in every run, got {reference.number} items in "
+                f"run {first!r} ({reference.files[0]}) and {each.number} in {run!r} ({each.files[0]}); "
+                "evaluate one of them again"
+            )
 
 
 def _check_same(source: Source, first: tuple[str, Found], other: tuple[str, Found]) -> None:

@@ -18,6 +18,7 @@ class Found:
         higher_is_better: what the files say of the metric, None where they say nothing.
         rules: the matching rules by which the items were scored, to be recorded.
         percent: whether the tool's own score may be the items' mean in percent, which the items then are too.
+        number: of how many items the tool says that its score is; None where it says nothing.
     """
 
     files: tuple[Path, ...]
@@ -27,3 +28,4 @@ class Found:
     higher_is_better: bool | None = None
     rules: Mapping[str, Any] = field(default_factory=dict)
     percent: bool = False
+    number: int | None = None

@@ -50,7 +50,7 @@ def _science_qa(file: Path) -> Found:
     content = read_json(file)
     if isinstance(content, dict) and "acc" in content:
         score = Record(file, "the object", content).number("acc")
-        return Found((file,), score=score, higher_is_better=True)
+        return Found((file,), score=score, higher_is_better=True, number=content.get("count"))
     if not isinstance(content, dict) or not all(
         isinstance(content.get(k), list) for k in ("correct", "incorrect")
     ):

@@ -6,10 +6,10 @@
   "exact_match_stderr,none", ...}}, "higher_is_better": {task: {metric: true}}, "n-samples", "configs",
   "versions", ...}`.
 - `<date>_samples_<task>.jsonl` beside it: `{"doc_id", "doc_hash", "target", "filtered_resps", ..., metric:
-  value}`, a line per item; those that have the metric are its items. Only numbers are items: tasks that
-  aggregate over objects (COCO's CIDEr, MME) need `items=no`. Up to 0.3 a line has the document as `doc`,
-  whose image may be named by the option `image`; later ones do not say which items share an image, so that
-  `images` gives it from a file.
+  value}`, a line per item; those that have the metric are its items. Only numbers are items, or the "score"
+  of an object (POPE's accuracy): tasks that aggregate over other objects (COCO's CIDEr, MME) need `items=no`.
+  Up to 0.3 a line has the document as `doc`, whose image may be named by the option `image`; later ones do
+  not say which items share an image, so that `images` gives it from a file.
 """
 
 import hashlib
@@ -42,7 +42,8 @@ def read(folder: Path, source: Source, run: str) -> Found:
     higher = (content.get("higher_is_better") or {}).get(source.name) or {}
     samples = file.with_name(f"{file.name.removesuffix(_RESULTS)}_samples_{source.name}.jsonl")
     if not (source.items and samples.is_file()):
-        return Found((file,), record.number(key), higher_is_better=higher.get(source.metric))
+        number = ((content.get("n-samples") or {}).get(source.name) or {}).get("effective")
+        return Found((file,), record.number(key), higher_is_better=higher.get(source.metric), number=number)
     told = _by_document(read_records(samples))
     _check_number(record, samples, told)
     # Of a metric of a part, as ChartQA's human questions, the others say nothing.
@@ -127,10 +128,17 @@ def _metric_key(record: Record, source: Source, parts: Any) -> str:
 
 
 def _items(records: Mapping[str, Record], source: Source) -> dict[str, float]:
-    for record in records.values():
-        if isinstance(record.fields.get(source.metric), (dict, list)):
-            raise record.error(source.metric, "a number; a score that is no mean over items needs items=no")
-    return {doc_id: record.number(source.metric) for doc_id, record in records.items()}
+    return {doc_id: _item(record, source.metric) for doc_id, record in records.items()}
+
+
+def _item(record: Record, metric: str) -> float:
+    value = record.fields.get(metric)
+    # POPE's; whether their mean is the metric is looked at with the tool's own score.
+    if isinstance(value, dict) and "score" in value:
+        return Record(record.file, f"{record.place}, {metric}", value).number("score")
+    if isinstance(value, (dict, list)):
+        raise record.error(metric, "a number; a score that is no mean over items needs items=no")
+    return record.number(metric)
 
 
 def _images(records: Mapping[str, Record], source: Source) -> dict[str, str]:

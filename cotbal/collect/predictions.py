@@ -4,7 +4,7 @@ A JSONL or JSON file of objects with an id (`id`, `question_id` or `questionId`)
 `text` or `prediction`), such as VQAv2's upload file or the one of LLaVA's scripts/convert_gqa_for_eval.py;
 other names by options. The right answers come from the file of the option `truth`: a list of objects,
 the held-out questions of `cotbal prepare`, VQAv2's annotations (`truth-answer=multiple_choice_answer`), GQA's
-questions, or LLaVA records of one question each.
+questions, COCO's captions (`truth-id=image_id`), or LLaVA records of one question each.
 """
 
 from collections.abc import Mapping, Sequence

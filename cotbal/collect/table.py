@@ -46,14 +46,15 @@ def collect(runs: Mapping[str, str | Path], sources: Sequence[Source]) -> Collec
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: a run is missing or unknown, or the files hold something other than they should; the
-            message names file, record and field, or task and run.
+        ValueError: a run is missing or unknown, two runs were scored from the same files, or the files hold
+            something other than they should; the message names file, record and field, or task and run.
     """
     tasks = task_names(dict.fromkeys(source.task for source in sources), "--task")
     folders = {run: Path(folder) for run, folder in runs.items()}
     _check_runs(folders, tasks)
     modules = [reader(source) for source in sources]
     files: dict[str, str] = {}
+    read: dict[str, list[Any]] = {run: [] for run in folders}
     sets: dict[str, list[ValidationSet]] = {task: [] for task in tasks}
     told: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
     for source, module in zip(sources, modules, strict=True):
@@ -66,6 +67,10 @@ def collect(runs: Mapping[str, str | Path], sources: Sequence[Source]) -> Collec
             for file in each.files
             if str(file) not in files
         }
+        for run, each in found.items():
+            places = [file.resolve() for file in each.files]
+            read[run].append((places, sets[source.task][-1].scores[run]))
+    _check_different({run: read[run] for run in (MINI, *tasks)}, folders)
     columns = {task: _column(task, sets[task]) for task in tasks}
     provenance = {
         "schema_version": 1,
@@ -86,6 +91,18 @@ def _check_runs(folders: Mapping[str, Path], tasks: tuple[str, ...]) -> None:
         needed += singles
     if missing := [run for run in needed if run not in folders]:
         raise ValueError(f"--run: missing {', '.join(missing)}; the table needs each of {', '.join(needed)}")
+
+
+def _check_different(read: Mapping[str, Sequence[Any]], folders: Mapping[str, Path]) -> None:
+    """ValueError for two runs of the same files and scores; a table of all runs has other scores for each."""
+    runs = list(read)
+    for place, run in enumerate(runs):
+        for other in runs[:place]:
+            if read[run] == read[other]:
+                raise ValueError(
+                    "--run: expected files of its own for every run, got the same in "
+                    f"{other}={folders[other]} and {run}={folders[run]}; give the folder of each run"
+                )
 
 
 def _runs_of(task: str, folders: Mapping[str, Path]) -> Iterator[str]:

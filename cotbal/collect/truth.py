@@ -23,7 +23,8 @@ _ANSWER_FIELDS = (
 _IMAGE_FIELDS = ("image", "image_id", "imageId")
 TRUTH_OPTIONS = {
     "truth": "the file of right answers, json, jsonl, csv or tsv",
-    "truth-id": f"its field of the id, if it is not the only one of {', '.join(ID_FIELDS)}",
+    "truth-id": f"its field of the id, if it is not the only one of {', '.join(ID_FIELDS)}; rows with the "
+    "same are the captions of one item (CIDEr), as with image_id in COCO's file",
     "truth-answer": f"its field of the answer, if it is not the only one of {', '.join(_ANSWER_FIELDS)}",
     "image": f"its field of the image, else the first of {', '.join(_IMAGE_FIELDS)}; "
     "items on one image are drawn together",
@@ -111,11 +112,27 @@ def _read(source: Source, path: Path) -> _Truth:
     id_field = the_field(records, source.options.get("truth-id"), ID_FIELDS, "truth-id")
     _refuse_questions_alone(records, source)
     answer_field = the_field(records, source.options.get("truth-answer"), _ANSWER_FIELDS, "truth-answer")
+    if source.metric == "CIDEr" and "truth-id" in source.options:
+        records = _one_per_id(records, id_field, answer_field)
     by_key = by_id(records, id_field)
     # The first item may be one of the few that have no image.
     fields = (name for name in _IMAGE_FIELDS if any(name in record.fields for record in records))
     images = images_of(by_key, next(fields, _IMAGE_FIELDS[0]), source.options.get("image"))
     return _Truth({key: _answer(record, answer_field) for key, record in by_key.items()}, images)
+
+
+def _one_per_id(records: Sequence[Record], id_field: str, answer_field: str) -> list[Record]:
+    """A record for each id with the captions of all its rows: COCO's file has a row per caption."""
+    first: dict[str, Record] = {}
+    captions: dict[str, list[str]] = {}
+    for record in records:
+        key, found = record.id(id_field), _answer(record, answer_field)
+        first.setdefault(key, record)
+        captions.setdefault(key, []).extend([found] if isinstance(found, str) else found)
+    return [
+        Record(each.file, each.place, each.fields | {answer_field: captions[key]})
+        for key, each in first.items()
+    ]
 
 
 def _refuse_questions_alone(records: Sequence[Record], source: Source) -> None:

@@ -13,6 +13,7 @@
 """
 
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 
 from cotbal.collect.found import Found
@@ -46,7 +47,9 @@ def read(folder: Path, source: Source, run: str) -> Found:
     if not source.items:
         return Found((file,), score)
     suffixes = [source.options["detail"]] if "detail" in source.options else list(_DETAILS)
-    details = _one(folder, source, [suffix + end for suffix in suffixes for end in _TABLES])
+    ends = [suffix + end for suffix in suffixes for end in _TABLES]
+    others = tuple(f"{each.stem.rpartition('_')[0]}_" for each in _scores_of_longer_names(folder, source))
+    details = _one(folder, source, ends, others)
     if details is None:
         _refuse_pickles(folder, source, suffixes)
         if "detail" in source.options:
@@ -68,15 +71,24 @@ def read(folder: Path, source: Source, run: str) -> Found:
     return Found((file, details, *images_files(source)), score, items, images, percent=True)
 
 
-def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Path | None:
-    """The one file of the data set with one of the ends, None where there is none."""
+def _one(folder: Path, source: Source, ends: Sequence[str], others: tuple[str, ...] = ()) -> Path | None:
+    """The one file of the data set with one of the ends, None where there is none.
+
+    Args:
+        folder: a run's.
+        source: names the data set.
+        ends: of the file's name.
+        others: beginnings of the names of other data sets' files.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(2, "No such folder", str(folder))
     patterns = [f"**/*_{glob.escape(source.name)}{end}" for end in ends]
     having = [pattern for pattern in patterns if any(folder.glob(pattern))]
-    if not having:
+    parts = None if others else 1
+    found = {file for pattern in having for file in find_files(folder, pattern, parts=parts)}
+    found = {file for file in found if not file.name.startswith(others)}
+    if not found:
         return None
-    found = {file for pattern in having for file in find_files(folder, pattern)}
     if len(found) > 1:
         raise ValueError(
             f"{source}: expected one file, got {', '.join(sorted(map(str, found)))}; keep one, or choose "
@@ -85,10 +97,14 @@ def _one(folder: Path, source: Source, ends: list[str] | tuple[str, ...]) -> Pat
     return found.pop()
 
 
+def _scores_of_longer_names(folder: Path, source: Source) -> list[Path]:
+    """Score files with a judge's name behind the data set's, or of another set, as MMBench_DEV_EN_V11."""
+    return [file for end in _SCORES for file in folder.glob(f"**/*_{glob.escape(source.name)}_*{end}")]
+
+
 def _refuse_without_judge(folder: Path, source: Source) -> None:
     """ValueError where score files differ from the wanted one by what follows the data set's name."""
-    found = [file for end in _SCORES for file in folder.glob(f"**/*_{glob.escape(source.name)}_*{end}")]
-    if found:
+    if found := _scores_of_longer_names(folder, source):
         name = source.name + found[0].stem.rpartition("_")[0].rpartition(source.name)[2]
         got = some(sorted(map(str, found)))
         raise ValueError(

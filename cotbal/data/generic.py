@@ -22,12 +22,14 @@ from cotbal.tasks import task_names
 COLUMNS = {
     "question": "what is asked (needed)",
     "answer": "what is to be said (needed)",
-    "image": "the picture's path inside --images; without it the task is text alone",
+    "image": "the picture's path inside --images; without the column the task is text alone",
     "id": "tells the row; its number by default",
     "split": "train, val or test; train by default",
 }
 SPLITS = ("train", "val", "test")
 _ROWS = 4096
+# Begins what stands for the picture of a row without one: no picture's path has it.
+_NO_PICTURE = "\n"
 
 
 def prepare_generic(
@@ -42,6 +44,7 @@ def prepare_generic(
     most_turns: int | None = None,
     validation: int = 0,
     test: int = 0,
+    text_rows: bool = False,
 ) -> list[dict[str, Any]]:
     """Writes a task from a table; what was written.
 
@@ -56,6 +59,7 @@ def prepare_generic(
         most_turns: of a conversation.
         validation: hold out so many pictures (rows, where there are none) of the training rows.
         test: likewise.
+        text_rows: a row without a picture, in a table that has some, is text alone and no mistake.
 
     Raises:
         OSError, ValueError: the file is missing, cut off or of another form; a column that it does not have.
@@ -68,9 +72,12 @@ def prepare_generic(
     # First: its name may be no folder's.
     folder = TaskFolder(target.out, task, target.form)
     turns = Turns(target.seed, task)
-    for split, turn in _all(annotations, columns, target.pictures, inputs):
+    for split, turn in _all(annotations, columns, target.pictures, inputs, text_rows):
         turns.add(split, turn)
     held, pictured = _held_out(turns, validation, test), "image" in columns
+    options = {"columns": dict(columns), "instruction": instruction, "merge": merge, "most_turns": most_turns}
+    options |= {"validation": validation, "test": test, "images": target.pictures.within}
+    options |= {"text_rows": text_rows}
     groups = (group for group in turns.conversations("train") if group[0].image not in held)
     try:
         folder.train(_records(task, groups, pictured, merge, most_turns, instruction), inputs)
@@ -80,8 +87,6 @@ def prepare_generic(
             folder.held_out(split, asked_here)
     except RepeatedIdError as error:
         raise ValueError(_places(annotations, columns, error)) from error
-    options = {"columns": dict(columns), "instruction": instruction, "merge": merge, "most_turns": most_turns}
-    options |= {"validation": validation, "test": test, "images": target.pictures.within}
     return [folder.finish("generic", target.seed, inputs, **options)]
 
 
@@ -117,7 +122,8 @@ def _held(turns: Turns, split: str, images: set[str]) -> Iterator[Turn]:
 
 
 def _asked(turn: Turn, instruction: str | None, pictured: bool) -> Turn:
-    return turn._replace(question=asked(turn.question, instruction), image=turn.image if pictured else "")
+    image = turn.image if pictured and not turn.image.startswith(_NO_PICTURE) else ""
+    return turn._replace(question=asked(turn.question, instruction), image=image)
 
 
 def _records(
@@ -128,15 +134,16 @@ def _records(
     most: int | None,
     instruction: str | None,
 ) -> Iterator[dict[str, Any]]:
-    if pictured:
-        yield from merged(task, groups, instruction=instruction, at_most=most if merge else 1)
-        return
-    for turn in (turn for group in groups for turn in group):
-        yield conversation(turn.id, None, [(asked(turn.question, instruction), turn.answer)])
+    for group in groups:
+        if pictured and not group[0].image.startswith(_NO_PICTURE):
+            yield from merged(task, [group], instruction=instruction, at_most=most if merge else 1)
+            continue
+        for turn in group:
+            yield conversation(turn.id, None, [(asked(turn.question, instruction), turn.answer)])
 
 
 def _all(
-    path: Path, columns: Mapping[str, str], pictures: Pictures, inputs: Inputs
+    path: Path, columns: Mapping[str, str], pictures: Pictures, inputs: Inputs, text_rows: bool
 ) -> Iterator[tuple[str, Turn]]:
     number = 0
     for number, row in enumerate(_rows(path, columns, inputs), start=1):
@@ -144,26 +151,52 @@ def _all(
             raise ValueError(
                 f"{path}: expected the column {absent[0]!r}, got {', '.join(map(str, row.fields))}"
             )
-        yield from inputs.parsed([row], lambda r, n=number: [_turn(n, r, columns, pictures)])  # type: ignore[misc]
+
+        def parse(row: Record, number: int = number) -> list[tuple[str, Turn]]:
+            return [_turn(number, row, columns, pictures, text_rows)]
+
+        yield from inputs.parsed([row], parse)
     if not number:
         raise ValueError(f"{path}: expected rows, got none")
 
 
-def _turn(number: int, row: Record, columns: Mapping[str, str], pictures: Pictures) -> tuple[str, Turn]:
+def _turn(
+    number: int, row: Record, columns: Mapping[str, str], pictures: Pictures, text_rows: bool
+) -> tuple[str, Turn]:
     split = row.text(columns["split"]) if "split" in columns else "train"
     if split not in SPLITS:
         raise row.error(columns["split"], f"one of {', '.join(SPLITS)}")
     id = checked(row, columns["id"], row.id(columns["id"])) if "id" in columns else str(number)
     image = f"row {number}"
     if "image" in columns:
-        name = columns["image"]
-        if isinstance(row.fields.get(name), (dict, bytes)):
-            # As data sets of a hub have them.
-            raise row.error(
-                name, "the path of a picture; write those that the table holds to files, and their paths"
-            )
-        image = pictures.path(row, name, row.text(name))
-    return split, Turn(id, image, filled(row, columns["question"]), filled(row, columns["answer"]))
+        path = _picture(row, columns["image"], pictures, text_rows)
+        image = f"{_NO_PICTURE}{image}" if path is None else path
+    return split, Turn(id, image, filled(row, columns["question"]), _answer(row, columns["answer"]))
+
+
+def _picture(row: Record, name: str, pictures: Pictures, text_rows: bool) -> str | None:
+    """The path of the row's picture, None where it has none and need not."""
+    value = row.fields.get(name)
+    if isinstance(value, (dict, bytes)):
+        # As data sets of a hub have them.
+        raise row.error(
+            name, "the path of a picture; write those that the table holds to files, and their paths"
+        )
+    if value in (None, ""):
+        if text_rows:
+            return None
+        raise row.error(name, "a text, the path of a picture; --text-rows takes rows without one")
+    return pictures.path(row, name, row.text(name))
+
+
+def _answer(row: Record, name: str) -> str:
+    """The answer; a whole number, as a table of counting questions has it, is its digits."""
+    value = row.fields.get(name)
+    if type(value) is int:
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise row.error(name, "a text or a whole number; write others as the text that a model is to say")
+    return filled(row, name)
 
 
 def _rows(path: Path, columns: Mapping[str, str], inputs: Inputs) -> Iterator[Record]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from matplotlib import font_manager, style
+from matplotlib import font_manager, get_cachedir, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -50,6 +52,9 @@ _RC: dict[str, Any] = {
 _WIDE = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Noto Sans JP",
+    "Noto Sans KR",
     "Source Han Sans SC",
     "WenQuanYi Zen Hei",
     "WenQuanYi Micro Hei",
@@ -58,8 +63,11 @@ _WIDE = (
     "PingFang SC",
     "Hiragino Sans",
     "IPAexGothic",
+    "IPAGothic",
+    "NanumGothic",
     "Malgun Gothic",
     "Arial Unicode MS",
+    "Droid Sans Fallback",
 )
 
 
@@ -106,6 +114,31 @@ def svg_text(figure: Figure) -> str:
 
 def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    with paper_style():
+    with paper_style(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(buffer, **options)
+    _tell_missing_letters(caught)
     return buffer.getvalue()
+
+
+# Of this process: a report has each letter in many figures.
+_told: set[str] = set()
+
+
+def _tell_missing_letters(caught: Sequence[warnings.WarningMessage]) -> None:
+    """One sentence for all letters that no font has, each a warning of matplotlib's; others as they came."""
+    missing = ""
+    for each in caught:
+        if found := re.match(r"Glyph (\d+) .* missing from", str(each.message)):
+            missing += chr(int(found[1]))
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if new := "".join(letter for letter in dict.fromkeys(missing) if letter not in _told):
+        _told.update(new)
+        warnings.warn(
+            f"figures: expected a font with the letters {new}, got none: they are boxes; for Chinese, "
+            f"Japanese and Korean install {_WIDE[0]} (Debian, Ubuntu: fonts-noto-cjk) and delete the list of "
+            f"fonts that matplotlib keeps, {get_cachedir()}/fontlist-*.json, or give the tasks names in "
+            "other letters",
+            stacklevel=2,
+        )

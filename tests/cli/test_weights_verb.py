@@ -246,7 +246,13 @@ def test_intervals_without_probes_are_said_to_be_of_the_items(tmp_path, monkeypa
     for options, times in ((["--items", "items.json"], 1), ([], 0)):
         done = CliRunner().invoke(app, ["weights", "scores.csv", *options])
         assert (done.exit_code, done.stdout.count(told)) == (0, times), done.output
-    done = CliRunner().invoke(app, ["weights", *["scores.csv"] * 3, *["--items", "items.json"] * 3])
+    seeds = []
+    for seed, right in enumerate((38, 40, 42)):
+        many["mini"]["vqa"] = [1] * right + [0] * (80 - right)
+        (tmp_path / f"{seed}.csv").write_text(f"run,vqa,ocr\nmini,{right / 80},0.25\nequal,0.75,0.5\n")
+        write_items(tmp_path / f"{seed}.json", many)
+        seeds += [f"{seed}.csv", "--items", f"{seed}.json"]
+    done = CliRunner().invoke(app, ["weights", *seeds])
     assert (done.exit_code, told in done.stdout) == (0, False), done.output
     assert "The model of equal weights is one training under all seeds" in done.stdout
 
@@ -282,6 +288,20 @@ def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):
     )
     assert shown.exit_code == 0, shown.output
     assert "There are no intervals, as there are no per-item scores of <b>x</b> in every run." in shown.stdout
+
+
+@pytest.mark.parametrize("rows", [TABLE, "run,vqa,ocr\nmini,0.4,0.3\nequal,0.6,0.7\n"])
+def test_a_table_given_as_two_seeds_is_refused(rows, tmp_path, monkeypatch):
+    """It would tell that there is no noise between trainings."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv", "c.csv"):
+        (tmp_path / name).write_text(rows if name != "b.csv" else rows.replace("0.7", "0.75"))
+    done = call("weights", "a.csv", "b.csv", "c.csv")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(
+        "cotbal: SCORES: expected a table of its own for every seed, got the same scores in a.csv and c.csv;"
+    )
+    assert call("weights", "a.csv", "b.csv").exit_code == 0
 
 
 def test_two_seeds_are_said_to_show_little(tmp_path, monkeypatch):

@@ -56,6 +56,17 @@ def test_shares_in_one_run_and_percent_in_another_are_refused():
     )
 
 
+def test_scores_of_other_numbers_of_items_are_refused():
+    """A trial with --limit in a run's folder: without items nothing else tells it."""
+    words = (
+        r"task 'vqa': expected scores of the same items .* got 500 items in run 'a' \(f\) and 8 in 'b' \(f\)"
+    )
+    with pytest.raises(ValueError, match=words):
+        aligned(mini=found(None, 1.0), a=found(None, 1.5, number=500), b=found(None, 1.2, number=8))
+    alike = {run: found(None, 1.0, number=500) for run in ("a", "b")}
+    assert aligned(mini=found(None, 1.0), **alike).scores == dict.fromkeys(("mini", "a", "b"), 1.0)
+
+
 def test_scores_without_items_are_taken_as_they_are():
     got = aligned(mini=found(None, 101.5), vqa=found(None, 99.0))
     assert (got.scores, got.items, got.images) == ({"mini": 101.5, "vqa": 99.0}, {}, [])

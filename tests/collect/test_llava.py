@@ -43,7 +43,7 @@ def test_science_qa(tmp_path):
         {"acc": 100 / 3, "correct": 1, "count": 3, "results": {"4": 0}, "outputs": {"4": "A"}},
     )
     found = read(tmp_path, "format=llava from=result.json metric=acc")
-    assert (found.items, found.score, found.higher_is_better) == (None, 100 / 3, True)
+    assert (found.items, found.score, found.number, found.higher_is_better) == (None, 100 / 3, 3, True)
 
 
 @pytest.mark.parametrize(

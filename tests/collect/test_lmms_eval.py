@@ -2,6 +2,9 @@ import json
 
 import pytest
 
+from cotbal.collect.align import align
+from cotbal.collect.formats import reader
+from cotbal.collect.source import parse_source
 from tests.collect.publishers import lmms_eval, write_json, write_jsonl
 from tests.collect.reading import ITEMS, read
 
@@ -35,7 +38,8 @@ def test_score_items_and_direction(tmp_path):
 
 def test_without_samples_there_is_the_score(tmp_path):
     lmms_eval(tmp_path, ITEMS)
-    assert read(tmp_path, f"{TEXT} items=no").items is None
+    found = read(tmp_path, f"{TEXT} items=no")
+    assert (found.items, found.number) == (None, len(ITEMS))
     samples(tmp_path).unlink()
     found = read(tmp_path, TEXT)
     assert (found.score, found.items) == (0.75, None)
@@ -189,6 +193,25 @@ def test_files_that_are_not_whole_are_told(tmp_path):
     results(tmp_path).write_text("[]")
     with pytest.raises(ValueError, match="expected lmms-eval's results"):
         read(tmp_path, TEXT)
+
+
+def test_the_score_of_an_object_is_an_item(tmp_path):
+    """As POPE's: the same objects stand under its accuracy and its F1, which is no mean of them."""
+    text = lmms_eval(tmp_path, ITEMS, **{"f1,none": 0.8})
+    rows = [json.loads(line) for line in samples(tmp_path).read_text().splitlines()]
+    told = [
+        {"question_id": n, "score": row["exact_match"], "prediction": "yes"} for n, row in enumerate(rows)
+    ]
+    write_jsonl(
+        samples(tmp_path), [row | {"exact_match": t, "f1": t} for row, t in zip(rows, told, strict=True)]
+    )
+    found = read(tmp_path, text)
+    assert (found.score, sorted(found.items.values())) == (0.75, [0, 1, 1, 1])
+    source = parse_source(f"vqa: {text.replace('exact_match', 'f1')} better=higher")
+    with pytest.raises(
+        ValueError, match=r"gives the score 0.8, the mean of the items .* is 0.75; .* items=no"
+    ):
+        align(source, {"mini": reader(source).read(tmp_path, source, "mini")})
 
 
 def test_samples_that_are_no_numbers_need_items_no(tmp_path):

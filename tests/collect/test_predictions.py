@@ -127,6 +127,27 @@ def test_the_right_answers_are_read_from_each_publishers_file(tmp_path, content,
     assert found.images == {"1": "5"}
 
 
+def test_cocos_captions_are_a_row_each(tmp_path):
+    """Those of one image are its references; under EM an id that stands twice is a mistake."""
+    captions = {1: ["a red car", "the car is red"], 2: ["two dogs"], 3: ["a cat sits", "a cat"]}
+    rows = [
+        {"image_id": image, "id": 10 * image + n, "caption": text}
+        for n in range(2)
+        for image, texts in captions.items()
+        for text in texts[n : n + 1]
+    ]
+    content = {"info": {}, "licenses": [], "images": [{"id": 1}], "annotations": rows}
+    truth = write_json(tmp_path / "captions_val2014.json", content)
+    said = {1: "a red car", 2: "two cats", 3: "a cat"}
+    write_json(tmp_path / "p.json", [{"image_id": key, "caption": text} for key, text in said.items()])
+    text = f"format=predictions from=p.json id=image_id answer=caption truth={truth} truth-id=image_id"
+    found = read(tmp_path, f"{text} metric=CIDEr")
+    assert list(found.items.values()) == cider(list(said.values()), list(captions.values()))
+    assert found.images == {"1": "1", "2": "2", "3": "3"}
+    with pytest.raises(ValueError, match="record 4, field 'image_id': id '1' stands twice"):
+        read(tmp_path, f"{text} metric=EM")
+
+
 @pytest.mark.parametrize("cell", ["['red', 'Red']", '["red"]'])
 def test_a_list_that_a_table_holds_as_text_is_refused(tmp_path, cell):
     """As VLMEvalKit's TextVQA_VAL.tsv and pandas write several answers: no answer would be equal to it."""

@@ -237,6 +237,27 @@ def test_a_run_without_items_among_runs_with_items_is_told(tmp_path):
         )
 
 
+def test_two_runs_of_the_same_files_are_refused(tmp_path):
+    """A folder named twice: the table would have one model under two names."""
+    sources = [parse_source(f"{task}: {csv_items(tmp_path / 'a', items('vqa'))}") for task in RUNS[1:]]
+    csv_items(tmp_path / "b", items("mini"))
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    words = (
+        "--run: expected files of its own for every run, got the same in vqa=.*a and ocr=.*; give the folder"
+    )
+    for name in ("a", "link"):
+        with pytest.raises(ValueError, match=words):
+            collect({"mini": tmp_path / "b", "vqa": tmp_path / "a", "ocr": tmp_path / name}, sources)
+
+
+def test_one_score_table_may_be_that_of_every_run(tmp_path):
+    write_table(
+        tmp_path / "t.csv", [{"run": run, "vqa": 0.1 * n, "ocr": 0.2} for n, run in enumerate(RUNS, start=1)]
+    )
+    sources = [parse_source(f"{t}: format=csv from=t.csv metric=x better=higher") for t in ("vqa", "ocr")]
+    assert collect(dict.fromkeys(RUNS, tmp_path), sources).scores.mini.tolist() == [0.1, 0.2]
+
+
 def test_a_missing_folder_is_named(tmp_path):
     for run in RUNS[:2]:
         llava(tmp_path / run, items(run))

@@ -60,6 +60,20 @@ def test_multiple_choice_by_split(tmp_path):
         read(tmp_path, f"{text} split=val")
 
 
+def test_a_set_whose_name_another_begins_with_has_its_own_items(tmp_path):
+    """MMBench and its version 1.1 in one folder: `_V11_` is not the name of a judge."""
+    text = f"{multiple_choice(tmp_path)} split=dev"
+    alone = read(tmp_path, text)
+    for file in list(tmp_path.iterdir()):
+        name = file.name.replace("DEV_EN", "DEV_EN_V11")
+        (tmp_path / name).write_text(file.read_text())
+    assert read(tmp_path, text) == alone
+    assert "V11" in str(read(tmp_path, text.replace("DEV_EN", "DEV_EN_V11")).files[1])
+    # The other's items are none of this one's, though they have its score.
+    (tmp_path / "llava_MMBench_DEV_EN_exact_matching_result.tsv").unlink()
+    assert read(tmp_path, text).items is None
+
+
 def test_yes_or_no(tmp_path):
     """ImageYORNDataset: the table of matches gets a column score of True and False."""
     rows = [

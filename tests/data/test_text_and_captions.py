@@ -95,9 +95,9 @@ def test_where_all_is_left_out_the_error_tells_why(tmp_path):
     tokenizer = str(publishers.word_tokenizer(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"to train on, got none; left out: 2 too short$"):
         prepare_sharegpt(path, target(tmp_path / "out"), inputs(), tokenizer=tokenizer)
-    (tmp_path / "t.jsonl").write_text('{"Q": "how many?", "A": 3}\n')
+    (tmp_path / "t.jsonl").write_text('{"Q": "how many?", "A": 3.5}\n')
     options = {"task": "T", "columns": {"question": "Q", "answer": "A"}}
-    told = "got none; left out: 1 invalid, the first: .*record 1, field 'A': expected a text, got 3"
+    told = "got none; left out: 1 invalid, the first: .*record 1, field 'A': expected a text .*, got 3.5"
     with pytest.raises(ValueError, match=told):
         prepare_generic(tmp_path / "t.jsonl", target(tmp_path / "out"), inputs(skip_invalid=True), **options)
 
@@ -321,6 +321,43 @@ def test_of_parquet_the_named_columns_alone_are_read(tmp_path):
     columns = COLUMNS | {"image": "pic"}
     with pytest.raises(ValueError, match="expected the column 'pic', got Q, A, file, picture"):
         prepare_generic(path, target(tmp_path / "out"), inputs(), task="Mine", columns=columns)
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_rows_without_a_picture_are_text_alone_where_they_may_be(tmp_path, empty):
+    """As half of ScienceQA's; by default an empty cell is a mistake."""
+    path = tmp_path / "t.jsonl"
+    lines = [{"Q": f"q{n}", "A": f"a{n}", "file": empty if n % 2 else f"{n // 4}.png"} for n in range(8)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    options = {"task": "Mine", "columns": COLUMNS, "instruction": "Be short."}
+    with pytest.raises(ValueError, match=r"record 2, field 'file': .*; --text-rows takes rows without one"):
+        prepare_generic(path, target(tmp_path / "out"), inputs(), **options)
+    options |= {"text_rows": True, "validation": 3}
+    prepare_generic(path, target(tmp_path / "out"), inputs(), **options)
+    records, held = train(tmp_path / "out" / "Mine"), rows(tmp_path / "out" / "Mine" / "val.jsonl")
+    found = [(each.get("image"), *pair) for each in records for pair in pairs(each)]
+    found += [(each.get("image"), each["text"], each["answer"]) for each in held]
+    pictures = {row["A"]: row["file"] or None for row in lines}
+    assert {answer: image for image, _, answer in found} == pictures
+    assert len(records) == 6 - 3
+    assert all(("image" in each) == ("<image>" in json.dumps(each)) for each in records)
+    assert len({each["id"] for each in records}) == len(records)
+
+
+def test_a_whole_number_is_an_answer(tmp_path):
+    """As counting questions have it in JSON and Parquet; what else is no text is not guessed at."""
+    import pyarrow.parquet
+
+    path, columns = tmp_path / "t.parquet", {"question": "Q", "answer": "A"}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"Q": "How many?", "A": 3}]), path)
+    prepare_generic(path, target(tmp_path / "out"), inputs(), task="T", columns=columns)
+    assert [pairs(record) for record in train(tmp_path / "out" / "T")] == [[("How many?", "3")]]
+    for wrong in (3.0, True, ["3", "three"]):
+        (tmp_path / "t.jsonl").write_text(json.dumps({"Q": "How many?", "A": wrong}))
+        with pytest.raises(ValueError, match="field 'A': expected a text or a whole number; write others as"):
+            prepare_generic(
+                tmp_path / "t.jsonl", target(tmp_path / "out"), inputs(), task="T", columns=columns
+            )
 
 
 def test_own_table_of_text_alone_and_its_own_splits(tmp_path):

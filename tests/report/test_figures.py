@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
 
-from cotbal.report.charts import difficulty_figure, improvement_figure, relative_figure, weights_figure
+from cotbal.report.charts import (
+    difficulty_figure,
+    improvement_figure,
+    name_rows,
+    relative_figure,
+    weights_figure,
+)
 from cotbal.report.figures import draw_figures, write_figures
 from cotbal.report.heatmap import contribution_figure
 from cotbal.report.radar import radar_figure
-from cotbal.report.style import paper_style
+from cotbal.report.style import panel, paper_style, png_bytes, svg_text
 from tests.report.results_example import make_results
 
 
@@ -139,6 +145,22 @@ def test_a_font_of_this_machine_has_the_letters_that_the_figures_own_lacks(monke
     monkeypatch.setattr("cotbal.report.style._WIDE", ("No Such Font", "DejaVu Serif"))
     with paper_style():
         assert mpl.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Serif"]
+
+
+def test_letters_that_no_font_has_are_told_once_with_what_to_do(monkeypatch):
+    """Matplotlib warns of each in each figure, and finds no font that was installed after its first run."""
+    monkeypatch.setattr("cotbal.report.style._WIDE", ("Noto Sans CJK SC",))
+    monkeypatch.setattr("cotbal.report.style._told", set())
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", list)
+    figure, axes = panel(2, 2)
+    name_rows(axes, ["\u89c6\u89c9", "b"])
+    words = "letters \u89c6\u89c9, got none: .* install .*CJK.*fontlist-"
+    with pytest.warns(UserWarning, match=words) as told:
+        _ = png_bytes(figure), svg_text(figure)
+    assert len(told) == 1
+    name_rows(axes, ["\u89c6", "\u6587"])
+    with pytest.warns(UserWarning, match="letters \u6587, got"):
+        png_bytes(figure)
 
 
 def test_no_two_names_overlap_in_the_heat_map_and_the_radar(one):
