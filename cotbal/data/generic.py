@@ -144,7 +144,7 @@ def _all(
             raise ValueError(
                 f"{path}: expected the column {absent[0]!r}, got {', '.join(map(str, row.fields))}"
             )
-        yield from inputs.parsed([row], lambda r, n=number: [_turn(n, r, columns, pictures)])  # type: ignore[misc]
+        yield from inputs.parsed(_turn, number, row, columns, pictures)
     if not number:
         raise ValueError(f"{path}: expected rows, got none")
 
