@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, checked_clusters
-from cotbal.estimate.few_seeds import stretched
+from cotbal.estimate.few_seeds import percentiles, stretched
 from cotbal.estimate.formulas import difficulty_of, weights_of
 from cotbal.estimate.resample import (
     SOURCES,
@@ -166,8 +166,7 @@ class TwoModels:
         )
         if alone:
             drawn = stretched(drawn, alone[0], len(self.by_seed), level).clamp(0, len(self.tasks))
-        tail = (1 - level) / 2
-        return torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0).T
+        return percentiles(drawn, level).T
 
     def undefined(self, *, draws: int = 2000, seed: int = 0) -> dict[str, str]:
         """The tasks whose difficulty is not defined in every draw, each with the reason in words.
