@@ -103,8 +103,6 @@ def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
 
 
 def _print_left(content: Mapping[str, Any]) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     runs = content["runs"]
@@ -116,7 +114,7 @@ def _print_left(content: Mapping[str, Any]) -> None:
         "state": [run["state"] for run in trainings],
         "scores": [f"{sum(e['state'] == 'finished' for e in of)} of {len(of)}" for of in of_run.values()],
     }
-    print_columns(Console(), "Trainings", [run["name"] for run in trainings], columns, "run")
+    print_columns("Trainings", [run["name"] for run in trainings], columns, "run")
     left = [run for run in runs if run["state"] == "to do"]
     if any(run["state"] == "waits" for run in runs):
         typer.echo("What waits has weights that follow from the others; so has its command.")
@@ -144,8 +142,6 @@ def _as_json(outcome: FinalOutcome, methods: Sequence[Method]) -> dict[str, Any]
 
 
 def _print(outcome: FinalOutcome, methods: Sequence[Method]) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     finals = outcome.finals
@@ -161,9 +157,7 @@ def _print(outcome: FinalOutcome, methods: Sequence[Method]) -> None:
     }
     where = {"test": "the test files", "validation": "the validation files, no test scores"}
     sources = " and ".join(where[source] for source in sorted({c.source for c in finals.columns}))
-    print_columns(
-        Console(), f"Final models, scored on {sources}", [name for name, _ in rows], columns, "method"
-    )
+    print_columns(f"Final models, scored on {sources}", [name for name, _ in rows], columns, "method")
     for name, model in rows:
         for run, folder in model.details["models"].items():
             typer.echo(f"{name}: {run}  {folder or 'not finished'}")
