@@ -105,7 +105,8 @@ class TwoModels:
         Raises:
             ValueError: a score <= 0, where the ratio means nothing.
         """
-        part, whole = self._oriented([self.mini, self.equal])
+        rows = torch.tensor([[*self.mini], [*self.equal]], dtype=torch.float64)
+        part, whole = oriented(rows, tuple(self.tasks), dict(self.transforms))
         for task, mini, equal in zip(self.tasks, part.tolist(), whole.tolist(), strict=True):
             if mini <= 0 or equal <= 0:
                 raise ValueError(
@@ -206,9 +207,6 @@ class TwoModels:
             return cls(tasks, mini, equal, items or {}, clusters or {}, transforms)
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
-
-    def _oriented(self, rows: Sequence[Sequence[float]] | Tensor) -> Tensor:
-        return oriented(torch.as_tensor(rows, dtype=torch.float64), tuple(self.tasks), dict(self.transforms))
 
     def _items_by_seed(self) -> list[Mapping[str, Mapping[str, Sequence[float]]]]:
         return [table.items for table in self.by_seed or (self,)]
