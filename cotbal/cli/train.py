@@ -92,17 +92,7 @@ def print_left(content: Mapping[str, Any], as_json: bool) -> None:
     """Prints runs with their state, and what is still to be done."""
     if as_json:
         typer.echo(json.dumps(content, indent=1))
-    else:
-        _print_left(content)
-
-
-def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
-    """Says what is not finished."""
-    if outcome.missing:
-        typer.echo(missing_in_words(str(len(outcome.missing)), outcome.missing, outcome.failures), err=True)
-
-
-def _print_left(content: Mapping[str, Any]) -> None:
+        return
     from cotbal.report.tables import print_columns
 
     runs = content["runs"]
@@ -123,6 +113,12 @@ def _print_left(content: Mapping[str, Any]) -> None:
     for run in left:
         typer.echo(f"# {run['name']}\n{run['command']}")
     typer.echo(f"To do: {_in_words(content['totals'])}")
+
+
+def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
+    """Says what is not finished."""
+    if outcome.missing:
+        typer.echo(missing_in_words(str(len(outcome.missing)), outcome.missing, outcome.failures), err=True)
 
 
 def _as_json(outcome: FinalOutcome, methods: Sequence[Method]) -> dict[str, Any]:
