@@ -30,6 +30,11 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text."""
+    return text == writable(text)
+
+
 def write_text_atomically(path: str | Path, text: str) -> Path:
     """Return `path` after writing `text` there in UTF-8; otherwise as `write_bytes_atomically`."""
     return write_bytes_atomically(path, text.encode())

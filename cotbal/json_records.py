@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from cotbal.files import writing_atomically
 from cotbal.json_window import Digest, Record, Window
+
+_ENDS = {"json": ("[\n", ",\n", "\n]\n"), "jsonl": ("", "\n", "\n")}
 
 
 class Broken(NamedTuple):
@@ -117,3 +122,36 @@ def with_task(record: Record, task: str) -> str:
             "each task files of its own, or name the task as its records do"
         )
     return text
+
+
+class RecordFile:
+    """A file of records that is being written, as a JSON array with a record per line or as JSONL."""
+
+    def __init__(self, stream: BinaryIO, form: str) -> None:
+        self._stream, (self._glue, self._between, self._after) = stream, _ENDS[form]
+        self._digest = hashlib.sha256()
+        self.records = 0
+
+    def add(self, text: str) -> None:
+        """Takes a record, JSON on one line."""
+        self._write(self._glue + text)
+        self._glue = self._between
+        self.records += 1
+
+    def close(self) -> str:
+        """Ends the file; its SHA-256. JSONL without a record stays empty."""
+        if self.records or self._after != "\n":
+            self._write(self._after if self.records else self._glue + self._after)
+        return self._digest.hexdigest()
+
+    def _write(self, text: str) -> None:
+        data = text.encode()
+        self._digest.update(data)
+        self._stream.write(data)
+
+
+@contextmanager
+def record_file(path: Path, form: str) -> Iterator[RecordFile]:
+    """A record file that takes the place of `path` at the end of the block, unless the block raises."""
+    with writing_atomically(path) as stream:
+        yield RecordFile(stream, form)

@@ -8,10 +8,9 @@ from types import ModuleType, TracebackType
 from typing import Any, Protocol
 
 from cotbal.balancing import Weighting, Weights, as_weighting
-from cotbal.integrations.level_names import LEVELS
+from cotbal.integrations.level_names import DENOMINATORS, LEVELS
 from cotbal.tasks import task_names
 
-DENOMINATORS = ("step", "world", "micro")
 _ENVIRONMENT = "COTBAL_WEIGHTS"
 
 

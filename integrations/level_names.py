@@ -1,3 +1,4 @@
-"""Where a loss can be; the words of a command name them before torch is imported."""
+"""Where a loss can be, and what it divides by; a command names them before torch is imported."""
 
 LEVELS = ("auto", "linear", "logits")
+DENOMINATORS = ("step", "world", "micro")

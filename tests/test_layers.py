@@ -51,7 +51,7 @@ OWN = {
     "cotbal.replacements": set(),
     "cotbal.files": set(),
     "cotbal.json_window": set(),
-    "cotbal.json_records": {"cotbal.json_window"},
+    "cotbal.json_records": {"cotbal.files", "cotbal.json_window"},
     "cotbal.tasks": set(),
     "cotbal.weights": {"cotbal.files", "cotbal.tasks"},
     "cotbal.metrics": set(),

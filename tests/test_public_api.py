@@ -1,6 +1,5 @@
 """The public names, their documentation, and what importing the package does not do."""
 
-import doctest
 import inspect
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import mypy.api
 import pytest
 
 import cotbal
+from tests.examples import check_examples
 
 NAMES = {
     "GTWLoss",
@@ -46,21 +46,12 @@ def test_every_name_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NAMES - RESULTS))
 def test_every_example_runs(name: str) -> None:
-    examples = doctest.DocTestFinder(recurse=False).find(getattr(cotbal, name), name)
-    assert sum(len(example.examples) for example in examples) > 0, f"{name} has no example"
-    runner = doctest.DocTestRunner()
-    for example in examples:
-        runner.run(example)
-    assert runner.failures == 0
+    check_examples(getattr(cotbal, name))
 
 
 @pytest.mark.parametrize("name", cotbal.metrics.__all__)
 def test_every_metric_example_runs(name: str) -> None:
-    examples = doctest.DocTestFinder(recurse=False).find(getattr(cotbal.metrics, name), name)
-    runner = doctest.DocTestRunner()
-    for example in examples:
-        runner.run(example)
-    assert runner.failures == 0
+    check_examples(getattr(cotbal.metrics, name))
 
 
 def test_importing_does_nothing_but_import() -> None:

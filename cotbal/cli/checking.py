@@ -107,15 +107,15 @@ def _print_json(content: dict[str, Any], found: Check) -> None:
 
 
 def _print_tables(content: dict[str, Any], found: Check, console: Console) -> None:
-    from cotbal.report.tables import print_columns
-
-    _print_sizes(content, console, print_columns)
+    _print_sizes(content, console)
     for level in ("error", "warning"):
         _print_findings(found, level, console)
     console.print(_summary(content), style="bold", markup=False, highlight=False)
 
 
-def _print_sizes(content: dict[str, Any], console: Console, print_columns: Any) -> None:
+def _print_sizes(content: dict[str, Any], console: Console) -> None:
+    from cotbal.report.tables import print_columns
+
     tasks = content["tasks"]
     if not tasks:
         return
@@ -137,7 +137,7 @@ def _print_sizes(content: dict[str, Any], console: Console, print_columns: Any) 
         reach = range(min(filled), max(filled) + 1)
         name = f"{unit} each, {content['bins'][reach[0]]:,} to {content['bins'][reach[-1]]:,}"
         columns[name] = [_sparkline(counts, reach) for counts in lengths]
-    print_columns(console, "What there is", [each["task"] for each in tasks], columns)
+    print_columns("What there is", [each["task"] for each in tasks], columns, console=console)
     console.print(explained(content), markup=False, highlight=False)
     console.print()
 

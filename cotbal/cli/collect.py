@@ -108,13 +108,11 @@ def _rows(collected: "Collected") -> dict[str, dict[str, float]]:
 
 
 def _print(collected: "Collected") -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     rows, tasks = _rows(collected), collected.scores.tasks
     columns = {task: [f"{row[task]:.4f}" for row in rows.values()] for task in tasks}
-    print_columns(Console(), "Scores as measured", list(rows), columns, "run")
+    print_columns("Scores as measured", list(rows), columns, "run")
     for task, told in collected.provenance["tasks"].items():
         for each in told:
             n_items = "no items" if each["items"] is None else f"{each['items']} items"

@@ -193,19 +193,12 @@ def _write(content: Mapping[str, Any], folder: Path, name: str, as_json: bool) -
 
 
 def _print(content: Mapping[str, Any]) -> None:
-    from rich.console import Console
-
     from cotbal.report import comparison_tables as tables
     from cotbal.report.comparison import heading
     from cotbal.report.tables import print_columns
 
-    if content["kind"] == "shares":
-        found = [tables.shares_table(content)]
-    else:
-        found = [
-            tables.scores_table(content),
-            *([tables.improvement_table(content)] if content["baseline"] else []),
-        ]
+    shares = content["kind"] == "shares"
+    found = [tables.shares_table(content)] if shares else tables.finals_tables(content)
     for table in found:
         names = [row[0] for row in table.rows]
         # In a terminal the scores alone; their intervals are in the page.
@@ -216,6 +209,6 @@ def _print(content: Mapping[str, Any]) -> None:
             if place
         }
         title = heading(content) if table is found[0] else f"Improvement over {content['baseline']}"
-        print_columns(Console(), title, names, columns, table.head[0])
+        print_columns(title, names, columns, table.head[0])
     for line in content.get("statements", []):
         typer.echo(f"- {line}")

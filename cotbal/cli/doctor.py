@@ -96,8 +96,6 @@ def _summary(
 
 
 def _print_packages(found: list["Package"], machine: list[str]) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     columns = {
@@ -105,13 +103,11 @@ def _print_packages(found: list["Package"], machine: list[str]) -> None:
         "needed": [f">= {each.least}" if each.least else "any" for each in found],
         "state": ["too old" if each.problem else "ok" if each.installed else "absent" for each in found],
     }
-    print_columns(Console(), "Versions", [each.name for each in found], columns, corner="package")
+    print_columns("Versions", [each.name for each in found], columns, corner="package")
     typer.echo("".join(f"Device: {each}.\n" for each in machine))
 
 
 def _print_comparison(compared: "Comparison") -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     def error(value: float | None) -> str:
@@ -128,4 +124,4 @@ def _print_comparison(compared: "Comparison") -> None:
         "peak MiB": [f"{each.peak_mib:.1f}" for each in passes],
     }
     title = "One batch, forward and backward"
-    print_columns(Console(), title, [each.name for each in passes], columns, corner="loss")
+    print_columns(title, [each.name for each in passes], columns, corner="loss")

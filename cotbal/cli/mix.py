@@ -63,8 +63,6 @@ def _share(text: str) -> Fraction:
 
 
 def _print_mix(content: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
-
     from cotbal.data.table1 import TABLE, TOTAL_THOUSANDS
     from cotbal.report.tables import print_columns
 
@@ -89,5 +87,5 @@ def _print_mix(content: dict[str, Any], out: Path) -> None:
         ],
     }
     title = "The mixture beside the paper's table 1" if beside else "The mixture"
-    print_columns(Console(), title, [*names, "total"], columns)
+    print_columns(title, [*names, "total"], columns)
     typer.echo(f"Wrote {len(content['files'])} training files and the held-out questions under {out}.")

@@ -108,14 +108,11 @@ def show_plan(project: Project, as_json: bool) -> None:
 
 
 def _print(content: Mapping[str, Any]) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
-    console, tasks, runs = Console(), content["tasks"], content["runs"]
+    tasks, runs = content["tasks"], content["runs"]
     first = str(content["seeds"][0])
     print_columns(
-        console,
         f"Tasks; mini subsets of {content['mini_ratio']}",
         list(tasks),
         {
@@ -139,7 +136,7 @@ def _print(content: Mapping[str, Any]) -> None:
             _sum([o["gpu_hours"] for o in runs if run["name"] in o["needs"]]) for run in trainings
         ],
     }
-    print_columns(console, "Runs", [run["name"] for run in trainings], columns, "run")
+    print_columns("Runs", [run["name"] for run in trainings], columns, "run")
     typer.echo(f"Commands, in {content['folder']} (data of a run are written when it starts):")
     for run in runs:
         typer.echo(f"# {run['name']}\n{run['command']}")

@@ -261,8 +261,6 @@ def _paper_tables(as_json: bool) -> None:
 
 
 def _print(rows: "list[PaperRow]") -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     columns = {
@@ -273,7 +271,5 @@ def _print(rows: "list[PaperRow]") -> None:
         "dE%\ncomputed": [f"{row.delta_e:.2f}" for row in rows],
         "agrees": ["yes" if row.agrees else "NO" for row in rows],
     }
-    print_columns(
-        Console(), "Improvement over single-task models", [row.method for row in rows], columns, "method"
-    )
+    print_columns("Improvement over single-task models", [row.method for row in rows], columns, "method")
     typer.echo(f"{sum(row.agrees for row in rows)} of {len(rows)} rows agree to two decimals.")

@@ -61,8 +61,6 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print(outcome: Outcome) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     if outcome.weights:
@@ -75,7 +73,7 @@ def _print(outcome: Outcome) -> None:
             columns["mean scores"] = [f"{outcome.pooled[name]:.4f}" for name in names]
         if outcome.spread:
             columns["sd over seeds"] = [f"{outcome.spread[name]:.4f}" for name in names]
-        print_columns(Console(), "Weights", names, columns)
+        print_columns("Weights", names, columns)
     for seed, weights in outcome.weights.items():
         if dropped := weights.provenance.get("unidentified"):
             typer.echo(f"Seed {seed}, contribution not identified and left out: {', '.join(dropped)}")

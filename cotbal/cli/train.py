@@ -92,19 +92,7 @@ def print_left(content: Mapping[str, Any], as_json: bool) -> None:
     """Prints runs with their state, and what is still to be done."""
     if as_json:
         typer.echo(json.dumps(content, indent=1))
-    else:
-        _print_left(content)
-
-
-def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
-    """Says what is not finished."""
-    if outcome.missing:
-        typer.echo(missing_in_words(str(len(outcome.missing)), outcome.missing, outcome.failures), err=True)
-
-
-def _print_left(content: Mapping[str, Any]) -> None:
-    from rich.console import Console
-
+        return
     from cotbal.report.tables import print_columns
 
     runs = content["runs"]
@@ -116,7 +104,7 @@ def _print_left(content: Mapping[str, Any]) -> None:
         "state": [run["state"] for run in trainings],
         "scores": [f"{sum(e['state'] == 'finished' for e in of)} of {len(of)}" for of in of_run.values()],
     }
-    print_columns(Console(), "Trainings", [run["name"] for run in trainings], columns, "run")
+    print_columns("Trainings", [run["name"] for run in trainings], columns, "run")
     left = [run for run in runs if run["state"] == "to do"]
     if any(run["state"] == "waits" for run in runs):
         typer.echo("What waits has weights that follow from the others; so has its command.")
@@ -125,6 +113,12 @@ def _print_left(content: Mapping[str, Any]) -> None:
     for run in left:
         typer.echo(f"# {run['name']}\n{run['command']}")
     typer.echo(f"To do: {_in_words(content['totals'])}")
+
+
+def tell_missing(outcome: FinalOutcome | RungOutcome) -> None:
+    """Says what is not finished."""
+    if outcome.missing:
+        typer.echo(missing_in_words(str(len(outcome.missing)), outcome.missing, outcome.failures), err=True)
 
 
 def _as_json(outcome: FinalOutcome, methods: Sequence[Method]) -> dict[str, Any]:
@@ -144,8 +138,6 @@ def _as_json(outcome: FinalOutcome, methods: Sequence[Method]) -> dict[str, Any]
 
 
 def _print(outcome: FinalOutcome, methods: Sequence[Method]) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     finals = outcome.finals
@@ -161,9 +153,7 @@ def _print(outcome: FinalOutcome, methods: Sequence[Method]) -> None:
     }
     where = {"test": "the test files", "validation": "the validation files, no test scores"}
     sources = " and ".join(where[source] for source in sorted({c.source for c in finals.columns}))
-    print_columns(
-        Console(), f"Final models, scored on {sources}", [name for name, _ in rows], columns, "method"
-    )
+    print_columns(f"Final models, scored on {sources}", [name for name, _ in rows], columns, "method")
     for name, model in rows:
         for run, folder in model.details["models"].items():
             typer.echo(f"{name}: {run}  {folder or 'not finished'}")

@@ -177,8 +177,6 @@ def _without_probes(
     out: Path,
     as_json: bool,
 ) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     if rule != "cotbal":
@@ -203,7 +201,7 @@ def _without_probes(
     }
     if spans is not None:
         columns["95 % interval"] = [_span(*ends) for ends in spans]
-    print_columns(Console(), "Without probes: the contribution's weights are 1", list(pair.tasks), columns)
+    print_columns("Without probes: the contribution's weights are 1", list(pair.tasks), columns)
     if spans is not None:
         for line in _noise_of(pair):
             typer.echo(line)
@@ -264,17 +262,14 @@ def _summary(
 
 
 def _print(summary: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from cotbal.report.tables import print_columns
 
     def spell(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
-    console, tasks = Console(), summary["tasks"]
+    tasks = summary["tasks"]
     rows = summary["contribution"]
     print_columns(
-        console,
         "Contribution C: the row's task to the column's task (Eq. 3)",
         tasks,
         {task: [spell(row[place]) for row in rows] for place, task in enumerate(tasks)},
@@ -284,14 +279,12 @@ def _print(summary: dict[str, Any]) -> None:
         title: [spell(value) for value in summary[key] or [None] * len(tasks)]
         for key, title in titles.items()
     }
-    print_columns(
-        console, "Mean contribution to and from the others (Eq. 4, 6), difficulty (Eq. 9)", tasks, signals
-    )
+    print_columns("Mean contribution to and from the others (Eq. 4, 6), difficulty (Eq. 9)", tasks, signals)
     names = [*tasks, *summary["fixed"]]
     columns = {rule: [spell(by_task[name]) for name in names] for rule, by_task in summary["weights"].items()}
     if spread := summary.get("seed_sd"):
         columns[f"sd over seeds, {summary['rule']}"] = [spell(spread[name]) for name in names]
-    print_columns(console, "Weights by rule", names, columns)
+    print_columns("Weights by rule", names, columns)
     if summary["shrink"]:
         typer.echo(SHRUNK)
     if summary["unidentified"]:
@@ -302,13 +295,11 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
-    from rich.console import Console
-
     from cotbal.estimate.few_seeds import few_seeds
     from cotbal.report.noise import ONE_EQUAL, ONE_SEED, PULLED
     from cotbal.report.tables import print_columns
 
-    console, tasks = Console(), noise.tasks
+    tasks = noise.tasks
     C = noise.contribution
     low, high, bounded = C.low.tolist(), C.high.tolist(), C.bounded.tolist()
     columns = {
@@ -316,7 +307,7 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
         for j, task in enumerate(tasks)
     }
     percent = f"{100 * noise.level:g} % intervals"
-    print_columns(console, f"Contribution C, {percent} (Fieller)", tasks, columns)
+    print_columns(f"Contribution C, {percent} (Fieller)", tasks, columns)
     of_task = {}
     if noise.difficulty is not None:
         of_task["D"] = [_span(*ends) for ends in noise.difficulty.T.tolist()]
@@ -324,7 +315,7 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     for name, found in rules.items():
         of_task[name] = [_span(*ends) for ends in zip(found.low.tolist(), found.high.tolist(), strict=True)]
     drawn = "the items" if noise.n_seeds == 1 else "items and seeds"
-    print_columns(console, f"Difficulty and weights, {percent} (bootstrap over {drawn})", tasks, of_task)
+    print_columns(f"Difficulty and weights, {percent} (bootstrap over {drawn})", tasks, of_task)
     if chosen.provenance["shrink"]:
         typer.echo(PULLED)
     if noise.n_seeds == 1:

@@ -18,14 +18,14 @@ from pathlib import Path
 from statistics import fmean
 
 from cotbal.collect.found import Found
-from cotbal.collect.locate import find_files
+from cotbal.collect.locate import PARTS, find_files
 from cotbal.collect.predictions import parts
 from cotbal.collect.records import Record, by_id, read_json, read_records
 from cotbal.collect.scoring import METRICS
 from cotbal.collect.source import Source
 from cotbal.collect.truth import TRUTH_OPTIONS, own_rules, score_against_truth
 
-OPTIONS = {"parts": "the number of files that the glob in from= finds, 1 by default", **TRUTH_OPTIONS}
+OPTIONS = {**PARTS, **TRUTH_OPTIONS}
 _FILED = ("acc", "review", "relative")
 
 

@@ -4,6 +4,8 @@ import glob
 import os
 from pathlib import Path
 
+PARTS = {"parts": "the number of files that the glob in from= finds, 1 by default"}
+
 
 def find_files(folder: Path, pattern: str, *, parts: int | None = 1) -> list[Path]:
     """Return the files in `folder` that `pattern` names, sorted by name, links counted once.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cotbal.collect.found import Found
-from cotbal.collect.locate import find_files
+from cotbal.collect.locate import PARTS, find_files
 from cotbal.collect.records import by_id, read_records
 from cotbal.collect.source import Source
 from cotbal.collect.truth import ID_FIELDS, TRUTH_OPTIONS, own_rules, score_against_truth, the_field
@@ -20,7 +20,7 @@ _ANSWER_FIELDS = ("answer", "text", "prediction")
 OPTIONS = {
     "id": f"the field of the id, if it is not the only one of {', '.join(ID_FIELDS)}",
     "answer": f"the field of the answer, if it is not the only one of {', '.join(_ANSWER_FIELDS)}",
-    "parts": "the number of files that the glob in from= finds, 1 by default",
+    **PARTS,
     **TRUTH_OPTIONS,
 }
 

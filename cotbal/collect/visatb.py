@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.collect.found import Found
-from cotbal.collect.locate import find_files
+from cotbal.collect.locate import PARTS, find_files
 from cotbal.collect.predictions import parts
 from cotbal.collect.records import Record, by_id, images_of, read_records
 from cotbal.collect.scoring import RULE_OPTIONS, score_items
@@ -21,7 +21,7 @@ from cotbal.collect.truth import own_rules, record_answer
 
 OPTIONS = {
     "id": "id+question where one id has several questions, by default id",
-    "parts": "the number of files that the glob in from= finds, 1 by default",
+    **PARTS,
     **RULE_OPTIONS,
 }
 

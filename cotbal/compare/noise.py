@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cotbal.compare.finals import Finals
-from cotbal.estimate.few_seeds import stretched
+from cotbal.estimate.few_seeds import percentiles, stretched
 from cotbal.estimate.resample import SOURCES, drawn_means
 
 # A score that is not the mean of its items is another quantity, and its interval would be of that.
@@ -42,9 +42,7 @@ class Drawn:
         place = self.methods.index(method)
         alone = None if self.of_seeds is None else self.of_seeds.scores[:, place]
         of_method = stretched(self.scores[:, place], alone, self.n_seeds, level)
-        return dict(
-            zip(self.columns, (_interval(column, level) for column in of_method.unbind(1)), strict=True)
-        )
+        return dict(zip(self.columns, percentiles(of_method, level).T.tolist(), strict=True))
 
     def interval(
         self, key: str, method: str, level: float, *, measured: float, against: str | None = None
@@ -59,7 +57,7 @@ class Drawn:
             return None
         alone = None if self.of_seeds is None else self.of_seeds._measure(key, method, against)
         added = 2 * max(0.0, values.mean().item() - measured)
-        low, high = _interval(stretched(values, alone, self.n_seeds, level), level)
+        low, high = percentiles(stretched(values, alone, self.n_seeds, level), level).tolist()
         return [max(0.0, low - added), high] if key == "delta_e" and against is None else [low, high]
 
     def _measure(self, key: str, method: str, against: str | None = None) -> Tensor:
@@ -127,9 +125,3 @@ def _gains(finals: Finals, scores: Tensor, baseline: int) -> Tensor:
     changes = torch.where(base > 0, signs * (scores - base) / base, torch.nan)
     of_task = [[c.task == task for c in finals.columns] for task in finals.tasks]
     return torch.stack([changes[..., torch.tensor(chosen)].mean(-1) for chosen in of_task], dim=-1)
-
-
-def _interval(values: Tensor, level: float) -> list[float]:
-    tail = (1 - level) / 2
-    ends: list[float] = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
-    return ends

@@ -10,7 +10,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from cotbal.estimate.few_seeds import stretched
+from cotbal.estimate.few_seeds import percentiles, stretched
 from cotbal.estimate.resample import SOURCES, drawn_means
 from cotbal.estimate.transforms import checked_transforms, oriented
 
@@ -113,8 +113,5 @@ def _spans(ratios: Tensor | None, alone: list[Tensor | None], n_seeds: int) -> l
     if ratios is None or any(of_seeds is None for of_seeds in alone):
         return None
     ratios = stretched(ratios, alone[0] if alone else None, n_seeds, LEVEL)
-    tail = (1 - LEVEL) / 2
-    ends: list[list[float]] = torch.quantile(
-        ratios, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0
-    ).T.tolist()
+    ends: list[list[float]] = percentiles(ratios, LEVEL).T.tolist()
     return ends

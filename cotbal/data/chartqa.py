@@ -37,8 +37,7 @@ def _all(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple[str
             if not there(path, needed=split == "train"):
                 continue
             for number, record in enumerate(read_array(path, inputs), start=1):
-                id = f"{split}-{kind}-{number}"
-                for turn in inputs.parsed([record], lambda r, id=id, s=split: [_turn(id, s, r, pictures)]):  # type: ignore[misc]
+                for turn in inputs.parsed(_turn, f"{split}-{kind}-{number}", split, record, pictures):
                     yield split, turn
 
 

@@ -1,6 +1,7 @@
 """Fields of a publisher's record, checked."""
 
 from cotbal.collect.records import Record
+from cotbal.files import is_utf8
 
 
 def filled(record: Record, name: str) -> str:
@@ -18,10 +19,8 @@ def filled(record: Record, name: str) -> str:
 
 def checked(record: Record, name: str, text: str) -> str:
     """The text itself, if it can be written and holds no `<image>`; errors as of `filled`."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise record.error(name, "text that UTF-8 can hold") from None
+    if not is_utf8(text):
+        raise record.error(name, "text that UTF-8 can hold")
     if "<image>" in text:
         raise record.error(name, "a text without '<image>', which stands for a picture")
     return text

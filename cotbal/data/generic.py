@@ -151,11 +151,7 @@ def _all(
             raise ValueError(
                 f"{path}: expected the column {absent[0]!r}, got {', '.join(map(str, row.fields))}"
             )
-
-        def parse(row: Record, number: int = number) -> list[tuple[str, Turn]]:
-            return [_turn(number, row, columns, pictures, text_rows)]
-
-        yield from inputs.parsed([row], parse)
+        yield from inputs.parsed(_turn, number, row, columns, pictures, text_rows)
     if not number:
         raise ValueError(f"{path}: expected rows, got none")
 

@@ -37,7 +37,7 @@ def _all(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple[str
         if not there(path, needed=split == "train"):
             continue
         for id, record in read_object(path, inputs):
-            for turn in inputs.parsed([record], lambda r, id=id: [_turn(id, r, pictures)]):  # type: ignore[misc]
+            for turn in inputs.parsed(_turn, id, record, pictures):
                 yield split, turn
 
 

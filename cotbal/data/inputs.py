@@ -2,14 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
-from cotbal.collect.records import Record
 from cotbal.files import writable
 
 Told = Callable[[Path, int], None]
+P = ParamSpec("P")
 T = TypeVar("T")
 SHOWN = 5
 
@@ -57,17 +57,15 @@ class Inputs:
         """The SHA-256 of what has been read of a file."""
         return self._files[path].sha256.hexdigest()
 
-    def parsed(self, found: Iterable[Record], parse: Callable[[Record], Iterable[T]]) -> Iterator[T]:
-        """What `parse` makes of each record; a ValueError of it is raised, or the record left out."""
-        for record in found:
-            try:
-                made = list(parse(record))
-            except ValueError as error:
-                if not self._skip:
-                    raise ValueError(f"{error}; --skip-invalid leaves such records out") from error
-                self.leave_out("invalid", str(error))
-                continue
-            yield from made
+    def parsed(self, parse: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """What `parse` makes of a record; a ValueError of it is raised, or the record left out: none."""
+        try:
+            return [parse(*args, **kwargs)]
+        except ValueError as error:
+            if not self._skip:
+                raise ValueError(f"{error}; --skip-invalid leaves such records out") from error
+            self.leave_out("invalid", str(error))
+            return []
 
     def told_left_out(self) -> str:
         """What was left out and why, for an error message; "" where nothing was."""

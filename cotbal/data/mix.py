@@ -18,9 +18,9 @@ from typing import Any
 
 from cotbal.data.inputs import Inputs
 from cotbal.data.table1 import FIXED, TABLE
-from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION, RecordFile, record_file
-from cotbal.files import json_object, remove_leftovers, slug, write_text_atomically, writing_atomically
-from cotbal.json_records import read_records, with_task
+from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION
+from cotbal.files import json_object, remove_leftovers, slug, write_json, writing_atomically
+from cotbal.json_records import RecordFile, read_records, record_file, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
 MIX, MIXTURE = "mix.json", "mixture"
@@ -154,7 +154,7 @@ def write_mix(
     content |= {"tasks": tasks, "files": files}
     for name in before - _all_files(content):
         (out / name).unlink(missing_ok=True)
-    write_text_atomically(out / MIX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / MIX, content)
     return content
 
 

@@ -5,6 +5,7 @@ validation and test. Its picture is `ID` with the ending of its address, as the 
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,10 +51,10 @@ def prepare_ocrvqa(
 
 def _all(path: Path, pictures: Pictures, inputs: Inputs, ending: str | None) -> Iterator[tuple[str, Turn]]:
     for id, record in read_object(path, inputs):
-        yield from inputs.parsed([record], lambda r, id=id: _turns(id, r, pictures, ending))  # type: ignore[misc]
+        yield from chain(*inputs.parsed(_turns, id, record, pictures, ending))
 
 
-def _turns(id: str, record: Record, pictures: Pictures, ending: str | None) -> Iterator[tuple[str, Turn]]:
+def _turns(id: str, record: Record, pictures: Pictures, ending: str | None) -> list[tuple[str, Turn]]:
     split = record.fields.get("split")
     if type(split) is not int or split not in _SPLITS:
         raise record.error("split", "1, 2 or 3")
@@ -62,8 +63,10 @@ def _turns(id: str, record: Record, pictures: Pictures, ending: str | None) -> I
     questions, answers = _texts(record, "questions"), _texts(record, "answers")
     if len(questions) != len(answers):
         raise record.error("answers", f"as many as questions, {len(questions)}")
-    for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        yield _SPLITS[split], Turn(f"{id}-{number}", image, question, answer)
+    return [
+        (_SPLITS[split], Turn(f"{id}-{number}", image, question, answer))
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
+    ]
 
 
 def _texts(record: Record, name: str) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cotbal.collect.records import Record
+from cotbal.files import is_utf8
 
 # From the root, up, to a drive, to another machine; or in no file's name.
 _OUTSIDE = re.compile(r"^/|(^|/)\.\.(/|$)|^[A-Za-z]:|://|[\\\0\n\r]")
@@ -57,10 +58,4 @@ def checked_within(text: str) -> str:
 
 def inside(path: str) -> bool:
     """Whether a relative path with '/' stays inside its folder and names something there."""
-    if _OUTSIDE.search(path):
-        return False
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return posixpath.normpath(path) != "."
+    return not _OUTSIDE.search(path) and is_utf8(path) and posixpath.normpath(path) != "."

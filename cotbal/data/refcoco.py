@@ -6,6 +6,7 @@ turns on one picture merged; RefCOCO+ makes two tasks of its own, no part of the
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def _write_family(
     splits = {}
     for folder in folders:
         for ref, region in _regions(folder, target.pictures, inputs):
-            for kind, split, turn in inputs.parsed([ref], lambda r: _turns(folder.name, r, region)):  # noqa: B023
+            for kind, split, turn in chain(*inputs.parsed(_turns, folder.name, ref, region)):
                 if kind in stores:
                     stores[kind].add(split, turn)
                     splits[split] = True
@@ -128,7 +129,7 @@ def _regions(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple
         elif id in wanted:
             annotations[id] = _less(record, "image_id", "bbox")
     for ref in refs:
-        for region in inputs.parsed([ref], lambda r: [_region(r, images, annotations, pictures)]):
+        for region in inputs.parsed(_region, ref, images, annotations, pictures):
             yield ref, region
 
 

@@ -21,6 +21,7 @@ from cotbal.data.processes import processes
 from cotbal.data.task_folder import TaskFolder
 from cotbal.data.tokens import MOST_TOKENS, Counter, fitting, load_counter
 from cotbal.data.vqa import Target
+from cotbal.files import is_utf8
 
 TASK = "ShareGPT"
 FILE = "ShareGPT_V3_unfiltered_cleaned_split.json"
@@ -151,8 +152,4 @@ def _wrong(value: str) -> str | None:
         return "holds <image>"
     if any(word in value.lower() for word in BLOCKED):
         return "speaks of the model's maker"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "not UTF-8"
-    return None
+    return None if is_utf8(value) else "not UTF-8"

@@ -60,7 +60,7 @@ def prepare_sharegpt4v(
 
 def _turns(path: Path, pictures: Pictures, inputs: Inputs) -> Iterator[Turn]:
     for place, record in enumerate(read_array(path, inputs)):
-        yield from inputs.parsed([record], lambda r, place=place: [_turn(place, r, pictures)])  # type: ignore[misc]
+        yield from inputs.parsed(_turn, place, record, pictures)
 
 
 def _turn(place: int, record: Record, pictures: Pictures) -> Turn:

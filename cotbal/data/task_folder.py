@@ -5,53 +5,18 @@ OUT/TASK/val.jsonl         held-out questions, one per line; also test.jsonl, te
 OUT/TASK/prepared.json     sizes, hashes, options; written last, so that without it the folder is unfinished
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from cotbal.data.inputs import Inputs
 from cotbal.data.turns import RepeatedIdError, Turn, to_json
-from cotbal.files import remove_leftovers, slug, write_text_atomically, writing_atomically
+from cotbal.files import remove_leftovers, slug, write_json, writing_atomically
+from cotbal.json_records import RecordFile, record_file
 
 SCHEMA_VERSION = 1
 PREPARED = "prepared.json"
-_ENDS = {"json": ("[\n", ",\n", "\n]\n"), "jsonl": ("", "\n", "\n")}
-
-
-class RecordFile:
-    """A file of records that is being written, as a JSON array with a record per line or as JSONL."""
-
-    def __init__(self, stream: BinaryIO, form: str) -> None:
-        self._stream, (self._glue, self._between, self._after) = stream, _ENDS[form]
-        self._digest = hashlib.sha256()
-        self.records = 0
-
-    def add(self, text: str) -> None:
-        """Takes a record, JSON on one line."""
-        self._write(self._glue + text)
-        self._glue = self._between
-        self.records += 1
-
-    def close(self) -> str:
-        """Ends the file; its SHA-256. JSONL without a record stays empty."""
-        if self.records or self._after != "\n":
-            self._write(self._after if self.records else self._glue + self._after)
-        return self._digest.hexdigest()
-
-    def _write(self, text: str) -> None:
-        data = text.encode()
-        self._digest.update(data)
-        self._stream.write(data)
-
-
-@contextmanager
-def record_file(path: Path, form: str) -> Iterator[RecordFile]:
-    """A record file that takes the place of `path` at the end of the block, unless the block raises."""
-    with writing_atomically(path) as stream:
-        yield RecordFile(stream, form)
 
 
 class TaskFolder:
@@ -131,7 +96,7 @@ class TaskFolder:
             "cut": inputs.cut,
             "inputs": dict(sorted(inputs.hashes().items())),
         }
-        write_text_atomically(self.path / PREPARED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_json(self.path / PREPARED, content)
         return content
 
     def _refuse_another(self) -> None:

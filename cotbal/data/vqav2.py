@@ -53,15 +53,9 @@ def _all(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple[str
         annotations = folder / f"v2_mscoco_{name}_annotations.json"
         if split != "test":
             _read_answers(annotations, answers, inputs, people=split == "val")
-
-        def parse(
-            record: Record, split: str = split, subset: str = subset, answers: Lookup = answers
-        ) -> list[Turn]:
-            return [_turn(record, split, subset, answers, pictures)]
-
-        records = (record for _, record in read_lists(questions, inputs, ("questions",)))
-        for turn in inputs.parsed(records, parse):
-            yield split, turn
+        for _, record in read_lists(questions, inputs, ("questions",)):
+            for turn in inputs.parsed(_turn, record, split, subset, answers, pictures):
+                yield split, turn
         if (left := answers.left()) is not None and not inputs.left_out:
             raise ValueError(
                 f"{annotations}: question_id {left}: expected its question in {questions}, got none"
@@ -69,16 +63,16 @@ def _all(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple[str
 
 
 def _read_answers(path: Path, answers: Lookup, inputs: Inputs, *, people: bool) -> None:
-    def parse(record: Record) -> list[None]:
-        # Somebody may have said nothing; what is trained on and scored by default must not be empty.
-        said = [_said(each) for each in members(record, "answers")] if people else None
-        value = [whole(record, "image_id"), filled(record, "multiple_choice_answer"), said]
-        if not answers.put(whole(record, "question_id"), value):
-            raise record.error("question_id", "an id that stands once")
-        return []
+    for _, record in read_lists(path, inputs, ("annotations",)):
+        inputs.parsed(_put_answer, record, answers, people=people)
 
-    for _ in inputs.parsed((record for _, record in read_lists(path, inputs, ("annotations",))), parse):
-        pass
+
+def _put_answer(record: Record, answers: Lookup, *, people: bool) -> None:
+    # Somebody may have said nothing; what is trained on and scored by default must not be empty.
+    said = [_said(each) for each in members(record, "answers")] if people else None
+    value = [whole(record, "image_id"), filled(record, "multiple_choice_answer"), said]
+    if not answers.put(whole(record, "question_id"), value):
+        raise record.error("question_id", "an id that stands once")
 
 
 def _said(answer: Record) -> str:

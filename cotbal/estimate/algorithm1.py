@@ -60,11 +60,7 @@ class Algorithm1:
         runs = {"mini": recipe.mini(), **recipe.probes(self.mode)}
         if MODES[self.mode].equal:
             runs["equal"] = recipe.equal()
-        values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
-        rows = {name: [values[name][task] for task in tasks] for name in runs}
-        items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
-        kept = {name: {task: of_run[task] for task in tasks} for name, of_run in items.items() if of_run}
-        has_items = len(kept) == len(runs)
+        rows, items, clusters = self._measured(runs, results)
         return Scores(
             tasks,
             rows["mini"],
@@ -72,22 +68,16 @@ class Algorithm1:
             equal=rows.get("equal"),
             single_mini=self._single_scores(MINI, results) if self.precise else None,
             single_full=self._single_scores(FULL, results) if self.precise else None,
-            items=kept if has_items else None,
-            clusters=self._clusters(runs, results) if has_items else None,
+            items=items or None,
+            clusters=clusters,
             transforms=recipe.transforms,
         )
 
     def two_models(self, results: Results) -> TwoModels:
         """The scores where there are no probes, from the results of the runs that hold them."""
         recipe, runs = self.recipe, {"mini": self.recipe.mini(), "equal": self.recipe.equal()}
-        values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
-        mini, equal = ([values[name][task] for task in recipe.tasks] for name in runs)
-        items = {name: recipe.validation_items(run, results) for name, run in runs.items()}
-        kept = {name: of_run for name, of_run in items.items() if of_run}
-        if len(kept) < len(runs):
-            return TwoModels(recipe.tasks, mini, equal, transforms=recipe.transforms)
-        clusters = self._clusters(runs, results)
-        return TwoModels(recipe.tasks, mini, equal, kept, clusters, recipe.transforms)
+        rows, items, clusters = self._measured(runs, results)
+        return TwoModels(recipe.tasks, rows["mini"], rows["equal"], items, clusters, recipe.transforms)
 
     def weights(self, results: Results, rule: str = "cotbal") -> TaskWeights:
         """The task weights by a rule, the fixed tasks included, from the results of the scored runs.
@@ -141,6 +131,19 @@ class Algorithm1:
         if scores.items:
             written["items"] = write_items(folder / "items.json", scores.items, scores.clusters)
         return written
+
+    def _measured(
+        self, runs: Mapping[str, RunSpec], results: Results
+    ) -> tuple[dict[str, list[float]], dict[str, dict[str, Sequence[float]]], Clusters]:
+        """By run the scores in the tasks' order, and the items and clusters where every run has them."""
+        recipe, tasks = self.recipe, self.recipe.tasks
+        values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
+        rows = {name: [values[name][task] for task in tasks] for name in runs}
+        items = {name: recipe.validation_items(run, results) or {} for name, run in runs.items()}
+        if not all(items.values()):
+            return rows, {}, {}
+        kept = {name: {t: of_run[t] for t in tasks if t in of_run} for name, of_run in items.items()}
+        return rows, kept, self._clusters(runs, results)
 
     def _clusters(self, runs: Mapping[str, RunSpec], results: Results) -> Clusters:
         """Those of all models; other ones mean other items, or another order of them."""

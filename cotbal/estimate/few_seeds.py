@@ -32,6 +32,12 @@ def stretched(draws: Tensor, of_seeds: Tensor | None, n_seeds: int, level: float
     return centre + few * (draws - centre)
 
 
+def percentiles(draws: Tensor, level: float) -> Tensor:
+    """Return (2, ...), the ends of the interval of draws (K, ...); NaN where a draw has no value."""
+    tail = (1 - level) / 2
+    return torch.quantile(draws, torch.tensor([tail, 1 - tail], dtype=draws.dtype), dim=0)
+
+
 def few_seeds(n_seeds: int) -> list[str]:
     """Return what to know of intervals where they are of two seeds."""
     if n_seeds != 2:

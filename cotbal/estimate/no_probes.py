@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, checked_clusters
-from cotbal.estimate.few_seeds import stretched
+from cotbal.estimate.few_seeds import percentiles, stretched
 from cotbal.estimate.formulas import difficulty_of, weights_of
 from cotbal.estimate.resample import (
     SOURCES,
@@ -105,7 +105,8 @@ class TwoModels:
         Raises:
             ValueError: a score <= 0, where the ratio means nothing.
         """
-        part, whole = self._oriented([self.mini, self.equal])
+        rows = torch.tensor([[*self.mini], [*self.equal]], dtype=torch.float64)
+        part, whole = oriented(rows, tuple(self.tasks), dict(self.transforms))
         for task, mini, equal in zip(self.tasks, part.tolist(), whole.tolist(), strict=True):
             if mini <= 0 or equal <= 0:
                 raise ValueError(
@@ -166,8 +167,7 @@ class TwoModels:
         )
         if alone:
             drawn = stretched(drawn, alone[0], len(self.by_seed), level).clamp(0, len(self.tasks))
-        tail = (1 - level) / 2
-        return torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0).T
+        return percentiles(drawn, level).T
 
     def undefined(self, *, draws: int = 2000, seed: int = 0) -> dict[str, str]:
         """The tasks whose difficulty is not defined in every draw, each with the reason in words.
@@ -207,9 +207,6 @@ class TwoModels:
             return cls(tasks, mini, equal, items or {}, clusters or {}, transforms)
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
-
-    def _oriented(self, rows: Sequence[Sequence[float]] | Tensor) -> Tensor:
-        return oriented(torch.as_tensor(rows, dtype=torch.float64), tuple(self.tasks), dict(self.transforms))
 
     def _items_by_seed(self) -> list[Mapping[str, Mapping[str, Sequence[float]]]]:
         return [table.items for table in self.by_seed or (self,)]

@@ -116,7 +116,7 @@ def seed_of(seed: int, task: str) -> int:
     return crc32(f"{seed} {task}".encode())
 
 
-def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Tensor:
+def seed_shares(n_seeds: int, draws: int, over: Sequence[str]) -> Tensor:
     """(K, S) float64: what each seed counts in each draw; the rows sum to 1.
 
     The mean by them is normal, with the standard error that the seeds show.
@@ -124,7 +124,7 @@ def seed_shares(n_seeds: int, draws: int, seed: int, over: Sequence[str]) -> Ten
     even = torch.full((draws, n_seeds), 1.0 / n_seeds, dtype=torch.float64)
     if "seeds" not in over or n_seeds == 1:
         return even
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     noise = torch.randn(draws, n_seeds, generator=generator, dtype=torch.float64)
     return even + (noise - noise.mean(1, keepdim=True)) / (n_seeds * (n_seeds - 1)) ** 0.5
 
@@ -192,7 +192,7 @@ def drawn_means(
         over: "items", "seeds" or both: which noise is in the draws.
         clusters: (n,) a number per item, as in `resample`.
     """
-    shares = seed_shares(len(items), draws, 0, over)
+    shares = seed_shares(len(items), draws, over)
     if "items" not in over:
         return torch.einsum("ks,sr->kr", shares, items.mean(-1))
     sums, sizes = cluster_sums(items, clusters, name)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.formulas import contribution_of, difficulty_of
-from cotbal.estimate.resample import SOURCES, Draws, resample
+from cotbal.estimate.resample import Draws, resample
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
 
@@ -106,13 +106,7 @@ class ShrunkSignals:
         return self.difficulty.applied(D)
 
 
-def shrunk_signals(
-    tables: Sequence[Scores],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-    over: Sequence[str] = SOURCES,
-) -> ShrunkSignals:
+def shrunk_signals(tables: Sequence[Scores], *, draws: int = 2000) -> ShrunkSignals:
     """The shrinkage of the signals of one table, or of the mean of one per seed; it needs their items.
 
     Raises:
@@ -122,8 +116,7 @@ def shrunk_signals(
     gains = pooled.oriented("probes").diagonal() - pooled.oriented("mini")
     if not bool((gains > 0).any()):
         raise ValueError("shrink: no task gains from its own data, so that C says nothing; use rule 'equal'")
-    drawn = resample(tables, draws=draws, seed=seed, over=over)
-    return ShrunkSignals.of(pooled, drawn)
+    return ShrunkSignals.of(pooled, resample(tables, draws=draws))
 
 
 def _scatter(x: Tensor, s2: Tensor) -> Tensor:

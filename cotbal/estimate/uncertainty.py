@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cotbal.estimate.clusters import Clusters, cluster_sums
-from cotbal.estimate.few_seeds import stretched
+from cotbal.estimate.few_seeds import percentiles, stretched
 from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
 from cotbal.estimate.resample import (
@@ -165,7 +165,7 @@ def uncertainty(
         alone = _quantities(pooled, resample(tables, draws=draws, over=("seeds",)), temperature, alpha)
 
     def interval(name: str) -> Tensor:
-        return _interval(stretched(found[name], alone.get(name), len(tables), level), level)
+        return percentiles(stretched(found[name], alone.get(name), len(tables), level), level)
 
     rules: dict[str, RuleNoise | None] = {}
     for rule in RULES:
@@ -285,12 +285,6 @@ def _gains(items: Tensor, n_tasks: int) -> Tensor:
     return items[..., 1 : n_tasks + 1, :] - items[..., :1, :]
 
 
-def _interval(values: Tensor, level: float) -> Tensor:
-    """(2, ...) the percentiles of the draws (K, ...); NaN where a draw has no value."""
-    tail = (1 - level) / 2
-    return torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
-
-
 def _finite(draws: Tensor) -> Tensor:
     """The draws (K, N) without those few in which an identified denominator of C is just 0."""
     return draws[draws.isfinite().all(1)]
@@ -304,7 +298,7 @@ def _pairs(ends: Tensor) -> list[list[float] | None]:
 def _rule_noise(draws: Tensor, of_seeds: Tensor | None, n_seeds: int, level: float) -> RuleNoise:
     # No weight is below 0 or above N, whatever few seeds leave open.
     weights = stretched(draws, of_seeds, n_seeds, level).clamp(0, draws.shape[1])
-    low, high = _interval(weights, level)
+    low, high = percentiles(weights, level)
     above = (weights[:, :, None] > weights[:, None, :]).double().mean(0)
     tied = (weights[:, :, None] == weights[:, None, :]).double().mean(0)
     # Simultaneous: the largest deviation of any weight, in its own standard errors.

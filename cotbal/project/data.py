@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 from cotbal.estimate.recipe import MINI, QUARTER
-from cotbal.files import slug, write_json, writing_atomically
-from cotbal.json_records import read_records, with_task
+from cotbal.files import slug, write_json
+from cotbal.json_records import read_records, record_file, with_task
 from cotbal.project.config import Project
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
@@ -126,18 +125,15 @@ def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:
         OSError: as of `prepare`.
         ValueError: a file is not the one that its part has the hash of.
     """
-    with writing_atomically(path) as stream:
-        _write(stream, chain.from_iterable(map(_texts, parts)), form)
+    return _write(path, chain.from_iterable(map(_texts, parts)), form)
+
+
+def _write(path: Path, texts: Iterable[str], form: str) -> Path:
+    with record_file(path, form) as file:
+        for text in texts:
+            file.add(text)
+        file.close()
     return path
-
-
-def _write(stream: BinaryIO, texts: Iterable[str], form: str) -> None:
-    before, between, after = ("[\n", ",\n", "\n]\n") if form == "json" else ("", "\n", "\n")
-    glue = before
-    for text in texts:
-        stream.write((glue + text).encode())
-        glue = between
-    stream.write(after.encode())
 
 
 def _write_subset(project: Project, seed: int, full: Part, ratio: Fraction) -> Path:
@@ -149,9 +145,8 @@ def _write_subset(project: Project, seed: int, full: Part, ratio: Fraction) -> P
     if not path.exists():
         limit = largest_chosen(seed, full.task, full.records, chosen)
         number = sample_numbers(seed, full.task)
-        with writing_atomically(path) as stream:
-            texts = enumerate(_texts(full))
-            _write(stream, (text for place, text in texts if number(place) <= limit), "json")
+        texts = enumerate(_texts(full))
+        _write(path, (text for place, text in texts if number(place) <= limit), "json")
     return path
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotbal.report import page_tables, seeds
-from cotbal.report.comparison_tables import markdown
+from cotbal.report.comparison_tables import finals_tables, markdown
 from cotbal.report.comparison_tables import plain as _plain
-from cotbal.report.page import finals_tables, runs_line
+from cotbal.report.page import runs_line
 
 
 def card(

@@ -18,6 +18,11 @@ def value_in(row: Mapping[str, Any], key: str) -> Estimate:
     return InInterval(row[key], *ends) if ends else Estimate(row[key], None)
 
 
+def finals_tables(finals: Comparison) -> list[PageTable]:
+    """Return the scores of the final models and, with a baseline, the improvement over it."""
+    return [scores_table(finals), *([improvement_table(finals)] if finals["baseline"] else [])]
+
+
 def scores_table(comparison: Comparison) -> PageTable:
     """Return the scores by method and test set with dI and dE, the best of each stressed (table 2)."""
     columns, methods = comparison["columns"], comparison["methods"]

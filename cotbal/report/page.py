@@ -8,7 +8,7 @@ from typing import Any
 
 from cotbal.files import write_text_atomically
 from cotbal.report import page_tables, seeds
-from cotbal.report.comparison_tables import improvement_table, scores_table
+from cotbal.report.comparison_tables import finals_tables
 from cotbal.report.embed import inline_svg, png_data_uri
 from cotbal.report.figures import draw_figures
 from cotbal.report.noise import lost_columns, without_value
@@ -68,11 +68,6 @@ def render_page(
         finals_tables=finals_tables(finals) if finals else [],
         **known,
     )
-
-
-def finals_tables(finals: Mapping[str, Any]) -> list[page_tables.PageTable]:
-    """Return the scores of the final models and, with a baseline, the improvement over it."""
-    return [scores_table(finals), *([improvement_table(finals)] if finals["baseline"] else [])]
 
 
 def _of_results(results: seeds.Results) -> dict[str, Any]:

@@ -37,9 +37,15 @@ def print_results(results: seeds.Results, console: Console) -> None:
 
 
 def print_columns(
-    console: Console, title: str, names: Sequence[str], columns: Columns, corner: str = "task"
+    title: str,
+    names: Sequence[str],
+    columns: Columns,
+    corner: str = "task",
+    *,
+    console: Console | None = None,
 ) -> None:
     """Print row names and right-aligned columns, in as many blocks as the width needs."""
+    console = console or Console()
     names = shortened(names)
     width = min(max(map(cell_len, [corner, *names])), max(_NAME_WIDTH, console.width - _NAME_WIDTH))
     room = console.width - width - _PADDING
@@ -79,7 +85,7 @@ def _print_validation(results: seeds.Results, console: Console) -> None:
         "own in full": [spell(table[task][place].mean) for place, task in enumerate(tasks)],
     }
     title = f"Validation scores ({seeds.seeds_note(results)})"
-    print_columns(console, title, tasks, columns)
+    print_columns(title, tasks, columns, console=console)
 
 
 def _print_signals(results: seeds.Results, console: Console) -> None:
@@ -94,8 +100,10 @@ def _print_signals(results: seeds.Results, console: Console) -> None:
         matrix = seeds.contribution(results)
         cells = {str(j + 1): [spell(row[j].mean, 2) for row in matrix] for j in range(len(tasks))}
         title = "Contribution C: row trained in full, column (by number) helped"
-        print_columns(console, title, numbered, cells)
-    print_columns(console, "Contribution to and from the others (means), and difficulty", numbered, means)
+        print_columns(title, numbered, cells, console=console)
+    print_columns(
+        "Contribution to and from the others (means), and difficulty", numbered, means, console=console
+    )
     if note := seeds.imputed_note(results):
         console.print(Text(note))
         console.print()
@@ -106,7 +114,7 @@ def _print_weights(results: seeds.Results, console: Console) -> None:
         seeds.RULES[rule]: [spell(value.mean) for value in seeds.weights(results, rule).values()]
         for rule in seeds.rules(results)
     }
-    print_columns(console, "Weights by rule", results["tasks"], columns)
+    print_columns("Weights by rule", results["tasks"], columns, console=console)
     for task, weight in results["fixed"].items():
         console.print(Text(f"{task}: weight fixed at {spell(weight)}"))
     if results["fixed"]:
@@ -118,7 +126,7 @@ def _print_test(results: seeds.Results, console: Console) -> None:
     columns = {"metric": [row.metric for row in rows]}
     for method in seeds.methods(results):
         columns[method.replace(" (", "\n(")] = [spell(row.by_method[method].mean) for row in rows]
-    print_columns(console, "Test scores by method", [row.task for row in rows], columns)
+    print_columns("Test scores by method", [row.task for row in rows], columns, console=console)
 
 
 def _print_improvement(results: seeds.Results, console: Console) -> None:
@@ -127,7 +135,9 @@ def _print_improvement(results: seeds.Results, console: Console) -> None:
     for key, label in (("delta_i", "dI"), ("delta_e", "dE")):
         columns[f"{label} %"] = [spell_estimate(seeds.summary(results, key, method), 2) for method in methods]
         columns[f"{label} - EW"] = [spell_difference(results, key, method) for method in methods]
-    print_columns(console, "Improvement over the single-task models", methods, columns, corner="method")
+    print_columns(
+        "Improvement over the single-task models", methods, columns, corner="method", console=console
+    )
     console.print(Text(f"dI: higher is better, dE: lower is better. {seeds.noise_note(results)}"))
     console.print()
 

@@ -187,7 +187,7 @@ class Pool:
                 job,
                 f"run {job.name!r}: its worker process died {job.deaths} times, the last time {reason}"
                 f" (SIGKILL is mostly a lack of memory: try fewer {self.crew.number}). End of its log:\n"
-                + self._log_end(job),
+                + log_end(self._folder(job) / LOG_FILE, self.execution.store.out / "runs" / "workers.log"),
             )
         else:
             self.listener.lost(job.name, f"its worker process died ({reason})")
@@ -205,13 +205,14 @@ class Pool:
         self.execution.give_up(job, reason)
         self.listener.failed(job.name, reason)
 
-    def _log_end(self, job: Job) -> str:
-        logs = (self._folder(job) / LOG_FILE, self.execution.store.out / "runs" / "workers.log")
-        texts = (log.read_text(errors="replace").strip() for log in logs if log.exists())
-        return "\n".join(next((text for text in texts if text), "(empty)").splitlines()[-LOG_LINES:])
-
     def _folder(self, job: Job) -> Path:
         return self.execution.store.folder(job.key)
+
+
+def log_end(*logs: Path) -> str:
+    """The last lines of the first of these logs that holds any."""
+    texts = (log.read_text(errors="replace").strip() for log in logs if log.exists())
+    return "\n".join(next((text for text in texts if text), "(empty)").splitlines()[-LOG_LINES:])
 
 
 def in_a_line(error: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import AutoConfig, GenerationConfig
@@ -17,6 +16,7 @@ from transformers import AutoConfig, GenerationConfig
 from cotbal.integrations.answering.questions import Batch, Question, picture_of
 from cotbal.integrations.dialogues import IMAGE
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template, pieces_of
+from cotbal.integrations.huggingface.restored import DTYPE
 
 _ADAPTER = "adapter_config.json"
 
@@ -203,9 +203,7 @@ def load_chat(
     # The end of a prompt has to be at the end of its row.
     words.tokenizer.padding_side = "left"
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
-    # Its new name is an unknown one to transformers before 4.56.
-    old = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
-    options["torch_dtype" if old else "dtype"] = _dtype(dtype, config, device)
+    options[DTYPE] = _dtype(dtype, config, device)
     loaded = kind.model.from_pretrained(weights, **options)
     # Before PEFT wraps it, whose generate may be its own.
     loaded.generation_config = _greedy(loaded.generation_config, words.tokenizer)

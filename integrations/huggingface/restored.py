@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from transformers import Trainer as _Base
 else:
     _Base = object
-_VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
-_DTYPE = "dtype" if _VERSION >= (4, 56) else "torch_dtype"
+# Its new name is an unknown one to transformers before 4.56.
+_OLD = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
+DTYPE = "torch_dtype" if _OLD else "dtype"
 
 
 class RestoredWeights(_Base):
@@ -69,7 +70,7 @@ def restore(model: nn.Module, folder: str) -> None:
     dtypes = {parameter.dtype for parameter in model.parameters()}
     # One that holds all the others' values.
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    options = {_DTYPE: dtype, "config": deepcopy(model.config), "output_loading_info": True}
+    options = {DTYPE: dtype, "config": deepcopy(model.config), "output_loading_info": True}
     saved, told = type(model).from_pretrained(folder, **options)
     lacking = not_loaded(saved, told["missing_keys"])
     if lacking or told["mismatched_keys"]:

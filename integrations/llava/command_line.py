@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.balancing.registry import RULES
+from cotbal.integrations.level_names import DENOMINATORS, LEVELS
 from cotbal.tasks import read_file_tasks
 
 _DESCRIPTION = """\
@@ -127,13 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--level",
-        choices=["auto", "linear", "logits"],
+        choices=LEVELS,
         default="auto",
         help="linear never holds all logits, logits works with any head, auto: linear where it is exact",
     )
     parser.add_argument(
         "--denominator",
-        choices=["step", "world", "micro"],
+        choices=DENOMINATORS,
         default="step",
         help="whose tokens the loss divides by: the whole optimizer step's (Eq. 2), this micro-batch's on "
         "all ranks, this micro-batch's on this device",

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cotbal.integrations.answering.questions import Batch, Question, picture_of
+from cotbal.integrations.dialogues import IMAGE
 from cotbal.integrations.llava.expansion import expanded_labels
-
-_IMAGE = "<image>"
 
 
 class Checkpoint(NamedTuple):
@@ -138,9 +137,9 @@ class Prompts(Dataset[Asked]):
     ) -> None:
         for question in questions:
             # LLaVA would look for another picture there: the next question's, or none.
-            if _IMAGE in question.text:
+            if IMAGE in question.text:
                 raise ValueError(
-                    f"question {question.id!r}: expected a text without {_IMAGE}, put before it where it "
+                    f"question {question.id!r}: expected a text without {IMAGE}, put before it where it "
                     f"has a picture, got {question.text[:60]!r}; take it out"
                 )
         self._checkpoint, self._folder = checkpoint, folder
@@ -176,7 +175,7 @@ class Prompts(Dataset[Asked]):
         text = question.text
         if question.image is not None:
             start_end = getattr(config, "mm_use_im_start_end", False)
-            text = f"{f'<im_start>{_IMAGE}<im_end>' if start_end else _IMAGE}\n{text}"
+            text = f"{f'<im_start>{IMAGE}<im_end>' if start_end else IMAGE}\n{text}"
         talk = self._template.copy()
         talk.append_message(talk.roles[0], text)
         talk.append_message(talk.roles[1], None)

@@ -16,6 +16,7 @@ from cotbal.integrations.huggingface.checkpoint import check_saved
 from cotbal.integrations.huggingface.collator import TASK_IDS
 from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.trainer import loss_scale
+from cotbal.integrations.level_names import DENOMINATORS
 from cotbal.integrations.llava.expansion import check_expansion, expanded_labels
 from cotbal.integrations.llava.position import LLaVAPosition
 from cotbal.normalizer import loss_factor
@@ -27,7 +28,6 @@ TrainingStep = Callable[[Any, Any, Inputs], Tensor]
 
 # Where a trainer keeps what was added to it.
 ATTRIBUTE = "cotbal_training"
-DENOMINATORS = ("step", "world", "micro")
 _STACK = "transformers<4.46"
 
 

@@ -1,6 +1,5 @@
 """What every weighting does for its rule: examples, a rule of one's own, refusals, nothing read back."""
 
-import doctest
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +11,13 @@ import cotbal.balancing
 from cotbal.balancing import DWA, RLW, TLA, IGBv1, StaticWeights, Weighting, by_name
 from tests.balancing.histories import NAMES
 from tests.balancing.rules import all_rules
+from tests.examples import check_examples
 
 
 # Weights is a type, whose examples are those of as_weighting.
 @pytest.mark.parametrize("name", [name for name in cotbal.balancing.__all__ if name != "Weights"])
 def test_every_example_runs(name: str) -> None:
-    examples = doctest.DocTestFinder(recurse=False).find(getattr(cotbal.balancing, name), name)
-    assert sum(len(example.examples) for example in examples) > 0, f"{name} has no example"
-    runner = doctest.DocTestRunner()
-    for example in examples:
-        runner.run(example)
-    assert runner.failures == 0
+    check_examples(getattr(cotbal.balancing, name))
 
 
 class LastLoss(Weighting):

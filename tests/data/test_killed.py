@@ -16,6 +16,7 @@ from tests.cli.watching import children, wait_until
 from tests.data import publishers
 from tests.data.check.records import record, write
 from tests.data.reading import everything, inputs, target
+from tests.runs.fake_runs import alive
 
 SIZE = 30_000
 ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -98,13 +99,6 @@ def works(pid):
     return "_sqlite3" in Path(f"/proc/{pid}/maps").read_text()
 
 
-def runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 # The check and its processes import torch: seconds.
 @pytest.mark.full
 def test_processes_of_a_killed_check_end_with_it(tmp_path):
@@ -123,9 +117,9 @@ def test_processes_of_a_killed_check_end_with_it(tmp_path):
             found = children(process.pid)
             process.kill()
             process.wait()
-            wait_until(lambda: not any(map(runs, found)), seconds=5)
+            wait_until(lambda: not any(map(alive, found)), seconds=5)
     finally:
-        for pid in filter(runs, found):
+        for pid in filter(alive, found):
             os.kill(pid, signal.SIGKILL)
         process.kill()
 

@@ -15,7 +15,7 @@ ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 @pytest.mark.parametrize("n_seeds", [2, 3, 5, 10])
 def test_intervals_of_seeds_alone_hold_the_truth_as_often_as_they_state(n_seeds):
     trainings = torch.randn(n_seeds, 1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    drawn = seed_shares(n_seeds, 1000, 0, ("seeds",)) @ trainings
+    drawn = seed_shares(n_seeds, 1000, ("seeds",)) @ trainings
     assert torch.allclose(drawn.mean(0), trainings.mean(0), atol=0.4)
     low, high = stretched(drawn, drawn, n_seeds, 0.95).quantile(ENDS, dim=0)
     assert ((low <= 0) & (high >= 0)).double().mean().item() == pytest.approx(0.95, abs=0.02)

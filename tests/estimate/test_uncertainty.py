@@ -366,9 +366,9 @@ def test_one_item_or_one_cluster_shows_no_noise_and_raises():
 @pytest.mark.parametrize("n", [2, 3])
 def test_drawn_seeds_scatter_as_a_mean_of_so_many(n):
     scores = column(0.0, 1.0, 5.0)[:n]
-    drawn = seed_shares(n, 40_000, 0, ("seeds",)) @ scores
+    drawn = seed_shares(n, 40_000, ("seeds",)) @ scores
     assert drawn.var().item() == pytest.approx((scores.var() / n).item(), rel=0.03)
-    assert torch.equal(seed_shares(n, 2, 0, ("items",)), torch.full((2, n), 1 / n, dtype=torch.float64))
+    assert torch.equal(seed_shares(n, 2, ("items",)), torch.full((2, n), 1 / n, dtype=torch.float64))
 
 
 def test_the_draws_do_not_hang_on_how_many_are_made_at_a_time(monkeypatch):

@@ -75,7 +75,7 @@ def test_statements_and_names_are_printed_as_they_are():
 def test_a_wide_table_is_continued_below_with_its_names():
     stream = io.StringIO()
     columns = {f"column {i}": ["1.000", "2.000"] for i in range(6)}
-    print_columns(Console(file=stream, width=40), "Wide", ["first", "second"], columns)
+    print_columns("Wide", ["first", "second"], columns, console=Console(file=stream, width=40))
     text = stream.getvalue()
     assert text.count("Wide (continued)") == text.count("first") - 1 >= 1
     assert all(f"column {i}" in text for i in range(6))
@@ -91,7 +91,7 @@ def test_wide_letters_leave_the_numbers_whole():
     columns = {
         name * 2: ["-0.7100"] for name in ("表格", "图像", "文字", "指代", "多轮", "数学", "视频", "文档")
     }
-    print_columns(Console(file=stream, width=80), "C", ["表格问答"], columns)
+    print_columns("C", ["表格问答"], columns, console=Console(file=stream, width=80))
     assert stream.getvalue().count("-0.7100") == 8
     assert all(name in stream.getvalue() for name in columns)
 
@@ -99,5 +99,5 @@ def test_wide_letters_leave_the_numbers_whole():
 def test_rows_of_long_names_stay_apart():
     stream = io.StringIO()
     names = [f"llava_onevision_subset_{number}_of_the_mixture" for number in (1, 2)]
-    print_columns(Console(file=stream, width=80), "C", names, {"D": ["1", "2"]})
+    print_columns("C", names, {"D": ["1", "2"]}, console=Console(file=stream, width=80))
     assert all(f"llava_onevision_subset…{number}" in stream.getvalue() for number in (1, 2))

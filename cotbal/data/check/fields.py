@@ -7,6 +7,7 @@ from cotbal.data.check.boxes import TextBox, boxes
 from cotbal.data.check.findings import shortened
 from cotbal.data.check.lengths import IMAGE, MARKS
 from cotbal.data.pictures import inside
+from cotbal.files import is_utf8
 
 ROLES = ("human", "gpt")
 
@@ -124,15 +125,6 @@ def check_text(text: str, place: str, faults: list[Fault]) -> None:
     """Tells a text that cannot be written."""
     if not is_utf8(text):
         faults.append(("text", place, "text that UTF-8 can hold", shortened(text)))
-
-
-def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold the text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def got_in(fields: dict[str, Any], name: str) -> str:

@@ -14,10 +14,9 @@ from typing import Any, BinaryIO
 from cotbal.data.check.mend import Change, mended
 from cotbal.data.check.repeats import Place
 from cotbal.data.check.run import Check, Source
-from cotbal.data.task_folder import RecordFile, record_file
 from cotbal.data.turns import to_json
 from cotbal.files import remove_leftovers, write_text_atomically, writing_atomically
-from cotbal.json_records import read_records
+from cotbal.json_records import RecordFile, read_records, record_file
 from cotbal.json_window import Record
 
 SCHEMA_VERSION = 1

@@ -17,12 +17,12 @@ from cotbal.data.check.fields import (
     check_turns,
     check_values,
     got_in,
-    is_utf8,
 )
 from cotbal.data.check.findings import shortened
 from cotbal.data.check.lengths import IMAGE, IMAGE_TOKENS, Length, in_tokens, in_words
 from cotbal.data.table1 import TABLE
 from cotbal.data.tokens import MOST_TOKENS, Counter
+from cotbal.files import is_utf8
 from cotbal.tasks import DECLARED, find_task, unknown_task
 
 # The turn of a held-out question.

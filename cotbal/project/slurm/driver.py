@@ -23,7 +23,7 @@ from cotbal.project.slurm.task import read_failure
 from cotbal.project.slurm.tickets import Ticket, drop_ticket, jobs_in_queue, slurm_folder
 from cotbal.runs.execution import Execution, Job
 from cotbal.runs.plan import Plan
-from cotbal.runs.pool import LOG_LINES, MAX_RETRIES, Listener, in_a_line
+from cotbal.runs.pool import MAX_RETRIES, Listener, in_a_line, log_end
 from cotbal.runs.store import LOG_FILE, Store
 
 # How often the disk is looked at.
@@ -308,12 +308,8 @@ class SlurmPool:
 
     def _log_end(self, live: Live) -> str:
         """Of the run's log; of the job's own where the run has not begun."""
-        logs = (
-            self._folder(live.job) / LOG_FILE,
-            *(slurm_folder(self._out) / f"{live.id}_0_log.{end}" for end in ("err", "out")),
-        )
-        texts = (log.read_text(errors="replace").strip() for log in logs if log.exists())
-        return "\n".join(next((text for text in texts if text), "(empty)").splitlines()[-LOG_LINES:])
+        of_job = (slurm_folder(self._out) / f"{live.id}_0_log.{end}" for end in ("err", "out"))
+        return log_end(self._folder(live.job) / LOG_FILE, *of_job)
 
     def _folder(self, job: Job) -> Path:
         return self.execution.store.folder(job.key)

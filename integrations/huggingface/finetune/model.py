@@ -4,12 +4,12 @@ import re
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind
+from cotbal.integrations.huggingface.restored import DTYPE
 
 # Within a vision tower what makes words of its patches, as of Qwen-VL and GLM-V.
 _PROJECTORS = ("merger", "patch_merger", "merger_list", "deepstack_merger_list")
@@ -40,9 +40,7 @@ def load_model(
         ImportError, OSError, ValueError: it cannot be loaded.
     """
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
-    # Its new name is an unknown one to transformers before 4.56.
-    old = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
-    own = options["torch_dtype" if old else "dtype"] = dtype_of(dtype, args, has_lora)
+    own = options[DTYPE] = dtype_of(dtype, args, has_lora)
     if bits is not None:
         four = {
             "bnb_4bit_quant_type": "nf4",

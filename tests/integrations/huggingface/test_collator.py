@@ -20,6 +20,14 @@ RECORDS = [
 ]
 
 
+class Tokenizer:
+    padding_side = "right"
+    model_input_names = ("input_ids",)
+
+    def pad(self, features: Any, **_: Any) -> dict[str, torch.Tensor]:
+        return {key: torch.tensor([each[key] for each in features]) for key in features[0]}
+
+
 def test_ids_are_int64_in_the_order_of_the_tasks() -> None:
     batch = TaskCollator(default_data_collator, ["a", "b"])(RECORDS)
     assert batch["cotbal_task_ids"].dtype == torch.int64
@@ -116,13 +124,6 @@ def test_records_and_batches_that_are_no_mappings_are_refused() -> None:
 
 
 def test_text_that_transformers_makes_no_tensor_of_is_named() -> None:
-    class Tokenizer:
-        padding_side = "right"
-        model_input_names = ("input_ids",)
-
-        def pad(self, features: Any, **_: Any) -> dict[str, torch.Tensor]:
-            return {key: torch.tensor([each[key] for each in features]) for key in features[0]}
-
     records = [{"input_ids": [1], "id": "x7", "dataset": "a"}]
     message = (
         r"-- the records hold text under id, dataset, of which DataCollatorWithPadding .* field=\.\.\.\)"
@@ -137,13 +138,6 @@ def test_one_name_is_not_taken_for_its_letters() -> None:
 
 
 def test_it_wraps_transformers_padding_collator() -> None:
-    class Tokenizer:
-        padding_side = "right"
-        model_input_names = ("input_ids",)
-
-        def pad(self, features: Any, **_: Any) -> dict[str, torch.Tensor]:
-            return {"input_ids": torch.tensor([each["input_ids"] for each in features])}
-
     batch = TaskCollator(DataCollatorForSeq2Seq(Tokenizer()), ["a", "b"])(RECORDS)
     assert batch["cotbal_task_ids"].tolist() == [1, 0]
 

@@ -34,11 +34,6 @@ def _shuffled() -> list[str]:
     return tasks
 
 
-def texts(records: list[dict[str, Any]]) -> list[str]:
-    """What the tokenizer learns its pieces from."""
-    return [turn["value"].replace("<image>", "") for record in records for turn in record["conversations"]]
-
-
 def _record(number: int, task: str, generator: random.Random, folder: Path) -> dict[str, Any]:
     colour = generator.choice(_COLOURS)
     # The number makes each question unlike the others: a row of a batch tells which record it is.

@@ -14,7 +14,8 @@ import yaml
 from tokenizers import ByteLevelBPETokenizer
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
-from tests.integrations.llava_next.records import make_records, texts
+from tests.integrations.llava.records import texts
+from tests.integrations.llava_next.records import make_records
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 # A size that NeXT accepts for its grid of crops; each crop becomes 4 x 4 rows without a label.
