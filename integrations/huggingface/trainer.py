@@ -17,7 +17,7 @@ from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
 from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.checkpoint import check_saved, load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
-from cotbal.integrations.huggingface.engine import loss_scale, tensor_parallel
+from cotbal.integrations.huggingface.engine import loss_scale, tell_precision, tensor_parallel
 from cotbal.integrations.huggingface.known_tasks import check_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
@@ -180,6 +180,7 @@ class CoTBalMixin(RestoredWeights):
         self.balance.start()
         check_saved(self, self.balance)
         check_tasks(self)
+        tell_precision(self)
         self._held, self._opened_at, self._has_begun = [], None, False
         try:
             outcome = super()._inner_training_loop(*args, **kwargs)
