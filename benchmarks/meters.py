@@ -1,6 +1,6 @@
 """Measuring on one device: time, peak memory, and the two ceilings, a copy and a product."""
 
-import os
+import gc
 import platform
 import re
 import statistics
@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from cotbal.doctor.measure import peak_mib
 
 Step = Callable[[], Any]
 MIB = 2**20
@@ -77,6 +78,8 @@ class CudaMeter:
         return start, stop
 
     def peak_mib(self, step: Step) -> float:
+        # What an earlier step left in cycles would be freed within this one.
+        gc.collect()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -117,8 +120,6 @@ class CpuMeter:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
-        # Else the profiler says on the terminal that it starts and stops.
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
     def milliseconds(self, step: Step) -> list[float]:
         estimate = self._once(step)
@@ -131,15 +132,7 @@ class CpuMeter:
         return 1e3 * (time.perf_counter() - start)
 
     def peak_mib(self, step: Step) -> float:
-        # From torch's own allocator: the process's memory has gaps left by what ran before.
-        with torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        ) as recorded:
-            step()
-        results = recorded.profiler.kineto_results if recorded.profiler is not None else None
-        events = [] if results is None else [e for e in results.events() if e.name() == "[memory]"]
-        changes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-        return max(accumulate(changes), default=0) / MIB
+        return peak_mib(step, self.device)
 
     def without_waiting(self, step: Step) -> str:
         return ""

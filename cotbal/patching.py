@@ -87,9 +87,10 @@ def patch(
     Args:
         target: None or the module `llava`: LLaVA's own `train()`, whenever it is called afterwards. A
             `transformers.Trainer`: that trainer. A transformers model: its loss, for a loop of your own.
-        weights: `TaskWeights`, a mapping from task to weight, a list in the order of `tasks`, a file with any
-            of these, or a rule of `cotbal.balancing`. By default the file that the environment variable
-            COTBAL_WEIGHTS names, else all 1 with the curves of each task.
+        weights: `TaskWeights`, a mapping from task to weight, a list in the order of `tasks` or of the
+            Trainer's `TaskCollator`, a file with any of these, or a rule of `cotbal.balancing`. By default
+            the file that the environment variable COTBAL_WEIGHTS names, else all 1 with the curves of each
+            task.
         tasks: the names in the order of their ids, by default those of the weights, else of the data (stated
             for a model, which sees numbers alone); or a mapping from file to task, for records that do not
             name theirs.
@@ -137,7 +138,7 @@ def patch(
         raise ValueError("target: expected one that is not patched, got a patched one; call unpatch() first")
     if not (tasks is None or isinstance(tasks, Mapping)):
         tasks = task_names(tasks)
-    weighting = _weighting(weights, tasks)
+    weighting = _weighting(weights, _names(target, tasks))
     options = {"weighting": weighting, "tasks": tasks, "level": level, "denominator": denominator}
     handle = PatchHandle(target, _put_in(target, options))
     _handles.append(weakref.ref(handle, _handles.remove))
@@ -183,7 +184,15 @@ def _llava() -> ModuleType:
     return llava_package()
 
 
-def _weighting(weights: Weights | None, tasks: Iterable[str] | Mapping[str, str] | None) -> Weighting | None:
+def _names(target: Any, tasks: Iterable[str] | Mapping[str, str] | None) -> Iterable[str] | None:
+    """The names of weights in a list: those stated, else those of the Trainer's `TaskCollator`."""
+    if tasks is not None or not hasattr(target, "data_collator"):
+        return None if isinstance(tasks, Mapping) else tasks
+    from cotbal.integrations.huggingface.collator import collator_tasks
+
+    return collator_tasks(target.data_collator)
+
+
+def _weighting(weights: Weights | None, names: Iterable[str] | None) -> Weighting | None:
     chosen = os.environ.get(_ENVIRONMENT) or None if weights is None else weights
-    names = None if isinstance(tasks, Mapping) else tasks
     return None if chosen is None else as_weighting(chosen, names)

@@ -73,7 +73,9 @@ def reduce_losses(losses: Tensor, weights: Tensor, divisor: Tensor | None, reduc
 
     The divisor (0-d) is sum_r w_r cw[y_r], or the denominator that was given. Where it is 0 so is the loss.
     """
-    weighted = weights * losses
+    # A row of weight 0 is read for the gradient in the weights; it adds 0 all the same, not 0 * inf.
+    adds_nothing = (weights == 0) & ~losses.isfinite()
+    weighted = torch.where(adds_nothing, torch.zeros_like(losses), weights * losses)
     if reduction == "none":
         return weighted
     total = weighted.sum()

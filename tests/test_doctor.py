@@ -1,3 +1,4 @@
+import gc
 import json
 from collections import UserDict
 from pathlib import Path
@@ -22,6 +23,7 @@ from cotbal.doctor import (
 from cotbal.doctor.batches import check_batch
 from cotbal.doctor.compare import _on
 from cotbal.doctor.engine import compare_under_deepspeed
+from cotbal.doctor.measure import MIB, peak_mib
 from cotbal.integrations.huggingface import TaskCollator, levels
 from cotbal.integrations.huggingface.loss_position import LogitShape
 from tests.integrations.huggingface.level_cases import FROM_5, Size, build
@@ -96,6 +98,21 @@ def test_the_linear_level_needs_less_memory() -> None:
     model = load_model()
     own, ones, *_ = compare(model, random_batch(model), "linear").passes
     assert ones.peak_mib < 0.8 * own.peak_mib
+
+
+def test_what_an_earlier_step_left_is_not_taken_off_a_peak() -> None:
+    """In a cycle, which is freed whenever the collector comes by."""
+
+    def leaves() -> None:
+        cycle: list[Any] = [torch.ones(2 * MIB // 4)]
+        cycle.append(cycle)
+
+    def step() -> None:
+        gc.collect()
+        torch.ones(4 * MIB // 4)
+
+    cpu = torch.device("cpu")
+    assert [peak_mib(each, cpu) for each in (leaves, step)] == [2.0, 4.0]
 
 
 def test_a_wrong_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

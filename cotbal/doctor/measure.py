@@ -1,5 +1,6 @@
 """Time and peak memory of one step."""
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ def milliseconds(step: Step, device: torch.device) -> float:
 
 def peak_mib(step: Step, device: torch.device) -> float:
     """How far one call of `step` raises the memory of tensors above what is held before it, in MiB."""
+    # What an earlier step left in cycles would be freed within this one, and taken off its peak.
+    gc.collect()
     if device.type != "cuda":
         return _peak_on_cpu(step)
     torch.cuda.synchronize(device)

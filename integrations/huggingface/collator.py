@@ -14,6 +14,7 @@ TASK_IDS = "cotbal_task_ids"
 # A host integer, at least the batch's valid labels: with it nobody waits for a GPU to count them.
 VALID_COUNT = "cotbal_valid_count"
 OTHER_KEY = "TaskCollator(collator, tasks, field=...) reads the task from a key of another name"
+NO_TASKS = "evaluation needs no tasks: take them out of its records, or give it known ones"
 # Under a new key: what is mapped in place stays a number.
 _NAMES_OF_CLASSES = (
     "a ClassLabel column becomes its names by ds.map(lambda r: {'name': "
@@ -64,7 +65,9 @@ class TaskCollator:
         self.count_valid = count_valid
         # What a trainer calls the records in an error, where they are not those it trains on.
         self.evaluated: str | None = None
-        self._keys = {"task", *self.fields, *([] if file_field is None else [file_field])}
+        # Those of a record that tell its task.
+        files = () if file_field is None else (file_field,)
+        self.keys = tuple(dict.fromkeys(("task", *self.fields, *files)))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -81,11 +84,11 @@ class TaskCollator:
         for record in features:
             _check_mapping("records", record, "from its keys to their values")
         batch = self._batch(
-            [{key: record[key] for key in record if key not in self._keys} for record in features]
+            [{key: record[key] for key in record if key not in self.keys} for record in features]
         )
-        if any(record.get(key) is not None for record in features for key in self._keys):
+        if any(record.get(key) is not None for record in features for key in self.keys):
             check_order(features, batch)
-            batch[TASK_IDS] = torch.tensor([self._id(record) for record in features], dtype=torch.int64)
+            batch[TASK_IDS] = torch.tensor([self.task_id(record) for record in features], dtype=torch.int64)
             labels = batch.get("shift_labels", batch.get("labels"))
             if self.count_valid and isinstance(labels, Tensor):
                 batch[VALID_COUNT] = int((labels != -100).sum())
@@ -107,14 +110,19 @@ class TaskCollator:
         _check_mapping("collator", batch, "with the tensors of a batch")
         return dict(batch)
 
-    def _id(self, record: Mapping[str, Any]) -> int:
+    def task_id(self, record: Mapping[str, Any]) -> int:
+        """The id of a record's task.
+
+        Raises:
+            TypeError: it is no text.
+            ValueError: it is not known, or none is told.
+        """
         try:
             return self.index.id(self._task(record))
         except (TypeError, ValueError) as error:
             if self.evaluated is None:
                 raise
-            remedy = "evaluation needs no tasks: take them out of its records, or give it known ones"
-            raise type(error)(f"{self.evaluated}: {error}; {remedy}") from error
+            raise type(error)(f"{self.evaluated}: {error}; {NO_TASKS}") from error
 
     def _task(self, record: Mapping[str, Any]) -> str:
         file = record.get(self.file_field) if self.file_field else None

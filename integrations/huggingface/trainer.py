@@ -17,6 +17,8 @@ from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
 from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.checkpoint import check_saved, load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
+from cotbal.integrations.huggingface.engine import loss_scale, tell_precision, tensor_parallel
+from cotbal.integrations.huggingface.known_tasks import check_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer, no_step
@@ -108,7 +110,7 @@ class CoTBalMixin(RestoredWeights):
             weighting,
             StepLoss(len(names), **options),
             device=self.args.device,
-            replicas=_tensor_parallel(self),
+            replicas=tensor_parallel(self),
         )
         self.tasks, self.step_loss = names, self.balance.step_loss
         self._level, self._has_loss = level, False
@@ -177,6 +179,8 @@ class CoTBalMixin(RestoredWeights):
         # Not in `train`: auto_find_batch_size starts again within it.
         self.balance.start()
         check_saved(self, self.balance)
+        check_tasks(self)
+        tell_precision(self)
         self._held, self._opened_at, self._has_begun = [], None, False
         try:
             outcome = super()._inner_training_loop(*args, **kwargs)
@@ -381,20 +385,3 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
         >>> trainer.tasks, trainer.installed.level
         (('VQAv2', 'GQA'), 'linear')
     """
-
-
-def _tensor_parallel(trainer: Any) -> int:
-    """How many ranks hold the same batch."""
-    size = getattr(trainer, "get_tp_size", None)
-    return size() if size is not None else getattr(trainer.model, "_tp_size", None) or 1
-
-
-def loss_scale(trainer: Any) -> Tensor | None:
-    """What the loss of an fp16 run is multiplied by before its backward pass, 0-d float32; else None."""
-    one = torch.ones((), device=trainer.args.device)
-    if (scaler := trainer.accelerator.scaler) is not None:
-        return scaler.scale(one)
-    wrapped = getattr(trainer.accelerator, "deepspeed_engine_wrapped", None)
-    if wrapped is not None and wrapped.engine.fp16_enabled():
-        return one * float(wrapped.engine.optimizer.loss_scale)
-    return None

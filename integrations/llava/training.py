@@ -14,8 +14,8 @@ from cotbal.balancing import StaticWeights, Weighting
 from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.checkpoint import check_saved
 from cotbal.integrations.huggingface.collator import TASK_IDS
+from cotbal.integrations.huggingface.engine import loss_scale
 from cotbal.integrations.huggingface.heads import inner_model
-from cotbal.integrations.huggingface.trainer import loss_scale
 from cotbal.integrations.level_names import DENOMINATORS
 from cotbal.integrations.llava.expansion import check_expansion, expanded_labels
 from cotbal.integrations.llava.position import LLaVAPosition

@@ -218,6 +218,28 @@ def test_nothing_valid_is_zero_with_its_graph(
     assert stats.token_count.tolist() == [0]
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
+def test_an_infinite_loss_of_weight_0_adds_nothing_where_the_weights_want_a_gradient(
+    impl: str, reduction: str
+) -> None:
+    logits = torch.zeros(3, 40)
+    logits[1, 0] = -torch.inf
+    logits.requires_grad_()
+    labels, task_ids = torch.tensor([0, 0, 2]), torch.tensor([0, 1, 0])
+    weights = torch.tensor([1.0, 0.0], requires_grad=True)
+    loss = cotbal.gtw_cross_entropy(logits, labels, task_ids, weights, reduction=reduction, impl=impl)
+    each = math.log(40)
+    expected = {"weighted_mean": each, "sum": 2 * each, "none": [each, 0.0, each]}[reduction]
+    assert torch.allclose(loss, torch.tensor(expected, dtype=loss.dtype), rtol=1e-5, atol=0)
+    loss.sum().backward()
+    assert logits.grad is not None
+    assert (logits.grad[1] == 0).all()
+    assert weights.grad is not None
+    assert weights.grad[0].item() == pytest.approx(0 if reduction == "weighted_mean" else 2 * each, abs=1e-5)
+    assert not weights.grad[1].isfinite()
+
+
 @of_itself
 @given(st.data())
 def test_same_bits_every_time(impl: str, dtype: torch.dtype, data: st.DataObject) -> None:

@@ -28,10 +28,11 @@ from cotbal.integrations.huggingface.finetune.options import Options, parse
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, Records, check_pictures, read_files
 from cotbal.integrations.huggingface.finetune.sampler import FinetuneTrainer, groups_lengths
 from cotbal.integrations.telling import data_in_words, refuse
-from cotbal.tasks import read_file_tasks
+from cotbal.tasks import find_task, read_file_tasks
 
 _GATHERS = "stage3_gather_16bit_weights_on_model_save"
 SETTINGS_FILE = "cotbal_finetune.json"
+_FILE_TASKS = "file_tasks"
 # Of a step: batch size x accumulation x ranks; of a micro-batch: batch size x ranks.
 _SIZES = ("records_per_step", "records_per_micro_batch")
 # With the seed, the order of the records.
@@ -284,6 +285,9 @@ def _settings(
     settings = {name: value for name, value in asdict(options).items() if value != plain[name]}
     # The pictures may have moved, and a file have another name.
     settings.pop("image_folder", None)
+    settings.pop("tasks", None)
+    file_tasks = read_file_tasks(options.tasks)
+    settings[_FILE_TASKS] = [find_task({}, file=path, file_tasks=file_tasks)[1] for path in options.data]
     settings |= {"data": records.digests, "seed": args.seed, "schema_version": 1}
     # Trainers find the place in the data by the number of steps.
     n_batch = args.train_batch_size * args.world_size
@@ -305,8 +309,9 @@ def _resumed(args: TrainingArguments, settings: dict[str, Any]) -> str | None:
     if checkpoint is not None:
         remedy = "take another --output_dir, or remove its checkpoints"
         begun = json_object(path, "what the training was begun with", remedy) if path.is_file() else {}
-        # An earlier version has not told these.
-        begun = {name: settings[name] for name in (*_SIZES, *_ORDER) if name in settings} | begun
+        # An earlier version has not told these; it told the files' tasks by names that may have changed.
+        begun = {name: settings[name] for name in (*_SIZES, *_ORDER, _FILE_TASKS) if name in settings} | begun
+        begun.pop("tasks", None)
         other = sorted(key for key in settings | begun if begun.get(key) != settings.get(key))
         told = [f"{key} ({begun.get(key)}, now {settings.get(key)})" for key in other if key in _NUMBERS]
         if wrong := [key for key in other if key not in _FREE]:

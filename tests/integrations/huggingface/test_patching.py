@@ -161,6 +161,18 @@ def test_a_task_collator_stays_and_gives_the_names(tmp_path: Path) -> None:
     assert "data_collator: wrapped in a TaskCollator" in repr(cotbal.patch(other, weights=WEIGHTS))
 
 
+def test_a_list_of_weights_is_in_the_order_of_the_task_collators_tasks(tmp_path: Path) -> None:
+    file = tmp_path / "weights.json"
+    file.write_text("[0.25, 4.0]")
+    for weights in ([0.25, 4.0], file):
+        patched = plain(tmp_path, data_collator=TaskCollator(pad, TASKS[::-1]))
+        cotbal.patch(patched, weights=weights)
+        assert dict(patched.weighting.given) == {"long": 0.25, "short": 4.0}
+        assert patched.tasks == TASKS[::-1]
+    with pytest.raises(ValueError, match=r"tasks: expected the names of the list's 2 weights .*, got none"):
+        cotbal.patch(plain(tmp_path), weights=[0.25, 4.0])
+
+
 def test_a_collator_whose_ids_nothing_names_is_refused(tmp_path: Path) -> None:
     """With the weights in another order each task had another's weight."""
 

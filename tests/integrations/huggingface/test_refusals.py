@@ -19,6 +19,7 @@ from cotbal.integrations.huggingface.refusals import check_trainer
 from tests.integrations.huggingface.training import (
     TASKS,
     WEIGHTS,
+    Stream,
     arguments,
     collator,
     pad,
@@ -216,7 +217,7 @@ def test_a_task_of_an_evaluation_set_that_is_not_known(tmp_path: Path) -> None:
     for name, start in (("eval_dataset", run.evaluate), ("test_dataset", lambda: run.predict(other))):
         with pytest.raises(ValueError, match=f"^{name}: task: .* got 'mmlu'.*; evaluation needs no tasks"):
             start()
-    run.train_dataset = other
+    run.train_dataset = Stream(other)
     with pytest.raises(ValueError, match=r"^task: expected a known task, got .*; known tasks: short, long$"):
         run.train()
 

@@ -214,6 +214,37 @@ def test_checkpoints_of_another_training_are_refused(
     assert named in said.rpartition("another")[0] or named in said
 
 
+def test_files_of_one_task_may_have_other_names(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in a training that an earlier version began; not the tasks of one another."""
+    out, (_, data, *weights) = tmp_path / "out", write(tmp_path, mixture(is_pictured=False))
+    both = json.loads(Path(data).read_text())
+
+    def trained(vqa: str, chat: str, steps: int, *tasks: str) -> int:
+        given = ["--data", str(tmp_path / vqa), str(tmp_path / chat), "--tasks", *tasks, *weights]
+        return run([*given, *words(world, world.text, out, max_steps=steps, save_steps=1)])
+
+    for number, name in enumerate(("vqa", "chat")):
+        own = [{key: each[key] for key in each if key != "task"} for each in both[number::2]]
+        (tmp_path / f"{name}.json").write_text(json.dumps(own))
+    assert trained("vqa.json", "chat.json", 1, "vqa.json=vqa", "chat.json=chat") == 0
+    for name in ("vqa", "chat"):
+        (tmp_path / f"{name}.json").rename(tmp_path / f"moved_{name}.json")
+    moved = "moved_vqa.json", "moved_chat.json"
+    capsys.readouterr()
+    assert trained(*moved, 2, "moved_vqa.json=chat", "moved_chat.json=vqa") == 2
+    assert "got checkpoint-1 of one with another file_tasks;" in capsys.readouterr().err
+    names = "moved_chat.json=chat", "moved_vqa.json=vqa"
+    assert trained(*moved, 2, *names) == 0
+    assert "goes on from" in capsys.readouterr().out
+    settings = json.loads((out / "cotbal_finetune.json").read_text())
+    assert settings.pop("file_tasks") == ["vqa", "chat"]
+    settings["tasks"] = ["vqa.json=vqa", "chat.json=chat"]
+    (out / "cotbal_finetune.json").write_text(json.dumps(settings))
+    assert trained(*moved, 2, *names) == 0
+
+
 def test_a_row_that_is_too_long_can_be_cut_and_the_training_goes_on(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
