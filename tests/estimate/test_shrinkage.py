@@ -187,6 +187,7 @@ def test_shrinkage_lowers_the_error_of_the_weights_where_scores_are_noisy():
 
 
 @pytest.mark.full
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("n_tasks", [3, 7])
 @pytest.mark.parametrize("z", [1.7, 3.0])
 def test_shrinkage_lowers_the_error_over_many_tables(n_tasks, z):
