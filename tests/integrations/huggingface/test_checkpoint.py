@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import Subset
 from torchjd.scalarization import STCH
 from transformers import Trainer, TrainerCallback
 
@@ -262,7 +263,8 @@ def test_a_batch_that_was_refused_counts_nowhere(tmp_path: Path) -> None:
     data = records(8)
     broken = [*data[:4], *({key: r[key] for key in ("input_ids", "labels")} for r in data[4:])]
     again, fresh = trainer(tmp_path, WEIGHTS, 1), trainer(tmp_path, WEIGHTS, 1)
-    again.train_dataset = broken
+    # Records of a list would be refused before the first step.
+    again.train_dataset = Subset(broken, range(len(broken)))
     with pytest.raises(ValueError, match="cotbal_task_ids"):
         again.train()
     again.train_dataset = fresh.train_dataset = data
