@@ -14,7 +14,6 @@ TASK_IDS = "cotbal_task_ids"
 # A host integer, at least the batch's valid labels: with it nobody waits for a GPU to count them.
 VALID_COUNT = "cotbal_valid_count"
 OTHER_KEY = "TaskCollator(collator, tasks, field=...) reads the task from a key of another name"
-NO_TASKS = "evaluation needs no tasks: take them out of its records, or give it known ones"
 # Under a new key: what is mapped in place stays a number.
 _NAMES_OF_CLASSES = (
     "a ClassLabel column becomes its names by ds.map(lambda r: {'name': "
@@ -27,8 +26,8 @@ class TaskCollator:
 
     A collator that flattens its records into one row gets one id per segment. Rows or segments are in the
     order of the records: one that sorts rows is refused where their tokens tell, and one that sorts segments
-    would have their ids mixed up. Records of which none tells a task make a batch without ids: enough for
-    evaluation, refused in training.
+    would have their ids mixed up. Records of which none tells a task make a batch without ids, which is
+    refused in training; what a trainer evaluates on has none.
 
     Args:
         collator: makes the batch, from records without the keys that tell their task.
@@ -63,8 +62,8 @@ class TaskCollator:
         self.collator, self.index = collator, TaskIndex(task_names(tasks))
         self.fields, self.file_field, self.file_tasks = declared_fields(field), file_field, file_tasks
         self.count_valid = count_valid
-        # What a trainer calls the records in an error, where they are not those it trains on.
-        self.evaluated: str | None = None
+        # A trainer's evaluation needs none, and may be on tasks that have no weight.
+        self.makes_ids = True
         # Those of a record that tell its task.
         files = () if file_field is None else (file_field,)
         self.keys = tuple(dict.fromkeys(("task", *self.fields, *files)))
@@ -86,13 +85,17 @@ class TaskCollator:
         batch = self._batch(
             [{key: record[key] for key in record if key not in self.keys} for record in features]
         )
-        if any(record.get(key) is not None for record in features for key in self.keys):
+        if self.makes_ids and any(map(self.tells_task, features)):
             check_order(features, batch)
             batch[TASK_IDS] = torch.tensor([self.task_id(record) for record in features], dtype=torch.int64)
             labels = batch.get("shift_labels", batch.get("labels"))
             if self.count_valid and isinstance(labels, Tensor):
                 batch[VALID_COUNT] = int((labels != -100).sum())
         return batch
+
+    def tells_task(self, record: Mapping[str, Any]) -> bool:
+        """Whether one of the record's own keys is there to tell its task."""
+        return any(record.get(key) is not None for key in self.keys)
 
     def _batch(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """What the wrapped collator makes of the records."""
@@ -117,12 +120,7 @@ class TaskCollator:
             TypeError: it is no text.
             ValueError: it is not known, or none is told.
         """
-        try:
-            return self.index.id(self._task(record))
-        except (TypeError, ValueError) as error:
-            if self.evaluated is None:
-                raise
-            raise type(error)(f"{self.evaluated}: {error}; {NO_TASKS}") from error
+        return self.index.id(self._task(record))
 
     def _task(self, record: Mapping[str, Any]) -> str:
         file = record.get(self.file_field) if self.file_field else None

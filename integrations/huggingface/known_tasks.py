@@ -4,9 +4,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cotbal.integrations.huggingface.collator import NO_TASKS, TaskCollator
-
-_TRAINED = "give the task a weight, or take its records out"
+from cotbal.integrations.huggingface.collator import TaskCollator
 
 
 def check_tasks(trainer: Any) -> None:
@@ -21,40 +19,25 @@ def check_tasks(trainer: Any) -> None:
     collator = trainer.data_collator
     if not isinstance(collator, TaskCollator) or type(collator).__call__ is not TaskCollator.__call__:
         return
-    _check(collator, trainer.train_dataset, "train_dataset")
-    if trainer.args.eval_strategy != "no":
-        given = trainer.eval_dataset
-        named = {f"[{name!r}]": given[name] for name in given} if isinstance(given, dict) else {"": given}
-        for name, dataset in named.items():
-            _check(collator, dataset, f"eval_dataset{name}", is_trained=False)
-
-
-def _check(collator: TaskCollator, dataset: Any, called: str, *, is_trained: bool = True) -> None:
+    dataset = trainer.train_dataset
     records = dataset if isinstance(dataset, list | tuple) else _column_records(collator, dataset)
-    wrong = _first_wrong(collator, records, is_trained)
-    if wrong is not None:
-        place, error = wrong
-        remedy = _TRAINED if is_trained else NO_TASKS
-        raise type(error)(f"{called}[{place}]: {error}; {remedy}") from error
-
-
-def _first_wrong(
-    collator: TaskCollator, records: Iterable[Any], is_trained: bool
-) -> tuple[int, Exception] | None:
-    """The place of a record whose task cannot be told, and why."""
     first: dict[str, tuple[int, Mapping[str, Any]]] = {}
     for place, record in enumerate(records):
         if not isinstance(record, Mapping):
-            return None
+            return
         first.setdefault(repr([record.get(key) for key in collator.keys]), (place, record))
-    told = [each for each in first.values() if any(each[1].get(key) is not None for key in collator.keys)]
-    # Records of which none tells a task are no mistake of theirs, and enough to evaluate on.
-    for place, record in first.values() if is_trained and told else told:
-        try:
-            collator.task_id(record)
-        except (TypeError, ValueError) as error:
-            return place, error
-    return None
+    # Records of which none tells a task are their batches' matter: another part may make the ids.
+    if any(collator.tells_task(record) for _, record in first.values()):
+        for place, record in first.values():
+            _check(collator, record, f"train_dataset[{place}]")
+
+
+def _check(collator: TaskCollator, record: Mapping[str, Any], called: str) -> None:
+    try:
+        collator.task_id(record)
+    except (TypeError, ValueError) as error:
+        remedy = "; give the task a weight, or take its records out" if collator.tells_task(record) else ""
+        raise type(error)(f"{called}: {error}{remedy}") from error
 
 
 def _column_records(collator: TaskCollator, dataset: Any) -> Iterable[dict[str, Any]]:

@@ -201,13 +201,13 @@ class CoTBalMixin(RestoredWeights):
             return super().get_train_dataloader(*args, **kwargs)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The trainer's; its batches hold tensors only."""
-        with self._tensors_alone("eval_dataset"):
+        """The trainer's; its batches have no ids, whatever their tasks."""
+        with self._tensors_alone(ids=False):
             return super().get_eval_dataloader(*args, **kwargs)
 
     def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The trainer's; its batches hold tensors only."""
-        with self._tensors_alone("test_dataset"):
+        """The trainer's; its batches have no ids, whatever their tasks."""
+        with self._tensors_alone(ids=False):
             return super().get_test_dataloader(*args, **kwargs)
 
     def get_batch_samples(
@@ -311,7 +311,7 @@ class CoTBalMixin(RestoredWeights):
         return []
 
     @contextmanager
-    def _tensors_alone(self, evaluated: str | None = None) -> Iterator[None]:
+    def _tensors_alone(self, *, ids: bool = True) -> Iterator[None]:
         """The loaders made inside get batches without the count of labels, which is a number of the host.
 
         Where the main process cuts its batches up for the others, they can hold tensors only.
@@ -319,7 +319,7 @@ class CoTBalMixin(RestoredWeights):
         own = self.data_collator
         if isinstance(own, TaskCollator):
             self.data_collator = copy(own)
-            self.data_collator.count_valid, self.data_collator.evaluated = False, evaluated
+            self.data_collator.count_valid, self.data_collator.makes_ids = False, ids
         try:
             yield
         finally:

@@ -26,7 +26,7 @@ class ChannelCollator(TaskCollator):
         """
         rows = [each if isinstance(each, list) else [each] for each in features]
         records = [record for row in rows for record in row]
-        if self.evaluated is None:
+        if self.makes_ids:
             known_channels(Counter(record.get(CHANNEL) for record in records), self.tasks)
         return super().__call__(records)
 

@@ -25,8 +25,15 @@ def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
     plain = Trainer(tiny_model(), args, data_collator=pad)
     ours = CoTBalTrainer(tiny_model(), args, data_collator=collator(), weights=WEIGHTS, train_dataset=data)
     theirs = plain.evaluate(without_tasks)["eval_loss"]
-    for dataset in (data, without_tasks):
+    # On tasks without a weight too, and where some records have none.
+    held_out = [record | ({"task": "mmlu"} if number % 3 else {}) for number, record in enumerate(data)]
+    some = [
+        record if number % 3 else bare
+        for number, (record, bare) in enumerate(zip(data, without_tasks, strict=True))
+    ]
+    for dataset in (data, without_tasks, held_out, some):
         assert ours.evaluate(dataset)["eval_loss"] == theirs
+    assert (ours.predict(held_out).predictions == ours.predict(data).predictions).all()
     outputs = plain.predict(without_tasks), ours.predict(data)
     assert (outputs[0].predictions == outputs[1].predictions).all()
     assert outputs[1].predictions.shape[-1] == 48

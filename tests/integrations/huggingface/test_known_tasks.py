@@ -1,4 +1,4 @@
-"""A task that is not known is told before the first step, and not by its batch or at the first evaluation."""
+"""A task that is not known is told before the first step, and not by its batch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 
 import datasets
 import pytest
-from transformers import IntervalStrategy
 
 from cotbal.integrations.huggingface import TaskCollator
 from cotbal.integrations.huggingface.known_tasks import check_tasks
@@ -31,51 +30,40 @@ def with_task(data: Sequence[Record], place: int, task: Any) -> list[Record]:
     return [record | ({"task": task} if place == number else {}) for number, record in enumerate(data)]
 
 
-def check(train: Any, evaluated: Any = None, own: Any = None, strategy: str = "steps") -> None:
-    args = SimpleNamespace(eval_strategy=IntervalStrategy(strategy))
-    check_tasks(
-        SimpleNamespace(
-            args=args, data_collator=own or collator(), train_dataset=train, eval_dataset=evaluated
-        )
-    )
+def check(train: Any, own: Any = None) -> None:
+    check_tasks(SimpleNamespace(data_collator=own or collator(), train_dataset=train))
 
 
 @pytest.mark.parametrize("make", MAKES)
 def test_a_training_does_not_begin(make: Make, tmp_path: Path) -> None:
-    good, bad = records(12), with_task(records(12), 9, "mmlu")
-    args = arguments(tmp_path, steps=3, eval_strategy="steps", eval_steps=2)
-    for train, evaluated, message in (
-        (bad, good, r"^train_dataset\[9\]: task: expected a known task, got 'mmlu'; .*; give the task a we"),
-        (good, bad, r"^eval_dataset\[9\]: task: expected a known task, got 'mmlu'; .*; evaluation needs no"),
-        (good, {"a": good, "b": bad}, r"^eval_dataset\['b'\]\[9\]: task: expected a known task, got 'mmlu'"),
-    ):
-        sets = {name: make(data) for name, data in evaluated.items()} if isinstance(evaluated, dict) else None
-        trainer = OrderedTrainer(
-            tiny_model(),
-            args,
-            train_dataset=make(train),
-            eval_dataset=sets or make(evaluated),
-            data_collator=collator(),
-            weights=WEIGHTS,
-        )
-        with pytest.raises(ValueError, match=message):
-            trainer.train()
-        assert not hasattr(trainer, "losses"), "a step was made"
+    trainer = OrderedTrainer(
+        tiny_model(),
+        arguments(tmp_path, steps=3),
+        train_dataset=make(with_task(records(12), 9, "mmlu")),
+        data_collator=collator(),
+        weights=WEIGHTS,
+    )
+    message = r"^train_dataset\[9\]: task: expected a known task, got 'mmlu'; .*; give the task a weight, or"
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert not hasattr(trainer, "losses"), "a step was made"
 
 
 @pytest.mark.parametrize("make", MAKES)
 def test_a_record_without_a_task_among_others(make: Make) -> None:
     mixed = with_task([record | {"id": number} for number, record in enumerate(records(8))], 5, None)
-    with pytest.raises(ValueError, match=r"^train_dataset\[5\]: record 5: expected its task in 'task'"):
+    with pytest.raises(
+        ValueError, match=r"^train_dataset\[5\]: record 5: expected its task in 'task'"
+    ) as told:
         check(make(mixed))
-    # Where its batch has no other, that is no mistake.
-    check(make(records(8)), make(mixed))
+    assert "give the task a weight" not in str(told.value)
 
 
 @pytest.mark.parametrize("make", MAKES)
 def test_records_that_tell_no_task_are_their_batches_matter(make: Make) -> None:
     without = [{"input_ids": [1], "task": None}, {"input_ids": [2], "task": None}]
-    check(make(without), make([{"input_ids": [1]}]))
+    check(make(without))
+    check(make([{"input_ids": [1]}]))
 
 
 def test_what_tells_the_task_is_looked_at_as_the_collator_does() -> None:
@@ -86,9 +74,9 @@ def test_what_tells_the_task_is_looked_at_as_the_collator_does() -> None:
         {"kind": None, "source": None, "file": "data/a.json"},
     ]
     for make in MAKES:
-        check(make(rows), make(rows), own)
+        check(make(rows), own)
         with pytest.raises(ValueError, match=r"^train_dataset\[3\]: a record without an id: expected its"):
-            check(make([*rows, rows[0] | {"kind": None, "source": None}]), own=own)
+            check(make([*rows, rows[0] | {"kind": None, "source": None}]), own)
 
 
 def test_a_selection_of_a_table_is_looked_at_in_its_own_order() -> None:
@@ -109,11 +97,11 @@ def test_no_other_column_is_read() -> None:
     table = table.cast_column("image", Unread())
     with pytest.raises(AssertionError, match="a picture was read"):
         table[0]
-    check(table, table)
+    check(table)
 
 
 def test_what_is_not_known_beforehand_is_left_to_the_batch() -> None:
-    """Columns that are not seen, records that a transform or the collator makes, no evaluation."""
+    """Columns that are not seen, records that a transform or the collator makes."""
     bad = with_task(records(4), 1, "mmlu")
     table = datasets.Dataset.from_list(bad)
 
@@ -121,12 +109,13 @@ def test_what_is_not_known_beforehand_is_left_to_the_batch() -> None:
         def __call__(self, features: Any) -> dict[str, Any]:
             return super().__call__([record | {"task": "long"} for record in features])
 
-    check(None, table.with_format("torch", columns=["input_ids", "labels"]))
+    check(None)
+    check(table.with_format("torch", columns=["input_ids", "labels"]))
     check(table.with_transform(lambda batch: batch | {"task": ["long"] * len(batch["task"])}))
-    check(bad, bad, Renames(pad, TASKS))
-    check(iter(bad), [1, 2])
-    check(None, bad, strategy="no")
-    check(bad, bad, pad)
+    check(bad, Renames(pad, TASKS))
+    check(iter(bad))
+    check([1, 2])
+    check(bad, pad)
 
 
 def test_numbers_of_a_class_label_are_refused_at_once() -> None:
