@@ -7,6 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+# Rows of a score table that are no task's.
+RESERVED = ("mini", "single_mini", "single_full", "transform", "equal")
+
 
 def task_names(names: Iterable[str], parameter: str = "tasks") -> tuple[str, ...]:
     """Return the names as a tuple, checked to be non-empty, distinct strings.
@@ -39,6 +42,14 @@ def task_names(names: Iterable[str], parameter: str = "tasks") -> tuple[str, ...
     if repeated := sorted(name for name, count in Counter(checked).items() if count > 1):
         raise ValueError(f"{parameter}: each task may stand once, repeated: {', '.join(repeated)}")
     return checked
+
+
+def check_estimated(name: str) -> None:
+    """Raise ValueError unless an estimate can have a task of this name."""
+    if name in RESERVED or "/" in name or not name.strip():
+        raise ValueError(
+            f"expected a task name without '/' that is none of {', '.join(RESERVED)}, got {name!r}"
+        )
 
 
 def unknown_task(name: object, known: Iterable[str]) -> str:

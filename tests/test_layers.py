@@ -67,6 +67,7 @@ OWN = {
         "cotbal.json_records",
         "cotbal.json_window",
         "cotbal.runs",
+        "cotbal.tasks",
         "cotbal.weights",
     },
     "cotbal.data": {

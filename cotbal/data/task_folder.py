@@ -14,6 +14,7 @@ from cotbal.data.inputs import Inputs
 from cotbal.data.turns import RepeatedIdError, Turn, to_json
 from cotbal.files import remove_leftovers, slug, write_json, writing_atomically
 from cotbal.json_records import RecordFile, record_file
+from cotbal.tasks import check_estimated
 
 SCHEMA_VERSION = 1
 PREPARED = "prepared.json"
@@ -28,10 +29,12 @@ class TaskFolder:
         form: of the training records, "json" or "jsonl".
 
     Raises:
-        ValueError: the folder is that of a task of another name.
+        ValueError: the folder is that of a task of another name, or no estimate can have a task of this one.
     """
 
     def __init__(self, out: Path, task: str, form: str) -> None:
+        # Before the data are made under it.
+        check_estimated(task)
         self.path, self.task, self._form = out / slug(task), task, form
         self._files: dict[str, dict[str, Any]] = {}
         self._refuse_another()

@@ -30,12 +30,12 @@ from pydantic import (
 )
 
 from cotbal.estimate.rule_names import RULES
-from cotbal.estimate.score_csv import RESERVED
 from cotbal.project.parts import Evaluate, Task, Train
 from cotbal.project.resources import Resources
 from cotbal.project.strict import PathText, Positive, Strict, Text
 from cotbal.project.template import placeholders
 from cotbal.project.yaml_file import load_yaml
+from cotbal.tasks import check_estimated
 
 # A quarter is then four mini subsets. With two, C was noise where it was tried.
 LARGEST_MINI_OF_CHEAP = Fraction(1, 16)
@@ -142,8 +142,7 @@ class Project(Strict):
     @classmethod
     def _names(cls, tasks: dict[str, Task]) -> dict[str, Task]:
         for name in tasks:
-            if name in RESERVED or "/" in name or not name.strip():
-                raise ValueError(f"expected a task name without '/' that is none of {RESERVED}, got {name!r}")
+            check_estimated(name)
         # A Mac's disk, and a task's folder on it, does not tell them apart.
         spelt = {name.casefold(): name for name in tasks}
         if twins := [name for name in tasks if spelt[name.casefold()] != name]:

@@ -133,5 +133,12 @@ def test_names_of_any_language_have_folders_of_their_own(tmp_path):
         folder.train([{"conversations": []}], inputs())
         folder.finish("generic", 0, inputs())
     assert {path.name for path in tmp_path.iterdir()} == {"图表", "问答", "A_B"}
-    with pytest.raises(ValueError, match="A_B: expected the folder of task 'A/B', got that of 'A B'"):
-        TaskFolder(tmp_path, "A/B", "json")
+    with pytest.raises(ValueError, match="A_B: expected the folder of task 'A:B', got that of 'A B'"):
+        TaskFolder(tmp_path, "A:B", "json")
+
+
+@pytest.mark.parametrize("name", ["lang/en", "mini", "equal", " "])
+def test_a_name_that_no_estimate_takes_is_refused_before_its_data_are_made(name, tmp_path):
+    with pytest.raises(ValueError, match=f"expected a task name without '/' that is none of .*{name}'"):
+        TaskFolder(tmp_path, name, "json")
+    assert not list(tmp_path.iterdir())
