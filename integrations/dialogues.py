@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 IMAGE = "<image>"
+# What a model writes before it is no part of an answer.
+END_OF_THOUGHT = "</think>"
 _FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
 _ROLES = {"human": "user", "gpt": "assistant"}
 

@@ -19,6 +19,7 @@ from cotbal.integrations.answering.questions import (
     check_images,
     read_questions,
 )
+from cotbal.integrations.dialogues import END_OF_THOUGHT
 from cotbal.integrations.telling import refuse
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _answered(
         for asked in loader:
             texts, cut = answerer.answer(asked, most)
             n_cut += cut
-            yield asked.number, texts
+            yield asked.number, [text.rpartition(END_OF_THOUGHT)[2].strip() for text in texts]
             bar.update(len(texts))
     if n_cut:
         told = f"{n_cut} of {n_mine} answers were cut after {most} tokens; --max-new-tokens takes more"

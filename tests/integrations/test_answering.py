@@ -1,14 +1,16 @@
 """What every generation is made of, without a model: batches, parts of processes, words of the command."""
 
+import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from cotbal.integrations.answering.answers import Answers
-from cotbal.integrations.answering.command import _settings, longest_answer, parser_of
+from cotbal.integrations.answering.command import _answered, _settings, longest_answer, parser_of
 from cotbal.integrations.answering.questions import Question, batches_of, read_questions
 
 
@@ -97,3 +99,21 @@ def test_captions_may_be_long(tmp_path: Path) -> None:
     questions, _ = read_questions(path)
     assert longest_answer(questions) == 1024
     assert longest_answer([questions[0]._replace(task="GQA")]) == 128
+
+
+def test_a_thought_is_no_part_of_an_answer(tmp_path: Path) -> None:
+    written = ["<think>\nit may be red\n</think>\n\nred", "\n</think>\n\nit", "red that", "a</think>"]
+
+    class Thinks:
+        def prompts(self, *_: Any) -> Any:
+            raise AssertionError("not asked here")
+
+        def answer(self, asked: Any, most: int) -> tuple[list[str], int]:
+            assert (asked.number, most) == (0, 8)
+            return written, 0
+
+    options = argparse.Namespace(workers=0, questions=tmp_path / "a.jsonl", max_new_tokens=None)
+    prompts: Any = [SimpleNamespace(number=0)]
+    assert list(_answered(Thinks(), prompts, options, [[0, 1, 2, 3]], 8)) == [
+        (0, ["red", "it", "red that", ""])
+    ]

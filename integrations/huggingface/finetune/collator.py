@@ -7,36 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cotbal.integrations.dialogues import IMAGE
-from cotbal.integrations.huggingface.chat_template import ChatTemplate, pieces_of
+from cotbal.integrations.huggingface.chat_template import ChatTemplate
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, Item, pictures_of
+from cotbal.integrations.huggingface.finetune.writing import DialogueWriter, Written
 from cotbal.integrations.huggingface.packing import IGNORE_INDEX
-
-Span = tuple[int, int]
-
-
-class Written(NamedTuple):
-    """A dialogue as a text.
-
-    Attributes:
-        text: a picture as its placeholder.
-        answers: from where to where each answer is, with the token that ends it.
-        blocks: the first answer of all, and the first behind each turn with a picture after it: its number,
-            and where the words begin that the template asks for it with.
-    """
-
-    text: str
-    answers: list[Span]
-    blocks: list[tuple[int, int]]
-
-    def marked(self) -> str:
-        """The text, what is trained on in [[ ]]."""
-        parts, done = [], 0
-        for start, end in self.answers:
-            parts += [self.text[done:start], "[[", self.text[start:end], "]]"]
-            done = end
-        return "".join([*parts, self.text[done:]])
 
 
 class _Block(NamedTuple):
@@ -55,14 +30,10 @@ class _Block(NamedTuple):
 class DialogueCollator:
     """Makes a batch of `{"item": Item}` records: what the processor makes, and `labels` (B, S) int64.
 
-    Each answer is trained on as a generation would have to go on from the prompt before it, up to the token
-    that ends it. A template that ends none gets the tokenizer's end behind each, as LLaVA trains.
-
     Args:
         template: of the model.
         folder: of the pictures.
-        stops: the tokens at which the model's generation ends, as text; the first ends an answer where the
-            template does not.
+        stops: as of `DialogueWriter`.
         positions: the most tokens of a row; None: any number.
         max_length: rows are cut off there, on the right.
     """
@@ -76,8 +47,9 @@ class DialogueCollator:
         positions: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        self.template, self.folder, self.stops = template, folder, tuple(stops)
+        self.template, self.folder = template, folder
         self.positions, self.max_length = positions, max_length
+        self.writer = DialogueWriter(template, stops)
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """The batch.
@@ -87,7 +59,7 @@ class DialogueCollator:
                 whose picture's file is none; the record is named.
         """
         items: list[Item] = [record["item"] for record in records]
-        texts = [self.write(item) for item in items]
+        texts = [self.writer.write(item) for item in items]
         batch: dict[str, Tensor] = {}
         ids: list[Tensor] = [torch.empty(0)] * len(items)
         parts = []
@@ -108,69 +80,6 @@ class DialogueCollator:
         for row, values in enumerate(labels):
             batch["labels"][row, : len(values)] = values
         return batch
-
-    def write(self, item: Item) -> Written:
-        """A record's text, and where its answers are.
-
-        Raises:
-            ValueError: the template writes the prompt of an answer, or an answer, in another way.
-        """
-        template, turns = self.template, item.dialogue.turns
-        messages = [] if turns[0].role == "system" else template.opening()
-        starts: list[str] = []
-        answers: list[str] = []
-        asked: dict[int, int] = {}
-        is_behind = True
-        try:
-            for place, turn in enumerate(turns):
-                pieces = pieces_of(turn.text)
-                is_behind |= len(pieces) > 1
-                if turn.role == "assistant":
-                    starts.append(template.written(messages, asks=True))
-                    if is_behind:
-                        asked[len(answers)], is_behind = 0, False
-                        # Nothing looks for the answers behind the last picture.
-                        if any(IMAGE in each.text for each in turns[place:]):
-                            before = template.written(messages, asks=False)
-                            asked[len(answers)] = max(0, len(starts[-1]) - len(before))
-                    # White space before it could make one token with the prompt's end.
-                    pieces = [turn.text.strip()]
-                    answers += pieces
-                messages.append(template.message(turn.role, pieces))
-            whole = template.written(messages, asks=False)
-        except ValueError as error:
-            raise ValueError(f"{item.name}: {error}") from error
-        if other := next((start for start in starts if not whole.startswith(start)), None):
-            raise ValueError(
-                f"{item.name}: expected a chat template whose prompt, which ends with {other[-40:]!r}, "
-                f"begins the dialogue, got {whole[max(0, len(other) - 40) :][:60]!r} in its place; give "
-                "another --chat_template, other --chat_template_kwargs, or records of one answer each"
-            )
-        text, spans, blocks = whole[: len(starts[0])], list[Span](), []
-        ends = [*map(len, starts[1:]), len(whole)]
-        for answer, start, end in zip(answers, map(len, starts), ends, strict=True):
-            trained, rest = self._answer(item, answer, whole[start:end])
-            if len(spans) in asked:
-                blocks.append((len(spans), len(text) - asked[len(spans)]))
-            spans.append((len(text), len(text) + len(trained)))
-            text += trained + rest
-        return Written(text, spans, blocks)
-
-    def _answer(self, item: Item, answer: str, piece: str) -> tuple[str, str]:
-        """An answer as the template writes it, up to its end, and what comes after it."""
-        found = [(place, stop) for stop in self.stops if (place := piece.find(stop)) >= 0]
-        if found:
-            place, stop = min(found)
-            if piece[:place].rstrip().endswith(answer):
-                return piece[: place + len(stop)], piece[place + len(stop) :]
-        elif piece.lstrip().startswith(answer):
-            place = len(piece) - len(piece.lstrip()) + len(answer)
-            return piece[:place] + self.stops[0], piece[place:]
-        raise ValueError(
-            f"{item.name}: expected a chat template that writes its answers as they are, and a token that "
-            f"ends generation ({', '.join(self.stops)}) right behind each, got {piece[:100]!r} for "
-            f"{answer[:60]!r}"
-        )
 
     def _processed(self, items: Sequence[Item], texts: list[str]) -> dict[str, Tensor]:
         """The processor's tensors of records that all have pictures, or all have none."""

@@ -15,6 +15,7 @@ from transformers.integrations import get_reporting_integration_callbacks, is_de
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import json_object, write_json
 from cotbal.integrations.checkpoints import newest_checkpoint, training_state
+from cotbal.integrations.dialogues import END_OF_THOUGHT
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
@@ -114,9 +115,13 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         )
     if is_first:
         print(f"cotbal: {data_in_words(records.counts, tasks, weighting)}", flush=True)
-        print(
-            f"cotbal: the first record, its answers in [[ ]]: {collator.write(records[0]['item']).marked()!r}"
-        )
+        first = collator.writer.write(records[0]["item"])
+        print(f"cotbal: the first record, its answers in [[ ]]: {first.marked()!r}")
+        if any(END_OF_THOUGHT in first.text[start:end] for start, end in first.answers):
+            print(
+                "cotbal: an empty thought is trained before each answer; --chat_template_kwargs "
+                "'{\"enable_thinking\": false}', here and in generate, may put it into the prompt instead"
+            )
         # One that is too long would end the training where it comes up.
         for place in records.longest(N_LONGEST):
             collator([records[place]])

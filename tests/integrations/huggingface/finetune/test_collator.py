@@ -133,7 +133,7 @@ def test_messages_and_several_pictures(world: World, tmp_path: Path) -> None:
 def _by_prompts(collator: DialogueCollator, folder: Path) -> torch.Tensor:
     """Labels by the processor's own ids of each answer's prompt, as a generation would be given them."""
     item = read_files([str(folder / "records.json")])[0]["item"]
-    turns, template = item.dialogue.turns, collator.template
+    turns, template, end = item.dialogue.turns, collator.template, collator.writer.stops[0]
     ids = collator([{"item": item}])["input_ids"][0]
     expected = torch.full_like(ids, -100)
     pictures, messages = [], []
@@ -144,7 +144,7 @@ def _by_prompts(collator: DialogueCollator, folder: Path) -> torch.Tensor:
             given = {"images": [shown]} if shown else {}
             start = template.processor(text=[text], **given)["input_ids"][0]
             assert list(start) == ids[: len(start)].tolist()
-            answer = template.tokenizer(turn.text + collator.stops[0], add_special_tokens=False)["input_ids"]
+            answer = template.tokenizer(turn.text + end, add_special_tokens=False)["input_ids"]
             place = slice(len(start), len(start) + len(answer))
             expected[place] = ids[place]
             assert ids[place].tolist() == answer

@@ -312,3 +312,28 @@ def test_without_weights_and_by_a_rule(
     said = capsys.readouterr().out
     assert "weights by DWA" in said
     assert "[[it is shown 0<|end|>]]" in said or "[[red that<|end|>]]" in said
+
+
+def test_an_empty_thought_that_is_trained_is_told(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Qwen's template has it: with the last answer alone, and with the prompt where it is told so."""
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% for m in messages %}<s>{{ m.role }}:{% if m.role == 'assistant' and loop.last %}<think></think>"
+        "{% endif %}{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant:{{ thought | default('') }}{% endif %}"
+    )
+    given = write(tmp_path, [record(n, ("what", "it"), ("which", "red")) for n in range(2)], {"vqa": 1.0})
+    options = {"max_steps": 1, "save_strategy": "no", "chat_template": template}
+    for variables, marked in (
+        ({}, "assistant:[[<think></think>it<|end|>]]"),
+        ({"thought": "<think></think>"}, "assistant:<think></think>[[it<|end|>]]"),
+    ):
+        out = tmp_path / str(len(variables))
+        options["chat_template_kwargs"] = json.dumps(variables)
+        assert run([*given, *words(world, world.text, out, **options)]) == 0
+        told = capsys.readouterr().out
+        assert marked in told
+        assert marked.replace("it<", "red<") in told
+        assert ("an empty thought is trained before each answer" in told) == (not variables)
