@@ -13,7 +13,6 @@ from cotbal.estimate.clusters import Clusters, checked_clusters
 from cotbal.estimate.score_csv import (
     EQUAL,
     MINI,
-    RESERVED,
     SINGLE_FULL,
     SINGLE_MINI,
     TRANSFORM,
@@ -22,7 +21,7 @@ from cotbal.estimate.score_csv import (
     write_score_csv,
 )
 from cotbal.estimate.transforms import checked_transforms, oriented
-from cotbal.tasks import task_names, unknown_task
+from cotbal.tasks import RESERVED, task_names, unknown_task
 
 Values = Sequence[float] | Tensor
 Items = Mapping[str, Mapping[str, Values]]
