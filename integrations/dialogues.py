@@ -8,6 +8,7 @@ IMAGE = "<image>"
 # What a model writes before it is no part of an answer.
 END_OF_THOUGHT = "</think>"
 _FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
+SYSTEM = "system"
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -41,7 +42,7 @@ def read_dialogue(record: Mapping[str, Any], form: str = "conversations") -> Dia
     Args:
         record: `{"conversations": [{"from": "human" | "gpt" | "system", "value"}, ...]}` or
             `{"messages": [{"role": "user" | "assistant" | "system", "content"}, ...]}`, its pictures, a path
-            or a list of paths, under "image", with messages also under "images".
+            or a list of paths, under "image" or "images"; a system message may be under "system" instead.
         form: "conversations" or "messages".
 
     Raises:
@@ -63,7 +64,12 @@ def read_dialogue(record: Mapping[str, Any], form: str = "conversations") -> Dia
         )
     for turn in turns:
         _check_text(turn.text, text)
-    return Dialogue(tuple(turns), _images(record, form))
+    if record.get(SYSTEM):
+        if roles[0] == "system":
+            raise ValueError(f"expected one system message, got `{SYSTEM}` and a first turn of it; keep one")
+        _check_text(record[SYSTEM], SYSTEM)
+        turns.insert(0, Turn("system", record[SYSTEM]))
+    return Dialogue(tuple(turns), _images(record))
 
 
 def _misfit(roles: list[Any], found: Any, key: str) -> str:
@@ -75,9 +81,12 @@ def _misfit(roles: list[Any], found: Any, key: str) -> str:
     return f"; the last of {len(roles)} turns has no answer" if roles else ""
 
 
-def _images(record: Mapping[str, Any], form: str) -> tuple[str, ...]:
-    keys = ("image", "images") if form == "messages" else ("image",)
-    key = next((key for key in keys if record.get(key) is not None), None)
+def _images(record: Mapping[str, Any]) -> tuple[str, ...]:
+    # Exports of a table have each key in every record, empty where it says nothing.
+    given = [key for key in ("image", "images") if record.get(key) not in (None, [])]
+    if len(given) == 2:
+        raise ValueError("expected the pictures in `image` or in `images`, got both; keep one")
+    key = given[0] if given else None
     images = [] if key is None else record[key]
     images = images if isinstance(images, list) else [images]
     for image in images:

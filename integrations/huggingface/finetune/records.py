@@ -18,9 +18,7 @@ from cotbal.json_records import read_records
 from cotbal.tasks import DECLARED, record_task, unknown_task
 
 # Keys of other tools' records that say more of what is to be learned, and would be told to no model.
-_UNREAD = ("images", "objects", "system", "tools", "video", "videos", "audio", "audios")
-# `objects` are ms-swift's boxes for its <bbox>; beside LLaVA's turns it may be anything.
-_READ = (("images", "messages"), ("objects", "conversations"))
+_UNREAD = ("objects", "tools", "video", "videos", "audio", "audios")
 # Of a turn, where False or 0 means that it is not to be learned.
 _TRAINED = ("loss", "weight")
 
@@ -195,11 +193,12 @@ def _dialogue(record: Mapping[str, Any]) -> Dialogue:
 def _refuse_unread(record: Mapping[str, Any], form: str) -> None:
     """Raises ValueError for a key that says something, of which nothing would be trained."""
     # Exports of a table have each key in every record, empty where it says nothing.
-    unread = [key for key in _UNREAD if record.get(key) and (key, form) not in _READ]
+    # `objects` are ms-swift's boxes for its <bbox>; beside LLaVA's turns it may be anything.
+    unread = [key for key in _UNREAD if record.get(key) and (key, form) != ("objects", "conversations")]
     if unread:
         raise ValueError(
-            f"expected all that is trained on in `{form}`, a system message as its first turn, pictures in "
-            f"`image`, got the key {unread[0]!r}, which is not read; move what it says there, or take it out"
+            f"expected all that is trained on in `{form}`, pictures in `image`, got the key {unread[0]!r}, "
+            "which is not read; move what it says there, or take it out"
         )
     for turn in record[form]:
         for key in _TRAINED:

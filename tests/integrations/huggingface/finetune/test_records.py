@@ -48,9 +48,7 @@ MESSAGES = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant"
 @pytest.mark.parametrize(
     ("form", "key", "value"),
     [
-        (CONVERSATION, "system", "You are a pirate."),
-        (MESSAGES, "system", "You are a pirate."),
-        (CONVERSATION, "images", ["1.png"]),
+        (CONVERSATION, "tools", "[{}]"),
         (CONVERSATION, "video", "1.mp4"),
         (MESSAGES, "videos", ["1.mp4"]),
         (MESSAGES, "tools", "[{}]"),
@@ -66,6 +64,32 @@ def test_a_key_that_nothing_is_trained_of(form: dict, key: str, value: object, t
     path.write_text(json.dumps(form | {"task": "chat", key: value}))
     with pytest.raises(ValueError, match=rf"record 1: .* got the key '{key}', which is not read; move"):
         read_files([str(path)])
+
+
+@pytest.mark.parametrize("form", [CONVERSATION, MESSAGES])
+def test_a_system_message_and_pictures_under_keys_of_their_own(form: dict, tmp_path: Path) -> None:
+    """As LLaMA-Factory's and ms-swift's records have them."""
+    path, (kind,) = tmp_path / "t.jsonl", form
+    text = "value" if kind == "conversations" else "content"
+    question, answer = form[kind]
+    turns = [question | {text: "<image>hi<image>"}, answer]
+    given = {kind: turns, "system": "You are a pirate.", "image": None, "images": ["1.png", "2.png"]}
+    path.write_text(json.dumps(given | {"task": "chat"}))
+    dialogue = read_files([str(path)])[0]["item"].dialogue
+    assert dialogue.images == ("1.png", "2.png")
+    assert [tuple(turn) for turn in dialogue.turns][:2] == [
+        ("system", "You are a pirate."),
+        ("user", "<image>hi<image>"),
+    ]
+    first = {"from": "system", "role": "system", text: "Be brief."}
+    for wrong, said in (
+        ({"image": "1.png"}, "record 1: expected the pictures in `image` or in `images`, got both; keep one"),
+        ({kind: [first, *turns]}, "record 1: expected one system message, got `system` and a first turn"),
+        ({"system": 7}, "record 1: expected a text in `system`, got 7"),
+    ):
+        path.write_text(json.dumps(given | {"task": "chat"} | wrong))
+        with pytest.raises(ValueError, match=said):
+            read_files([str(path)])
 
 
 @pytest.mark.parametrize("mark", [{"loss": False}, {"weight": 0}])
