@@ -34,6 +34,20 @@ class Written(NamedTuple):
         return "".join([*parts, self.text[done:]])
 
 
+class _Answer(NamedTuple):
+    """An answer in a dialogue.
+
+    Attributes:
+        text: without white space around it.
+        prompt: the dialogue before it, asking for it.
+        whole: the dialogue up to it.
+    """
+
+    text: str
+    prompt: str
+    whole: str
+
+
 class DialogueWriter:
     """Writes dialogues, each answer as a generation would have to go on from the prompt before it.
 
@@ -58,60 +72,51 @@ class DialogueWriter:
         """
         template, turns = self.template, item.dialogue.turns
         messages = [] if turns[0].role == "system" else template.opening()
-        starts: list[str] = []
-        wholes: list[str] = []
-        answers: list[str] = []
+        answers: list[_Answer] = []
         asked: dict[int, int] = {}
         is_behind = True
         try:
             for place, turn in enumerate(turns):
                 pieces = pieces_of(turn.text)
                 is_behind |= len(pieces) > 1
-                if turn.role == "assistant":
-                    starts.append(template.written(messages, asks=True))
-                    if is_behind:
-                        asked[len(answers)], is_behind = 0, False
-                        # Nothing looks for the answers behind the last picture.
-                        if any(IMAGE in each.text for each in turns[place:]):
-                            before = template.written(messages, asks=False)
-                            asked[len(answers)] = max(0, len(starts[-1]) - len(before))
-                    # White space before it could make one token with the prompt's end.
-                    pieces = [turn.text.strip()]
-                    answers += pieces
-                messages.append(template.message(turn.role, pieces))
-                if turn.role == "assistant":
-                    wholes.append(template.written(messages, asks=False))
+                if turn.role != "assistant":
+                    messages.append(template.message(turn.role, pieces))
+                    continue
+                prompt = template.written(messages, asks=True)
+                if is_behind:
+                    asked[len(answers)], is_behind = 0, False
+                    # Nothing looks for the answers behind the last picture.
+                    if any(IMAGE in each.text for each in turns[place:]):
+                        before = template.written(messages, asks=False)
+                        asked[len(answers)] = max(0, len(prompt) - len(before))
+                # White space before it could make one token with the prompt's end.
+                answer = turn.text.strip()
+                messages.append(template.message(turn.role, [answer]))
+                answers.append(_Answer(answer, prompt, template.written(messages, asks=False)))
         except ValueError as error:
             raise ValueError(f"{item.name}: {error}") from error
-        text, spans, blocks = starts[0], list[Span](), []
-        for answer, start, whole, following in zip(answers, starts, wholes, [*starts[1:], None], strict=True):
-            piece = self._piece(item, answer, start, whole, following)
-            trained, rest = self._answer(item, answer, piece)
+        text, spans, blocks = answers[0].prompt, list[Span](), []
+        prompts = [*(answer.prompt for answer in answers[1:]), None]
+        for each, following in zip(answers, prompts, strict=True):
+            trained, rest = self._trained(item, each.text, self._piece(item, each, following))
             if len(spans) in asked:
                 blocks.append((len(spans), len(text) - asked[len(spans)]))
             spans.append((len(text), len(text) + len(trained)))
             text += trained + rest
         return Written(text, spans, blocks)
 
-    def _piece(self, item: Item, answer: str, prompt: str, whole: str, following: str | None) -> str:
-        """What the template writes behind an answer's prompt, up to the end of the next one.
-
-        Args:
-            item: for the message.
-            answer: its text.
-            prompt: the dialogue before it, asking for it.
-            whole: the dialogue up to it.
-            following: the prompt of the next answer; None: there is none.
-        """
+    def _piece(self, item: Item, answer: _Answer, following: str | None) -> str:
+        """What the template writes behind an answer's prompt, up to the end of the next one, if there is one."""
+        text, prompt, whole = answer
         if whole.startswith(prompt):
             if following is None:
                 return whole[len(prompt) :]
             if following.startswith(whole):
                 return following[len(prompt) :]
             own = whole[len(prompt) :]
-            for place in _places_of(answer, own):
+            for place in _places_of(text, own):
                 # Ended in another way than the last answer.
-                if following.startswith(prompt + own[:place] + answer):
+                if following.startswith(prompt + own[:place] + text):
                     return following[len(prompt) :]
                 # Without the words before it.
                 rest = self._behind(whole, len(prompt) + place, following)
@@ -143,7 +148,7 @@ class DialogueWriter:
             return None
         return following[start + len(kept) :]
 
-    def _answer(self, item: Item, answer: str, piece: str) -> tuple[str, str]:
+    def _trained(self, item: Item, answer: str, piece: str) -> tuple[str, str]:
         """An answer as the template writes it, up to its end, and what comes after it."""
         found = [(place, stop) for stop in self.stops if (place := piece.find(stop)) >= 0]
         if found:
