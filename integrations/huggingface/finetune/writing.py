@@ -106,7 +106,7 @@ class DialogueWriter:
         return Written(text, spans, blocks)
 
     def _piece(self, item: Item, answer: _Answer, following: str | None) -> str:
-        """What the template writes behind an answer's prompt, up to the end of the next one, if there is one."""
+        """What the template writes behind an answer's prompt, up to the end of the next, if there is one."""
         text, prompt, whole = answer
         if whole.startswith(prompt):
             if following is None:
