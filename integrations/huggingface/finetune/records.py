@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from heapq import nlargest
@@ -63,8 +64,10 @@ class Records(Dataset[dict[str, Any]]):
         self.lengths: list[tuple[int, int]] = []
         self.prompts: list[int] = []
         self.digests: list[str] = []
-        self._texts: list[str] = []
-        self._tasks: list[str] = []
+        # One object for all texts: each of many would be copied into every loading process that looks at it.
+        self._texts, self._ends = bytearray(), array("Q")
+        self._tasks: dict[str, int] = {}
+        self._of_task = array("I")
         self._starts: list[tuple[int, str]] = []
 
     @property
@@ -73,11 +76,12 @@ class Records(Dataset[dict[str, Any]]):
         return len({n_pictures > 0 for n_pictures, _ in self.lengths}) == 2
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._ends)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        item = Item(self.name(place), _dialogue(json.loads(self._texts[place])))
-        return {"item": item, "task": self._tasks[place]}
+        start = self._ends[place - 1] if place else 0
+        item = Item(self.name(place), _dialogue(json.loads(self._texts[start : self._ends[place]])))
+        return {"item": item, "task": list(self._tasks)[self._of_task[place]]}
 
     def longest(self, count: int) -> list[int]:
         """The places of `count` records each: most pictures, most text, most text before an answer."""
@@ -109,8 +113,9 @@ class Records(Dataset[dict[str, Any]]):
                 dialogue = _dialogue(record.content)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{self.name(place)}: {error}") from error
-            self._texts.append(record.text)
-            self._tasks.append(task)
+            self._texts += record.text.encode()
+            self._ends.append(len(self._texts))
+            self._of_task.append(self._tasks.setdefault(task, len(self._tasks)))
             self.counts[task] += 1
             texts = [len(turn.text) for turn in dialogue.turns]
             self.lengths.append((len(dialogue.images), sum(texts)))

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from cotbal.integrations.huggingface.finetune.records import read_files
+from cotbal.integrations.huggingface.finetune.records import Records, read_files
 from tests.integrations.huggingface.finetune.world import mixture, record
 
 
@@ -103,3 +105,31 @@ def test_a_turn_that_is_not_to_be_trained_on(mark: dict, tmp_path: Path) -> None
         read_files([str(path)])
     path.write_text(json.dumps({"messages": [question, answer | dict.fromkeys(mark, True)], "task": "chat"}))
     assert len(read_files([str(path)])) == 1
+
+
+def _own_memory() -> int:
+    """Bytes that this process alone has."""
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_")) * 1024
+
+
+def _growth(records: Records, told: Connection) -> None:
+    before = _own_memory()
+    for n in range(len(records)):
+        records[n]
+    told.send(_own_memory() - before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's tally of memory")
+def test_a_loading_process_does_not_copy_the_texts_that_it_reads(tmp_path: Path) -> None:
+    """As Python would of a list of texts: with every process of every rank it adds up."""
+    path, answer = tmp_path / "t.jsonl", "it is " * 600
+    path.write_text("\n".join(json.dumps(record(n, ("what", answer))) for n in range(8000)))
+    ours, theirs = get_context("fork").Pipe()
+    process = get_context("fork").Process(target=_growth, args=(read_files([str(path)]), theirs))
+    process.start()
+    assert ours.poll(60)
+    growth = ours.recv()
+    process.join()
+    assert growth < path.stat().st_size / 4
