@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from heapq import nlargest
 from itertools import chain
 from pathlib import Path
@@ -12,12 +15,15 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from cotbal.integrations.dialogues import IMAGE, Dialogue, Turn, read_dialogue
 from cotbal.integrations.pictures import open_rgb
 from cotbal.json_records import read_records
 from cotbal.tasks import DECLARED, record_task, unknown_task
 
+# Pictures that are looked for in one go, and how many of these at once.
+_AT_ONCE, _ASKING = 1000, 32
 # Keys of other tools' records that say more of what is to be learned, and would be told to no model.
 _UNREAD = ("objects", "tools", "video", "videos", "audio", "audios")
 # Of a turn, where False or 0 means that it is not to be learned.
@@ -107,7 +113,9 @@ class Records(Dataset[dict[str, Any]]):
         """
         digest, start = hashlib.sha256(), len(self)
         self._starts.append((start, str(path)))
-        for place, record in enumerate(read_records(path, digest), start=start):
+        quiet = os.environ.get("RANK", "0") != "0"
+        found = tqdm(read_records(path, digest), Path(path).name, unit=" records", delay=2, disable=quiet)
+        for place, record in enumerate(found, start=start):
             try:
                 task = record_task(record.content, field=DECLARED, file=path, file_tasks=file_tasks)
                 dialogue = _dialogue(record.content)
@@ -154,12 +162,23 @@ def read_files(
 
 def check_pictures(records: Records, folder: Path) -> None:
     """Raises ValueError where a picture is not in the folder; how many, and the first."""
-    missing = [image for image in records.images if not (folder / image).is_file()]
+    images = list(records.images)
+    parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+    # A file server takes a millisecond for each, and answers many at once.
+    with ThreadPoolExecutor(_ASKING) as pool, tqdm(total=len(images), desc="pictures", delay=2) as bar:
+        missing = []
+        for part, found in zip(parts, pool.map(partial(_missing, folder), parts), strict=True):
+            missing += found
+            bar.update(len(part))
     if missing:
         raise ValueError(
             f"--image_folder: {len(missing)} of {len(records.images)} pictures are not there, the first is "
             f"{folder / missing[0]} of {records.name(records.images[missing[0]])}"
         )
+
+
+def _missing(folder: Path, images: Sequence[str]) -> list[str]:
+    return [image for image in images if not (folder / image).is_file()]
 
 
 def pictures_of(item: Item, folder: Path) -> list[Image.Image]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cotbal.integrations.huggingface.finetune.records import Records, read_files
+from cotbal.integrations.huggingface.finetune.records import Records, check_pictures, read_files
 from tests.integrations.huggingface.finetune.world import mixture, record
 
 
@@ -105,6 +105,22 @@ def test_a_turn_that_is_not_to_be_trained_on(mark: dict, tmp_path: Path) -> None
         read_files([str(path)])
     path.write_text(json.dumps({"messages": [question, answer | dict.fromkeys(mark, True)], "task": "chat"}))
     assert len(read_files([str(path)])) == 1
+
+
+def test_the_first_of_many_pictures_that_are_not_there(tmp_path: Path) -> None:
+    names = [f"{n}.png" for n in range(2400)]
+    for name in names:
+        (tmp_path / name).touch()
+    path = tmp_path / "t.jsonl"
+    rows = [record(n, ("<image>" * 600, "it")) | {"image": names[600 * n : 600 * n + 600]} for n in range(4)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    read = read_files([str(path)])
+    check_pictures(read, tmp_path)
+    for gone in (2300, 1100, 1900):
+        (tmp_path / names[gone]).unlink()
+    said = r"3 of 2400 pictures are not there, the first is .*1100.png of .*t.jsonl, record 2$"
+    with pytest.raises(ValueError, match=said):
+        check_pictures(read, tmp_path)
 
 
 def _own_memory() -> int:
