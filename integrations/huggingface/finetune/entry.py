@@ -17,6 +17,7 @@ from cotbal.files import json_object, write_json
 from cotbal.integrations.checkpoints import newest_checkpoint, training_state
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TaskCollator
+from cotbal.integrations.huggingface.finetune import SETTINGS_FILE
 from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
 from cotbal.integrations.huggingface.finetune.model import (
     freeze_vision,
@@ -31,7 +32,6 @@ from cotbal.integrations.telling import data_in_words, refuse
 from cotbal.tasks import find_task, read_file_tasks
 
 _GATHERS = "stage3_gather_16bit_weights_on_model_save"
-SETTINGS_FILE = "cotbal_finetune.json"
 _FILE_TASKS = "file_tasks"
 # Of a step: batch size x accumulation x ranks; of a micro-batch: batch size x ranks.
 _SIZES = ("records_per_step", "records_per_micro_batch")
