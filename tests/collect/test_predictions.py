@@ -237,6 +237,7 @@ GOOD = [{"id": 1, "answer": "a"}, {"id": 2, "answer": "b"}]
         ),
         (lines(*GOOD), lines(*GOOD), "lower=1", r"lower: expected yes or no, got '1'"),
         (lines(*GOOD), lines(*GOOD), "tolerance=x", r"tolerance: expected a number, got 'x'"),
+        (lines(*GOOD), lines(*GOOD), "tolerance=0.1", r"expected rule=relaxed beside it, got rule=strict"),
         (lines(*GOOD), lines(*GOOD), "threshold=0.5", r"metric EM has no matching rule 'threshold'"),
         (lines(*GOOD), lines(*GOOD), "parts=0", r"parts: expected a number of files, got '0'"),
     ],
