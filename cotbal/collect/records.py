@@ -118,15 +118,15 @@ def by_id(records: Iterable[Record], name: str) -> dict[str, Record]:
 
 
 def images_of(records: Mapping[str, Record], name: str, given: str | None = None) -> dict[str, str]:
-    """Return {id: image} of the records that name one in a field; nothing, null or an empty text is none.
+    """Return {id: image} of the records that name one, or several, in a field; null or what is empty is none.
 
     The field that the user has `given` instead names one in every record. In VLMEvalKit's tables the first
     row of a picture holds it in base64, the others that row's id: it is the image of all, by its hash.
     """
     found = {
-        key: each.id(given or name)
+        key: _image(each, given or name)
         for key, each in records.items()
-        if given is not None or each.fields.get(name) not in (None, "")
+        if given is not None or each.fields.get(name) not in (None, "", [])
     }
     pictures = {
         # Each question on a picture would keep a copy of it; a path is shorter.
@@ -137,6 +137,14 @@ def images_of(records: Mapping[str, Record], name: str, given: str | None = None
         if len(image) > LONGEST_NAME
     }
     return {key: pictures.get(key) or pictures.get(image, image) for key, image in found.items()}
+
+
+def _image(record: Record, name: str) -> str:
+    """The image, or several of one item as one text."""
+    value = record.fields.get(name)
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return json.dumps(value)
+    return record.id(name)
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -33,7 +33,8 @@ TASK_METRICS = {
     "RefCOCO+-bbox": "Acc@IoU",
 }
 RULE_OPTIONS = {
-    "rule": "EM: strict, relaxed (ChartQA's 5 %) or soft (VQAv2's over several people's answers)",
+    "rule": "EM: strict, relaxed (ChartQA's 5 %) or soft (VQAv2's over several people's answers, without its "
+    "server's rewriting of punctuation, articles and number words)",
     "strip": "EM: yes or no",
     "lower": "EM: yes or no",
     "full_stop": "EM: yes or no, drop one at the end",
@@ -53,17 +54,21 @@ def matching_rules(metric: str, options: Mapping[str, str], where: str) -> dict[
     """Return every matching rule of a metric: the given ones, else the paper's.
 
     Raises:
-        ValueError: an unknown metric, a rule that it does not have, or a value of another kind.
+        ValueError: an unknown metric, a rule that it does not have, a value of another kind, or a tolerance
+            that the rule does not read.
     """
     check_metric(metric, where)
     defaults = METRICS[metric].defaults
     for name in options:
         if name in RULE_OPTIONS and name not in defaults:
             raise ValueError(f"{where}: metric {metric} has no matching rule {name!r}")
-    return {
+    rules = {
         name: _value(options[name], default, f"{where}: {name}") if name in options else default
         for name, default in defaults.items()
     }
+    if "tolerance" in options and rules["rule"] != "relaxed":
+        raise ValueError(f"{where}: tolerance: expected rule=relaxed beside it, got rule={rules['rule']}")
+    return rules
 
 
 def score_items(

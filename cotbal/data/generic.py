@@ -163,7 +163,8 @@ def _turn(
     if split not in SPLITS:
         raise row.error(columns["split"], f"one of {', '.join(SPLITS)}")
     id = checked(row, columns["id"], row.id(columns["id"])) if "id" in columns else str(number)
-    image = f"row {number}"
+    # Not by its place, where it has an id: the draws are those of any order of the rows.
+    image = f"row {id}"
     if "image" in columns:
         path = _picture(row, columns["image"], pictures, text_rows)
         image = f"{_NO_PICTURE}{image}" if path is None else path

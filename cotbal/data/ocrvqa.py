@@ -42,6 +42,8 @@ def prepare_ocrvqa(
         conversations: draw so many pictures of the training split.
         ending: of every picture's name (".jpg"); that of its address by default.
     """
+    if ending and not ending.startswith("."):
+        raise ValueError(f"--ending: expected a name's ending with its point, such as .jpg, got {ending!r}")
     path = annotations / "dataset.json" if annotations.is_dir() else annotations
     there(path, needed=True)
     found = _all(path, target.pictures, inputs, ending)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # ShareGPT4V's captions are paragraphs. LLaVA's own evaluation stops other answers at 128.
 _LONG, _MOST = {"ShareGPT4V": 1024}, 128
+# Of what makes a model; others may grow beside it while it answers, as the log of this very command.
+_OF_MODELS = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".jinja")
 
 
 class Answerer(Protocol):
@@ -183,7 +185,8 @@ def _settings(options: argparse.Namespace, digest: str, most: int, device: torch
     import torch
 
     folder = Path(options.model)
-    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in found if path.suffix in _OF_MODELS and path.is_file()]
     # Answers may be kept beside the model that gave them.
     answers = {path.name.removesuffix(SETTINGS) for path in files if path.name.endswith(SETTINGS)}
     files = [path for path in files if path.name.removesuffix(SETTINGS) not in answers]

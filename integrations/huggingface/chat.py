@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ class Chat:
 
     def answer(self, asked: Asked, most: int) -> tuple[list[str], int]:
         """The greedy answers to a batch, and how many of them were cut at `most` new tokens."""
-        model, tokenizer = self.model, self.template.tokenizer
+        model = self.model
         inputs = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
             for name, value in asked.inputs.items()
@@ -77,10 +78,26 @@ class Chat:
         with torch.inference_mode():
             output: Tensor = model.generate(**inputs, max_new_tokens=most)
         new = output[:, inputs["input_ids"].shape[1] :]
-        texts = [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        texts = [self.said(row) for row in new]
         ends = torch.tensor(model.generation_config.eos_token_id, device=new.device)
         ended = torch.isin(new, ends).any(dim=1)
         return texts, int((~ended).sum()) if new.shape[1] >= most else 0
+
+    @cached_property
+    def _before(self) -> str:
+        return self.template.before_answers()
+
+    def said(self, new: Tensor) -> str:
+        """The answer in the new tokens (S,), without what the template has before each answer.
+
+        Spaces stay as they are: transformers 4 takes those before a comma away where a tokenizer says so.
+        """
+        decode = partial(self.template.tokenizer.decode, clean_up_tokenization_spaces=False)
+        skipped = 0
+        if self._before and decode(new).lstrip().startswith(self._before):
+            lengths = range(1, len(new) + 1)
+            skipped = next(n for n in lengths if decode(new[:n]).lstrip().startswith(self._before))
+        return str(decode(new[skipped:], skip_special_tokens=True)).strip()
 
 
 class Prompts(Dataset[Asked]):

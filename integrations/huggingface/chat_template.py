@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from cotbal.integrations.dialogues import IMAGE
 
 Message = dict[str, Any]
+# Stands for an answer; nothing that a template says itself.
+_ANSWER = "4f1c9b"
 
 
 class Kind(NamedTuple):
@@ -110,6 +112,21 @@ class ChatTemplate:
                 f"{type(error).__name__}: {error}; give another --chat_template, or no system message"
             ) from error
         return text
+
+    def before_answers(self) -> str:
+        """What it writes between a prompt and the answer, so that a model trained by it says that first.
+
+        Such as a block for thoughts, empty in the records, or the name of a channel; "" where it writes
+        nothing, or is none for an answer.
+        """
+        asked = [*self.opening(), self.message("user", ["?"])]
+        try:
+            prompt = self.written(asked, asks=True)
+            whole = self.written([*asked, self.message("assistant", [_ANSWER])], asks=False)
+        except ValueError:
+            return ""
+        before, found, _ = whole.removeprefix(prompt).partition(_ANSWER)
+        return before.strip() if found and whole.startswith(prompt) else ""
 
     def begins(self, text: str) -> bool:
         """Whether a text that `written` made has its first token already.

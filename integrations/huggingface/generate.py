@@ -10,7 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotbal.files import json_object
 from cotbal.integrations.answering.command import exit_code, generate, parser_of
+from cotbal.integrations.huggingface.finetune import SETTINGS_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +34,10 @@ examples:
 
 A question is a line {"question_id", "text", "image"?, "task"?}, an answer {"question_id", "text"}. A LoRA is
 put on the model that its folder names, or on --base. The prompt has to be that of the training: the first one
-is printed. Exit code 2: something given cannot be right.
+is printed, and what `finetune` was told of it holds here too. Exit code 2: something given cannot be right.
 """
+# What makes a prompt and is in no other file of a model, as `finetune` writes it where nobody says another.
+_PROMPTS = {"system": None, "chat_template_kwargs": "{}", "newline_after_image": False}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -44,6 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     # The processes that load pictures are forks of one that has tokenized.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _ask_as_trained(options)
     template = options.chat_template and options.chat_template.read_text(encoding="utf-8")
     settings = {
         "base": options.base,
@@ -77,6 +82,20 @@ def _run(options: argparse.Namespace) -> None:
     generate(options, settings, load)
 
 
+def _ask_as_trained(options: argparse.Namespace) -> None:
+    """Fills in what this command line does not say of prompts, as the training with `finetune` had it."""
+    folder = Path(options.model)
+    # A checkpoint lies in the folder of its training.
+    path = (folder.parent if folder.name.startswith("checkpoint-") else folder) / SETTINGS_FILE
+    remedy = "move it away to ask without it"
+    told = json_object(path, "what `finetune` was begun with", remedy) if path.is_file() else {}
+    told = _PROMPTS | told
+    told["chat_template_kwargs"] = json.loads(told["chat_template_kwargs"])
+    for name in _PROMPTS:
+        if getattr(options, name) is None:
+            setattr(options, name, told[name])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("python -m cotbal.integrations.huggingface.generate", _DESCRIPTION, _EXAMPLES)
     add = parser.add_argument
@@ -93,19 +112,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--attention", metavar="NAME", help="such as flash_attention_2 (default: transformers' own choice)")
     add("--chat-template", type=Path, metavar="FILE", help="a Jinja file in place of the model's own")
-    add("--system", metavar="TEXT", help="a system message, if the training had one")
+    add("--system", metavar="TEXT", help="a system message, if the training had one (default: `finetune`'s)")
     add(
         "--newline-after-image",
         action="store_true",
+        default=None,
         help="ask on the line after the picture, if the training's records said '<image>\\n...' and the chat "
         "template adds no line",
     )
     add(
         "--chat-template-kwargs",
         type=_mapping,
-        default={},
         metavar="JSON",
-        help="variables of the chat template, such as '{\"enable_thinking\": false}'",
+        help="variables of the chat template, such as '{\"enable_thinking\": false}' (default: `finetune`'s)",
     )
     add(
         "--image-processor-kwargs",

@@ -160,13 +160,28 @@ def test_a_list_that_a_table_holds_as_text_is_refused(tmp_path, cell):
     assert read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}").items == {"1": 0.0}
 
 
-@pytest.mark.parametrize("bare", [{}, {"image": None}, {"image": ""}])
+@pytest.mark.parametrize("bare", [{}, {"image": None}, {"image": ""}, {"image": []}])
 def test_the_first_item_may_have_no_image(tmp_path, bare):
     write_jsonl(tmp_path / "p.jsonl", [{"id": key, "answer": "a"} for key in (1, 2)])
     truth = write_json(
         tmp_path / "t.json", [{"id": 1, "answer": "a"} | bare, {"id": 2, "answer": "a", "image": "x"}]
     )
     assert read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}").images == {"2": "x"}
+
+
+def test_items_on_the_same_images_are_on_one(tmp_path):
+    """As two pictures that are compared; the order tells which is which."""
+    pairs = [["x", "y"], ["x", "y"], ["y", "x"], "x"]
+    write_jsonl(tmp_path / "p.jsonl", [{"id": key, "answer": "a"} for key in range(4)])
+    rows = [{"id": key, "answer": "a", "image": image} for key, image in enumerate(pairs)]
+    truth = write_json(tmp_path / "t.json", rows)
+    images = read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}").images
+    assert images["0"] == images["1"]
+    assert len(set(images.values())) == 3
+    rows[0]["image"] = ["x", 3]
+    truth = write_json(tmp_path / "t.json", rows)
+    with pytest.raises(ValueError, match=r"field 'image': expected an id, got \['x', 3\]"):
+        read(tmp_path, f"format=predictions from=p.jsonl metric=EM truth={truth}")
 
 
 def test_an_item_without_an_image_has_none(tmp_path):
@@ -237,6 +252,7 @@ GOOD = [{"id": 1, "answer": "a"}, {"id": 2, "answer": "b"}]
         ),
         (lines(*GOOD), lines(*GOOD), "lower=1", r"lower: expected yes or no, got '1'"),
         (lines(*GOOD), lines(*GOOD), "tolerance=x", r"tolerance: expected a number, got 'x'"),
+        (lines(*GOOD), lines(*GOOD), "tolerance=0.1", r"expected rule=relaxed beside it, got rule=strict"),
         (lines(*GOOD), lines(*GOOD), "threshold=0.5", r"metric EM has no matching rule 'threshold'"),
         (lines(*GOOD), lines(*GOOD), "parts=0", r"parts: expected a number of files, got '0'"),
     ],

@@ -373,6 +373,21 @@ def test_own_table_of_text_alone_and_its_own_splits(tmp_path):
     assert found[0] == {"question_id": "1", "text": "q1", "answer": "a1", "task": "T"}
 
 
+@pytest.mark.parametrize("text_rows", [False, True])
+def test_rows_of_text_that_have_ids_may_stand_in_any_order(tmp_path, text_rows):
+    """A table that is exported again holds out the same rows, and trains on the same bytes."""
+    lines = [{"Q": f"q{n}", "A": f"a{n}", "n": f"n{n}", "file": None} for n in range(30)]
+    columns = {"question": "Q", "answer": "A", "id": "n"} | ({"image": "file"} if text_rows else {})
+    options = {"task": "T", "columns": columns, "validation": 5, "text_rows": text_rows}
+    for name, table in (("there", lines), ("back", lines[::-1])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, table)))
+        prepare_generic(path, target(tmp_path / name), inputs(), **options)
+    for name in ("train.json", "val.jsonl"):
+        there, back = ((tmp_path / order / "T" / name).read_bytes() for order in ("there", "back"))
+        assert there == back
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

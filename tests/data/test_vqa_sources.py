@@ -166,6 +166,8 @@ def test_ocrvqa_draws_books_and_keeps_each_whole(tmp_path):
         **{"file": "train.json", "records": 40, "turns": 80, "sha256": ""},
     }
     assert train(tmp_path / "all" / "OCRVQA")[0]["image"] == "ocr/0000.png"
+    with pytest.raises(ValueError, match=r"--ending: expected .* with its point, such as \.jpg, got 'png'"):
+        prepare_ocrvqa(path, target(tmp_path / "all", "ocr"), inputs(), ending="png")
 
 
 def test_two_runs_give_the_same_bytes(tmp_path, vqav2):

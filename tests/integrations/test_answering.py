@@ -50,7 +50,7 @@ def _settings_of(model: Path) -> dict[str, Any]:
 
 
 def test_answers_may_lie_beside_the_model(tmp_path: Path) -> None:
-    """Those of one task are no other model for the next one, or for the same one again."""
+    """Those of one task, and a log, are no other model for the next one, or for the same one again."""
     (tmp_path / "config.json").write_text("{}")
     before = _settings_of(tmp_path)
     for name in ("gqa.jsonl", "answers"):
@@ -59,6 +59,8 @@ def test_answers_may_lie_beside_the_model(tmp_path: Path) -> None:
         with answers.part(0, 1) as stream:
             answers.add(stream, 0, ["yes"])
         assert answers.finish()
+    # Where the shell writes what the command says, it grows from one process to the next.
+    (tmp_path / "generate.log").write_text("cotbal: the first prompt: ...")
     assert _settings_of(tmp_path) == before
     (tmp_path / "model.safetensors").write_text("")
     assert _settings_of(tmp_path) != before

@@ -21,9 +21,21 @@ def test_any_mode(mode: str, tmp_path: Path) -> None:
 def test_of_sixteen_bits_are_the_upper_ones(tmp_path: Path) -> None:
     """Where Pillow converts by itself, all above 255 is white."""
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    for name in ("x.png", "x.tiff"):
+    for name in ("x.png", "x.tiff", "x.pgm"):
         Image.fromarray(values).save(tmp_path / name)
         assert (np.asarray(open_rgb(tmp_path / name)) == (values >> 8)[..., None]).all()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_of_thirty_two_bits_nothing_tells_the_scale(kind: type, tmp_path: Path) -> None:
+    """As of heights or of satellites: fractions would all be black, numbers above 255 white."""
+    Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16).astype(kind)).save(
+        tmp_path / "x.tiff"
+    )
+    with pytest.raises(
+        ValueError, match=r"expected a picture in .*x\.tiff: 32 bits a channel, .* save it with 8"
+    ):
+        open_rgb(tmp_path / "x.tiff")
 
 
 def test_what_is_no_picture(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def _decoded(path: Path, digest: bytes) -> Look:
                     )
                 image.draft("RGB", SMALL)
                 image.load()
+                # Pillow's "I" of these two has 16 bits; of others, in RGB, it is white, and "F" black.
+                if image.mode in ("I", "F") and image.format not in ("PNG", "PPM"):
+                    return Look("broken-picture", "8 or 16 bits a channel", "32", digest, width, height)
         except Image.DecompressionBombError as error:
             return Look(
                 "broken-picture", f"at most {MOST_PIXELS:,} pixels", str(error), digest, width, height

@@ -18,6 +18,7 @@ from cotbal.integrations.checkpoints import newest_checkpoint, training_state
 from cotbal.integrations.dialogues import END_OF_THOUGHT
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TaskCollator
+from cotbal.integrations.huggingface.finetune import SETTINGS_FILE
 from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
 from cotbal.integrations.huggingface.finetune.model import (
     freeze_vision,
@@ -32,7 +33,6 @@ from cotbal.integrations.telling import data_in_words, refuse
 from cotbal.tasks import find_task, read_file_tasks
 
 _GATHERS = "stage3_gather_16bit_weights_on_model_save"
-SETTINGS_FILE = "cotbal_finetune.json"
 _FILE_TASKS = "file_tasks"
 # Of a step: batch size x accumulation x ranks; of a micro-batch: batch size x ranks.
 _SIZES = ("records_per_step", "records_per_micro_batch")
@@ -120,7 +120,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
         if any(END_OF_THOUGHT in first.text[start:end] for start, end in first.answers):
             print(
                 "cotbal: an empty thought is trained before each answer; --chat_template_kwargs "
-                "'{\"enable_thinking\": false}', here and in generate, may put it into the prompt instead"
+                "'{\"enable_thinking\": false}' may put it into the prompt instead"
             )
         # One that is too long would end the training where it comes up.
         for place in records.longest(N_LONGEST):

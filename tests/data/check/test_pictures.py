@@ -54,6 +54,16 @@ def test_what_is_no_picture(tmp_path):
     assert look(tmp_path / "a.eps").got == "no picture of these"
 
 
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_of_thirty_two_bits_a_channel(tmp_path, mode):
+    """Training would see it all white or all black; of 16 it is taken."""
+    Image.new("L", (40, 30)).convert(mode).save(tmp_path / "a.tiff")
+    assert look(tmp_path / "a.tiff")[:3] == ("broken-picture", "8 or 16 bits a channel", "32")
+    for name in ("a.png", "a.pgm", "b.tiff"):
+        Image.new("I;16", (40, 30)).save(tmp_path / name)
+        assert look(tmp_path / name).kind is None
+
+
 # Pillow itself refuses twice its limit only.
 @pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (9_500, 9_500)])
 def test_bomb_is_told_by_its_head_and_not_decoded(tmp_path, width, height):

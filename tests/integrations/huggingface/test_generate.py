@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from PIL import Image
 from transformers import (
+    AutoTokenizer,
     CLIPImageProcessor,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -24,7 +26,8 @@ from transformers import (
 from cotbal.collect.one_model import score_file
 from cotbal.integrations.answering.questions import Question
 from cotbal.integrations.huggingface import chat, generate
-from cotbal.integrations.huggingface.chat import Prompts, load_chat
+from cotbal.integrations.huggingface.chat import Chat, Prompts, load_chat
+from cotbal.integrations.huggingface.chat_template import Kind, load_template
 from cotbal.project import recipe_files
 from tests.integrations.huggingface.chat_world import (
     IMAGE,
@@ -317,3 +320,35 @@ def test_the_recipes_evaluation_is_understood(name: str) -> None:
     options = generate._parser().parse_args(words[module + 1 :])
     assert (options.model, str(options.questions)) == ("model", "data")
     assert str(options.out) == "output/answers.jsonl"
+
+
+def answered(world: World, said: str, before: str = "") -> str:
+    """What is kept of what a model says, by a template that has `before` in front of each answer."""
+    content = "{% if m.role == 'assistant' %}" + before + "{% endif %}{{ m.content }}"
+    template = TEXT.replace("{{ m.content }}", content)
+    words = load_template([str(world.text)], Kind(None, AutoTokenizer), template=template)
+    # As Llama 3's; transformers 5 obeys it for such a tokenizer by the second word alone.
+    words.tokenizer.clean_up_tokenization_spaces = True
+    words.tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    prompt, new = (words.tokenizer(text, return_tensors="pt").input_ids for text in ("what", said))
+    model = SimpleNamespace(
+        device="cpu",
+        dtype=torch.float32,
+        generation_config=SimpleNamespace(eos_token_id=[3]),
+        generate=lambda **_: torch.cat([prompt, new], dim=1),
+    )
+    asked = chat.Asked(0, {"input_ids": prompt})
+    return Chat(model, words).answer(asked, 99)[0][0]
+
+
+@pytest.mark.parametrize("before", ["<think>\n\n</think>\n\n", "<s>final</s>", "Answer: ", ""])
+def test_what_a_template_has_before_each_answer_is_no_part_of_it(before: str, world: World) -> None:
+    """A training by it has the model say that too, as Qwen3's empty thoughts or the channel of gpt-oss."""
+    assert answered(world, f"{before}it is here<|end|><pad>", before) == "it is here"
+    # The first answer of several may be the only one that has it.
+    assert answered(world, "it is here<|end|>", before) == "it is here"
+    assert answered(world, "final<|end|>", before) == "final"
+
+
+def test_spaces_in_an_answer_stay(world: World) -> None:
+    assert answered(world, "the man 's shirt , here .<|end|>") == "the man 's shirt , here ."

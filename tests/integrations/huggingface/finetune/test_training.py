@@ -1,6 +1,7 @@
 """The command: its steps are Eq. 2's, what is trained, and that it goes on from its checkpoints."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cotbal.integrations.huggingface import generate
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
 from cotbal.integrations.huggingface.finetune import entry
 from cotbal.integrations.huggingface.finetune.collator import DialogueCollator
-from tests.integrations.huggingface.chat_world import World, make_world
+from tests.integrations.huggingface.chat_world import PARTS, World, make_world
 from tests.integrations.huggingface.finetune.world import (
     GROUPED,
     SEQUENTIAL,
@@ -337,3 +338,37 @@ def test_an_empty_thought_that_is_trained_is_told(
         assert marked in told
         assert marked.replace("it<", "red<") in told
         assert ("an empty thought is trained before each answer" in told) == (not variables)
+
+
+def test_a_model_is_asked_as_it_was_trained(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the training was told of its prompts holds in `generate`, which may be told otherwise."""
+    template = tmp_path / "template.jinja"
+    template.write_text(PARTS.replace(":{%", "{{ tone | default('') }}:{%"))
+    options: dict[str, Any] = {"max_steps": 1, "save_steps": 1, "chat_template": template}
+    options |= {
+        "system": "it is here",
+        "chat_template_kwargs": '{"tone": "the"}',
+        "newline_after_image": True,
+    }
+    out = tmp_path / "out"
+    given = write(tmp_path, [record(1, ("what is it", "red that"), image="0.png")] * 4)
+    assert run([*given, *words(world, world.vision, out, **options)]) == 0
+    trained = re.search(r"in \[\[ \]\]: '(.*)\[\[", capsys.readouterr().out)
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question_id": 1, "text": "what is it", "image": "0.png"}\n')
+
+    def asked(model: Path, *more: str) -> str:
+        words = ["--model", str(model), "--questions", str(questions), "--image-folder", str(world.images)]
+        words += ["--out", str(tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"), "--workers", "0"]
+        assert generate.main([*words, "--max-new-tokens", "1", *more]) == 0
+        prompt = re.search(r"the first prompt: '(.*)'", capsys.readouterr().err)
+        assert prompt is not None
+        return prompt[1]
+
+    assert trained is not None
+    assert trained[1].startswith("<s>systemthe:it is here<|end|><s>userthe:<image>\\n\\nwhat")
+    assert asked(out) == asked(out / "checkpoint-1") == trained[1]
+    other = asked(out, "--system", "the", "--chat-template-kwargs", "{}")
+    assert other.startswith("<s>system:the<|end|><s>user:<image>\\n\\nwhat")
