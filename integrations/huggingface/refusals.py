@@ -126,8 +126,8 @@ def _check_arguments(args: Any) -> None:
     if args.optim in _STEP_IN_BACKWARD and args.gradient_accumulation_steps > 1:
         raise ValueError(
             f"gradient_accumulation_steps: expected 1 with optim={args.optim.value!r}, which makes a step in "
-            f"the backward pass of each micro-batch, got {args.gradient_accumulation_steps}: none would be of "
-            "the whole step's gradient. Raise per_device_train_batch_size, or take another optimizer"
+            f"the backward pass of each micro-batch, got {args.gradient_accumulation_steps}: none would have "
+            "the gradient of Eq. 2. Raise per_device_train_batch_size, or take another optimizer"
         )
     if args.n_gpu > 1:
         raise ValueError(
