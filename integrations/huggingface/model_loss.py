@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from cotbal.balancing import Weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
@@ -18,6 +18,23 @@ from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.normalizer import loss_factor
 from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
+
+
+class _Unscaled(StepLoss):
+    """A `StepLoss` that checks the precision where it is computed.
+
+    accelerate's autocast may lie between a model and the loss that was put into it afterwards.
+    """
+
+    def __init__(self, n_tasks: int, check: Callable[[], None]) -> None:
+        super().__init__(n_tasks)
+        self._check = check
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        # A compiled model was asked before it; within, autocast is part of its graph.
+        if not torch.compiler.is_compiling():
+            self._check()
+        return super()._constants(device)
 
 
 class ModelLoss:
@@ -52,7 +69,7 @@ class ModelLoss:
         self.balance = StepBalance(
             names,
             weighting,
-            StepLoss(len(names)),
+            _Unscaled(len(names), self._check_precision),
             replicas=getattr(self.model, "_tp_size", None) or 1,
             per_device=denominator == "micro",
         )

@@ -10,6 +10,8 @@ from cotbal.integrations.huggingface.sft import computes_its_loss_in, is_sft_tra
 
 # PEFT's prompt learning that adds no positions to the labels.
 _PREFIXES_OF_KEYS = ("PREFIX_TUNING", "CARTRIDGE")
+# Transformers refuses the layerwise ones itself.
+_STEP_IN_BACKWARD = ("lomo", "adalomo")
 
 
 def check_trainer(trainer: Any) -> None:
@@ -120,6 +122,12 @@ def _check_arguments(args: Any) -> None:
             "use_liger_kernel: expected Liger's kernels without its loss, got them with it, which never "
             "sees the tasks. Beside it pass "
             f"{theirs}(liger_kernel_config={{'fused_linear_cross_entropy': False}})"
+        )
+    if args.optim in _STEP_IN_BACKWARD and args.gradient_accumulation_steps > 1:
+        raise ValueError(
+            f"gradient_accumulation_steps: expected 1 with optim={args.optim.value!r}, which makes a step in "
+            f"the backward pass of each micro-batch, got {args.gradient_accumulation_steps}: none would have "
+            "the gradient of Eq. 2. Raise per_device_train_batch_size, or take another optimizer"
         )
     if args.n_gpu > 1:
         raise ValueError(

@@ -221,7 +221,7 @@ class CoTBalMixin(RestoredWeights):
             self._has_begun = True
             self._resumed = epoch_iterator if self.state.global_step else None
             check_steps(self)
-        batches = [*self._held, *islice(epoch_iterator, num_batches - len(self._held))]
+        batches = [*self._held, *self._drawn(epoch_iterator, num_batches - len(self._held), device)]
         self._held = []
         if len(batches) < num_batches:
             if self._opened_at is None and epoch_iterator is not self._resumed:
@@ -290,6 +290,14 @@ class CoTBalMixin(RestoredWeights):
         """`TaskMeter.read` of all finished steps: a collective, so every rank calls it."""
         self.flush()
         return self.balance.meter.read()
+
+    def _drawn(self, epoch_iterator: Iterator[Any], n_batches: int, device: torch.device) -> list[Any]:
+        """The next micro-batches, as the trainer's own class draws them or changes them."""
+        own = super().get_batch_samples
+        # transformers' counts their labels too, by a collective, and does nothing else.
+        if own.__func__ is Trainer.get_batch_samples:
+            return list(islice(epoch_iterator, n_batches))
+        return own(epoch_iterator, n_batches, device)[0]
 
     def _short(self, epoch_iterator: Iterator[Any], batches: list[Any]) -> list[Any]:
         """What is trained on now of a window that is shorter than was asked for.

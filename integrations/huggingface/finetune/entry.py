@@ -56,7 +56,7 @@ N_LONGEST = 16
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 after a training, 2 where something that it was given cannot be right.
+    """The exit code: 0 after a training, 1 where it was stopped, 2 where it was given what cannot be right.
 
     Args:
         words: the command line; None: the process's own.
@@ -68,12 +68,11 @@ def main(words: Sequence[str] | None = None) -> int:
         train = prepare(options, args)
     except (ImportError, OSError, TypeError, ValueError) as error:
         return refuse(error)
-    train()
-    return 0
+    return train()
 
 
-def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
-    """What trains, goes on from the newest checkpoint, and saves the model.
+def prepare(options: Options, args: TrainingArguments) -> Callable[[], int]:
+    """What trains, goes on from the newest checkpoint, saves the model and returns the exit code.
 
     Raises:
         ImportError: a package is missing.
@@ -140,8 +139,8 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], None]:
     return partial(_train, trainer, checkpoint, settings)
 
 
-def _train(trainer: FinetuneTrainer, checkpoint: str | None, settings: dict[str, Any]) -> None:
-    """Trains and saves the model, with what the training was begun with beside it."""
+def _train(trainer: FinetuneTrainer, checkpoint: str | None, settings: dict[str, Any]) -> int:
+    """The exit code, after a training whose model is saved, with what it was begun with beside it."""
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir) / SETTINGS_FILE, settings)
         if checkpoint is not None:
@@ -151,15 +150,34 @@ def _train(trainer: FinetuneTrainer, checkpoint: str | None, settings: dict[str,
         # It was ended while it saved the model: transformers would make one more step.
         args.max_steps, args.num_train_epochs = -1, 0
     trainer.train(resume_from_checkpoint=checkpoint)
+    # Of SIGTERM under --enable_jit_checkpoint transformers tells nobody.
+    is_whole = trainer.state.global_step >= trainer.state.max_steps
+    if is_whole:
+        _save(trainer)
+    elif trainer.is_world_process_zero():
+        refuse(_stopped(trainer))
+    # A rank that ended while another still writes would take the connection, and its own exit code, with it.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return 0 if is_whole else 1
+
+
+def _save(trainer: FinetuneTrainer) -> None:
     if trainer.is_fsdp_enabled:
         # Where checkpoints are sharded, this would write none.
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(trainer.args.output_dir) / "trainer_state.json"))
-    # A rank that ended while another still writes would take the connection, and its own exit code, with it.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+
+
+def _stopped(trainer: FinetuneTrainer) -> str:
+    newest = newest_checkpoint(trainer.args.output_dir)
+    return (
+        f"expected {trainer.state.max_steps} steps, got {trainer.state.global_step}, where the training was "
+        "stopped (by a signal under --enable_jit_checkpoint): its model is not saved. Start it again, and it "
+        f"{'begins anew' if newest is None else f'goes on from {newest}'}"
+    )
 
 
 def _template(options: Options, kind: Kind) -> ChatTemplate:

@@ -33,8 +33,8 @@ A record is LLaVA's, {"image": "1.png", "conversations": [{"from": "human", "val
 {"from": "gpt", "value": "A cat."}], "task": "VQAv2"}, or has {"role", "content"} turns under "messages".
 --weights is what `cotbal weights` writes, or {"VQAv2": 0.8, "COCO": 1.2}, or a rule (TLA, RLW, DWA, IGBv1):
 {"schema_version": 1, "rule": "DWA", "options": {"window": 25}, "fixed": {"COCO": 1.0}}. All other words are
-those of transformers' TrainingArguments; --help_all shows them too. Exit code 2: something given cannot be
-right.
+those of transformers' TrainingArguments; --help_all shows them too. Exit code 1: the training was stopped
+before its last step; 2: something given cannot be right.
 """
 
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -326,6 +327,16 @@ def test_float16_is_refused() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = ours.float()(**made).loss
     assert relative(loss, eq2(model(), micro_batches()[0])) <= 0.05
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_float16_within_the_model_is_refused(level: str) -> None:
+    """accelerate's prepare puts its autocast into the model's forward: a patch after it lies around that."""
+    ours = model().float()
+    ours.forward = MethodType(torch.autocast("cpu", torch.float16)(ours.forward.__func__), ours)
+    put_in(ours, level=level)
+    with pytest.raises(ValueError, match=r"in bfloat16 or float32, got float16"):
+        ours(**batch(micro_batches()[0]))
 
 
 def test_a_step_that_failed_leaves_nothing() -> None:

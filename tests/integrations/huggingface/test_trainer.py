@@ -253,6 +253,23 @@ def test_trainers_of_ones_own(tmp_path: Path, own: type) -> None:
     check(outcome, 8, data)
 
 
+class MasksAsItDraws(Trainer):
+    """Trains on no record's first four labels."""
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        batches, n_items = super().get_batch_samples(*args)
+        for batch in batches:
+            batch["labels"][:, :4] = -100
+        return batches, n_items
+
+
+def test_what_a_trainer_of_ones_own_draws_is_trained_on(tmp_path: Path) -> None:
+    data = records(24)
+    mixed = type("Mixed", (InOrder, CoTBalMixin, MasksAsItDraws), {})
+    outcome = trained(tmp_path, data, 4, 2, cls=mixed)
+    check(outcome, 8, [each | {"labels": [-100] * 4 + each["labels"][4:]} for each in data])
+
+
 class PastTheModel(Trainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         logits = model(input_ids=inputs["input_ids"]).logits

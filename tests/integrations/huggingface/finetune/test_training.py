@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2ForCausalLM, TrainerCallback
 
 from cotbal.balancing import DWA, save_rule
 from cotbal.integrations.huggingface import generate
@@ -172,6 +173,30 @@ def test_it_goes_on_from_its_checkpoint(
     losses = [[line["loss"] for line in log if "loss" in line] for log in logs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
+
+
+class Stops(TrainerCallback):
+    """After two steps, with a checkpoint, as transformers does on SIGTERM under --enable_jit_checkpoint."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = control.should_save = state.global_step == 2
+
+
+def test_a_training_that_is_stopped_has_not_ended(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code was 0 and its model saved: an estimate would have scored it as that of all four steps."""
+    given, out = write(tmp_path, mixture(is_pictured=False)), tmp_path / "out"
+    command = [*given, *words(world, world.text, out, save_strategy="no")]
+    with monkeypatch.context() as patched:
+        patched.setattr(entry, "FinetuneTrainer", partial(entry.FinetuneTrainer, callbacks=[Stops()]))
+        assert run(command) == 1
+    told = capsys.readouterr().err
+    assert "expected 4 steps, got 2" in told
+    assert f"Start it again, and it goes on from {out / 'checkpoint-2'}" in told
+    assert not (out / "model.safetensors").exists()
+    assert run(command) == 0
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 4
 
 
 @pytest.mark.parametrize(
