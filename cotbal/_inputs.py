@@ -172,6 +172,12 @@ def check_linear(
     Returns:
         The two numbers, of NumPy's types as Python's.
     """
+    if weight.dtype not in _LOGIT_DTYPES:
+        # Cast to floats the codes would pass for weights.
+        raise TypeError(
+            f"weight: expected a floating dtype of 16 bits or more, got {weight.dtype}; of a quantised head, "
+            "whose codes are no weights, call the head and pass its logits to gtw_cross_entropy"
+        )
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(
             f"weight: expected the whole head (V, D), got {tuple(weight.shape)}; under ZeRO-3 or FSDP the "

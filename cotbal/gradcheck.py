@@ -81,7 +81,10 @@ def check_gradients(
         True
     """
     names = ("logits",) if len(features) == 1 else ("hidden", "weight")
-    tasks = (labels, task_ids, task_weights)
+    # Else the three backward passes would add to the gradients of a bias or of task weights that are trained.
+    features = tuple(map(_detached, features))
+    options = {name: _detached(value) for name, value in options.items()}
+    tasks = (labels, task_ids, _detached(task_weights))
     shared = {name: value for name, value in options.items() if name not in _HOW}
     checked = _run(fn, features, tasks, upstream, options)
     exact_fn = gtw_cross_entropy if len(features) == 1 else linear_gtw_cross_entropy
@@ -131,6 +134,10 @@ def _run(
         loss.backward(torch.full_like(loss, upstream))
     gradients = (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves)
     return [as_float64(loss.detach()), *(as_float64(gradient) for gradient in gradients)]
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _on(device: torch.device, value: Any) -> Any:

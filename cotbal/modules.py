@@ -42,9 +42,20 @@ def _held(task_weights: Any) -> Tensor:
     """The weights (N,) as a float32 tensor of the module's own.
 
     Raises:
-        TypeError: no sequence of numbers.
-        ValueError: a shape, a value or a gradient that cannot be right.
+        TypeError: no sequence of numbers, or numbers of 16 bits.
+        ValueError: a shape, a value or a gradient that cannot be right, or a tensor without values.
     """
+    if isinstance(task_weights, Tensor) and task_weights.is_meta:
+        raise ValueError(
+            "task_weights: expected values, got a tensor of the meta device, which torch.tensor makes while "
+            "from_pretrained builds a model; pass the numbers as a list"
+        )
+    # Of torch.tensor too, where a model is built in bfloat16.
+    if isinstance(task_weights, Tensor) and task_weights.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            "task_weights: expected float32 (16-bit floats would round the weights), got "
+            f"{task_weights.dtype}; pass the numbers as a list, or a float32 tensor of them"
+        )
     if isinstance(task_weights, Tensor) and task_weights.requires_grad:
         raise ValueError(
             "task_weights: expected constants, got a tensor that requires grad, which the module would not "

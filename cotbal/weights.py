@@ -34,7 +34,7 @@ class TaskWeights(Mapping[str, float]):
         provenance: whatever tells how the weights came about, as JSON values.
 
     Raises:
-        TypeError: a weight is not a number, a task is not a string.
+        TypeError: a weight, T or alpha is not a number, a task is not a string.
         ValueError: no task, a weight that is negative or not finite, a fixed task whose weight differs.
 
     Example:
@@ -56,6 +56,10 @@ class TaskWeights(Mapping[str, float]):
         if not isinstance(self.provenance, Mapping):
             raise TypeError(f"provenance: expected a mapping, got {type(self.provenance).__name__}")
         object.__setattr__(self, "provenance", dict(self.provenance))
+        for name in ("temperature", "alpha"):
+            value = getattr(self, name)
+            # A number of NumPy's could not be saved.
+            object.__setattr__(self, name, None if value is None else _checked_number(value, name))
         for task, weight in self.fixed.items():
             if self.weights.get(task) != weight:
                 raise ValueError(
@@ -124,8 +128,11 @@ class TaskWeights(Mapping[str, float]):
             ValueError: it is not JSON, of another schema version, or its weights are not valid.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_distinct_keys)
+            # Editors on Windows put a mark in front.
+            content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct_keys)
             return cls.of_list(content, tasks) if isinstance(content, list) else cls._from_json(content)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: expected {{task: weight}} as JSON in UTF-8, got {error}") from error
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -181,10 +188,15 @@ def checked_weights(weights: Mapping[str, float], parameter: str) -> dict[str, f
 
 
 def _checked_weight(value: object, where: str) -> float:
+    number = _checked_number(value, where)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"{where}: expected a finite weight >= 0, got {value}")
+    return number
+
+
+def _checked_number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{where}: expected a number, got {value!r}")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{where}: expected a finite weight >= 0, got {value}")
     return float(value)
 
 

@@ -69,3 +69,12 @@ def test_a_gradient_that_is_lost_is_0() -> None:
 def test_statistics_beside_the_loss_are_left_alone() -> None:
     tasks = {"task_ids": IDS, "task_weights": WEIGHTS, "return_stats": True}
     assert cotbal.check_gradients(cotbal.gtw_cross_entropy, LOGITS, labels=LABELS, **tasks).ok
+
+
+def test_no_gradient_is_left_with_the_caller() -> None:
+    """A training step that follows would take it for its own."""
+    head, weights = torch.nn.Linear(4, 11), WEIGHTS.clone().requires_grad_()
+    tasks = {"labels": SOME, "task_ids": IDS, "task_weights": weights}
+    fn, features = cotbal.linear_gtw_cross_entropy, (torch.randn(6, 4), head.weight)
+    assert cotbal.check_gradients(fn, *features, bias=head.bias, **tasks).ok
+    assert all(each.grad is None for each in (head.weight, head.bias, weights))

@@ -58,6 +58,13 @@ def test_what_holds_the_tensor_is_not_the_tensor() -> None:
         cotbal.linear_gtw_cross_entropy(HIDDEN, nn.Linear(8, 50), LABELS)  # type: ignore[arg-type]
 
 
+def test_the_codes_of_a_quantised_head_are_no_weights() -> None:
+    """To cast them to the dtype of hidden, as for any other, would give a plausible loss."""
+    for codes in (HEAD.to(torch.int8), torch.zeros(200, 1, dtype=torch.uint8), HEAD.to(torch.float8_e4m3fn)):
+        with pytest.raises(TypeError, match=r"weight: .* a quantised head, .* logits to gtw_cross_entropy"):
+            cotbal.linear_gtw_cross_entropy(HIDDEN, codes, LABELS)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_shapes_can_be_tried_on_meta_tensors(level: str) -> None:
     """And a module keeps the values of its weights."""

@@ -37,6 +37,8 @@ def test_modules_equal_their_functions_and_keep_their_weights_in_float32() -> No
         ([1.0, -1.0], ValueError, "task_weights: expected finite values >= 0"),
         ([1.0, float("nan")], ValueError, "task_weights: expected finite values >= 0"),
         (torch.ones(2, requires_grad=True), ValueError, "task_weights: .* requires grad"),
+        (torch.ones(2, dtype=torch.bfloat16), TypeError, "would round.*bfloat16; pass the numbers"),
+        (torch.ones(2, device="meta"), ValueError, "of the meta device, .* pass the numbers as a list"),
     ],
 )
 def test_a_module_checks_its_weights_when_it_is_made(weights: Any, error: type, message: str) -> None:

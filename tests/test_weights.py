@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -114,10 +115,27 @@ def test_a_bare_mapping_loads(tmp_path):
     assert dict(TaskWeights.load(path)) == {"a": 1.0, "weights": 2.5}
 
 
+def test_a_file_of_a_windows_editor_loads(tmp_path):
+    path = tmp_path / "bare.json"
+    path.write_text('{"é": 1}', encoding="utf-8-sig")
+    assert dict(TaskWeights.load(path)) == {"é": 1.0}
+    path.write_text('{"é": 1}', encoding="utf-16")
+    with pytest.raises(ValueError, match=r"bare.json: expected \{task: weight\} as JSON in UTF-8, got"):
+        TaskWeights.load(path)
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    """A sweep of temperatures has them, and a file comes after the estimate."""
+    weights = TaskWeights({"a": np.float32(1)}, temperature=np.float32(0.5), alpha=np.int64(1))
+    assert TaskWeights.load(weights.save(tmp_path / "weights.json")) == weights
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "Expecting"),
+        ("", r"bad.json: expected \{task: weight\} as JSON in UTF-8, got Expecting value"),
+        ('{"schema_version": 1, "weights": {"a": 1}, "alpha": "x"}', "alpha: expected a number, got 'x'"),
         ("[1, 2]", "tasks: expected the names of the list's 2 weights in its order, got none"),
         ("[]", "weights: expected at least one task name, got none"),
         ("3", "expected a JSON object, got int"),
