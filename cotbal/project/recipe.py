@@ -105,11 +105,10 @@ class ProjectRecipe(Recipe):
         specs = self.evaluations(run)
         return {spec.settings["task"]: results[spec.name]["score"] for spec in specs}
 
-    def validation_items(self, run: RunSpec, results: Results) -> dict[str, list[float]] | None:
-        """The items that they wrote; None where one wrote none."""
-        specs = self.evaluations(run)
-        items = {spec.settings["task"]: results[spec.name]["items"] for spec in specs}
-        return None if any(values is None for values in items.values()) else items
+    def validation_items(self, run: RunSpec, results: Results) -> dict[str, list[float]]:
+        """The items that they wrote, of the tasks whose evaluation wrote some."""
+        found = {spec.settings["task"]: results[spec.name]["items"] for spec in self.evaluations(run)}
+        return {task: items for task, items in found.items() if items is not None}
 
     def validation_clusters(self, run: RunSpec, results: Results) -> dict[str, list[int]]:
         """Which of them belong together, of the tasks whose evaluation told it."""
