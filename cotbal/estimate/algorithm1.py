@@ -135,7 +135,7 @@ class Algorithm1:
     def _measured(
         self, runs: Mapping[str, RunSpec], results: Results
     ) -> tuple[dict[str, list[float]], dict[str, dict[str, Sequence[float]]], Clusters]:
-        """By run the scores in the tasks' order; items and clusters of the tasks that have theirs in every run."""
+        """By run the scores in the tasks' order; those by item of the tasks that have some in every run."""
         recipe, tasks = self.recipe, self.recipe.tasks
         values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
         rows = {name: [values[name][task] for task in tasks] for name in runs}

@@ -16,10 +16,10 @@ def account(project: Project, plan: Plan, store: Store) -> dict[str, Any]:
 
     A training has its "name", "state", "samples" (as in plan.json), "seconds" (None until it is finished),
     "evaluations" (how many it needs), "evaluated" (how many of them are finished), "evaluation_seconds" and
-    "reason", of the last failure of it or of one of its evaluations. A model that exists is one whose state is
-    "given", without samples and seconds. The totals
-    are "runs", "finished", "failed", "device_hours" and "device", the hours of the finished runs' last tries
-    times the GPUs of each, or of a slot where there are none, and "again", how many had earlier tries.
+    "reason", of the last failure of it or of one of its evaluations. A model that exists is one in the state
+    "given", without samples and seconds. The totals are "runs", "finished", "failed", "device_hours" and
+    "device", the hours of the finished runs' last tries times the GPUs of each, or of a slot where there are
+    none, and "again", how many had earlier tries.
     """
     states = {state["name"]: state for state in run_states(plan, store)}
     samples: dict[str, int | None] = {}
