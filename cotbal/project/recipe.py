@@ -191,13 +191,15 @@ class ProjectRecipe(Recipe):
         given = run.function == GIVEN
         if given:
             settings["model"] = run.settings["model"]
-        items = 1 if file is None or file.records is None else file.records
+        items = None if file is None else file.records
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
         context["resume"] = self.project.evaluate.resume
         context["metric"] = metric
         context |= run.context if given else {}
         needs = () if given else (run.name,)
-        return RunSpec(self._named(name), EVALUATE, settings, self._evaluation_work(items), needs, context)
+        # What is not counted counts as one.
+        work = self._evaluation_work(1 if items is None else items)
+        return RunSpec(self._named(name), EVALUATE, settings, work, needs, context)
 
     def _evaluation_work(self, items: int) -> int:
         """An evaluation in samples of training: the share done and the order of runs are in one unit."""
