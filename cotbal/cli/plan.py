@@ -160,9 +160,10 @@ def _in_words(totals: Mapping[str, Any]) -> str:
         else f"{hours:.1f} GPU-hours"
     )
     times = f"{totals['of_full_data']:.2f} times the weighted tasks' data in as many epochs"
+    items = "items that no file counts" if totals["items"] is None else f"{totals['items']} items"
     return (
         f"{totals['trainings']} trainings on {totals['samples']} samples ({times}) and "
-        f"{totals['evaluations']} evaluations of {totals['items']} items: {price}."
+        f"{totals['evaluations']} evaluations of {items}: {price}."
     )
 
 

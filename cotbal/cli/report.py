@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,6 +159,28 @@ def _project(
         )
     runs, finals = account(project, plan, store), _finals(project, data, store)
     _write(results, runs, out or project.out / "report", as_json, finals)
+    chosen = results["by_seed"]["0"]["weights"].get(project.rule) if results else None
+    if not _holds(project.out / "weights.json", chosen or {}):
+        typer.echo(
+            f"{project.out / 'weights.json'} holds other weights than this page, as of an earlier start or "
+            "of other options; `cotbal run` with the options of this call writes those of the page",
+            err=True,
+        )
+
+
+def _holds(path: Path, weights: Mapping[str, float]) -> bool:
+    """Whether a file of weights is absent or has these, but for the last digits of another machine."""
+    from cotbal.weights import TaskWeights
+
+    if not path.exists():
+        return True
+    try:
+        found = TaskWeights.load(path)
+    except ValueError:
+        return False
+    return found.keys() == weights.keys() and all(
+        math.isclose(found[task], weight, rel_tol=1e-6) for task, weight in weights.items()
+    )
 
 
 def _finals(project: "Project", data: "Data", store: "Store") -> dict[str, Any] | None:

@@ -13,6 +13,9 @@ from cotbal.cli.watching import watched
 if TYPE_CHECKING:
     from cotbal.project.outcome import Outcome
 
+# The rules that no contribution is in.
+WITHOUT_C = ("difficulty", "equal")
+
 
 def run(
     file: File,
@@ -74,9 +77,13 @@ def _print(outcome: Outcome) -> None:
         if outcome.spread:
             columns["sd over seeds"] = [f"{outcome.spread[name]:.4f}" for name in names]
         print_columns("Weights", names, columns)
-    for seed, weights in outcome.weights.items():
-        if dropped := weights.provenance.get("unidentified"):
-            typer.echo(f"Seed {seed}, contribution not identified and left out: {', '.join(dropped)}")
+    of_all = {f"Seed {seed}": weights for seed, weights in outcome.weights.items()}
+    of_all |= {} if outcome.pooled is None else {"Mean scores": outcome.pooled}
+    for scores, weights in of_all.items():
+        lost = weights.provenance.get("unidentified")
+        if lost and weights.rule not in WITHOUT_C:
+            how = "pulled to the mean" if weights.provenance.get("shrink") else "left out"
+            typer.echo(f"{scores}, contribution not identified and {how}: {', '.join(lost)}")
     for seed, reason in outcome.refused.items():
         typer.echo(f"No weights for seed {seed}: {reason}", err=True)
     if outcome.refused_pooled is not None:

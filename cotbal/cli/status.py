@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def status(
 
 
 def _finals(project: Project, data: Data) -> list[Plan]:
-    """The runs of the final models that were asked for and whose estimate is finished."""
+    """The runs of the final models that were asked for and that the scores allow by now."""
     from cotbal.project.work import FINALS_FILE, store_of
 
     if not (project.out / FINALS_FILE).exists():
@@ -56,11 +57,12 @@ def _finals(project: Project, data: Data) -> list[Plan]:
     from cotbal.project.final_plan import final_plan
     from cotbal.project.finals import known_methods
 
-    methods = known_methods(project)
-    try:
-        return [final_plan(project, data, methods, store_of(project)).plan] if methods else []
-    except ValueError:
-        return []
+    plans = []
+    for method in known_methods(project):
+        # One whose estimate is not finished takes no other from the list.
+        with contextlib.suppress(ValueError):
+            plans.append(final_plan(project, data, [method], store_of(project)).plan)
+    return plans
 
 
 def _jobs(project: Project) -> dict[str, QueuedJob]:

@@ -177,13 +177,15 @@ def _without_probes(
     out: Path,
     as_json: bool,
 ) -> None:
+    from cotbal.report.findings import no_intervals
     from cotbal.report.tables import print_columns
 
     if rule != "cotbal":
         raise ValueError(f"--rule: expected cotbal for a table of mode no-probes, got {rule}")
     found = pair.weights(temperature=temperature, alpha=alpha, fixed=fixed)
-    drawn = pair.intervals(temperature=temperature, alpha=alpha) if pair.items else None
-    undefined = pair.undefined() if pair.items else {}
+    reason = no_intervals(pair.by_seed or [pair])
+    drawn = None if reason else pair.intervals(temperature=temperature, alpha=alpha)
+    undefined = {} if reason else pair.undefined()
     spans = None if drawn is None else drawn.tolist()
     if spans is not None:
         provenance = {**found.provenance, "intervals": dict(zip(pair.tasks, spans, strict=True))}
@@ -205,8 +207,10 @@ def _without_probes(
     if spans is not None:
         for line in _noise_of(pair):
             typer.echo(line)
-    for reason in undefined.values():
-        typer.echo(f"No interval of a weight: {reason}.")
+    if reason and any(table.items for table in pair.by_seed or [pair]):
+        typer.echo(f"There are no intervals, as {reason}.")
+    for undrawn in undefined.values():
+        typer.echo(f"No interval of a weight: {undrawn}.")
     typer.echo(f"Wrote {out} (rule {rule}).")
 
 

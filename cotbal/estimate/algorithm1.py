@@ -135,27 +135,28 @@ class Algorithm1:
     def _measured(
         self, runs: Mapping[str, RunSpec], results: Results
     ) -> tuple[dict[str, list[float]], dict[str, dict[str, Sequence[float]]], Clusters]:
-        """By run the scores in the tasks' order, and the items and clusters where every run has them."""
+        """By run the scores in the tasks' order; those by item of the tasks that have some in every run."""
         recipe, tasks = self.recipe, self.recipe.tasks
         values = {name: recipe.validation_scores(run, results) for name, run in runs.items()}
         rows = {name: [values[name][task] for task in tasks] for name in runs}
         items = {name: recipe.validation_items(run, results) or {} for name, run in runs.items()}
-        if not all(items.values()):
+        kept = [task for task in tasks if all(task in of_run for of_run in items.values())]
+        if not kept:
             return rows, {}, {}
-        kept = {name: {t: of_run[t] for t in tasks if t in of_run} for name, of_run in items.items()}
-        return rows, kept, self._clusters(runs, results)
+        common = {name: {task: of_run[task] for task in kept} for name, of_run in items.items()}
+        return rows, common, self._clusters(runs, results, kept)
 
-    def _clusters(self, runs: Mapping[str, RunSpec], results: Results) -> Clusters:
-        """Those of all models; other ones mean other items, or another order of them."""
+    def _clusters(self, runs: Mapping[str, RunSpec], results: Results, tasks: Sequence[str]) -> Clusters:
+        """Those of these tasks in all models; other ones mean other items, or another order of them."""
         by_run = {name: self.recipe.validation_clusters(run, results) for name, run in runs.items()}
         first = by_run[MINI]
         for name, clusters in by_run.items():
-            if others := [task for task in self.recipe.tasks if clusters.get(task) != first.get(task)]:
+            if others := [task for task in tasks if clusters.get(task) != first.get(task)]:
                 raise ValueError(
                     f"clusters: task {others[0]!r}: expected those of run {MINI!r} in every run, got others "
                     f"in run {name!r}; every model must be scored on the same items in the same order"
                 )
-        return first
+        return {task: first[task] for task in tasks if task in first}
 
     def _single_scores(self, share: str, results: Results) -> list[float]:
         runs = {task: self.recipe.alone(task, share) for task in self.recipe.tasks}

@@ -78,14 +78,16 @@ class TwoModels:
         if len(tables) == 1:
             return first
         check_alike(tables)
-        names = set(first.tasks)
-        items = {
+        # An item that one seed lacks is lacking.
+        common = {
             run: {
-                task: mean_of([table.items[run][task] for table in tables]).tolist() for task in first.tasks
+                task: mean_of([table.items[run][task] for table in tables]).tolist()
+                for task in first.tasks
+                if all(task in table.items.get(run, {}) for table in tables)
             }
             for run in (MINI, EQUAL)
-            if all(names <= set(table.items.get(run, {})) for table in tables)
         }
+        items = {run: of_run for run, of_run in common.items() if of_run}
         mini, equal = (mean_of([getattr(table, run) for table in tables]).tolist() for run in (MINI, EQUAL))
         clusters = common_clusters(tables, {task for of_run in items.values() for task in of_run})
         return cls(first.tasks, mini, equal, items, clusters, first.transforms, tuple(tables))

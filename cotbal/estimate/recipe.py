@@ -127,4 +127,4 @@ class Recipe(ABC):
 
     @abstractmethod
     def validation_items(self, run: RunSpec, results: Results) -> Mapping[str, Sequence[float]] | None:
-        """The per-item scores behind V_j, None where they are not kept."""
+        """The per-item scores behind V_j of the tasks that have them; None where none are kept."""

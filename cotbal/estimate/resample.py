@@ -11,7 +11,7 @@ from cotbal.estimate.clusters import Numbers, cluster_sums
 from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.estimate.score_csv import EQUAL, MINI
 from cotbal.estimate.scores import Scores
-from cotbal.estimate.seeds import common_clusters
+from cotbal.estimate.seeds import ScoreTable, common_clusters
 from cotbal.estimate.transforms import oriented_draws
 
 SOURCES = ("items", "seeds")
@@ -129,7 +129,7 @@ def seed_shares(n_seeds: int, draws: int, over: Sequence[str]) -> Tensor:
     return even + (noise - noise.mean(1, keepdim=True)) / (n_seeds * (n_seeds - 1)) ** 0.5
 
 
-def tasks_without_items(tables: Sequence[Scores]) -> list[str]:
+def tasks_without_items(tables: Sequence[ScoreTable]) -> list[str]:
     """Return the tasks of which a run lacks its items; there are intervals only where there is none."""
     return [
         task
@@ -138,8 +138,9 @@ def tasks_without_items(tables: Sequence[Scores]) -> list[str]:
     ]
 
 
-def _runs(table: Scores) -> tuple[str, ...]:
-    return (MINI, *table.tasks, *(() if table.equal is None else (EQUAL,)))
+def _runs(table: ScoreTable) -> tuple[str, ...]:
+    probes = table.tasks if isinstance(table, Scores) else ()
+    return (MINI, *probes, *(() if table.equal is None else (EQUAL,)))
 
 
 def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:

@@ -24,6 +24,10 @@ class ScoreTable(Protocol):
         """Where lower is better."""
 
     @property
+    def items(self) -> Mapping[str, Mapping[str, Any]]:
+        """The scores by item, of a run and a task."""
+
+    @property
     def clusters(self) -> Mapping[str, Any]:
         """Which items belong together."""
 

@@ -5,40 +5,57 @@ from __future__ import annotations
 from typing import Any
 
 from cotbal.project.config import Project
+from cotbal.project.recipe import GIVEN, TRAIN
 from cotbal.project.state import FAILED, FINISHED, run_states
 from cotbal.runs.plan import Plan
-from cotbal.runs.store import Store
+from cotbal.runs.store import RunSpec, Store
 
 
 def account(project: Project, plan: Plan, store: Store) -> dict[str, Any]:
     """Return {"trainings": [...], "totals": {...}} from the results and the state on disk.
 
-    A training has its "name", "state", "samples", "seconds" (None until it is finished), "evaluations" (how
-    many it needs), "evaluated" (how many of them are finished), "evaluation_seconds" and "reason", of the
-    last failure of it or of one of its evaluations. The totals
-    are "runs", "finished", "failed", "device_hours" and "device", the hours of the finished runs' last tries
-    times the GPUs of each, or of a slot where there are none, and "again", how many had earlier tries.
+    A training has its "name", "state", "samples" (as in plan.json), "seconds" (None until it is finished),
+    "evaluations" (how many it needs), "evaluated" (how many of them are finished), "evaluation_seconds" and
+    "reason", of the last failure of it or of one of its evaluations. A model that exists is one in the state
+    "given", without samples and seconds. The totals are "runs", "finished", "failed", "device_hours" and
+    "device", the hours of the finished runs' last tries times the GPUs of each, or of a slot where there are
+    none, and "again", how many had earlier tries.
     """
     states = {state["name"]: state for state in run_states(plan, store)}
-    of_training: dict[str, list[dict[str, Any]]] = {name: [] for name in plan if not plan[name].needs}
+    samples: dict[str, int | None] = {}
+    evaluations: dict[str, list[dict[str, Any]]] = {}
     for name in plan:
-        for need in plan[name].needs:
-            of_training[need].append(states[name])
+        spec = plan[name]
+        assert isinstance(spec, RunSpec)
+        if spec.function == TRAIN:
+            samples[name] = spec.context["samples"]
+        else:
+            trained = spec.needs[0] if spec.needs else _model_of(spec)
+            evaluations.setdefault(trained, []).append(states[name])
+            samples.setdefault(trained, None)
     trainings = [
-        _training(states[name], int(plan[name].steps), evaluations)
-        for name, evaluations in of_training.items()
+        _training(states.get(name, {"name": name, "state": GIVEN}), count, evaluations.get(name, []))
+        for name, count in samples.items()
     ]
     return {"trainings": trainings, "totals": _totals(project, list(states.values()))}
 
 
-def _training(state: dict[str, Any], work: int, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+def _model_of(spec: RunSpec) -> str:
+    """What the evaluation of a model that exists calls it, with the seed."""
+    prefix, _, rest = spec.name.partition("evaluate ")
+    return prefix + rest.removesuffix(f" on {spec.settings['task']}")
+
+
+def _training(
+    state: dict[str, Any], samples: int | None, evaluations: list[dict[str, Any]]
+) -> dict[str, Any]:
     finished = [each for each in evaluations if each["state"] == FINISHED]
     reasons = [each["reason"] for each in (state, *evaluations) if each.get("reason")]
     failed = any(each["state"] == FAILED for each in evaluations)
     return {
         "name": state["name"],
-        "state": "evaluation failed" if failed and state["state"] == FINISHED else state["state"],
-        "samples": work,
+        "state": "evaluation failed" if failed and state["state"] in (FINISHED, GIVEN) else state["state"],
+        "samples": samples,
         "seconds": state["seconds"] if state["state"] == FINISHED else None,
         "evaluations": len(evaluations),
         "evaluated": len(finished),

@@ -73,7 +73,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         if key == "command":
             found.append(_words(before.get(key, ""), now[key]))
         elif key == "data" and isinstance(now[key], list) and isinstance(before.get(key), list):
-            found.append(f"data of {', '.join(_tasks(before[key], now[key]))}")
+            tasks = _tasks(before[key], now[key])
+            found.append(f"data of {', '.join(tasks)}" if tasks else "the order of the tasks")
         else:
             found.append(key)
     return found

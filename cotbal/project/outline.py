@@ -50,10 +50,12 @@ class Throughput:
     Attributes:
         train: samples, each epoch counted.
         evaluate: items.
+        uncounted: evaluations of a number of items that no validation file tells.
     """
 
     train: float | None
     evaluate: float | None
+    uncounted: float | None = None
 
 
 def throughput(project: Project, plan: Plan, finished: Mapping[str, Record]) -> Throughput:
@@ -61,26 +63,28 @@ def throughput(project: Project, plan: Plan, finished: Mapping[str, Record]) -> 
 
     Those that went on from a checkpoint do not count: the hours before it are not known.
     """
-    amounts, hours = {"train": 0.0, "evaluate": 0.0}, {"train": 0.0, "evaluate": 0.0}
+    amounts, hours = (dict.fromkeys(("train", "evaluate", "uncounted"), 0.0) for _ in range(2))
     gpus = max(1, project.resources.gpus_of_a_command)
     for name, record in finished.items():
         if record.resumed:
             continue
-        kind = _kind(plan[name])
+        kind = _unit(plan[name])
         amounts[kind] += _amount(plan[name])
         hours[kind] += (record.finished - record.started) / 3600 * gpus
     measured = {kind: amounts[kind] / hours[kind] if hours[kind] else None for kind in amounts}
     return Throughput(
         project.train.samples_per_gpu_hour or measured["train"],
         project.evaluate.items_per_gpu_hour or measured["evaluate"],
+        measured["uncounted"],
     )
 
 
 def outline(project: Project, data: Data, plan: Plan, known: Throughput) -> dict[str, Any]:
     """The plan as JSON: {"schema_version", "output", "mini_ratio", "tasks", "runs", "totals"}.
 
-    A training has "samples", "work" (samples times epochs) and "steps"; an evaluation "items"; both have
-    "gpu_hours", None where no throughput is known, and "command", whose {port} is chosen at the start.
+    A training has "samples", "work" (samples times epochs) and "steps"; an evaluation "items", None where no
+    validation file tells how many; both have "gpu_hours", None where no throughput is known, and "command",
+    whose {port} is chosen at the start.
 
     Args:
         project: the file.
@@ -118,8 +122,9 @@ def check_budget(project: Project, totals: Mapping[str, Any]) -> None:
     price = totals["samples"] if unit == "samples" else totals["gpu_hours"]
     if price is None:
         raise ValueError(
-            "budget: the GPU-hours of the plan are not known; give train.samples_per_gpu_hour and "
-            "evaluate.items_per_gpu_hour, or a budget in samples"
+            "budget: the GPU-hours of the plan are not known; give train.samples_per_gpu_hour, "
+            "evaluate.items_per_gpu_hour and validation files whose items can be counted (a JSON array or "
+            "JSONL), or a budget in samples"
         )
     if price > float(amount):
         less = "smaller mini subsets" if project.mode == "no-probes" else "mode cheap or no-probes"
@@ -148,8 +153,15 @@ def _kind(spec: Any) -> str:
     return "train" if spec.function == TRAIN else "evaluate"
 
 
+def _unit(spec: Any) -> str:
+    """What a run is priced by."""
+    return "uncounted" if spec.function != TRAIN and spec.context["items"] is None else _kind(spec)
+
+
 def _amount(spec: Any) -> int:
-    return int(spec.context["work"] if spec.function == TRAIN else spec.context["items"])
+    if spec.function == TRAIN:
+        return int(spec.context["work"])
+    return 1 if spec.context["items"] is None else int(spec.context["items"])
 
 
 def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any]:
@@ -157,12 +169,11 @@ def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any
     if spec.function == TRAIN:
         paths = train_paths(out, key, spec.settings["format"])
         sizes = {"samples": context["samples"], "work": context["work"], "steps": context["steps"]}
-        per_hour = known.train
     else:
         model = keys[spec.needs[0]] if spec.needs else context["model"]
         paths = evaluate_paths(out, key, model, context["file"])
         sizes = {"task": spec.settings["task"], "items": context["items"]}
-        per_hour = known.evaluate
+    per_hour = getattr(known, _unit(spec))
     return {
         "name": spec.name,
         "kind": _kind(spec),
@@ -175,7 +186,7 @@ def _run(spec: Any, keys: Mapping[str, str], known: Throughput) -> dict[str, Any
 
 
 def totals(project: Project, data: Data, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What runs of `outline` come to together: their number, samples, items and GPU-hours.
+    """What runs of `outline` come to together: their number, samples, items and GPU-hours, None if one's are.
 
     "samples" are those that are trained on, each epoch counted and a matched mini run as it goes on.
     """
@@ -183,12 +194,12 @@ def totals(project: Project, data: Data, runs: Sequence[Mapping[str, Any]]) -> d
     evaluations = [run for run in runs if run["kind"] == "evaluate"]
     whole = sum(data.full[task].records for task in project.weighted) * len(project.seeds)
     work = sum(run["work"] for run in trainings)
-    hours = [run["gpu_hours"] for run in runs]
+    hours, items = [run["gpu_hours"] for run in runs], [run["items"] for run in evaluations]
     return {
         "trainings": len(trainings),
         "evaluations": len(evaluations),
         "samples": work,
-        "items": sum(run["items"] for run in evaluations),
+        "items": None if None in items else sum(items),
         "of_full_data": work / project.train.epochs / whole,
         "gpu_hours": None if None in hours else sum(hours),
     }

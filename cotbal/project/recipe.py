@@ -105,11 +105,10 @@ class ProjectRecipe(Recipe):
         specs = self.evaluations(run)
         return {spec.settings["task"]: results[spec.name]["score"] for spec in specs}
 
-    def validation_items(self, run: RunSpec, results: Results) -> dict[str, list[float]] | None:
-        """The items that they wrote; None where one wrote none."""
-        specs = self.evaluations(run)
-        items = {spec.settings["task"]: results[spec.name]["items"] for spec in specs}
-        return None if any(values is None for values in items.values()) else items
+    def validation_items(self, run: RunSpec, results: Results) -> dict[str, list[float]]:
+        """The items that they wrote, of the tasks whose evaluation wrote some."""
+        found = {spec.settings["task"]: results[spec.name]["items"] for spec in self.evaluations(run)}
+        return {task: items for task, items in found.items() if items is not None}
 
     def validation_clusters(self, run: RunSpec, results: Results) -> dict[str, list[int]]:
         """Which of them belong together, of the tasks whose evaluation told it."""
@@ -192,13 +191,15 @@ class ProjectRecipe(Recipe):
         given = run.function == GIVEN
         if given:
             settings["model"] = run.settings["model"]
-        items = 1 if file is None or file.records is None else file.records
+        items = None if file is None else file.records
         context = {**self._context(), "file": None if file is None else file.path, "items": items}
         context["resume"] = self.project.evaluate.resume
         context["metric"] = metric
         context |= run.context if given else {}
         needs = () if given else (run.name,)
-        return RunSpec(self._named(name), EVALUATE, settings, self._evaluation_work(items), needs, context)
+        # What is not counted counts as one.
+        work = self._evaluation_work(1 if items is None else items)
+        return RunSpec(self._named(name), EVALUATE, settings, work, needs, context)
 
     def _evaluation_work(self, items: int) -> int:
         """An evaluation in samples of training: the share done and the order of runs are in one unit."""

@@ -76,7 +76,8 @@ def weights_figure(results: seeds.Results) -> Figure:
 
 def rules_figure(results: seeds.Results) -> Figure:
     """Return the weights with their intervals, a panel per rule; where the dot is hollow there is none."""
-    rules = [rule for rule in seeds.rules(results) if rule in MARKS]
+    # Scores may allow no other rule.
+    rules = [rule for rule in seeds.rules(results) if rule in MARKS] or ["equal"]
     height, width, gap = height_of(len(results["tasks"])), 1.55, 0.18
     figure = Figure(figsize=(len(rules) * (width + gap), height))
     share = 1 / len(rules)

@@ -14,6 +14,7 @@ from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.rules import seed_spread, weights_by_rule
 from cotbal.estimate.score_csv import MINI
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.seeds import ScoreTable
 from cotbal.estimate.signals import ON_UNIDENTIFIED, all2one, contribution, one2all, unidentified
 from cotbal.estimate.table_signals import TableSignals
 from cotbal.estimate.uncertainty import uncertainty
@@ -90,7 +91,7 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
     return {**results, "statements": statements(results)}
 
 
-def no_intervals(tables: Sequence[Scores]) -> str | None:
+def no_intervals(tables: Sequence[ScoreTable]) -> str | None:
     """Return why score tables allow no intervals, None where they do."""
     lacking = tasks_without_items(tables)
     if lacking and any(table.items for table in tables):
@@ -101,9 +102,9 @@ def no_intervals(tables: Sequence[Scores]) -> str | None:
     return f"all items of {named(single)} are one, or belong together" if single else None
 
 
-def _n_groups(table: Scores, task: str) -> int:
+def _n_groups(table: ScoreTable, task: str) -> int:
     """How many items, or clusters of them, a task is scored on."""
-    return len(table.clusters[task].unique() if task in table.clusters else table.items[MINI][task])
+    return len(set(map(int, table.clusters[task])) if task in table.clusters else table.items[MINI][task])
 
 
 def _weights(

@@ -148,7 +148,7 @@ def runs_table(runs: Mapping[str, Any]) -> PageTable:
         [
             run["name"],
             run["state"],
-            str(run["samples"]),
+            "-" if run["samples"] is None else str(run["samples"]),
             _time(run["seconds"]),
             f"{run['evaluated']} of {run['evaluations']}",
             _time(run["evaluation_seconds"] if run["evaluated"] else None),

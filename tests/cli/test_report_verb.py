@@ -6,14 +6,16 @@ from typer.testing import CliRunner
 from cotbal.cli import report as verb
 from cotbal.cli.main import app
 from cotbal.estimate.items_json import write_items
+from cotbal.project import session
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
 from cotbal.project.recipe import plan_of
 from cotbal.project.work import store_of
 from cotbal.report import paper_tables
-from tests.cli.commands import run_cotbal
+from tests.cli.commands import call, run_cotbal
 from tests.project import toy
 from tests.project.instant import instantly
+from tests.project.test_session import score
 from tests.report.estimate_example import make_scores
 from tests.report.results_example import make_results
 
@@ -148,6 +150,23 @@ def check_again(folder):
     shown = invoke(folder / "report.json")
     assert shown.exit_code == 0, shown.output
     assert (folder / "report.html").read_text() == page
+
+
+def test_weights_on_disk_that_are_not_those_of_the_page_are_told(tmp_path, monkeypatch):
+    """The page is of the file as it is now, weights.json of what `cotbal run` was told."""
+    monkeypatch.setattr("cotbal.cli.report._write", lambda *given: None)
+    monkeypatch.setattr(session, "work", instantly(score))
+    path = toy.write(tmp_path)
+    told = f"{tmp_path / 'out' / 'weights.json'} holds other weights than this page"
+    for changes in ({}, {"temperature": 1.0}, {"rule": "equal"}):
+        toy.write(tmp_path, **changes)
+        assert (told in invoke(path).stderr) == bool(changes)
+        assert call("run", path).exit_code == 0
+        assert told not in invoke(path).stderr
+    (tmp_path / "c.json").write_text("[{}]")
+    assert told in invoke(path).stderr
+    (tmp_path / "out" / "weights.json").write_text("")
+    assert told in invoke(path).stderr
 
 
 @pytest.mark.parametrize(

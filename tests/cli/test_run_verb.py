@@ -205,8 +205,8 @@ def test_command_that_fails_once_is_tried_again_as_often_as_the_file_says(tmp_pa
     assert result.exit_code == 0
     assert result.stderr.count("again   mini: the command ended with exit status 3") == 2
     assert starts(tmp_path)["mini"] == 3
-    # One evaluation without items: a table without items.
-    assert not (tmp_path / "out" / "items.json").exists()
+    # One evaluation without items: those of its task are left out.
+    assert set(read_items(tmp_path / "out" / "items.json").items["a"]) == {"b", "c"}
 
 
 def test_scores_that_allow_no_weights_are_kept_and_told(tmp_path):

@@ -290,6 +290,25 @@ def test_items_of_some_tasks_give_weights_without_intervals(tmp_path):
     assert "There are no intervals, as there are no per-item scores of <b>x</b> in every run." in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ({"vqa": [1, 0]}, "there are no per-item scores of ocr in every run"),
+        ({"vqa": [1, 0], "ocr": [0.5]}, "all items of ocr are one, or belong together"),
+    ],
+)
+def test_without_probes_too_items_that_allow_no_intervals_take_no_weights(items, reason, tmp_path):
+    tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path, score in zip(tables, (0.75, 1), strict=True):
+        path.write_text(f"run,vqa,ocr\nmini,0.5,0.5\nequal,0.5,{score}\n")
+    file = write_items(tmp_path / "items.json", {"mini": items, "equal": items})
+    for given in (tables[:1], tables):
+        words = [str(word) for path in given for word in (path, "--items", file)]
+        shown = CliRunner().invoke(app, ["weights", *words, "--out", str(tmp_path / "w")])
+        assert shown.exit_code == 0, shown.output
+        assert f"There are no intervals, as {reason}." in shown.stdout
+
+
 @pytest.mark.parametrize("rows", [TABLE, "run,vqa,ocr\nmini,0.4,0.3\nequal,0.6,0.7\n"])
 def test_a_table_given_as_two_seeds_is_refused(rows, tmp_path, monkeypatch):
     """It would tell that there is no noise between trainings."""

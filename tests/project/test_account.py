@@ -5,15 +5,17 @@ import pytest
 from cotbal.project.account import account
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.outline import recorded, run_keys
+from cotbal.project.outline import Throughput, outline, recorded, run_keys
 from cotbal.project.recipe import plan_of
 from cotbal.project.state import StateFile
 from cotbal.project.work import store_of
+from cotbal.report.page_tables import runs_table
 from cotbal.runs.plan import Plan
 from cotbal.runs.store import Record
-from tests.project.toy import write
+from tests.project.toy import content, write
 from tests.runs.fake_runs import Notes
 
+NONE = Throughput(None, None)
 SLURM = {"executor": "slurm", "slurm": {"hours": 1}}
 
 
@@ -84,3 +86,30 @@ def test_a_training_tells_of_its_evaluations_that_failed(tmp_path):
         "probe c": ("waiting", None),
     }
     assert found["totals"]["failed"] == 2
+
+
+def test_a_model_that_exists_is_no_training_and_samples_are_those_of_the_plan(tmp_path):
+    """Its evaluations stood among the trainings, their items as samples; samples counted each epoch."""
+    (tmp_path / "ew").mkdir()
+    (tmp_path / "ew" / "model.json").write_text("{}")
+    cheap = {"mode": "cheap", "equal_model": "ew", "mini_ratio": "1/16", "seeds": [0, 3]}
+    train = {**content(tmp_path)["train"], "epochs": 3.0}
+    project = load_project(write(tmp_path, **cheap, train=train))
+    data = prepare(project)
+    plan, store = plan_of(project, data), store_of(project)
+    key = run_keys(plan)["seed 3/evaluate equal on b"]
+    store.folder(key).mkdir(parents=True)
+    store.write(Record(key, {"score": 0.5}, 0.0, 60.0, 1.0), function="f", settings={})
+    found = account(project, plan, store)["trainings"]
+    planned = {
+        run["name"]: run["samples"] for run in outline(project, data, plan, NONE)["runs"] if "samples" in run
+    }
+    models = {f"seed {seed}/equal": None for seed in (0, 3)}
+    assert {training["name"]: training["samples"] for training in found} == planned | models
+    equal = next(training for training in found if training["name"] == "seed 3/equal")
+    assert equal == {
+        **{"name": "seed 3/equal", "state": "given", "samples": None, "seconds": None, "reason": None},
+        **{"evaluations": 3, "evaluated": 1, "evaluation_seconds": 60.0},
+    }
+    row = ["seed 3/equal", "given", "-", "-", "1 of 3", "1 min 0 s"]
+    assert row in runs_table({"trainings": found}).rows

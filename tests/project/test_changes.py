@@ -57,6 +57,16 @@ def test_changed_data_and_a_new_task_are_told_by_name(tmp_path):
     assert again(now, store) == {"probe b": ["data of a, d (new)", "weights"]}
 
 
+def test_tasks_in_another_order_are_told(tmp_path):
+    """The records of a run stand in that order."""
+    write(tmp_path)
+    plan, store = plan_and_store(tmp_path)
+    finish(plan, store, ["mini"])
+    tasks = content(tmp_path)["tasks"]
+    now, store = plan_and_store(tmp_path, tasks=dict(reversed(tasks.items())))
+    assert again(now, store) == {"mini": ["the order of the tasks"]}
+
+
 def test_a_word_that_is_new_or_gone_is_told_against_the_latest_result(tmp_path):
     write(tmp_path)
     for started, words in ((9.0, " --lr 1 --bf16"), (5.0, " --lr 3")):

@@ -2,7 +2,7 @@ import pytest
 
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare
-from cotbal.project.outline import Throughput, outline, recorded, run_keys, throughput
+from cotbal.project.outline import Throughput, check_budget, outline, recorded, run_keys, throughput
 from cotbal.project.recipe import plan_of, recipes
 from cotbal.project.resources import Resources
 from cotbal.project.work import store_of
@@ -76,6 +76,27 @@ def test_no_throughput_no_price_until_runs_are_finished(made):
     # Of what went on from a checkpoint the hours before it are not known.
     resumed = finished | {"mini": Record(keys["mini"], {"resumed": True}, 0.0, 1.0, 0.0)}
     assert throughput(without, plan, resumed) == Throughput(None, 80.0)
+
+
+def test_items_that_no_file_counts_have_no_price_by_items(made, tmp_path):
+    """As of questions in a table: each evaluation was priced as one item, and passed any budget."""
+    (tmp_path / "val.tsv").write_text("question\tanswer\n" * 5000)
+    tasks = content(tmp_path)["tasks"]
+    tasks["b"]["validation"] = "val.tsv"
+    train = {**content(tmp_path)["train"], "samples_per_gpu_hour": 50.0}
+    evaluate = {**content(tmp_path)["evaluate"], "items_per_gpu_hour": 40.0}
+    project, data, plan, shown = made(tasks=tasks, train=train, evaluate=evaluate)
+    evaluations = runs(shown, "evaluate")
+    priced = {run["task"]: (run["items"], run["gpu_hours"]) for run in evaluations.values()}
+    assert priced == {"a": (20, 0.5), "b": (None, None), "c": (20, 0.5)}
+    assert (shown["totals"]["items"], shown["totals"]["gpu_hours"]) == (None, None)
+    with pytest.raises(ValueError, match="validation files whose items can be counted"):
+        check_budget(project.model_copy(update={"budget": "80 GPU-hours"}), shown["totals"])
+    record = Record(evaluations["evaluate mini on b"]["key"], {}, 0.0, 7200.0, 0.0)
+    known = throughput(project, plan, {"evaluate mini on b": record})
+    assert known == Throughput(50.0, 40.0, 0.5)
+    totals = outline(project, data, plan, known)["totals"]
+    assert totals["gpu_hours"] == pytest.approx(275 / 50 + 8 * 0.5 + 4 * 2)
 
 
 def test_precise_adds_two_runs_per_task_each_scored_on_its_task(made):

@@ -15,6 +15,7 @@ from cotbal.project.methods import parse_methods
 from cotbal.project.recipe import plan_of
 from cotbal.project.rungs import run_rungs
 from cotbal.project.work import store_of
+from tests.cli.commands import call
 from tests.project.instant import instantly
 from tests.project.toy import content, write
 from tests.runs.fake_runs import Notes
@@ -159,3 +160,14 @@ def test_models_scored_on_other_clusters_are_not_compared_by_items(estimated):
     assert train("EW").finals.clusters["a"] == [0, 1]
     assert train("TLA", clusters=(1, 2)).finals.clusters["a"] == []
     assert train("RLW").finals.clusters["a"] == []
+
+
+def test_status_has_the_final_models_of_the_methods_that_the_scores_allow(estimated, tmp_path):
+    """Weights whose estimate is to be done again took the models of equal weights from the list."""
+    _, train = estimated
+    train("EW", "CoTBal")
+    with (tmp_path / "a.json").open("a") as file:
+        file.write("\n")
+    found = json.loads(call("status", tmp_path / "toy.yaml", "--json").stdout)["runs"]
+    finals = {run["name"]: run["state"] for run in found if run["name"].startswith("final")}
+    assert finals == {"final EW": "waiting"}

@@ -42,6 +42,27 @@ def table(prefix):
     return Scores(["a", "b", "c"], [score(f"{prefix}evaluate mini on {j}", j) for j in "abc"], rows)
 
 
+def test_a_task_without_items_leaves_the_others_theirs_and_their_noise_its_say(tmp_path, monkeypatch):
+    """As of one metric that has no score by item: a gain inside its noise is no denominator of C for that."""
+
+    def work(project, plan, store, listener):
+        execution = instantly(score)(project, plan, store, listener)
+        for name, record in execution.records.items():
+            run, _, task = name.rpartition(" on ")
+            right = 5 + (run == f"evaluate probe {task}") * (1 if task == "b" else 4)
+            items = None if (task, run) == ("c", "evaluate probe b") else [1.0] * right + [0.0] * (10 - right)
+            record.result.update(score=right / 10, items=items, clusters=[*range(10)])
+        return execution
+
+    monkeypatch.setattr(session, "work", work)
+    outcome = run_project(load_project(write(tmp_path)), lambda: contextlib.nullcontext(Notes()))
+    assert "of task 'b' is 0.1, only 1.00 of its standard errors" in outcome.refused[0]
+    kept = read_items(outcome.files["items"])
+    assert list(kept.items) == ["mini", "a", "b", "c"]
+    assert all(set(of_run) == {"a", "b"} for of_run in kept.items.values())
+    assert set(kept.clusters) == {"a", "b"}
+
+
 def test_one_seed_has_its_files_in_the_output_itself(run, tmp_path):
     outcome, listener = run()
     assert outcome.complete

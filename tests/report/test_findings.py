@@ -135,6 +135,21 @@ def test_weights_that_the_scores_do_not_allow_are_refused_in_words():
     assert "import torch" not in page.text
 
 
+def test_where_the_scores_allow_equal_weights_alone_there_is_a_page():
+    """As of a hard task that scores 0 with its mini subset beside one that its own data does not help."""
+    rows = {"mini": (0, 30, 20), "x": (30, 30, 20), "b": (2, 31, 20), "c": (2, 30, 40)}
+    items = {
+        run: {task: [1.0] * n + [0.0] * (50 - n) for task, n in zip("xbc", counts, strict=True)}
+        for run, counts in rows.items()
+    }
+    mini, *probes = [[n / 50 for n in counts] for counts in rows.values()]
+    found = estimate_results([Scores([*"xbc"], mini, probes, items=items)], Settings(), source="seed 0")
+    assert list(found["by_seed"]["0"]["weights"]) == ["equal"]
+    page = Page(render_page(found))
+    assert "There are no weights under rule cotbal: V(b + mini)" in page.text
+    assert page.tables["weights"][0] == ["task"]
+
+
 @pytest.mark.parametrize("n_items", [100, 4000])
 def test_whether_weights_are_noise_is_said(n_items):
     found = estimate_results([make_scores(2, n_items)], Settings(rule="difficulty"), source="seed 0")
