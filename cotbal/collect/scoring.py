@@ -33,8 +33,7 @@ TASK_METRICS = {
     "RefCOCO+-bbox": "Acc@IoU",
 }
 RULE_OPTIONS = {
-    "rule": "EM: strict, relaxed (ChartQA's 5 %) or soft (VQAv2's over several people's answers, without its "
-    "server's rewriting of punctuation, articles and number words)",
+    "rule": "EM: strict, relaxed (ChartQA's 5 %) or soft (VQAv2's, over several people's answers)",
     "strip": "EM: yes or no",
     "lower": "EM: yes or no",
     "full_stop": "EM: yes or no, drop one at the end",

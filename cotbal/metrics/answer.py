@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from cotbal.metrics.items import check_pairs, check_texts, reference_lists
+from cotbal.metrics.vqa_answers import rewritten
 
 RULES = ("strict", "relaxed", "soft")
 
@@ -26,8 +27,8 @@ def exact_match(
             `multiple_choice_answer`, ChartQA with the strict rule.
         rule: "strict", 1 where the texts are equal; "relaxed", ChartQA's, where a number may also be off by
             `tolerance` of the reference; "soft", VQAv2's over the answers of several people: the mean over
-            leaving one of them out of min(1, matches / 3), without the evaluation server's rewriting of
-            punctuation, articles and number words.
+            leaving one of them out of min(1, matches / 3). Where they differ, all are rewritten as its
+            server does, without punctuation and articles and "two" as "2".
         strip: drop white space at both ends.
         lower: compare in lower case.
         full_stop: drop one full stop at the end.
@@ -55,6 +56,8 @@ def exact_match(
     for prediction, answers in zip(predictions, reference_lists(references), strict=True):
         given, wanted = normal(prediction), [normal(answer) for answer in answers]
         if rule == "soft":
+            if len(set(wanted)) > 1:
+                given, wanted = rewritten(given), [rewritten(answer) for answer in wanted]
             scores.append(_soft(given, wanted))
         else:
             matched = given in wanted or (

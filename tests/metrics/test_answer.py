@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotbal.metrics import exact_match
+from cotbal.metrics.vqa_answers import rewritten
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,38 @@ def test_the_soft_rule_is_that_of_ten_people(matches, score):
 
 def test_the_soft_rule_of_two_people():
     assert exact_match(["yes"], [["yes", "no"]], rule="soft") == pytest.approx([1 / 6])
+
+
+@pytest.mark.parametrize(
+    ("answer", "rewrite"),
+    [
+        ("The two dogs, dont they?", "2 dogs don't they"),
+        ("black/white", "black white"),
+        ("black / white", "black white"),
+        ("t-shirt", "t shirt"),
+        ("1,000 (one-thousand)", "1000 onethousand"),
+        ("2.50", "2.50"),
+        ("no. 7.", "no 7"),
+        ("None", "0"),
+        ("An apple a day", "apple day"),
+        ("yall'll", "y'all'll"),
+        ("its what's-his-name", "its what's his name"),
+        ("line\nbreak\there", "line break here"),
+        ("a", ""),
+    ],
+)
+def test_answers_are_rewritten_as_vqas_server_does(answer, rewrite):
+    assert rewritten(answer) == rewrite
+
+
+def test_where_people_differ_the_soft_rule_rewrites_their_answers_and_ours():
+    people = ["2"] * 3 + ["two"] * 4 + ["two dogs"] * 3
+    assert exact_match(["Two"], [people], rule="soft") == [1.0]
+    assert exact_match(["the two dogs."], [people], rule="soft") == pytest.approx([0.9])
+    # The server looks at nothing but the text where all say the same.
+    assert exact_match(["2", "two"], [["two"] * 10] * 2, rule="soft") == [0.0, 1.0]
+    # Other rules rewrite nothing.
+    assert exact_match(["Two"], [["2", "3"]]) == [0.0]
 
 
 @given(st.lists(st.text(), min_size=1))
