@@ -325,6 +325,7 @@ def test_sets_of_c_hold_the_truth_of_all_seeds():
 
 
 @pytest.mark.full
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("n_tasks", [3, 7])
 @pytest.mark.parametrize("z", [1.7, 3.0, 4.0, 8.0])
 def test_coverage_over_two_thousand_tables(n_tasks, z):
