@@ -1,7 +1,8 @@
 """The losses where each rank of a process group holds a piece of the vocabulary: collectives and autograd.
 
-What goes over the wire is five numbers a row and rank, and once the sum of dX. Every rank gets the same loss,
-bit for bit, so it must call the loss and its backward pass as the others do. Eager only.
+What goes over the wire is five numbers a row and rank, six with smoothing or statistics, and once the sum of
+dX. Every rank gets the same loss, bit for bit, so it must call the loss and its backward pass as the others
+do. Eager only.
 """
 
 from dataclasses import dataclass
