@@ -136,7 +136,7 @@ def report() -> dict[str, Any]:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """The table: errors in units in the last place of the largest entry; a star marks the best rival's."""
+    """The table: errors in units in the last place of the largest entry, then the verdicts."""
     providers = list(dict.fromkeys((cell["level"], cell["provider"]) for cell in found["cells"]))
     lines = []
     for level in ("logits", "linear"):

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.meters import device_name
-from cotbal.files import write_text_atomically
+from cotbal.files import finite_or_null, write_text_atomically
 
 SCHEMA_VERSION = 1
 RESULTS = Path(__file__).parent / "results"
@@ -64,7 +63,7 @@ def path_of(name: str, device: torch.device, folder: Path = RESULTS) -> Path:
 def save(path: Path, content: dict[str, Any]) -> Path:
     """Writes `content` with its schema version and the time, whole or not at all."""
     stamped = {"schema_version": SCHEMA_VERSION, "written": _now(), **content}
-    return write_text_atomically(path, json.dumps(_finite(stamped), indent=1, allow_nan=False) + "\n")
+    return write_text_atomically(path, json.dumps(finite_or_null(stamped), indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -89,15 +88,6 @@ def _code() -> str:
         for path in sorted((top / folder).glob("*.py")):
             digest.update(f"{path.relative_to(top)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null in the place of numbers that JSON has not."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

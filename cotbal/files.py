@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import tempfile
@@ -63,6 +64,15 @@ def write_json(path: Path, value: Any) -> None:
         OSError: the disk cannot take the file.
     """
     write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def finite_or_null(value: Any) -> Any:
+    """`value` with null in the place of numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: finite_or_null(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def remove_leftovers(folder: str | Path) -> None:

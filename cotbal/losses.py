@@ -184,8 +184,9 @@ def linear_gtw_cross_entropy(
             a GPU is waited for once, to count them, and a CUDA graph leaves no rows out; the data collator
             knows. Too small a number raises.
         accumulate_weight_grad: where `weight.grad` exists, add dW to it in the forward pass, which saves a
-            (V, D) buffer. One backward pass with an upstream gradient of 1 must follow, or it raises;
-            hooks of `weight` see no gradient. Not in a checkpoint: it would be added twice, so it raises.
+            (V, D) buffer. One backward pass with an upstream gradient of 1 must follow: another raises, and
+            where none does, as in a step that is skipped, dW stays in `weight.grad`. Hooks of `weight` see no
+            gradient. Not in a checkpoint: it would be added twice, so it raises.
 
     Returns:
         The loss, or the pair (loss, TaskStats), as `gtw_cross_entropy`.

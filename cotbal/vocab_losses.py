@@ -41,7 +41,8 @@ def vocab_parallel_gtw_cross_entropy(
 
     Each rank holds a contiguous piece of the vocabulary, in the order of the ranks, and calls this with the
     same other arguments and the same gradient from above; each gets the same loss, to the bit. Five numbers
-    a row and rank are exchanged. Eager only; `impl="reference"` needs the whole vocabulary.
+    a row and rank are exchanged, six with smoothing or statistics. Eager only; `impl="reference"` needs the
+    whole vocabulary.
 
     Args:
         logits: (..., V_k), this rank's columns.

@@ -1,7 +1,8 @@
 """The losses where each rank of a process group holds a piece of the vocabulary: collectives and autograd.
 
-What goes over the wire is five numbers a row and rank, and once the sum of dX. Every rank gets the same loss,
-bit for bit, so it must call the loss and its backward pass as the others do. Eager only.
+What goes over the wire is five numbers a row and rank, six with smoothing or statistics, and once the sum of
+dX. Every rank gets the same loss, bit for bit, so it must call the loss and its backward pass as the others
+do. Eager only.
 """
 
 from dataclasses import dataclass
@@ -109,6 +110,9 @@ def _place_in(group: dist.ProcessGroup | None) -> tuple[int, int]:
         raise ValueError(
             "group: expected a process group, got none; call torch.distributed.init_process_group first"
         )
+    if hasattr(group, "get_group"):
+        kind = type(group).__name__
+        raise ValueError(f"group: expected a process group, got {kind}; pass its .get_group()")
     rank = dist.get_rank(group)
     if rank < 0:
         raise ValueError("group: expected one that this process is in; call the loss on its ranks only")
@@ -116,7 +120,8 @@ def _place_in(group: dist.ProcessGroup | None) -> tuple[int, int]:
 
 
 def _checked(vocab_range: tuple[int, int]) -> tuple[int, int]:
-    if len(vocab_range) != 2 or not all(isinstance(number, int) for number in vocab_range):
+    is_pair = isinstance(vocab_range, tuple | list) and len(vocab_range) == 2
+    if not is_pair or not all(isinstance(number, int) for number in vocab_range):
         raise ValueError(f"vocab_range: expected (start, V), two ints, got {vocab_range!r}")
     return vocab_range
 

@@ -231,13 +231,17 @@ def run_blocks(
     correct = torch.zeros_like(read)
     for rows in row_blocks(read, logits.shape[1]):
         is_view = isinstance(rows, slice)
-        in_place = gradient is logits and is_view and logits.dtype == scale.dtype
-        z = logits[rows] if in_place else logits[rows].to(scale.dtype, copy=is_view)
+        # Worked on where the gradient goes, if that can hold it: it is not copied there then.
+        into = gradient if is_view and gradient is not None and gradient.dtype == scale.dtype else None
+        z = logits[rows].to(scale.dtype, copy=is_view) if into is None else into[rows]
+        if into is not None and into is not logits:
+            z.copy_(logits[rows])
         losses[rows], correct[rows] = losses_(z, rows, None if gradient is None else scale[rows])
-        if gradient is not None and not in_place:
+        if gradient is not None and into is None:
             gradient[rows] = z.to(gradient.dtype)
     if gradient is not None:
-        gradient[~read] = 0
+        # Twice as fast as gradient[~read] = 0.
+        gradient.index_fill_(0, torch.nonzero(~read)[:, 0], 0)
     return losses, correct
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -261,6 +262,9 @@ def test_what_is_not_supported_says_so(ranks: Ranks) -> None:
     for options, words in [
         ({"impl": "reference"}, "reference"),
         ({"accumulate_weight_grad": True}, "accumulate"),
+        ({"vocab_range": 120}, "vocab_range: expected (start, V), two ints, got 120"),
+        # As a DeviceMesh has it.
+        ({"group": SimpleNamespace(get_group=None)}, "got SimpleNamespace; pass its .get_group()"),
     ]:
         wrong = replace(call, options=call.options | options)
         got = ranks.run(outcome, [wrong.piece(rank) for rank in range(n_ranks)])

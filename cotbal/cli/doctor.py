@@ -43,6 +43,7 @@ def doctor(
     from cotbal.doctor import devices, packages
     from cotbal.doctor.compare import SMALL_LOSS
     from cotbal.doctor.locks import abandoned_locks
+    from cotbal.files import finite_or_null
 
     found, machine = packages(), devices()
     if not as_json:
@@ -62,7 +63,8 @@ def doctor(
     elif not compared.agrees:
         problems.append(f"loss or gradients differ by more than {compared.tolerance:g}; please report this")
     if as_json:
-        typer.echo(json.dumps(_summary(found, machine, compared, problems), indent=2))
+        summary = finite_or_null(_summary(found, machine, compared, problems))
+        typer.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
         _print_comparison(compared)
         typer.echo("\n".join(problems) or "All is well.")

@@ -31,6 +31,16 @@ def test_json_is_all_that_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(done.stdout) == {"step": {"arguments": ["--tiny", "--json"]}}
 
 
+def test_a_suite_without_json_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--json -- --help`, and `--json -- --dry-run` of the GPU's."""
+    (tmp_path / "a_suite.py").write_text('print("usage: a_suite")')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(bench.SUITES, "step", "a_suite")
+    done = call("bench", "step", "--json", "--", "--help")
+    assert done.exit_code == 2
+    assert "--json: expected JSON of step, got 'usage: a_suite\\n'; leave --json out" in done.stderr
+
+
 def test_an_unknown_suite_is_one_line(tmp_path: Path) -> None:
     done = run_cotbal("bench", "gpus", cwd=tmp_path)
     assert done.returncode == 2

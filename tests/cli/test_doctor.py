@@ -66,6 +66,9 @@ def test_a_model_without_a_loss_is_not_told_as_ours(monkeypatch: pytest.MonkeyPa
     assert json.loads(done.stdout)["problems"] == [
         "the model's own loss is nan: look at its weights, or give another --batch"
     ]
+    # JSON has no NaN, and other readers than Python's stop at it.
+    assert "NaN" not in done.stdout
+    assert json.loads(done.stdout)["comparison"]["passes"][0]["loss"] is None
 
 
 def test_a_mistake_is_one_line_and_exit_code_2() -> None:
