@@ -336,6 +336,14 @@ def test_another_loss_than_the_steps_is_not_trained_on(tmp_path: Path, cls: type
         trained(tmp_path, records(8), 4, 2, cls=cls, level="logits")
 
 
+def test_a_model_that_stays_in_evaluation_mode_is_told(tmp_path: Path) -> None:
+    """As some keep dropout off: it was told to call super().compute_loss."""
+    model = tiny_model().eval()
+    model.train = lambda mode=True: model
+    with pytest.raises(ValueError, match=r"expected LlamaForCausalLM in training mode, .* evaluation"):
+        trained(tmp_path, records(8), 4, 1, model=model)
+
+
 class Scaled(Trainer):
     """A user's trainer that does something to the model's loss."""
 

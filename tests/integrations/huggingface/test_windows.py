@@ -73,6 +73,16 @@ def test_data_shorter_than_one_window_is_an_error(tmp_path: Path, data: Stream) 
         run.train()
 
 
+def test_data_of_which_no_batch_is_left_is_an_error(tmp_path: Path) -> None:
+    """A smaller window would not help where dataloader_drop_last leaves the only batch out."""
+    args = arguments(tmp_path, batch=100, dataloader_drop_last=True)
+    run = CoTBalTrainer(
+        tiny_model(), args, train_dataset=records(8), data_collator=collator(), weights=WEIGHTS
+    )
+    with pytest.raises(ValueError, match=r"expected a micro-batch .*, got none; .* dataloader_drop_last out"):
+        run.train()
+
+
 def test_a_stream_that_runs_dry_after_a_step_ends_the_training(tmp_path: Path) -> None:
     """As stock training: what it has learned is not lost to an error."""
 
