@@ -238,14 +238,16 @@ class CoTBalMixin(RestoredWeights):
     ) -> Any:
         """The micro-batch's part of the step's loss, times k; outside of training the trainer's own loss."""
         task_ids, valid_count = inputs.pop(TASK_IDS, None), inputs.pop(VALID_COUNT, None)
+        # By name and where it is asked for, as the Trainer does: a class of one's own may take nothing else.
+        asked: dict[str, Any] = {"return_outputs": True} if return_outputs else {}
         if not (model.training and torch.is_grad_enabled()):
-            # By name, as the Trainer does: a class of one's own may have **kwargs behind the outputs.
-            told = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
-            return super().compute_loss(model, inputs, return_outputs=return_outputs, **told)
+            if num_items_in_batch is not None:
+                asked["num_items_in_batch"] = num_items_in_batch
+            return super().compute_loss(model, inputs, **asked)
         run = past_sft(self, super().compute_loss)
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
-            result = run(model, inputs, return_outputs=return_outputs)
+            result = run(model, inputs, **asked)
             loss = result[0] if return_outputs else result
             if not self.step_loss.leads_to(loss):
                 raise ValueError(another_loss(self, "one that computes a loss of its own from the logits"))

@@ -62,7 +62,19 @@ class ByName(Trainer):
         return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch, **kwargs)
 
 
-@pytest.mark.parametrize("own", [HandsOn, ByName])
+class WithoutOutputs(Trainer):
+    """It is evaluated by the loss alone."""
+
+    def compute_loss(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        assert num_items_in_batch is not False
+        return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.compute_loss(model, inputs), None, None
+
+
+@pytest.mark.parametrize("own", [HandsOn, ByName, WithoutOutputs])
 def test_a_trainer_of_ones_own_is_evaluated_too(tmp_path: Path, own: type) -> None:
     """It trained, and ended in a TypeError at its first evaluation."""
     data, mixed = records(12), type("Mixed", (CoTBalMixin, own), {})
