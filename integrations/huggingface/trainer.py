@@ -192,8 +192,9 @@ class CoTBalMixin(RestoredWeights):
         return outcome
 
     def get_train_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The trainer's, after `check_collator`."""
-        self.check_collator()
+        """The trainer's, after `check_collator`; a constructor of one's own may ask for it before."""
+        if self.installed is not None:
+            self.check_collator()
         dispatches = self.accelerator.dispatch_batches
         if dispatches is None:
             dispatches = isinstance(self.train_dataset, IterableDataset)
@@ -241,8 +242,7 @@ class CoTBalMixin(RestoredWeights):
         # By name and where it is asked for, as the Trainer does: a class of one's own may take nothing else.
         asked: dict[str, Any] = {"return_outputs": True} if return_outputs else {}
         if not (model.training and torch.is_grad_enabled()):
-            if num_items_in_batch is not None:
-                asked["num_items_in_batch"] = num_items_in_batch
+            asked |= {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
             return super().compute_loss(model, inputs, **asked)
         run = past_sft(self, super().compute_loss)
         with self.step_loss.micro_batch(task_ids, valid_count):

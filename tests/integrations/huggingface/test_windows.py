@@ -22,6 +22,7 @@ from tests.integrations.huggingface.training import (
     LEARNING_RATE,
     TASKS,
     WEIGHTS,
+    InOrder,
     OrderedTrainer,
     Record,
     Stream,
@@ -132,6 +133,26 @@ class MasksLabels(Trainer):
 
 class MasksLabelsBalanced(CoTBalMixin, MasksLabels):
     pass
+
+
+class MasksAsItDraws(Trainer):
+    """Trains on no record's first four labels."""
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        batches, n_items = super().get_batch_samples(*args)
+        for batch in batches:
+            batch["labels"][:, :4] = -100
+        return batches, n_items
+
+
+def test_what_a_trainer_of_ones_own_draws_is_counted_and_trained_on(tmp_path: Path) -> None:
+    data, model = records(18), tiny_model()
+    run = trainer(tmp_path, type("Mixed", (InOrder, CoTBalMixin, MasksAsItDraws), {}), data)
+    run.train()
+    start = parameters(model)
+    masked = [each | {"labels": [-100] * 4 + each["labels"][4:]} for each in data]
+    reference, _ = expected(model, [masked[:6], masked[6:12], masked[12:], masked[:6]], WEIGHTS)
+    assert deviation(parameters(run.model), reference, start) <= 1e-5
 
 
 class LeavesOneOut(OrderedTrainer):
