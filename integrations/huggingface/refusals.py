@@ -79,6 +79,12 @@ def check_steps(trainer: Any) -> None:
 
 def another_loss(trainer: Any, came: str) -> str:
     """What is said where `compute_loss` trains on another loss than the step's."""
+    if not trainer.model.training:
+        return (
+            f"model: expected {type(trainer.model).__name__} in training mode, where the Trainer has put it, "
+            "got it in evaluation mode, in which its loss is its own; give it its train() back, and to train "
+            "without dropout set its probabilities to 0"
+        )
     return (
         f"compute_loss: expected {type(trainer).__name__} to train on the loss of the step, got {came}: the "
         "task weights would have no effect. Return the loss of super().compute_loss, or of the model"
@@ -87,6 +93,11 @@ def another_loss(trainer: Any, came: str) -> str:
 
 def no_step(came: int, expected: int) -> str:
     """What is said where the data ends within the first step's window: the Trainer would end in peace."""
+    if not came:
+        return (
+            "train_dataset: expected a micro-batch for the first optimizer step, got none; where it has "
+            "records leave dataloader_drop_last out, or use a smaller per_device_train_batch_size"
+        )
     return (
         f"train_dataset: expected the {expected} micro-batches of the first optimizer step, got {came}, so "
         "no epoch would make a step; use a smaller gradient_accumulation_steps, or repeat the records "

@@ -192,8 +192,9 @@ class CoTBalMixin(RestoredWeights):
         return outcome
 
     def get_train_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The trainer's, after `check_collator`."""
-        self.check_collator()
+        """The trainer's, after `check_collator`; a constructor of one's own may ask for it before."""
+        if self.installed is not None:
+            self.check_collator()
         dispatches = self.accelerator.dispatch_batches
         if dispatches is None:
             dispatches = isinstance(self.train_dataset, IterableDataset)
@@ -238,12 +239,15 @@ class CoTBalMixin(RestoredWeights):
     ) -> Any:
         """The micro-batch's part of the step's loss, times k; outside of training the trainer's own loss."""
         task_ids, valid_count = inputs.pop(TASK_IDS, None), inputs.pop(VALID_COUNT, None)
+        # By name and where it is asked for, as the Trainer does: a class of one's own may take nothing else.
+        asked: dict[str, Any] = {"return_outputs": True} if return_outputs else {}
         if not (model.training and torch.is_grad_enabled()):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            asked |= {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            return super().compute_loss(model, inputs, **asked)
         run = past_sft(self, super().compute_loss)
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
-            result = run(model, inputs, return_outputs)
+            result = run(model, inputs, **asked)
             loss = result[0] if return_outputs else result
             if not self.step_loss.leads_to(loss):
                 raise ValueError(another_loss(self, "one that computes a loss of its own from the logits"))

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import Trainer
 
-from cotbal.integrations.huggingface import CoTBalTrainer
+from cotbal.integrations.huggingface import CoTBalMixin, CoTBalTrainer
 from tests.integrations.huggingface.training import (
     WEIGHTS,
     OrderedTrainer,
@@ -54,6 +55,42 @@ def test_evaluation_and_generation_are_the_trainers_own(tmp_path: Path) -> None:
     assert logged[-1] == trainer.evaluate()["eval_loss"]
     trainer.installed.restore()
     assert logged[-1] == trainer.evaluate()["eval_loss"]
+
+
+class HandsOn(Trainer):
+    """A user's trainer that hands on what it does not know."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        return super().compute_loss(model, inputs, return_outputs, **kwargs)
+
+
+class ByName(Trainer):
+    def compute_loss(self, model: Any, inputs: Any, *, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+        return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch, **kwargs)
+
+
+class WithoutOutputs(Trainer):
+    """It is evaluated by the loss alone."""
+
+    def compute_loss(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        assert num_items_in_batch is not False
+        return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.compute_loss(model, inputs), None, None
+
+
+@pytest.mark.parametrize("own", [HandsOn, ByName, WithoutOutputs])
+def test_a_trainer_of_ones_own_is_evaluated_too(tmp_path: Path, own: type) -> None:
+    """It trained, and ended in a TypeError at its first evaluation."""
+    data, mixed = records(12), type("Mixed", (CoTBalMixin, own), {})
+    args, options = arguments(tmp_path, steps=1), {"data_collator": collator(), "train_dataset": data}
+    run = mixed(tiny_model(), args, weights=WEIGHTS, **options)
+    run.train()
+    without_tasks = [{key: record[key] for key in ("input_ids", "labels")} for record in data]
+    theirs = Trainer(run.model, args, data_collator=pad)
+    assert run.evaluate(data)["eval_loss"] == theirs.evaluate(without_tasks)["eval_loss"]
 
 
 class PredictsByItself(OrderedTrainer):

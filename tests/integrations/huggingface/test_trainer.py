@@ -253,21 +253,18 @@ def test_trainers_of_ones_own(tmp_path: Path, own: type) -> None:
     check(outcome, 8, data)
 
 
-class MasksAsItDraws(Trainer):
-    """Trains on no record's first four labels."""
-
-    def get_batch_samples(self, *args: Any) -> Any:
-        batches, n_items = super().get_batch_samples(*args)
-        for batch in batches:
-            batch["labels"][:, :4] = -100
-        return batches, n_items
+class CountsItsSteps(Trainer):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_batches = len(self.get_train_dataloader())
 
 
-def test_what_a_trainer_of_ones_own_draws_is_trained_on(tmp_path: Path) -> None:
+def test_a_constructor_of_ones_own_may_look_at_the_data(tmp_path: Path) -> None:
+    """As one that plans a schedule; nothing is known of the tasks yet."""
     data = records(24)
-    mixed = type("Mixed", (InOrder, CoTBalMixin, MasksAsItDraws), {})
-    outcome = trained(tmp_path, data, 4, 2, cls=mixed)
-    check(outcome, 8, [each | {"labels": [-100] * 4 + each["labels"][4:]} for each in data])
+    outcome = trained(tmp_path, data, 4, 2, cls=type("Mixed", (InOrder, CoTBalMixin, CountsItsSteps), {}))
+    assert outcome[2].n_batches == 6
+    check(outcome, 8, data)
 
 
 class PastTheModel(Trainer):
@@ -334,6 +331,14 @@ def test_another_loss_than_the_steps_is_not_trained_on(tmp_path: Path, cls: type
     """The task weights would have no effect, and nothing would say so."""
     with pytest.raises(ValueError, match=f"compute_loss: expected .* {came}"):
         trained(tmp_path, records(8), 4, 2, cls=cls, level="logits")
+
+
+def test_a_model_that_stays_in_evaluation_mode_is_told(tmp_path: Path) -> None:
+    """As some keep dropout off: it was told to call super().compute_loss."""
+    model = tiny_model().eval()
+    model.train = lambda mode=True: model
+    with pytest.raises(ValueError, match=r"expected LlamaForCausalLM in training mode, .* evaluation"):
+        trained(tmp_path, records(8), 4, 1, model=model)
 
 
 class Scaled(Trainer):

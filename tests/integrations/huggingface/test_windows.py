@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from tests.integrations.huggingface.training import (
     LEARNING_RATE,
     TASKS,
     WEIGHTS,
+    InOrder,
     OrderedTrainer,
     Record,
     Stream,
@@ -70,6 +72,17 @@ def test_data_shorter_than_one_window_is_an_error(tmp_path: Path, data: Stream) 
     """Stock training makes a step of them; ours, which waits for the window, made none and said nothing."""
     run = trainer(tmp_path, CoTBalTrainer, data)
     with pytest.raises(ValueError, match=r"the 3 micro-batches of the first .*, got 2, .* use a smaller"):
+        run.train()
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 asks for none, and warns")
+def test_data_of_which_no_batch_is_left_is_an_error(tmp_path: Path) -> None:
+    """A smaller window would not help where dataloader_drop_last leaves the only batch out."""
+    args = arguments(tmp_path, batch=100, dataloader_drop_last=True)
+    run = CoTBalTrainer(
+        tiny_model(), args, train_dataset=records(8), data_collator=collator(), weights=WEIGHTS
+    )
+    with pytest.raises(ValueError, match=r"expected a micro-batch .*, got none; .* dataloader_drop_last out"):
         run.train()
 
 
@@ -122,6 +135,26 @@ class MasksLabels(Trainer):
 
 class MasksLabelsBalanced(CoTBalMixin, MasksLabels):
     pass
+
+
+class MasksAsItDraws(Trainer):
+    """Trains on no record's first four labels."""
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        batches, n_items = super().get_batch_samples(*args)
+        for batch in batches:
+            batch["labels"][:, :4] = -100
+        return batches, n_items
+
+
+def test_what_a_trainer_of_ones_own_draws_is_counted_and_trained_on(tmp_path: Path) -> None:
+    data, model = records(18), tiny_model()
+    run = trainer(tmp_path, type("Mixed", (InOrder, CoTBalMixin, MasksAsItDraws), {}), data)
+    run.train()
+    start = parameters(model)
+    masked = [each | {"labels": [-100] * 4 + each["labels"][4:]} for each in data]
+    reference, _ = expected(model, [masked[:6], masked[6:12], masked[12:], masked[:6]], WEIGHTS)
+    assert deviation(parameters(run.model), reference, start) <= 1e-5
 
 
 class LeavesOneOut(OrderedTrainer):
