@@ -183,7 +183,8 @@ def test_killed_driver_leaves_no_orphan_and_loses_the_running_runs_only(tmp_path
     finished = sorted(path.parent.name for path in tmp_path.glob("runs/*/result.json"))
     assert finished
     lost = len(starts(journal)) - len(finished)
-    assert 1 <= lost <= 2
+    # Of two workers; none where the signal came between two runs.
+    assert 0 <= lost <= 2
     plan, notes = small_plan(journal, 0.15), Notes()
     assert run_plan(plan, Store(tmp_path), notes, workers=2)["s/final"].result["left"] == {"base": "s/base"}
     assert len(starts(journal)) == len(plan) + lost
