@@ -107,12 +107,13 @@ def _of_csv(file: Path, options: dict[str, Any]) -> dict[str, Any]:
     from cotbal.cli.weights import _fixed
     from cotbal.estimate.items_json import read_items
     from cotbal.estimate.scores import Scores
+    from cotbal.files import writable
     from cotbal.report.findings import Settings, estimate_results
 
     found = read_items(options.pop("items"))._asdict() if "items" in options else {}
     table = Scores.from_csv(file, **found)
     settings = Settings(**{**options, "fixed": _fixed(options.get("fixed", []))})
-    return estimate_results([table], settings, source=f"scores in {file.name}")
+    return estimate_results([table], settings, source=f"scores in {writable(file.name)}")
 
 
 def _project(

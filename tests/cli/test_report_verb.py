@@ -96,6 +96,13 @@ def test_a_score_table_gives_page_card_json_and_figures(tmp_path):
     assert "| chat (fixed) | 1.500 |" in (tmp_path / "report.md").read_text()
 
 
+def test_a_table_whose_name_is_no_utf_8_is_reported(tmp_path):
+    table = make_scores(2).to_csv(tmp_path / "scores\udcff.csv")
+    shown = invoke(table)
+    assert shown.exit_code == 0, shown.output
+    assert r"scores in scores\udcff.csv" in (tmp_path / "report.html").read_text()
+
+
 def test_a_project_is_reported_before_and_after_its_runs(tmp_path):
     file = toy.write(tmp_path)
     (tmp_path / "script").write_text(json.dumps({"b on c": {"fails": 1}}))
