@@ -137,11 +137,14 @@ def _project(
     data, plan = prepared(project)
     store = store_of(project)
     found = {name: record.result for name, record in recorded(plan, store).items()}
-    tables = {}
+    tables, refused = {}, []
     for seed, recipe in recipes(project, data).items():
         method = algorithm(recipe)
         if all(name in found for run in method.estimation_runs() for name in recipe.scored_by(run)):
-            tables[seed] = method.scores(found)
+            try:
+                tables[seed] = method.scores(found)
+            except ValueError as error:
+                refused.append(f"No weights for seed {seed}: {error}.")
     results = None
     if tables:
         settings = Settings(
@@ -155,10 +158,16 @@ def _project(
             {name: task.metric for name, task in project.tasks.items()},
             project.step_matched,
         )
-        results = estimate_results(
-            list(tables.values()), settings, source=_seeds(project.seeds, list(tables))
-        )
-    runs, finals = account(project, plan, store), _finals(project, data, store)
+        try:
+            results = estimate_results(
+                list(tables.values()), settings, source=_seeds(project.seeds, list(tables))
+            )
+            results["statements"] += refused
+        except ValueError as error:
+            refused.append(f"No weights for the mean over seeds: {error}.")
+    # A page of all that is known, where the scores of a seed are of other items.
+    runs = account(project, plan, store) | {"refused": refused}
+    finals = _finals(project, data, store)
     _write(results, runs, out or project.out / "report", as_json, finals)
     chosen = results["by_seed"]["0"]["weights"].get(project.rule) if results else None
     if not _holds(project.out / "weights.json", chosen or {}):
@@ -201,7 +210,7 @@ def _seeds(asked: list[int], measured: list[int]) -> str:
     return (
         names
         if len(asked) == len(measured)
-        else f"{names} of {', '.join(map(str, asked))}, the others unfinished"
+        else f"{names} of {', '.join(map(str, asked))}, the others without a table of scores"
     )
 
 
@@ -230,6 +239,8 @@ def _write(
         for statement in results["statements"]:
             typer.echo(statement)
     elif not as_json:
+        for reason in (runs or {}).get("refused", []):
+            typer.echo(reason)
         typer.echo("There are no weights yet; the page shows the state of the runs.")
     _tell(page, figures, as_json, files)
 

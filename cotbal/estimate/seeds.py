@@ -81,7 +81,10 @@ def common_clusters(tables: Sequence[ScoreTable], tasks: Iterable[str]) -> dict[
         found = [table.clusters.get(task) for table in tables]
         lists = [None if numbers is None else list(map(int, numbers)) for numbers in found]
         if any(each != lists[0] for each in lists):
-            raise ValueError(f"clusters[{task!r}]: expected the same under every seed, got others")
+            raise ValueError(
+                f"clusters[{task!r}]: expected the same under every seed, got others; every model must be "
+                "scored on the same items in the same order"
+            )
         if found[0] is not None:
             common[task] = found[0]
     return common

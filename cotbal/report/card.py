@@ -25,6 +25,8 @@ def card(
     """
     blocks = ["# Task weights by CoTBal"]
     blocks += ["There are no weights yet."] if results is None else _of_results(results)
+    if results is None and runs and runs.get("refused"):
+        blocks.append("\n".join(f"- {_plain(reason)}" for reason in runs["refused"]))
     if finals:
         blocks += ["## Final models", "\n".join(f"- {_plain(line)}" for line in finals["statements"])]
         blocks += [markdown(table) for table in finals_tables(finals)]

@@ -1,3 +1,4 @@
+import fnmatch
 import json
 
 import pytest
@@ -17,6 +18,7 @@ from tests.project import toy
 from tests.project.instant import instantly
 from tests.project.test_session import score
 from tests.report.estimate_example import make_scores
+from tests.report.reading import Page
 from tests.report.results_example import make_results
 
 
@@ -96,7 +98,8 @@ def test_a_score_table_gives_page_card_json_and_figures(tmp_path):
     assert "| chat (fixed) | 1.500 |" in (tmp_path / "report.md").read_text()
 
 
-def test_a_table_whose_name_is_no_utf_8_is_reported(tmp_path):
+def test_a_table_whose_name_is_no_utf_8_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("cotbal.report.figures.write_figures", lambda *given: {})
     table = make_scores(2).to_csv(tmp_path / "scores\udcff.csv")
     shown = invoke(table)
     assert shown.exit_code == 0, shown.output
@@ -174,6 +177,40 @@ def test_weights_on_disk_that_are_not_those_of_the_page_are_told(tmp_path, monke
     assert told in invoke(path).stderr
     (tmp_path / "out" / "weights.json").write_text("")
     assert told in invoke(path).stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "has_weights"),
+    [
+        ("seed 1/evaluate * on b", "expected the same under every seed, got others; every model", False),
+        (
+            "seed 1/evaluate probe c on b",
+            "No weights for seed 1: clusters: task 'b': expected those of",
+            True,
+        ),
+    ],
+)
+def test_a_seed_of_other_items_leaves_the_page_of_all_else(
+    tmp_path, monkeypatch, changed, reason, has_weights
+):
+    monkeypatch.setattr(session, "work", instantly(score))
+    path = toy.write(tmp_path, seeds=[0, 1])
+    assert call("run", path).exit_code == 0
+    for file in (tmp_path / "out" / "runs").glob("*/*.json"):
+        content = json.loads(file.read_text())
+        if fnmatch.fnmatch(content.get("name", ""), changed):
+            content["result"]["clusters"] = [5, 6]
+            file.write_text(json.dumps(content))
+    monkeypatch.setattr("cotbal.report.figures.write_figures", lambda *given: {})
+    shown = invoke(path)
+    assert shown.exit_code == 0, shown.output
+    assert reason in shown.stdout
+    folder = tmp_path / "out" / "report"
+    assert (json.loads((folder / "report.json").read_text()).get("by_seed") is not None) == has_weights
+    for text in (Page((folder / "report.html").read_text()).text, (folder / "report.md").read_text()):
+        assert reason in text
+        assert "32 of 32 runs are finished" in text
+    check_again(folder)
 
 
 @pytest.mark.parametrize(
