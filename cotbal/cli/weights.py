@@ -187,14 +187,16 @@ def _without_probes(
     drawn = None if reason else pair.intervals(temperature=temperature, alpha=alpha)
     undefined = {} if reason else pair.undefined()
     spans = None if drawn is None else drawn.tolist()
-    if spans is not None:
-        provenance = {**found.provenance, "intervals": dict(zip(pair.tasks, spans, strict=True))}
-        found = dataclasses.replace(found, provenance=provenance)
+    kept = {} if spans is None else {"intervals": dict(zip(pair.tasks, spans, strict=True))}
+    spread = pair.seed_spread(temperature=temperature, alpha=alpha, fixed=fixed)
+    kept |= {"seed_sd": spread} if spread else {}
+    found = dataclasses.replace(found, provenance={**found.provenance, **kept})
     found.save(out)
     if as_json:
         content: dict[str, Any] = {"mode": "no-probes", "tasks": list(pair.tasks)}
         content |= {"difficulty": pair.difficulty().tolist(), "weights": {rule: dict(found)}}
         content |= {"intervals": spans, "undefined": undefined, "fixed": found.fixed}
+        content |= {"seed_sd": spread} if pair.by_seed else {}
         typer.echo(json.dumps(content, indent=2, allow_nan=False))
         return
     columns = {
@@ -203,6 +205,8 @@ def _without_probes(
     }
     if spans is not None:
         columns["95 % interval"] = [_span(*ends) for ends in spans]
+    if spread:
+        columns["sd over seeds"] = [f"{spread[task]:.4f}" for task in pair.tasks]
     print_columns("Without probes: the contribution's weights are 1", list(pair.tasks), columns)
     if spans is not None:
         for line in _noise_of(pair):

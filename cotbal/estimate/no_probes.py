@@ -7,12 +7,14 @@ The contribution's weights are 1. That is rule "cotbal" with nothing known of C,
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ from cotbal.estimate.resample import (
 )
 from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
-from cotbal.estimate.seeds import check_alike, common_clusters, mean_of
+from cotbal.estimate.seeds import check_alike, common_clusters, mean_of, spread
 from cotbal.estimate.transforms import checked_transforms, oriented, oriented_draws
 from cotbal.weights import TaskWeights
 
@@ -140,6 +142,19 @@ class TwoModels:
         extra = {"mode": "no-probes", "scores": scores, "transforms": dict(self.transforms)}
         kept = {name: found.provenance[name] for name in ("tasks", "difficulty")}
         return dataclasses.replace(found, provenance=kept | extra)
+
+    def seed_spread(self, **options: Any) -> dict[str, float]:
+        """The standard deviation of each weight from seed to seed; empty below two seeds that allow weights.
+
+        Args:
+            options: those of `weights`.
+        """
+        found = []
+        for table in self.by_seed:
+            # The mean over seeds may allow what this seed's scores alone do not.
+            with contextlib.suppress(ValueError):
+                found.append(table.weights(**options))
+        return spread(found)
 
     def intervals(
         self,

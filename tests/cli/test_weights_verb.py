@@ -257,6 +257,26 @@ def test_intervals_without_probes_are_said_to_be_of_the_items(tmp_path, monkeypa
     assert "The model of equal weights is one training under all seeds" in done.stdout
 
 
+def test_the_spread_over_seeds_without_probes_is_printed_and_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # The last seed alone allows no weights.
+    for seed, mini in enumerate((0.2, 0.25, 0.0)):
+        (tmp_path / f"{seed}.csv").write_text(f"run,a,b\nmini,{mini},0.3\nequal,0.5,0.6\n")
+    alone = []
+    for seed in "01":
+        assert call("weights", f"{seed}.csv", "--fixed", "c=1").exit_code == 0
+        alone.append(json.loads((tmp_path / "weights.json").read_text()))
+        assert "seed_sd" not in alone[-1]["provenance"]
+    off = abs(alone[0]["weights"]["a"] - alone[1]["weights"]["a"]) / 2**0.5
+    arguments = ["weights", "0.csv", "1.csv", "2.csv", "--fixed", "c=1"]
+    kept = json.loads(call(*arguments, "--json").stdout)["seed_sd"]
+    assert kept == pytest.approx({"a": off, "b": off, "c": 0.0})
+    assert json.loads((tmp_path / "weights.json").read_text())["provenance"]["seed_sd"] == kept
+    shown = call(*arguments).stdout
+    assert "sd over seeds" in shown
+    assert f"{off:.4f}" in shown
+
+
 def test_intervals_of_pulled_weights_are_those_of_the_scores_and_are_said_to_be(tmp_path):
     right = {"mini": (12, 18), "a": (48, 24), "b": (15, 45)}
     items = {
