@@ -77,7 +77,8 @@ def acc_at_iou(
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold: expected 0 <= threshold < 1, got {threshold}")
-    return [float(overlap > threshold) for overlap in box_iou(predictions, references)]
+    # An overlap of just the threshold is not above it: the last bits of a division would say otherwise.
+    return [float(overlap > threshold + 1e-9) for overlap in box_iou(predictions, references)]
 
 
 def _box(value: str | Sequence[float] | None) -> Box | None:

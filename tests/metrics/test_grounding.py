@@ -125,3 +125,15 @@ def test_a_bad_threshold_raises(threshold):
 def test_bad_items_raise(predictions, references, error, message):
     with pytest.raises(error, match=message):
         box_iou(predictions, references)
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.5, 0.7])
+def test_an_overlap_of_just_the_threshold_is_nowhere_above_it(threshold):
+    for left in range(0, 50, 7):
+        for height in range(1, 100, 9):
+            wanted = [left / 100, 0.0, (left + 20) / 100, height / 100]
+            just, more = (
+                [left / 100, 0.0, (left + width) / 100, height / 100]
+                for width in (20 * threshold, 20 * threshold + 0.02)
+            )
+            assert acc_at_iou([just, more], [wanted] * 2, threshold=threshold) == [0.0, 1.0]
