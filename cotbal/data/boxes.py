@@ -19,18 +19,22 @@ def padded_corners(box: Corners, width: int, height: int) -> Corners:
         height: likewise.
 
     Raises:
-        ValueError: the box has no area, or is outside the picture by more than a pixel.
+        ValueError: the box has no area inside the picture, or passes its edge by more than a pixel.
     """
     x, y, w, h = box
     if not all(map(math.isfinite, box)) or w <= 0 or h <= 0:
         raise ValueError("a box [x, y, width, height] of positive area")
     if x < -TOLERANCE or y < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE:
         raise ValueError(f"a box inside the picture of {width} x {height} pixels")
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    # The cut leaves nothing of one that stands beside the edge.
+    if x1 >= x2 or y1 >= y2:
+        raise ValueError(f"a box inside the picture of {width} x {height} pixels")
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
-    x1, x2 = _hundredths(max(x, 0) + left, min(x + w, width) + left, side)
-    y1, y2 = _hundredths(max(y, 0) + top, min(y + h, height) + top, side)
-    return x1, y1, x2, y2
+    first, last = _hundredths(x1 + left, x2 + left, side)
+    upper, lower = _hundredths(y1 + top, y2 + top, side)
+    return first, upper, last, lower
 
 
 def box_text(box: Corners, width: int, height: int) -> str:

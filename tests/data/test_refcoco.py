@@ -35,7 +35,12 @@ def test_box_is_that_of_the_padded_square(box, size, text):
 
 
 @pytest.mark.parametrize(
-    "box", [(0, 0, 0, 5), (0, 0, 5, -1), (90, 0, 12, 5), (-2, 0, 5, 5), (0, 0, float("nan"), 5)]
+    "box",
+    [
+        *((0, 0, 0, 5), (0, 0, 5, -1), (90, 0, 12, 5), (-2, 0, 5, 5), (0, 0, float("nan"), 5)),
+        # Beside the edge, by less than the pixel that is cut.
+        *((100, 0, 1, 5), (100.5, 0, 0.4, 5), (-1, 0, 1, 5), (0, 100, 5, 1), (0, -0.5, 5, 0.2)),
+    ],
 )
 def test_box_without_area_or_outside_its_picture_is_refused(box):
     with pytest.raises(ValueError, match="a box"):
