@@ -4,6 +4,7 @@ The answer is `multiple_choice_answer`; validation questions also keep the answe
 `people_answers`. The test questions have no public answers.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def _all(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple[str
             _read_answers(annotations, answers, inputs, people=split == "val")
         for _, record in read_lists(questions, inputs, ("questions",)):
             for turn in inputs.parsed(_turn, record, split, subset, answers, pictures):
-                yield split, turn
+                if turn is not None:
+                    yield split, turn
         if (left := answers.left()) is not None and not inputs.left_out:
             raise ValueError(
                 f"{annotations}: question_id {left}: expected its question in {questions}, got none"
@@ -64,7 +66,10 @@ def _all(folder: Path, pictures: Pictures, inputs: Inputs) -> Iterator[tuple[str
 
 def _read_answers(path: Path, answers: Lookup, inputs: Inputs, *, people: bool) -> None:
     for _, record in read_lists(path, inputs, ("annotations",)):
-        inputs.parsed(_put_answer, record, answers, people=people)
+        if not inputs.parsed(_put_answer, record, answers, people=people):
+            # Its question is left out with it, and not counted again.
+            with contextlib.suppress(ValueError):
+                answers.put(whole(record, "question_id"), [])
 
 
 def _put_answer(record: Record, answers: Lookup, *, people: bool) -> None:
@@ -79,13 +84,16 @@ def _said(answer: Record) -> str:
     return checked(answer, "answer", answer.text("answer").strip())
 
 
-def _turn(record: Record, split: str, subset: str, answers: Lookup, pictures: Pictures) -> Turn:
+def _turn(record: Record, split: str, subset: str, answers: Lookup, pictures: Pictures) -> Turn | None:
+    """The turn; None where its annotation was left out."""
     id, image_id = whole(record, "question_id"), whole(record, "image_id")
     image = pictures.path(record, "image_id", f"{subset}/COCO_{subset}_{image_id:012d}.jpg")
     question = filled(record, "question")
     if split == "test":
         return Turn(str(id), image, question, None)
     found = answers.take(id)
+    if found == []:
+        return None
     if found is None or found[0] != image_id:
         raise record.error("question_id", "an annotation with that id and the same image_id")
     return Turn(str(id), image, question, found[1], {"people_answers": found[2]} if found[2] else {})

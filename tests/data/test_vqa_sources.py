@@ -50,6 +50,20 @@ def test_questions_on_a_picture_are_one_shuffled_conversation_with_the_instructi
     assert written["splits"]["train"]["turns"] == 4
 
 
+@pytest.mark.parametrize(
+    ("change", "left_out"), [({"multiple_choice_answer": " "}, 1), ({"question_id": "x"}, 2)]
+)
+def test_a_question_whose_annotation_is_left_out_is_counted_once(tmp_path, vqav2, change, left_out):
+    """Where the annotation tells which question it is of."""
+    path = vqav2 / "v2_mscoco_train2014_annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"][1] |= change
+    path.write_text(json.dumps(content))
+    (written,) = prepare_vqav2(vqav2, target(tmp_path / "out"), inputs(skip_invalid=True))
+    assert written["splits"]["train"]["turns"] == 3
+    assert written["left_out"] == {"invalid": left_out}
+
+
 def test_somebody_may_have_said_nothing_but_the_answer_is_never_empty(tmp_path, vqav2):
     path = vqav2 / "v2_mscoco_val2014_annotations.json"
     content = json.loads(path.read_text())
