@@ -21,6 +21,9 @@ def exact_match(
 ) -> list[float]:
     """Return the score of each answer, in 0..1; the defaults are the matching rules of the paper.
 
+    Characters are compared as they stand, as the official evaluations do: "é" in one code point is not "e" with
+    an accent in two. Where answers may be of either form, bring both to one (`unicodedata.normalize`) before.
+
     Args:
         predictions: one answer per item.
         references: one answer per item, or several of which any may match. VQAv2 is scored against its

@@ -132,3 +132,8 @@ def test_every_answer_matches_itself(answers):
 def test_bad_items_and_options_raise(predictions, references, options, error, message):
     with pytest.raises(error, match=message):
         exact_match(predictions, references, **options)
+
+
+def test_characters_are_compared_as_they_stand():
+    """As the official evaluations do; the documents say so."""
+    assert exact_match(["caf\u00e9", "cafe\u0301"], ["cafe\u0301"] * 2) == [0.0, 1.0]
