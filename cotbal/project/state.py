@@ -37,13 +37,19 @@ class StateFile:
     def __init__(self, out: Path, other: Listener) -> None:
         self._path, self._other = out / STATE_FILE, other
         self._runs: dict[str, dict[str, Any]] = {}
+        self._keys: dict[str, str] = {}
         self._written = 0.0
 
     def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
-        """Begins afresh: what failed in an earlier session is tried again. The tries of the finished stay."""
-        notes = _notes(self._path.parent).items()
-        kept = {name: note for name, note in notes if "key" in note}
-        self._runs = {name: note for name, note in kept.items() if name not in plan or name in finished}
+        """Begins afresh: what failed in an earlier session is tried again. How often a run was tried stays."""
+        self._keys = run_keys(plan)
+        self._runs = {}
+        for name, note in _notes(self._path.parent).items():
+            # One that was finished and is done again begins anew; a job may go on, and is no other try.
+            done_again = "state" not in note and name in plan and name not in finished
+            if "key" in note and "job" not in note and not done_again:
+                waits = {"state": WAITING} if "state" in note and name not in finished else {}
+                self._runs[name] = {**waits, "tries": note.get("tries", 0), "key": note["key"]}
         self._write()
         self._other.opened(plan, finished, workers)
 
@@ -54,9 +60,11 @@ class StateFile:
 
     def started(self, name: str) -> None:
         """The run is running."""
-        before = self._runs.get(name, {})
-        state = {"state": RUNNING, "since": time.time(), "work": 0, "tries": before.get("tries", 0) + 1}
-        self._set(name, {**state, "job": before["job"]} if "job" in before else state)
+        before, key = self._runs.get(name, {}), self._keys.get(name)
+        tries = before.get("tries", 0) if before.get("key", key) == key else 0
+        state = {"state": RUNNING, "since": time.time(), "work": 0, "tries": tries + 1}
+        kept = {"job": before["job"]} if "job" in before else {}
+        self._set(name, state | kept | ({"key": key} if key is not None else {}))
         self._other.started(name)
 
     def advanced(self, name: str, steps: int) -> None:

@@ -98,6 +98,36 @@ def test_without_a_driver_what_was_running_has_stopped(tmp_path):
     assert {each["state"] for each in states(tmp_path).values()} == {"waiting"}
 
 
+def test_a_later_session_counts_the_tries_of_an_earlier_one_of_the_same_run(tmp_path):
+    file = StateFile(tmp_path, Notes())
+    file.opened(PLAN, {}, 1)
+    file.started("x")
+    file.started("y")
+    file.failed("y", "no luck")
+    # A session of other runs alone, and one that ends before they start.
+    for plan in (Plan([PLAN["z"]]), PLAN, PLAN):
+        file = StateFile(tmp_path, Notes())
+        file.opened(plan, {}, 1)
+        assert {states(tmp_path)[name]["state"] for name in "xyz"} == {"waiting"}
+        assert [states(tmp_path)[name]["tries"] for name in "xyz"] == [1, 1, 0]
+    file.started("x")
+    file.finished("x", finish(tmp_path, "x"))
+    assert states(tmp_path)["x"]["tries"] == 2
+    changed = Plan([evaluation("x"), evaluation("y", data="other"), evaluation("z")])
+    file = StateFile(tmp_path, Notes())
+    file.opened(changed, {"x": Record(KEYS["x"], {}, 0.0, 1.0, 1.0)}, 1)
+    assert states(tmp_path)["x"]["tries"] == 2
+    file.started("y")
+    assert json.loads((tmp_path / "state.json").read_text())["runs"]["y"]["tries"] == 1
+    # A job that goes on is the same try.
+    for _ in range(2):
+        file = StateFile(tmp_path, Notes())
+        file.opened(changed, {}, 1)
+        file.queued("z", "7")
+        file.started("z")
+        assert json.loads((tmp_path / "state.json").read_text())["runs"]["z"]["tries"] == 1
+
+
 def test_jobs_of_a_cluster_need_no_driver(tmp_path):
     file = StateFile(tmp_path, Notes())
     for name in "xy":
