@@ -150,7 +150,8 @@ def _state(of: int, record: Record | None, key: str, note: Mapping[str, Any]) ->
         of_result = {"seconds": record.finished - record.started, "score": record.result.get("score")}
         return {**entry, "state": FINISHED, "work": of, **of_result}
     state = note.get("state", WAITING)
-    seconds = time.time() - note["since"] if state == RUNNING and "since" in note else None
+    # The clock may have been set back.
+    seconds = max(0.0, time.time() - note["since"]) if state == RUNNING and "since" in note else None
     work = note.get("work", 0) if state == RUNNING else 0
     of_job = {key: note[key] for key in ("job", "job_state") if key in note and state in (RUNNING, QUEUED)}
     return {**entry, "state": state, "work": work, "seconds": seconds, "reason": note.get("reason"), **of_job}

@@ -60,7 +60,7 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     _send_output_to(folder / LOG_FILE)
-    started, cpu = time.time(), time.process_time()
+    started, since, cpu = time.time(), time.monotonic(), time.process_time()
     function = load_function(job["function"])
     # Only now, so that nobody takes the seconds of the imports for those of the first steps.
     send({"event": "started"})
@@ -68,7 +68,9 @@ def run_job(job: dict[str, Any], send: Send) -> None:
     with _reporting(send) as report:
         result = function({**job["settings"], **filled_in}, folder, report)
     cpu_seconds = time.process_time() - cpu
-    record = Record(job["key"], result, started, time.time(), cpu_seconds, job.get("made_from"))
+    # The clock of the day may be set back meanwhile: hours below 0 would make any plan cheap.
+    finished = started + time.monotonic() - since
+    record = Record(job["key"], result, started, finished, cpu_seconds, job.get("made_from"))
     store.write(record, function=job["function"], settings=job["settings"], name=job["name"])
 
 

@@ -53,6 +53,9 @@ def test_a_run_goes_its_way_and_the_other_listener_is_told(state, tmp_path):
     found = states(tmp_path)["x"]
     assert (found["state"], found["work"], found["tries"]) == ("running", 4, 1)
     assert 0 <= found["seconds"] < 60
+    state._runs["x"]["since"] += 3600.0
+    state._write()
+    assert states(tmp_path)["x"]["seconds"] == 0, "the clock was set back"
     state.lost("x", "no memory")
     found = states(tmp_path)["x"]
     assert [found[key] for key in ("state", "work", "seconds", "reason")] == ["waiting", 0, None, "no memory"]
