@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def slug(name: str) -> str:
     """The name as part of a file's name: letters and digits of any language, `_`, `.` and `-`.
@@ -97,6 +99,11 @@ def writing_atomically(path: str | Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as stream:
             yield stream
         os.replace(temporary, target)
+    except OSError as error:
+        # A write that fails for want of room does not say of which file, and nobody knows the temporary one.
+        if str(error.filename) == str(temporary) or (error.filename is None and error.errno in _NO_ROOM):
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,10 @@
+import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from cotbal.files import slug, write_bytes_atomically, write_text_atomically
+from cotbal.files import slug, write_bytes_atomically, write_text_atomically, writing_atomically
 
 
 @pytest.mark.parametrize("name", [".", "..", "../x", ".hidden"])
@@ -34,6 +36,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypat
         write_bytes_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch):
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with pytest.raises(OSError, match=r"file\.bin") as error, writing_atomically(tmp_path / "file.bin"):
+            raise OSError(number, os.strerror(number))
+        assert error.value.filename == str(tmp_path / "file.bin")
+    temporary = tmp_path / ".file.bin.1f.tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("cotbal.files.uuid.uuid4", lambda: SimpleNamespace(hex="1f"))
+    monkeypatch.setattr("pathlib.Path.unlink", lambda path, missing_ok: None)
+    with pytest.raises(IsADirectoryError) as error:
+        write_text_atomically(tmp_path / "file.bin", "its temporary file cannot be opened")
+    assert error.value.filename == str(tmp_path / "file.bin")
+    # Of another file, or of a read, nothing is said.
+    temporary.rmdir()
+    for other, named in (
+        (OSError(errno.ENOENT, "gone", "other"), "other"),
+        (OSError(errno.EIO, "torn"), None),
+    ):
+        with pytest.raises(OSError, match=r"gone|torn") as error, writing_atomically(tmp_path / "file.bin"):
+            raise other
+        assert error.value.filename == named
 
 
 def test_a_folder_in_the_place_of_the_file_is_told_by_its_name(tmp_path):

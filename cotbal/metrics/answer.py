@@ -21,8 +21,8 @@ def exact_match(
 ) -> list[float]:
     """Return the score of each answer, in 0..1; the defaults are the matching rules of the paper.
 
-    Characters are compared as they stand, as the official evaluations do: "é" in one code point is not "e" with
-    an accent in two. Where answers may be of either form, bring both to one (`unicodedata.normalize`) before.
+    Characters are compared as they stand, as the official evaluations do: "é" in one code point is not "e"
+    with an accent in two. Where answers may be of either form, bring both to one (`unicodedata.normalize`).
 
     Args:
         predictions: one answer per item.

@@ -41,7 +41,7 @@ class StateFile:
         self._written = 0.0
 
     def opened(self, plan: Plan, finished: Mapping[str, Record], workers: int) -> None:
-        """Begins afresh: what failed in an earlier session is tried again. How often a run was tried stays."""
+        """Begins afresh: what failed in an earlier session is tried again. The number of tries stays."""
         self._keys = run_keys(plan)
         self._runs = {}
         for name, note in _notes(self._path.parent).items():
