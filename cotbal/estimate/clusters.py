@@ -20,7 +20,7 @@ def checked_clusters(
     sizes = {task: len(scores) for of_run in items.values() for task, scores in of_run.items()}
     checked = {}
     for task, values in clusters.items():
-        numbers = torch.as_tensor(values)
+        numbers = _numbered(values)
         if task not in sizes:
             raise ValueError(f"clusters[{task!r}]: expected one of the tasks with items: {', '.join(sizes)}")
         if numbers.shape != (sizes[task],) or numbers.is_floating_point():
@@ -30,6 +30,16 @@ def checked_clusters(
             )
         checked[task] = numbers.long()
     return checked
+
+
+def _numbered(values: Numbers) -> Tensor:
+    """The numbers as a tensor, by their places where one is beyond int64, as the hash of an image may be."""
+    if not isinstance(values, Tensor) and any(
+        type(n) is int and not -(1 << 63) <= n < 1 << 63 for n in values
+    ):
+        places = {number: place for place, number in enumerate(dict.fromkeys(values))}
+        values = [places[number] for number in values]
+    return torch.as_tensor(values)
 
 
 def cluster_sums(items: Tensor, clusters: Numbers | None, task: str) -> tuple[Tensor, Tensor]:
@@ -46,7 +56,7 @@ def cluster_sums(items: Tensor, clusters: Numbers | None, task: str) -> tuple[Te
     n = items.shape[-1]
     if clusters is None:
         return items, torch.ones(n, dtype=torch.float64)
-    numbers = torch.as_tensor(clusters)
+    numbers = _numbered(clusters)
     if numbers.shape != (n,):
         raise ValueError(f"clusters: expected {n} numbers for task {task!r}, got {tuple(numbers.shape)}")
     _, inverse = numbers.unique(return_inverse=True)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cotbal.estimate.clusters import cluster_sums
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.transforms import oriented_items
 
@@ -213,3 +214,14 @@ def test_a_file_that_is_not_utf8_is_named_with_what_to_do(tmp_path):
     path.write_bytes(TABLE.replace("b", "\xe5").encode("latin-1"))
     with pytest.raises(ValueError, match=r"scores.csv: expected text in UTF-8, got the byte 0xe5; save it"):
         Scores.from_csv(path)
+
+
+def test_clusters_may_be_hashes_beyond_int64():
+    rows = {run: {task: [1.0, 0.0, 1.0, 0.0] for task in "ab"} for run in ("mini", "a", "b")}
+    small, large = (
+        Scores(["a", "b"], [0.5] * 2, [[0.5] * 2] * 2, items=rows, clusters={"a": [n, n, 7, 7]})
+        for n in (3, 2**64)
+    )
+    both = [cluster_sums(each.items["a"]["a"], each.clusters["a"], "a") for each in (small, large)]
+    assert [sizes.tolist() for _, sizes in both] == [[2.0, 2.0]] * 2
+    assert cluster_sums(large.items["a"]["a"], [2**64, -(2**70), 1, 1], "a")[1].tolist() == [1.0, 1.0, 2.0]
