@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from cotbal.estimate.rule_names import RULES
+from cotbal.files import is_utf8, writable
 from cotbal.project.parts import Evaluate, Task, Train
 from cotbal.project.resources import Resources
 from cotbal.project.strict import PathText, Positive, Strict, Text
@@ -253,4 +254,10 @@ def load_project(
     asked = {"precise": precise or None, "step_matched": step_matched or None, "mode": mode, "budget": budget}
     project = load_yaml(path, Project, {key: value for key, value in asked.items() if value is not None})
     project._folder = Path(os.path.abspath(path)).parent
+    # Commands, plans and results name files in it, as text.
+    if not is_utf8(str(project._folder)):
+        raise ValueError(
+            f"{writable(str(path))}: expected a folder whose path is UTF-8, got "
+            f"{writable(str(project._folder))}; give it another name"
+        )
     return project

@@ -280,3 +280,10 @@ def test_a_file_that_is_not_utf8_is_named_with_what_to_do(tmp_path):
     path.write_bytes(b"output: \xe5\n")
     with pytest.raises(ValueError, match=r"toy.yaml: expected text in UTF-8, got the byte 0xe5; save it"):
         load_project(path)
+
+
+def test_a_folder_whose_path_is_no_utf_8_is_refused(tmp_path):
+    folder = tmp_path / "lat\udce9"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"expected a folder whose path is UTF-8, got .*lat.udce9; give it"):
+        load(folder, content(tmp_path))
