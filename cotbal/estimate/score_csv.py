@@ -16,7 +16,6 @@ from cotbal.files import write_text_atomically
 from cotbal.tasks import RESERVED, task_names, unknown_task
 
 MINI, SINGLE_MINI, SINGLE_FULL, TRANSFORM, EQUAL = RESERVED
-OPTIONAL = RESERVED[1:]
 # Scores of one task so far apart are rare, and a factor of 100 is common.
 SCALE_RATIO = 20
 LONGEST_CELL = 1 << 17
