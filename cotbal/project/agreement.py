@@ -10,6 +10,8 @@ from cotbal.runs.plan import Plan
 from cotbal.runs.pool import Listener
 from cotbal.runs.store import Record, RunSpec
 
+MOST_TOLD = 3
+
 
 class Watch(StateFile):
     """Keeps the state, and notes an evaluation whose items are not those of the others of its task.
@@ -29,18 +31,27 @@ class Watch(StateFile):
         """Compares what an earlier start has left."""
         self._plan = plan
         super().opened(plan, finished, workers)
-        for name, record in finished.items():
-            self._compare(name, record)
+        told = {name: note for name, record in finished.items() if (note := self._compare(name, record))}
+        for note in list(told.values())[:MOST_TOLD]:
+            self.noted(note)
+        # All of a seed may be so: a line for each would fill the terminal.
+        if more := [finished[name].key for name in list(told)[MOST_TOLD:]]:
+            self.noted(
+                f"{len(more)} more evaluations have other items or clusters than the first of their task, in "
+                f"{self._out / 'runs'}: {' '.join(more)}"
+            )
 
     def finished(self, name: str, record: Record) -> None:
         """Compares one more."""
         super().finished(name, record)
-        self._compare(name, record)
+        if note := self._compare(name, record):
+            self.noted(note)
 
-    def _compare(self, name: str, record: Record) -> None:
+    def _compare(self, name: str, record: Record) -> str | None:
+        """What to tell of an evaluation on other items; None where they are those of the others."""
         spec, result, runs = self._plan[name], record.result, self._out / "runs"
         if not isinstance(spec, RunSpec) or not result.get("items"):
-            return
+            return None
         first, other = self._first.setdefault((spec.settings["task"], spec.settings["data"]), (name, record))
         items, wanted = len(result["items"]), len(other.result["items"])
         if items != wanted:
@@ -48,10 +59,10 @@ class Watch(StateFile):
         elif result.get("clusters") != other.result.get("clusters"):
             what = f"{name} has other clusters than {first}"
         else:
-            return
+            return None
         # Its answers too: it would go on from them.
         answers = f" with its folder in {self._out / 'outputs'}" if spec.context.get("resume") else ""
-        self.noted(
+        return (
             f"{what}; no weights follow from models that are scored on different items. Mend the evaluation, "
             f"remove the wrong one of {runs / record.key} and {runs / other.key}{answers}, and start again"
         )

@@ -199,6 +199,19 @@ def test_evaluations_of_other_items_are_told_at_once(tmp_path, first, second, wo
             assert f"{folder / 'runs' / KEYS['y']} and {folder / 'runs' / KEYS['x']}" in notes[0]
 
 
+def test_many_earlier_evaluations_of_other_items_are_told_in_few_lines(tmp_path):
+    plan = Plan([evaluation(name) for name in "abcdefg"])
+    keys = run_keys(plan)
+    records = {name: Record(keys[name], {"items": [1.0] * 3}, 0.0, 1.0, 1.0) for name in plan}
+    records["a"].result["items"].append(1.0)
+    watch = Watch(tmp_path, Notes())
+    watch.opened(plan, records, 1)
+    *notes, rest = watch._other.about("noted")
+    assert [note.split(";")[0] for note in notes] == [f"{name} has 3 items, a 4" for name in "bcd"]
+    assert rest.startswith("3 more evaluations have other items or clusters than the first of their task")
+    assert rest.endswith(" ".join(keys[name] for name in "efg"))
+
+
 def test_advice_on_an_evaluation_that_resumes_names_its_answers_too(tmp_path):
     resumes = [dataclasses.replace(PLAN[name], context={"resume": True}) for name in PLAN]
     watch = Watch(tmp_path, Notes())
