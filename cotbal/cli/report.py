@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cotbal.project.config import Project
     from cotbal.project.data import Data
     from cotbal.report.paper_tables import PaperRow
+    from cotbal.runs.plan import Plan
     from cotbal.runs.store import Store
 
 
@@ -122,11 +123,7 @@ def _project(
     from cotbal.cli.plan import load, prepared
     from cotbal.estimate.recipe import MODES
     from cotbal.project.account import account
-    from cotbal.project.outcome import algorithm
-    from cotbal.project.outline import recorded
-    from cotbal.project.recipe import recipes
     from cotbal.project.work import store_of
-    from cotbal.report.findings import Settings, estimate_results
 
     project = load(file, precise, step_matched, mode)
     if MODES[project.mode].share is None:
@@ -136,36 +133,7 @@ def _project(
         )
     data, plan = prepared(project)
     store = store_of(project)
-    found = {name: record.result for name, record in recorded(plan, store).items()}
-    tables, refused = {}, []
-    for seed, recipe in recipes(project, data).items():
-        method = algorithm(recipe)
-        if all(name in found for run in method.estimation_runs() for name in recipe.scored_by(run)):
-            try:
-                tables[seed] = method.scores(found)
-            except ValueError as error:
-                refused.append(f"No weights for seed {seed}: {error}.")
-    results = None
-    if tables:
-        settings = Settings(
-            project.rule,
-            project.temperature,
-            project.alpha,
-            project.fixed,
-            project.precise,
-            project.on_unidentified,
-            project.shrink,
-            {name: task.metric for name, task in project.tasks.items()},
-            project.step_matched,
-        )
-        try:
-            results = estimate_results(
-                list(tables.values()), settings, source=_seeds(project.seeds, list(tables))
-            )
-            results["statements"] += refused
-        except ValueError as error:
-            refused.append(f"No weights for the mean over seeds: {error}.")
-    # A page of all that is known, where the scores of a seed are of other items.
+    results, refused = _results(project, data, plan, store)
     runs = account(project, plan, store) | {"refused": refused}
     finals = _finals(project, data, store)
     _write(results, runs, out or project.out / "report", as_json, finals)
@@ -176,6 +144,47 @@ def _project(
             "of other options; `cotbal run` with the options of this call writes those of the page",
             err=True,
         )
+
+
+def _results(
+    project: "Project", data: "Data", plan: "Plan", store: "Store"
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The results of the seeds that are finished, None where there are none; and why others allow none."""
+    from cotbal.project.outcome import algorithm
+    from cotbal.project.outline import recorded
+    from cotbal.project.recipe import recipes
+    from cotbal.report.findings import Settings, estimate_results
+
+    found = {name: record.result for name, record in recorded(plan, store).items()}
+    tables, refused = {}, []
+    for seed, recipe in recipes(project, data).items():
+        method = algorithm(recipe)
+        if all(name in found for run in method.estimation_runs() for name in recipe.scored_by(run)):
+            try:
+                tables[seed] = method.scores(found)
+            except ValueError as error:
+                # Scored on other items: the page shows all else.
+                refused.append(f"No weights for seed {seed}: {error}.")
+    if not tables:
+        return None, refused
+    settings = Settings(
+        project.rule,
+        project.temperature,
+        project.alpha,
+        project.fixed,
+        project.precise,
+        project.on_unidentified,
+        project.shrink,
+        {name: task.metric for name, task in project.tasks.items()},
+        project.step_matched,
+    )
+    source = _seeds(project.seeds, list(tables))
+    try:
+        results = estimate_results(list(tables.values()), settings, source=source)
+    except ValueError as error:
+        return None, [*refused, f"No weights for the mean over seeds: {error}."]
+    results["statements"] += refused
+    return results, refused
 
 
 def _holds(path: Path, weights: Mapping[str, float]) -> bool:
