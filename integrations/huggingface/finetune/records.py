@@ -26,8 +26,6 @@ from cotbal.tasks import DECLARED, record_task, unknown_task
 _AT_ONCE, _ASKING = 1000, 32
 # Keys of other tools' records that say more of what is to be learned, and would be told to no model.
 _UNREAD = ("objects", "tools", "video", "videos", "audio", "audios")
-# Of a turn, where False or 0 means that it is not to be learned.
-_TRAINED = ("loss", "weight")
 
 
 class Item(NamedTuple):
@@ -226,13 +224,6 @@ def _refuse_unread(record: Mapping[str, Any], form: str) -> None:
             f"expected all that is trained on in `{form}`, pictures in `image`, got the key {unread[0]!r}, "
             "which is not read; move what it says there, or take it out"
         )
-    for turn in record[form]:
-        for key in _TRAINED:
-            if key in turn and turn[key] in (False, 0):
-                raise ValueError(
-                    f"expected answers that are all trained on, got a turn of {key!r} {turn[key]!r}; part "
-                    "the record, or take the key out"
-                )
 
 
 def _first_answer(dialogue: Dialogue) -> int:
