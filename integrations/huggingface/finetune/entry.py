@@ -185,7 +185,7 @@ def _template(options: Options, kind: Kind) -> ChatTemplate:
 
 def _own_template(options: Options) -> str | None:
     path = options.chat_template
-    return None if path is None else Path(path).read_text(encoding="utf-8")
+    return None if path is None else Path(path).read_text(encoding="utf-8-sig")
 
 
 def _model(options: Options, args: TrainingArguments, kind: Kind) -> Any:
