@@ -147,4 +147,7 @@ def _head(meter: Meter, options: argparse.Namespace, absent: list[str], path: Pa
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    # Destructors of what libraries leave running have aborted it here, with all results written.
+    sys.stdout.flush()
+    os._exit(code)
