@@ -215,6 +215,12 @@ def _check(
     options: Options, args: TrainingArguments, records: Records, config: Any, template: ChatTemplate
 ) -> None:
     """Raises ValueError where these do not go together."""
+    n_batch = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and len(records) < n_batch:
+        raise ValueError(
+            f"--dataloader_drop_last: expected a whole batch of {n_batch} records, got {len(records)}, of "
+            "which no step would be made; leave it out, or use a smaller --per_device_train_batch_size"
+        )
     if records.images and not template.sees:
         image, place = next(iter(records.images.items()))
         raise ValueError(

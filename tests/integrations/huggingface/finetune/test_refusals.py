@@ -162,6 +162,11 @@ def test_a_number_that_no_training_has(
     assert refused(**words).startswith(f"cotbal: {expected}")
 
 
+def test_no_batch_is_left(refused: Callable[..., str]) -> None:
+    said = refused(record(0, _TURN), dataloader_drop_last=True, per_device_train_batch_size=2)
+    assert "--dataloader_drop_last: expected a whole batch of 2 records, got 1, of which no step" in said
+
+
 def test_what_shards_the_model(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
