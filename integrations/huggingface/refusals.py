@@ -134,7 +134,7 @@ def _check_arguments(args: Any) -> None:
             "sees the tasks. Beside it pass "
             f"{theirs}(liger_kernel_config={{'fused_linear_cross_entropy': False}})"
         )
-    steps_in_backward = args.optim in _STEP_IN_BACKWARD or args.optim.value.endswith("layerwise")
+    steps_in_backward = args.optim in _STEP_IN_BACKWARD or args.optim.endswith("layerwise")
     if steps_in_backward and args.gradient_accumulation_steps > 1:
         raise ValueError(
             f"gradient_accumulation_steps: expected 1 with optim={args.optim.value!r}, which makes a step in "
