@@ -148,6 +148,6 @@ def _head(meter: Meter, options: argparse.Namespace, absent: list[str], path: Pa
 
 if __name__ == "__main__":
     code = main()
-    # Destructors of what libraries leave running have aborted it here, with all results written.
+    # A process was seen to abort in C++ behind this, with all results written.
     sys.stdout.flush()
     os._exit(code)
