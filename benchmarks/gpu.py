@@ -147,4 +147,7 @@ def _head(meter: Meter, options: argparse.Namespace, absent: list[str], path: Pa
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    # A process was seen to abort in C++ behind this, with all results written.
+    sys.stdout.flush()
+    os._exit(code)

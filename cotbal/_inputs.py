@@ -79,9 +79,9 @@ def row_arguments(
     return RowArguments(
         labels=labels.reshape(-1).contiguous(),
         task_ids=None if task_ids is None else task_ids.reshape(-1).contiguous(),
-        task_weights=_flat(task_weights, dtype),
-        token_weights=_flat(token_weights, dtype),
-        class_weights=_flat(class_weights, dtype),
+        task_weights=_flat("task_weights", task_weights, dtype),
+        token_weights=_flat("token_weights", token_weights, dtype),
+        class_weights=_flat("class_weights", class_weights, dtype),
         denominator=None if denominator is None else denominator.to(dtype),
         ignore_index=ignore_index,
         reduction=reduction,
@@ -144,6 +144,26 @@ def has_values(tensor: Tensor) -> bool:
 def needs_gradients(*tensors: Tensor | None) -> tuple[bool, ...]:
     """Whether autograd will ask for the gradient of each."""
     return tuple(_needs_gradient(tensor) for tensor in tensors)
+
+
+def held_weights(name: str, weights: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weights in `dtype`, which has to hold them: none may become 0, of which nothing is trained.
+
+    Raises:
+        ValueError: it does not, on a CPU; elsewhere, and while a graph is traced, such a weight becomes NaN,
+            which is refused where the operators run.
+    """
+    held = weights.to(dtype)
+    if held.dtype == weights.dtype:
+        return held
+    is_lost = ((held == 0) & (weights != 0)) | (held.isinf() & weights.isfinite())
+    is_read = has_values(weights) and weights.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_read and bool(is_lost.any()):
+        raise ValueError(
+            f"{name}: expected weights that float32 holds, got {weights[is_lost][:8].tolist()}; scale all "
+            "weights alike, the loss divides by their mean"
+        )
+    return held.masked_fill(is_lost, math.nan)
 
 
 def check_logits(logits: Tensor, *, inplace: bool, impl: str) -> None:
@@ -241,8 +261,8 @@ def _check_number(name: str, value: Any, holds: Callable[[Any], bool], expected:
         raise ValueError(f"{name}: expected a number {expected}, got {value!r}")
 
 
-def _flat(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if values is None else values.to(dtype).reshape(-1).contiguous()
+def _flat(name: str, values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if values is None else held_weights(name, values, dtype).reshape(-1).contiguous()
 
 
 def _shifted(values: Tensor, last: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cotbal._inputs import has_values
+from cotbal._inputs import has_values, held_weights
 from cotbal.losses import gtw_cross_entropy, linear_gtw_cross_entropy
 
 
@@ -68,8 +68,9 @@ def _held(task_weights: Any) -> Tensor:
         )
     with torch.inference_mode(False):
         # A model is made on the meta device by from_pretrained, which does not know of these.
-        device = task_weights.device if isinstance(task_weights, Tensor) else "cpu"
-        weights = torch.as_tensor(task_weights, dtype=torch.float32, device=device).clone()
+        if not isinstance(task_weights, Tensor):
+            task_weights = torch.as_tensor(task_weights, dtype=torch.float64, device="cpu")
+        weights = held_weights("task_weights", task_weights).clone()
     if weights.ndim != 1 or not weights.numel():
         raise ValueError(f"task_weights: expected shape (N,), got {tuple(weights.shape)}")
     # Elsewhere the loss asserts it, without a synchronisation.

@@ -80,7 +80,8 @@ class StepLoss:
         """Sets the constants of the step.
 
         Args:
-            weights: (N,) float32, finite and >= 0, on the device of the loss; on any GPU where that is one.
+            weights: (N,) float32 or float64, finite and >= 0, on the device of the loss; on any GPU where
+                that is one.
             denominator: 0-d float32 or float64, the whole step's weighted count over the factor k
                 (`cotbal.normalizer.loss_factor`); 0 where no token of the step has any weight.
             loss_scale: 0-d float32 > 0, what the loss is multiplied by before the backward pass: that of a
@@ -98,7 +99,7 @@ class StepLoss:
             raise ValueError(f"weights: expected the shape ({self.n_tasks},), got {tuple(weights.shape)}")
         if denominator.ndim != 0:
             raise ValueError(f"denominator: expected a 0-d tensor, got the shape {tuple(denominator.shape)}")
-        self._weights, self._loss_scale = weights.detach().float(), loss_scale
+        self._weights, self._loss_scale = weights.detach(), loss_scale
         self.auxiliary_share = auxiliary_share
         self._denominator = denominator.detach() if loss_scale is None else denominator.detach() / loss_scale
         # Not in the micro-batch: a compiled model would be traced anew where the sums begin.

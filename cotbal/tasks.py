@@ -39,7 +39,8 @@ def task_names(names: Iterable[str], parameter: str = "tasks") -> tuple[str, ...
         if not name.strip():
             raise ValueError(f"{parameter}: expected non-empty task names, got {name!r}")
     # A column of a data set has as many names as records.
-    if repeated := sorted(name for name, count in Counter(checked).items() if count > 1):
+    if len(set(checked)) < len(checked):
+        repeated = sorted(name for name, count in Counter(checked).items() if count > 1)
         raise ValueError(f"{parameter}: each task may stand once, repeated: {', '.join(repeated)}")
     return checked
 

@@ -93,13 +93,7 @@ class TaskWeights(Mapping[str, float]):
                     f"tasks: no weight for task {unknown_task(name, self.weights)}. Add it to the weights, "
                     "or estimate again with it among the tasks or the fixed tasks"
                 )
-        for name in names:
-            weight, held = self.weights[name], c_float(self.weights[name]).value
-            if not math.isfinite(held) or (held == 0) != (weight == 0):
-                raise ValueError(
-                    f"weights: task {name!r}: {weight:g} is {held:g} in float32; scale all weights alike, "
-                    "the loss divides by their mean"
-                )
+        check_float32({name: self.weights[name] for name in names}, "weights")
         return torch.tensor([self.weights[name] for name in names], dtype=torch.float32, device=device)
 
     def save(self, path: str | Path) -> Path:
@@ -185,6 +179,21 @@ def checked_weights(weights: Mapping[str, float], parameter: str) -> dict[str, f
         raise TypeError(f"{parameter}: expected a mapping from task to weight, got {type(weights).__name__}")
     names = task_names(weights, parameter)
     return {name: _checked_weight(weights[name], f"{parameter}[{name!r}]") for name in names}
+
+
+def check_float32(weights: Mapping[str, float], parameter: str) -> None:
+    """Checks that float32, in which the loss has its weights, holds each.
+
+    Raises:
+        ValueError: one would become 0, of which nothing is trained, or infinite.
+    """
+    for name, weight in weights.items():
+        held = c_float(weight).value
+        if not math.isfinite(held) or (held == 0) != (weight == 0):
+            raise ValueError(
+                f"{parameter}: task {name!r}: {weight:g} is {held:g} in float32; scale all weights alike, "
+                "the loss divides by their mean"
+            )
 
 
 def _checked_weight(value: object, where: str) -> float:

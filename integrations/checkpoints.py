@@ -22,6 +22,22 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     return next((steps[step] for step in newest if _is_whole(steps[step])), None)
 
 
+def stopped(folder: str | Path, made: int, planned: int) -> str:
+    """What is said of a training that a signal has stopped: transformers tells nobody of it.
+
+    Args:
+        folder: an `--output_dir`.
+        made: steps.
+        planned: likewise.
+    """
+    newest = newest_checkpoint(folder)
+    return (
+        f"expected {planned} steps, got {made}, where the training was stopped (by a signal under "
+        "enable_jit_checkpoint): its model is not saved. Start it again, and it "
+        f"{'begins anew' if newest is None else f'goes on from {newest}'}"
+    )
+
+
 def training_state(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says of its training; OSError or ValueError where it is not whole."""
     return json_object(checkpoint / _STATE, "the state of a training", "name another checkpoint")

@@ -10,6 +10,8 @@ END_OF_THOUGHT = "</think>"
 _FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
 SYSTEM = "system"
 _ROLES = {"human": "user", "gpt": "assistant"}
+# Of a turn, where False or 0 means that it is not to be learned.
+_TRAINED = ("loss", "weight")
 
 
 class Turn(NamedTuple):
@@ -62,8 +64,14 @@ def read_dialogue(record: Mapping[str, Any], form: str = "conversations") -> Dia
             f'expected `{form}` as [{{"{role}": "{question}", "{text}": "..."}}, {{"{role}": "{answer}", '
             f'"{text}": "..."}}, ...], in turn, got {json.dumps(found)[:100]}{_misfit(roles, found, role)}'
         )
-    for turn in turns:
+    for turn, given in zip(turns, found or (), strict=True):
         _check_text(turn.text, text)
+        for key in _TRAINED:
+            if key in given and given[key] in (False, 0):
+                raise ValueError(
+                    f"expected answers that are all trained on, got a turn of {key!r} {given[key]!r}; part "
+                    "the record, or take the key out"
+                )
     if record.get(SYSTEM):
         if roles[0] == "system":
             raise ValueError(f"expected one system message, got `{SYSTEM}` and a first turn of it; keep one")

@@ -37,6 +37,17 @@ def loss_of(level: str, *arguments: Any, **options: Any) -> Any:
         ({"task_weights": [1.0, 2.0, 3.0]}, TypeError, "task_weights: expected a tensor, got list"),
         ({"task_weights": cotbal.TaskWeights({"a": 1.0})}, TypeError, r"TaskWeights; use .*to_tensor\(tasks"),
         ({"task_weights": WEIGHTS.long()}, TypeError, r"got torch.int64; use task_weights.float\(\)"),
+        (
+            {"task_weights": WEIGHTS.double() * 1e-60},
+            ValueError,
+            r"task_weights: .* float32 holds, got \[1e-60, 2",
+        ),
+        (
+            {"task_weights": WEIGHTS.double() * 1e39},
+            ValueError,
+            r"float32 holds, got \[1e\+39, .*; scale all",
+        ),
+        ({"token_weights": torch.ones(6).double() * 1e-60}, ValueError, "token_weights: .* float32 holds"),
         ({"token_weights": 1.0}, TypeError, "token_weights: expected a tensor, got float"),
         ({"ignore_index": None}, TypeError, "ignore_index: expected an int, got None"),
         ({"ignore_index": -100.0}, TypeError, "ignore_index: expected an int, got -100.0"),
@@ -48,6 +59,17 @@ def test_another_type_is_named(level: str, changes: dict[str, Any], error: type,
     arguments = {"labels": LABELS, "task_ids": IDS, "task_weights": WEIGHTS} | changes
     with pytest.raises(error, match=message):
         loss_of(level, **arguments)
+
+
+def test_a_weight_that_float32_does_not_hold_is_refused_in_a_graph_too() -> None:
+    """There no value is read: it comes to the operator as NaN. float64 logits keep it."""
+    weights = torch.tensor([1.0, 1e-60, 1.0], dtype=torch.float64)
+    compiled = torch.compile(cotbal.gtw_cross_entropy, backend="eager", fullgraph=True)
+    with pytest.raises(ValueError, match=r"task_weights: expected finite values >= 0, got \[nan\]"):
+        compiled(LOGITS, LABELS, IDS, weights)
+    logits = LOGITS.double().requires_grad_()
+    cotbal.gtw_cross_entropy(logits, LABELS, IDS, weights).backward()
+    assert 0 < logits.grad[2].abs().sum() < 1e-59  # type: ignore[index]
 
 
 def test_what_holds_the_tensor_is_not_the_tensor() -> None:

@@ -36,6 +36,7 @@ def test_modules_equal_their_functions_and_keep_their_weights_in_float32() -> No
         ([], ValueError, r"task_weights: expected shape \(N,\), got \(0,\)"),
         ([1.0, -1.0], ValueError, "task_weights: expected finite values >= 0"),
         ([1.0, float("nan")], ValueError, "task_weights: expected finite values >= 0"),
+        ([1.0, 1e-60], ValueError, r"task_weights: expected weights that float32 holds, got \[1e-60\]"),
         (torch.ones(2, requires_grad=True), ValueError, "task_weights: .* requires grad"),
         (torch.ones(2, dtype=torch.bfloat16), TypeError, "would round.*bfloat16; pass the numbers"),
         (torch.ones(2, device="meta"), ValueError, "of the meta device, .* pass the numbers as a list"),

@@ -193,6 +193,9 @@ def test_what_cannot_be_right_is_refused() -> None:
         step_loss.begin_step(WEIGHTS[:2], torch.tensor(1.0))
     with pytest.raises(ValueError, match="denominator: expected a 0-d tensor"):
         step_loss.begin_step(WEIGHTS, torch.ones(1))
+    step_loss.begin_step(WEIGHTS.double() * 1e-60, torch.tensor(1.0))
+    with pytest.raises(ValueError, match="weights that float32 holds"), step_loss.micro_batch(ids):
+        step_loss.on_logits(torch.randn(*labels.shape, 11), labels)
     with pytest.raises(ValueError, match="n_tasks: expected at least 1"):
         StepLoss(0)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cotbal._float64 import float64_device
 from cotbal.balancing._json import from_json, to_json
 from cotbal.tasks import task_names, unknown_task
-from cotbal.weights import checked_weights
+from cotbal.weights import check_float32, checked_weights
 
 W = TypeVar("W", bound="Weighting")
 
@@ -54,6 +54,7 @@ class Weighting(ABC):
 
     def __init__(self, *, fixed: Mapping[str, float] | None = None, **options: float) -> None:
         self.fixed = checked_weights(fixed, "fixed") if fixed else {}
+        check_float32(self.fixed, "fixed")
         # Now, and not at the first checkpoint.
         to_json(options, f"{type(self).__name__}: options")
         self.options = options

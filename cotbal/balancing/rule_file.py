@@ -76,7 +76,8 @@ def load_rule(path: str | Path) -> Weighting | None:
         None
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        # Editors on Windows put a mark in front.
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         # A task may be called rule: its weight is no text.
         named = isinstance(content, dict) and isinstance(content.get("rule"), str)
         if not named or "weights" in content:

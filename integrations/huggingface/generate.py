@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> None:
     # The processes that load pictures are forks of one that has tokenized.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _ask_as_trained(options)
-    template = options.chat_template and options.chat_template.read_text(encoding="utf-8")
+    template = options.chat_template and options.chat_template.read_text(encoding="utf-8-sig")
     settings = {
         "base": options.base,
         "dtype": options.dtype,

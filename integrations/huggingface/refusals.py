@@ -10,7 +10,7 @@ from cotbal.integrations.huggingface.sft import computes_its_loss_in, is_sft_tra
 
 # PEFT's prompt learning that adds no positions to the labels.
 _PREFIXES_OF_KEYS = ("PREFIX_TUNING", "CARTRIDGE")
-# Transformers refuses the layerwise ones itself.
+# And whatever is layerwise.
 _STEP_IN_BACKWARD = ("lomo", "adalomo")
 
 
@@ -134,7 +134,8 @@ def _check_arguments(args: Any) -> None:
             "sees the tasks. Beside it pass "
             f"{theirs}(liger_kernel_config={{'fused_linear_cross_entropy': False}})"
         )
-    if args.optim in _STEP_IN_BACKWARD and args.gradient_accumulation_steps > 1:
+    steps_in_backward = args.optim in _STEP_IN_BACKWARD or args.optim.endswith("layerwise")
+    if steps_in_backward and args.gradient_accumulation_steps > 1:
         raise ValueError(
             f"gradient_accumulation_steps: expected 1 with optim={args.optim.value!r}, which makes a step in "
             f"the backward pass of each micro-batch, got {args.gradient_accumulation_steps}: none would have "

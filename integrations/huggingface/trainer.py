@@ -2,24 +2,22 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from copy import copy
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from cotbal.balancing import Weighting, Weights, as_weighting, stated_tasks
 from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.checkpoint import check_saved, load_weighting, save_weighting
-from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, TaskCollator, collator_tasks
+from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, collator_tasks
 from cotbal.integrations.huggingface.engine import loss_scale, tell_precision, tensor_parallel
 from cotbal.integrations.huggingface.known_tasks import check_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
+from cotbal.integrations.huggingface.loaders import TaskLoaders
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer, no_step
 from cotbal.integrations.huggingface.restored import RestoredWeights
@@ -33,7 +31,7 @@ from cotbal.tasks import task_names
 _logger = logging.getLogger(__name__)
 
 
-class CoTBalMixin(RestoredWeights):
+class CoTBalMixin(TaskLoaders, RestoredWeights):
     """Gives a trainer class the exact GTW loss of the whole optimizer step; it stands first.
 
     The denominator counts all micro-batches of the accumulation window and all ranks, by one all-reduce of a
@@ -66,7 +64,6 @@ class CoTBalMixin(RestoredWeights):
     """
 
     installed: Installed | None = None
-    data_collator: Any
     model_accepts_loss_kwargs: bool
 
     def __init__(
@@ -153,25 +150,6 @@ class CoTBalMixin(RestoredWeights):
             self.installed.restore()
         self.remove_callback(self._task_logs)
 
-    def check_collator(self) -> None:
-        """Checks that the collator numbers the tasks as the weights do.
-
-        Raises:
-            ValueError: it does not, or nothing says how it does.
-        """
-        numbered = collator_tasks(self.data_collator)
-        if numbered is None and not self._are_stated:
-            raise ValueError(
-                f"data_collator: expected a TaskCollator, got {type(self.data_collator).__name__}; pass "
-                f"TaskCollator(collator, tasks), or where yours makes {TASK_IDS} tasks=[...] in the "
-                "order of those ids"
-            )
-        if numbered is not None and numbered != self.tasks:
-            raise ValueError(
-                f"tasks: expected the collator's {', '.join(numbered)} in that order, got "
-                f"{', '.join(self.tasks)}; pass tasks=collator.tasks, or nothing"
-            )
-
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's; the weighting starts afresh, or where the checkpoint that is resumed left it."""
         # Again: a search for hyperparameters changes the arguments, and a user may change the trainer.
@@ -190,26 +168,6 @@ class CoTBalMixin(RestoredWeights):
         # No step comes after the last in which it would be checked.
         self.flush()
         return outcome
-
-    def get_train_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The trainer's, after `check_collator`; a constructor of one's own may ask for it before."""
-        if self.installed is not None:
-            self.check_collator()
-        dispatches = self.accelerator.dispatch_batches
-        if dispatches is None:
-            dispatches = isinstance(self.train_dataset, IterableDataset)
-        with self._tensors_alone() if dispatches else nullcontext():
-            return super().get_train_dataloader(*args, **kwargs)
-
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The trainer's; its batches have no ids, whatever their tasks."""
-        with self._tensors_alone(ids=False):
-            return super().get_eval_dataloader(*args, **kwargs)
-
-    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The trainer's; its batches have no ids, whatever their tasks."""
-        with self._tensors_alone(ids=False):
-            return super().get_test_dataloader(*args, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -322,21 +280,6 @@ class CoTBalMixin(RestoredWeights):
             )
         return []
 
-    @contextmanager
-    def _tensors_alone(self, *, ids: bool = True) -> Iterator[None]:
-        """The loaders made inside get batches without the count of labels, which is a number of the host.
-
-        Where the main process cuts its batches up for the others, they can hold tensors only.
-        """
-        own = self.data_collator
-        if isinstance(own, TaskCollator):
-            self.data_collator = copy(own)
-            self.data_collator.count_valid, self.data_collator.makes_ids = False, ids
-        try:
-            yield
-        finally:
-            self.data_collator = own
-
     def _begin_step(self, batches: list[Any]) -> Tensor:
         balance = self.balance
         for batch in batches:
@@ -383,6 +326,7 @@ class CoTBalTrainer(CoTBalMixin, Trainer):
     """`transformers.Trainer` with the exact GTW loss of the whole optimizer step; see `CoTBalMixin`.
 
     Example:
+        >>> from cotbal.integrations.huggingface import TaskCollator
         >>> from transformers import DataCollatorWithFlattening, TrainingArguments
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}

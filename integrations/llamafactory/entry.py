@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cotbal.integrations.llamafactory.options import KEYS, RefusedError, take_options
+from cotbal.integrations.llamafactory.options import KEYS, RefusedError, StoppedError, take_options
 from cotbal.integrations.llamafactory.records import read_tasks
 from cotbal.integrations.telling import refuse
 
@@ -29,7 +29,7 @@ _OTHER_WAYS = {
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 after a training or the help, 2 where something that it was given cannot be right.
+    """The exit code: 0 after a training or the help, 1 where it was stopped, 2 where something is not right.
 
     Args:
         words: the command line; None: the process's own.
@@ -48,6 +48,9 @@ def main(words: Sequence[str] | None = None) -> int:
         if error.filename is None or Path(error.filename) != Path(words[0]).absolute():
             raise
         return refuse(f"expected a yaml file that can be read, got {words[0]}: {error.strerror}")
+    except StoppedError as error:
+        refuse(error)
+        return 1
     except (ImportError, RefusedError) as error:
         return refuse(error)
     return 0

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.balancing import Weighting
-from cotbal.integrations.checkpoints import newest_checkpoint
+from cotbal.integrations.checkpoints import newest_checkpoint, stopped
 from cotbal.integrations.huggingface.patching import patch_huggingface
-from cotbal.integrations.llamafactory.options import Options, RefusedError, checked_tasks
+from cotbal.integrations.llamafactory.options import Options, RefusedError, StoppedError, checked_tasks
 from cotbal.integrations.llamafactory.prompts import compared_prompts
 from cotbal.integrations.llamafactory.records import FOLDER, TaskFile, write_datasets
 from cotbal.replacements import Replacements
@@ -101,6 +101,8 @@ class BalancedRun:
             names = ("tokenizer", "processor")
             prompts = compared_prompts(arguments["data_collator"].template, *map(arguments.get, names))
             print(*(f"cotbal: {line}" for line in (*patch.describe(), prompts)), sep="\n", flush=True)
+        if getattr(trainer.args, "enable_jit_checkpoint", False):
+            trainer.train = partial(_to_the_end, trainer, trainer.train)
         return trainer
 
 
@@ -137,6 +139,18 @@ class _Processor:
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         self.own.print_data_example(example)
+
+
+def _to_the_end(trainer: Any, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The trainer's own training; StoppedError where a signal has ended it, before its model is saved."""
+    result, state = own(*args, **kwargs), trainer.state
+    callbacks = trainer.callback_handler.callbacks
+    may_stop = any(type(each).__name__ == "EarlyStoppingCallback" for each in callbacks)
+    if state.global_step < state.max_steps and not may_stop:
+        # A rank that ended while another still writes would take the connection with it.
+        trainer.accelerator.wait_for_everyone()
+        raise StoppedError(stopped(trainer.args.output_dir, state.global_step, state.max_steps))
+    return result
 
 
 def _last_whole_checkpoint(own: Callable[..., Any], folder: str) -> str | None:

@@ -46,6 +46,10 @@ class RefusedError(ValueError):
     """Something that the user gave cannot be right; the message says what to do."""
 
 
+class StoppedError(RuntimeError):
+    """The training was stopped before its last step."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What the yaml says to cotbal.

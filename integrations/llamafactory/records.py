@@ -145,7 +145,8 @@ def _records(path: Path, digest: Digest) -> Iterator[dict[str, Any]]:
 
 
 def _row(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    if unread := [key for key in _UNREAD if key in record]:
+    # Exports of a table have each key in every record, empty where it says nothing.
+    if unread := [key for key in _UNREAD if record.get(key)]:
         raise ValueError(
             f"expected turns in `conversations`, pictures in `image` and a system message as the first turn, "
             f"got the key {unread[0]!r}; such data are a dataset of dataset_info.json each"

@@ -75,7 +75,7 @@ def read_tasks(words: Sequence[str] | None) -> list[str] | dict[str, str] | None
 
 def _tasks_of(path: str) -> list[str] | dict[str, str]:
     try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"--tasks: {path} is not JSON: {error}") from error
     if isinstance(content, list):

@@ -1,19 +1,22 @@
 """`python -m cotbal.integrations.llava.generate`: LLaVA's own generation over held-out questions."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from cotbal.integrations.answering.command import exit_code, generate, parser_of
 from cotbal.integrations.answering.questions import Batch, Question
-from cotbal.integrations.llava.entry import choose_attention
-from cotbal.integrations.llava.generation import Asked, Checkpoint, Prompts, answer, load_checkpoint
 from cotbal.integrations.llava.versions import llava_package
+
+if TYPE_CHECKING:
+    import torch
+
+    from cotbal.integrations.llava.generation import Asked, Checkpoint, Prompts
 
 _DESCRIPTION = """\
 A LLaVA checkpoint's greedy answers to held-out questions, by LLaVA's own loader, conversation template, image
@@ -39,6 +42,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    # torch takes seconds to import, and the words are told without it.
+    from cotbal.integrations.llava.entry import choose_attention
+
     attention, _ = choose_attention(options.attention)
     package = llava_package(options.module)
     settings = {
@@ -50,6 +56,8 @@ def _run(options: argparse.Namespace) -> None:
     }
 
     def load(device: torch.device) -> _Answerer:
+        from cotbal.integrations.llava.generation import load_checkpoint
+
         flash = attention == "flash_attention_2"
         checkpoint = load_checkpoint(package, options.model, options.base, device, flash)
         return _Answerer(package, checkpoint, options.conv_mode)
@@ -67,9 +75,13 @@ class _Answerer(NamedTuple):
     def prompts(
         self, questions: Sequence[Question], batches: Sequence[Batch], wanted: Sequence[int], folder: Path
     ) -> Prompts:
+        from cotbal.integrations.llava.generation import Prompts
+
         return Prompts(self.package, self.checkpoint, questions, batches, wanted, folder, self.template)
 
     def answer(self, asked: Asked, most: int) -> tuple[list[str], int]:
+        from cotbal.integrations.llava.generation import answer
+
         return answer(self.checkpoint, asked, most)
 
 

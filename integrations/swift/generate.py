@@ -1,15 +1,17 @@
 """`python -m cotbal.integrations.swift.generate`: answers by the template that ms-swift trained with."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cotbal.integrations.answering.command import exit_code, generate, parser_of
 from cotbal.integrations.swift.checkpoints import trained_checkpoint
-from cotbal.integrations.swift.plugging import installed_version
+
+if TYPE_CHECKING:
+    import torch
 
 _DESCRIPTION = """\
 The greedy answers of a model that ms-swift trained, full or LoRA, to held-out questions, by the template and
@@ -36,6 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    # torch takes seconds to import, and the words are told without it.
+    from cotbal.integrations.swift.plugging import installed_version
+
     settings = {
         "base": options.base,
         "ms-swift": installed_version(),
@@ -45,7 +50,6 @@ def _run(options: argparse.Namespace) -> None:
     options.model = str(checkpoint)
 
     def load(_: torch.device) -> Any:
-        # ms-swift takes seconds to import, and the words are told without it.
         from cotbal.integrations.swift.chat import load_chat
 
         return load_chat(checkpoint, options.base, batch_size=options.batch_size)

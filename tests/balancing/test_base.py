@@ -105,6 +105,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: RLW(seed=1.5), "seed: expected a whole number"),  # type: ignore[arg-type]
     (lambda: RLW(seed=2**64), "seed: expected a whole number"),
     (lambda: DWA(fixed={"chat": -1.0}), "expected a finite weight >= 0"),
+    (lambda: DWA(fixed={"chat": 1e-60}), "fixed: task 'chat': 1e-60 is 0 in float32"),
     (lambda: DWA(fixed={"chatt": 1.0}).bind(NAMES), r"fixed: expected a task .* \(did you mean 'chat'\?\)"),
     (lambda: StaticWeights({"chat": 1.0}).bind(NAMES), "no weight for task 'VQA'"),
     (lambda: DWA().weights(torch.ones(4)), r"DWA: it has no tasks yet; call bind"),

@@ -74,6 +74,14 @@ def test_a_file_that_is_not_there_is_told_with_what_weights_may_be() -> None:
     assert error.value.filename == "DWA"
 
 
+@pytest.mark.parametrize("text", ['{"a": 0.5, "b": 2.0}', '{"schema_version": 1, "rule": "TLA"}'])
+def test_a_file_may_begin_with_a_byte_order_mark(text: str, tmp_path: Path) -> None:
+    """Of weights and of a rule, as a trainer takes either."""
+    path = tmp_path / "weights.json"
+    path.write_text(text, encoding="utf-8-sig")
+    assert isinstance(as_weighting(path), TLA if "TLA" in text else StaticWeights)
+
+
 def test_a_score_table_is_sent_through_the_verb_first(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("run,a,b\nmini,0.5,0.4\n")

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -129,6 +130,21 @@ def test_a_rival_that_hangs_is_a_failure_and_the_others_are_timed(tmp_path: Path
         ("torch", "ok"),
         ("bare products", "ok"),
     }
+
+
+def test_the_process_ends_when_all_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What libraries do at its end would change its code, with the results whole."""
+
+    def ended(code: int) -> None:
+        raise KeyboardInterrupt(code)
+
+    monkeypatch.setattr("os._exit", ended)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry-run", "--only", "torch"])
+    with pytest.raises(KeyboardInterrupt, match=r"^0$"):
+        runpy.run_path(gpu.__file__, run_name="__main__")
+    assert "more with --full" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("where", ["the check", "the loss"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cotbal.integrations.answering.answers import Answers
-from cotbal.integrations.answering.command import _answered, _settings, longest_answer, parser_of
+from cotbal.integrations.answering.command import _answered, _device, _settings, longest_answer, parser_of
 from cotbal.integrations.answering.questions import Question, batches_of, read_questions
 
 
@@ -119,3 +119,9 @@ def test_a_thought_is_no_part_of_an_answer(tmp_path: Path) -> None:
     assert list(_answered(Thinks(), prompts, options, [[0, 1, 2, 3]], 8)) == [
         (0, ["red", "it", "red that", ""])
     ]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_apples_gpu_is_used_where_there_is_one(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
+    assert _device().type == ("mps" if there else "cpu")

@@ -1,10 +1,16 @@
 """Which checkpoint a training goes on from, and what is read to find it."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from transformers import EarlyStoppingCallback
 
 from cotbal.integrations import checkpoints
+from cotbal.integrations.llamafactory.hooks import _to_the_end
+from cotbal.integrations.llamafactory.options import StoppedError
 
 
 @pytest.mark.parametrize("broken", [0, 2])
@@ -22,3 +28,23 @@ def test_no_more_checkpoints_are_read_than_it_takes(
     monkeypatch.setattr(checkpoints, "training_state", lambda path: read.append(path.name) or own(path))
     assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / names[-1 - broken]
     assert read == names[::-1][: broken + 1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "callbacks", "is_whole"),
+    [(4, [], True), (2, [], False), (2, [EarlyStoppingCallback()], True)],
+)
+def test_llama_factorys_training_ends_with_its_last_step(
+    tmp_path: Path, steps: int, callbacks: list[Any], is_whole: bool
+) -> None:
+    """What comes behind it would save the model of a training that a signal has stopped."""
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(global_step=steps, max_steps=4),
+        callback_handler=SimpleNamespace(callbacks=callbacks),
+        accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
+        args=SimpleNamespace(output_dir=tmp_path),
+    )
+    with (
+        nullcontext() if is_whole else pytest.raises(StoppedError, match=r"expected 4 steps, got 2, .* anew$")
+    ):
+        assert _to_the_end(trainer, lambda: "its result") == "its result"

@@ -44,6 +44,8 @@ def test_llama_factorys_training(words: list[str], capsys: pytest.CaptureFixture
     ("module", "heavy"),
     [
         ("cotbal.integrations.huggingface.generate", ["torch", "transformers"]),
+        ("cotbal.integrations.llava.generate", ["torch", "transformers"]),
+        ("cotbal.integrations.swift.generate", ["torch", "transformers"]),
         ("cotbal.integrations.huggingface.finetune", ["peft", "transformers.training_args"]),
     ],
 )
@@ -55,7 +57,7 @@ def test_words_are_told_without_what_takes_seconds(module: str, heavy: list[str]
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("0 []\n")
-    assert "--chat" in done.stdout
+    assert "--model" in done.stdout
 
 
 def test_all_words_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:

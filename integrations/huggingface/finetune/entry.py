@@ -14,7 +14,7 @@ from transformers.integrations import get_reporting_integration_callbacks, is_de
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import json_object, write_json
-from cotbal.integrations.checkpoints import newest_checkpoint, training_state
+from cotbal.integrations.checkpoints import newest_checkpoint, stopped, training_state
 from cotbal.integrations.dialogues import END_OF_THOUGHT
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
 from cotbal.integrations.huggingface.collator import TaskCollator
@@ -150,12 +150,12 @@ def _train(trainer: FinetuneTrainer, checkpoint: str | None, settings: dict[str,
         # It was ended while it saved the model: transformers would make one more step.
         args.max_steps, args.num_train_epochs = -1, 0
     trainer.train(resume_from_checkpoint=checkpoint)
-    # Of SIGTERM under --enable_jit_checkpoint transformers tells nobody.
-    is_whole = trainer.state.global_step >= trainer.state.max_steps
+    made, planned = trainer.state.global_step, trainer.state.max_steps
+    is_whole = made >= planned
     if is_whole:
         _save(trainer)
     elif trainer.is_world_process_zero():
-        refuse(_stopped(trainer))
+        refuse(stopped(args.output_dir, made, planned))
     # A rank that ended while another still writes would take the connection, and its own exit code, with it.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
@@ -169,15 +169,6 @@ def _save(trainer: FinetuneTrainer) -> None:
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(trainer.args.output_dir) / "trainer_state.json"))
-
-
-def _stopped(trainer: FinetuneTrainer) -> str:
-    newest = newest_checkpoint(trainer.args.output_dir)
-    return (
-        f"expected {trainer.state.max_steps} steps, got {trainer.state.global_step}, where the training was "
-        "stopped (by a signal under --enable_jit_checkpoint): its model is not saved. Start it again, and it "
-        f"{'begins anew' if newest is None else f'goes on from {newest}'}"
-    )
 
 
 def _template(options: Options, kind: Kind) -> ChatTemplate:
@@ -194,7 +185,7 @@ def _template(options: Options, kind: Kind) -> ChatTemplate:
 
 def _own_template(options: Options) -> str | None:
     path = options.chat_template
-    return None if path is None else Path(path).read_text(encoding="utf-8")
+    return None if path is None else Path(path).read_text(encoding="utf-8-sig")
 
 
 def _model(options: Options, args: TrainingArguments, kind: Kind) -> Any:
@@ -224,6 +215,12 @@ def _check(
     options: Options, args: TrainingArguments, records: Records, config: Any, template: ChatTemplate
 ) -> None:
     """Raises ValueError where these do not go together."""
+    n_batch = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and len(records) < n_batch:
+        raise ValueError(
+            f"--dataloader_drop_last: expected a whole batch of {n_batch} records, got {len(records)}, of "
+            "which no step would be made; leave it out, or use a smaller --per_device_train_batch_size"
+        )
     if records.images and not template.sees:
         image, place = next(iter(records.images.items()))
         raise ValueError(

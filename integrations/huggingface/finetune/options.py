@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,10 @@ A record is LLaVA's, {"image": "1.png", "conversations": [{"from": "human", "val
 those of transformers' TrainingArguments; --help_all shows them too. Exit code 1: the training was stopped
 before its last step; 2: something given cannot be right.
 """
+
+
+# Smaller ones end in a traceback, once the model is loaded.
+_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "dataloader_num_workers": 0}
 
 
 @dataclass
@@ -98,10 +102,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("max_length", 1), ("lora_rank", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name}: expected at least {least}, got {value}")
+        _check_least(self, {"max_length": 1, "lora_rank": 0})
         if self.lora_rank and self.train_vision:
             raise ValueError("--train_vision: expected no --lora_rank beside it: a LoRA trains nothing else")
         if self.load_in_4bit and self.load_in_8bit:
@@ -173,6 +174,16 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
     # The collator reads the task of each record, and its dialogue.
     parser.set_defaults(remove_unused_columns=False)
     options, args = parser.parse_args_into_dataclasses(list(words))
+    _check_least(args, _LEAST)
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ValueError(
+            f"--num_train_epochs: expected more than 0, or --max_steps, got {args.num_train_epochs:g}: the "
+            "model would be saved as it was"
+        )
+    if not 0 <= args.label_smoothing_factor <= 1:
+        raise ValueError(
+            f"--label_smoothing_factor: expected a number in 0..1, got {args.label_smoothing_factor}"
+        )
     if args.remove_unused_columns:
         raise ValueError("--remove_unused_columns: expected it absent, got True: it takes the records away")
     if getattr(args, "train_sampling_strategy", None) == "batch_rebalance":
@@ -191,3 +202,10 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
                 "checkpoint in --output_dir; another folder, or none of them there, begins one"
             )
     return options, args
+
+
+def _check_least(given: Any, least: Mapping[str, int]) -> None:
+    for name, number in least.items():
+        value = getattr(given, name)
+        if value is not None and value < number:
+            raise ValueError(f"--{name}: expected at least {number}, got {value}")

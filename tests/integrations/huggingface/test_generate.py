@@ -159,7 +159,9 @@ def test_a_system_message_and_variables_reach_the_template(
     assert ask(world.text, asked, world.images, tmp_path / "s.jsonl", "--system", "it is here") == own
     assert "the first prompt: '<s>system:it is here<|end|><s>user:" in capsys.readouterr().err
     template = tmp_path / "template.jinja"
-    template.write_text(TEXT.replace("<s>{{ m.role", "<s>system:it is here<|end|><s>{{ m.role"))
+    # With the mark that editors on Windows put in front, which is no part of a prompt.
+    changed = TEXT.replace("<s>{{ m.role", "<s>system:it is here<|end|><s>{{ m.role")
+    template.write_text(changed, encoding="utf-8-sig")
     assert ask(world.text, asked, world.images, tmp_path / "t.jsonl", "--chat-template", template) == own
     ask(world.text, asked, world.images, tmp_path / "v.jsonl", "--chat-template-kwargs", '{"tone": "the"}')
     assert "<|end|><s>assistant:the'" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_settings(tmp_path: Path, options: dict[str, Any], message: str) -> None
         trainer(tmp_path, args=arguments(tmp_path, **options))
 
 
-@pytest.mark.parametrize("optimizer", ["lomo", "adalomo"])
+@pytest.mark.parametrize("optimizer", ["lomo", "adalomo", "galore_adamw_layerwise"])
 def test_an_optimizer_that_steps_in_each_backward_pass(tmp_path: Path, optimizer: str) -> None:
     """LOMO over three micro-batches of 4 was 28 % off the step of Eq. 2; over one of 12 it is that step."""
     trainer(tmp_path, args=arguments(tmp_path, optim=optimizer))

@@ -85,6 +85,35 @@ def test_a_resumed_run_equals_the_unbroken_one(world: Path, tmp_path: Path) -> N
     assert _curves(tmp_path / "out") == whole
 
 
+@pytest.mark.full
+def test_a_training_that_is_stopped_has_not_ended(world: Path, tmp_path: Path) -> None:
+    """As SIGTERM does under enable_jit_checkpoint: its code was 0, and its model saved."""
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        "import sys\n"
+        "from llamafactory.train import tuner\n"
+        "from cotbal.integrations.llamafactory.entry import main\n"
+        "class Stops(tuner.LogCallback):\n"
+        "    def on_step_end(self, args, state, control, **kwargs):\n"
+        "        super().on_step_end(args, state, control, **kwargs)\n"
+        "        control.should_training_stop = control.should_save = state.global_step == 2\n"
+        "tuner.LogCallback = Stops\n"
+        "raise SystemExit(main(sys.argv[1:]))\n"
+    )
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        yaml.safe_dump(Case("", options={"enable_jit_checkpoint": True}).settings(world, tmp_path / "out"))
+    )
+    result = run([str(script), "train", str(path)], tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert "expected 4 steps, got 2" in result.stderr
+    assert f"it goes on from {tmp_path / 'out' / 'checkpoint-2'}" in result.stderr
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    result = run([*_MODULE, str(path)], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(_curves(tmp_path / "out")) == 4
+
+
 def _curves(out: Path) -> list[dict[str, Any]]:
     """The losses and the tasks' curves of each step."""
     by_step: dict[int, dict[str, Any]] = {}

@@ -84,6 +84,13 @@ def test_the_records_of_a_task_keep_their_order(tmp_path: Path) -> None:
         assert [row["images"] for row in rows] == [[i] if isinstance(i, str) else i for i in images]
 
 
+def test_keys_that_say_nothing_are_passed_over(tmp_path: Path) -> None:
+    """As the export of a table has them in every record."""
+    empty = {"images": [], "system": "", "tools": None, "messages": None, "videos": []}
+    write(tmp_path / "data.jsonl", [_RECORD | empty])
+    assert read_tasks(tmp_path / "data.jsonl").tasks == ("a",)
+
+
 def test_other_records_are_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     write(path, [{"conversations": _TURNS, "task": "a"}])
@@ -107,8 +114,12 @@ def test_other_records_are_written_anew(tmp_path: Path) -> None:
         ({"conversations": _TURNS, "task": 3}, "expected its task, as"),
         ({"conversations": _TURNS, "task": "a", "system": "s"}, "got the key 'system'; such data are a data"),
         ({"conversations": _TURNS, "task": "a", "images": ["a.png"]}, "pictures in `image` and"),
-        ({"task": "a", "messages": []}, "expected turns in `conversations`, pictures"),
+        ({"task": "a", "messages": _TURNS}, "expected turns in `conversations`, pictures"),
         ({"task": "a"}, 'expected `conversations` as [{"from": "human", "value": "..."}, {"from": "gpt", '),
+        (
+            {"task": "a", "conversations": [_TURNS[0], _TURNS[1] | {"loss": False}]},
+            "trained on, got a turn of 'loss' False; part the record",
+        ),
         ({"task": "a", "conversations": _TURNS[:1]}, 'in turn, got [{"from": "human", "value": "q"}]'),
         ({"task": "a", "conversations": _TURNS[::-1]}, '}, ...], in turn, got [{"from": "gpt", "v'),
         ({"task": "a", "conversations": [{"from": "human"}]}, "expected `conversations` as"),

@@ -72,6 +72,8 @@ def test_tasks_are_names_or_files(tmp_path: Path) -> None:
     for content in (["VQAv2", "GQA"], {"a.json": "VQAv2", "b=c.json": "GQA"}):
         path.write_text(json.dumps(content))
         assert read_tasks([str(path)]) == content
+    path.write_text('["VQAv2"]', encoding="utf-8-sig")
+    assert read_tasks([str(path)]) == ["VQAv2"]
     assert read_tasks(["VQAv2", "GQA"]) == ["VQAv2", "GQA"]
     assert read_tasks(["a.json=VQAv2", "b=c.json=GQA"]) == {"a.json": "VQAv2", "b=c.json": "GQA"}
     assert read_tasks(None) is None

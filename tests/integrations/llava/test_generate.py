@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from cotbal.collect.one_model import score_file
 from cotbal.integrations.answering.questions import Question, read_questions
-from cotbal.integrations.llava import generate
+from cotbal.integrations.llava import generate, generation
 from cotbal.integrations.llava.generation import Prompts, answer, load_checkpoint
 from tests.integrations.llava.cases import Case
 from tests.integrations.llava.launch import run
@@ -277,13 +277,13 @@ def test_what_is_done_is_not_generated_again(
     part = tmp_path / "again.jsonl.parts" / "0-of-2.jsonl"
     lines = part.read_bytes().splitlines(keepends=True)
     part.write_bytes(b"".join(lines)[:-7])
-    own, made = generate.answer, []
+    own, made = generation.answer, []
 
     def counted(checkpoint: Any, asked: Any, most: int) -> Any:
         made.append(asked.number)
         return own(checkpoint, asked, most)
 
-    monkeypatch.setattr(generate, "answer", counted)
+    monkeypatch.setattr(generation, "answer", counted)
     assert ask("again.jsonl", "--shard", "0/2") == 0
     torn = json.loads(lines[-1])["batch"]
     assert made == [torn]

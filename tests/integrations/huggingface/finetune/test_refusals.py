@@ -141,6 +141,32 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
     assert run([*given, *words(world, plain, tmp_path / "out")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size: expected at least 1, got 0"),
+        ({"gradient_accumulation_steps": -2}, "--gradient_accumulation_steps: expected at least 1, got -2"),
+        ({"dataloader_num_workers": -1}, "--dataloader_num_workers: expected at least 0, got -1"),
+        (
+            {"max_steps": -1, "num_train_epochs": 0},
+            "--num_train_epochs: expected more than 0, or --max_steps",
+        ),
+        ({"label_smoothing_factor": 2}, r"--label_smoothing_factor: expected a number in 0..1, got 2.0"),
+    ],
+)
+def test_a_number_that_no_training_has(
+    words: dict[str, Any], expected: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the records are read."""
+    monkeypatch.setattr(entry, "prepare", None)
+    assert refused(**words).startswith(f"cotbal: {expected}")
+
+
+def test_no_batch_is_left(refused: Callable[..., str]) -> None:
+    said = refused(record(0, _TURN), dataloader_drop_last=True, per_device_train_batch_size=2)
+    assert "--dataloader_drop_last: expected a whole batch of 2 records, got 1, of which no step" in said
+
+
 def test_what_shards_the_model(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
