@@ -29,7 +29,7 @@ from csrc_triton.row_math import (
     softcap_slope,
     softcapped,
 )
-from csrc_triton.row_parts import read_row, row_parts, row_start, write_label, write_row, write_zeros
+from csrc_triton.row_parts import read_row, row_parts, row_start, word_of_label, write_row, write_zeros
 
 # Programs that scale rows: a few for each multiprocessor, for most often there is nothing to do.
 _SCALE_PROGRAMS = 2048
@@ -74,32 +74,36 @@ def _gtw_cross_entropy_fwd_kernel(
     row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)
     gradient_row_ptr, _ = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
     class_weights_ptr -= skew
-    first, end, start, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, STEP, WORD)
+    in_range = (label >= 0) & (label < n_cols)
+    column = tl.where(in_range, label + skew, -1).to(tl.int32)
+    label_word, word, is_word = word_of_label(column, skew, n_cols, HAS_EDGES, WORD)
+    first, end, start, edges, is_edge = row_parts(skew, n_cols, label_word, HAS_EDGES, BLOCK, STEP, WORD)
     if not reads_row(weight, label, ignore_index, READS_UNWEIGHTED):
         tl.store(losses_ptr + row, 0.0)
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, word, is_word, HAS_EDGES, BLOCK)
         return
 
     # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
-    in_range = (label >= 0) & (label < n_cols)
-    label = tl.where(in_range, label + skew, -1).to(tl.int32)
-    label_x = tl.load(row_ptr + label, mask=in_range, other=float("nan")).to(tl.float32)
+    label_x = tl.load(row_ptr + column, mask=in_range, other=float("nan")).to(tl.float32)
     label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
     label_class_weight = 1.0
     if HAS_CLASS_WEIGHTS:
-        label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
+        label_class_weight = tl.load(class_weights_ptr + column, mask=in_range, other=0.0)
 
-    held, held_edges, largest_x, largest, others, smooth, mass = read_row(
+    held, held_edges, held_word, largest_x, largest, others, smooth, mass = read_row(
         row_ptr,
         first,
         end,
         start,
         edges,
         is_edge,
-        label,
+        column,
+        label_word,
+        word,
+        is_word,
         label_z,
         class_weights_ptr,
         softcap,
@@ -109,6 +113,7 @@ def _gtw_cross_entropy_fwd_kernel(
         HAS_EDGES,
         BLOCK,
         STEP,
+        WORD,
     )
     loss, label_exp, kept, shared = row_loss(
         label_z,
@@ -127,27 +132,35 @@ def _gtw_cross_entropy_fwd_kernel(
     total = others + label_exp
     tl.store(losses_ptr + row, loss)
     if HAS_CORRECT:
-        beaten = is_beaten(row_ptr, skew, label, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
+        beaten = is_beaten(row_ptr, skew, column, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
         tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
 
     if HAS_GRADIENT:
         scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
         if scale == 0.0:
-            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, word, is_word, HAS_EDGES, BLOCK)
         else:
             per_exp = scale / total
             smoothing_factor = scale * (label_smoothing / n_cols)
+            label_gradient = per_exp * (shared * label_exp - kept * others)
+            if HAS_SMOOTHING:
+                label_gradient -= smoothing_factor * label_class_weight
             write_row(
                 gradient_row_ptr,
                 row_ptr,
                 held,
                 held_edges,
+                held_word,
                 first,
                 end,
                 start,
                 edges,
                 is_edge,
-                label,
+                column,
+                label_word,
+                word,
+                is_word,
+                label_gradient * softcap_slope(label_x, softcap, HAS_SOFTCAP),
                 finite_or_zero(largest),
                 per_exp * (kept + shared),
                 smoothing_factor,
@@ -159,12 +172,8 @@ def _gtw_cross_entropy_fwd_kernel(
                 HAS_EDGES,
                 BLOCK,
                 STEP,
+                WORD,
             )
-            label_gradient = per_exp * (shared * label_exp - kept * others)
-            if HAS_SMOOTHING:
-                label_gradient -= smoothing_factor * label_class_weight
-            label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
-            write_label(gradient_row_ptr, label_gradient, label, in_range)
 
 
 @triton.jit
@@ -192,7 +201,7 @@ def _scale_rows_kernel(
             is_scaled &= tl.load(labels_ptr + row, mask=is_row, other=ignore_index) != ignore_index
         if is_scaled:
             row_ptr, skew = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
-            first, end, _, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, 0, WORD)
+            first, end, _, edges, is_edge = row_parts(skew, n_cols, -1, HAS_EDGES, BLOCK, 0, WORD)
             for block in range(0, tl.cdiv(end, BLOCK)):
                 cols = block * BLOCK + tl.arange(0, BLOCK)
                 _scale(row_ptr + cols, (cols >= first) & (cols < end), factor)
