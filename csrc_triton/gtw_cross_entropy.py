@@ -20,10 +20,13 @@ from csrc_triton.launch import (
 )
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
+    exp,
     finite_or_zero,
+    gradient_factors,
     gradient_scale,
     is_beaten,
     label_smoothing_term,
+    log_sum,
     reads_row,
     row_loss,
     softcap_slope,
@@ -115,11 +118,15 @@ def _gtw_cross_entropy_fwd_kernel(
         STEP,
         WORD,
     )
-    loss, label_exp, kept, shared = row_loss(
-        label_z,
-        largest,
-        others,
-        smooth + label_smoothing_term(label_z, label_class_weight),
+    if not HAS_CLASS_WEIGHTS:
+        mass = n_cols
+    label_exp = exp(label_z - finite_or_zero(largest))
+    total = others + label_exp
+    log_total = 0.0
+    if HAS_Z_LOSS:
+        log_total = log_sum(others, label_exp, label_z == largest)
+    kept, shared = gradient_factors(
+        largest + log_total,
         mass,
         label_class_weight,
         n_cols,
@@ -127,10 +134,7 @@ def _gtw_cross_entropy_fwd_kernel(
         z_loss,
         HAS_SMOOTHING,
         HAS_Z_LOSS,
-        HAS_CLASS_WEIGHTS,
     )
-    total = others + label_exp
-    tl.store(losses_ptr + row, loss)
     if HAS_CORRECT:
         beaten = is_beaten(row_ptr, skew, column, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
         tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
@@ -174,6 +178,24 @@ def _gtw_cross_entropy_fwd_kernel(
                 STEP,
                 WORD,
             )
+    # Last, while the gradient is on its way to memory.
+    if not HAS_Z_LOSS:
+        log_total = log_sum(others, label_exp, label_z == largest)
+    loss = row_loss(
+        label_z,
+        largest,
+        log_total,
+        smooth + label_smoothing_term(label_z, label_class_weight),
+        mass,
+        kept,
+        n_cols,
+        label_smoothing,
+        z_loss,
+        HAS_SMOOTHING,
+        HAS_Z_LOSS,
+        HAS_CLASS_WEIGHTS,
+    )
+    tl.store(losses_ptr + row, loss)
 
 
 @triton.jit

@@ -221,11 +221,8 @@ def gradient_scale(weight, denominator, HAS_DENOMINATOR: tl.constexpr):
 
 
 @triton.jit
-def row_loss(
-    label_z,
-    largest,
-    others,
-    smooth,
+def gradient_factors(
+    lse,
     mass,
     label_class_weight,
     n_classes,
@@ -233,34 +230,45 @@ def row_loss(
     z_loss,
     HAS_SMOOTHING: tl.constexpr,
     HAS_Z_LOSS: tl.constexpr,
-    HAS_CLASS_WEIGHTS: tl.constexpr,
 ):
-    """(c, exp(z_y - largest), kept, shared): dc/dz = kept (p - [v = y]) + shared p - (eps / V) cw.
-
-    `mass` is the sum of the class weights, and not used without them.
-    """
-    if not HAS_CLASS_WEIGHTS:
-        mass = n_classes
-    label_exp = exp(label_z - finite_or_zero(largest))
-    log_total = log_sum(others, label_exp, label_z == largest)
-    minus_log_p = (largest - label_z) + log_total
+    """(kept, shared): dc/dz = kept (p - [v = y]) + shared p - (eps / V) cw; `lse` is the z-loss's alone."""
     kept = label_class_weight
     shared = 0.0
     if HAS_SMOOTHING:
         kept = label_class_weight * (1.0 - label_smoothing)
-    loss = kept * minus_log_p
+        shared += label_smoothing / n_classes * mass
+    if HAS_Z_LOSS:
+        shared += 2.0 * z_loss * lse
+    return kept, shared
+
+
+@triton.jit
+def row_loss(
+    label_z,
+    largest,
+    log_total,
+    smooth,
+    mass,
+    kept,
+    n_classes,
+    label_smoothing,
+    z_loss,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_Z_LOSS: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+):
+    """A row's c; lse is largest + log_total, `smooth` and `mass` are the sums of cw (z - z_y) and of cw."""
+    loss = kept * ((largest - label_z) + log_total)
     if HAS_CLASS_WEIGHTS:
         loss = tl.where(kept == 0.0, 0.0, loss)
     if HAS_SMOOTHING:
         # The smoothing terms count from the label's logit, or from 0 where that is -inf.
         spread = (largest - finite_or_zero(label_z)) + log_total
         loss += label_smoothing / n_classes * (mass * spread - smooth)
-        shared += label_smoothing / n_classes * mass
     if HAS_Z_LOSS:
         lse = largest + log_total
         loss += z_loss * lse * lse
-        shared += 2.0 * z_loss * lse
-    return loss, label_exp, kept, shared
+    return loss
 
 
 @triton.jit

@@ -7,10 +7,12 @@ from csrc_triton.row_math import (
     exp,
     exponentials,
     finite_or_zero,
+    gradient_factors,
     gradient_scale,
     is_beaten,
     label_smoothing_term,
     load_logits,
+    log_sum,
     reads_row,
     row_loss,
     row_statistics,
@@ -172,19 +174,32 @@ def piece_losses_fwd_kernel(
     smooth = tl.load(statistics_ptr + 2 * n_rows + row)
     beaten = tl.load(statistics_ptr + 3 * n_rows + row)
     label_x = tl.load(statistics_ptr + 4 * n_rows + row)
-    mass = 0.0
+    mass = n_classes * 1.0
     label_class_weight = 1.0
     if HAS_CLASS_WEIGHTS:
         mass = tl.load(mass_ptr)
         in_range = (label >= 0) & (label < n_classes)
         label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
-    loss, label_exp, kept, shared = row_loss(
-        softcapped(label_x, True, softcap, HAS_SOFTCAP),
-        largest,
-        others,
-        smooth,
+    label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
+    label_exp = exp(label_z - finite_or_zero(largest))
+    log_total = log_sum(others, label_exp, label_z == largest)
+    kept, shared = gradient_factors(
+        largest + log_total,
         mass,
         label_class_weight,
+        n_classes,
+        label_smoothing,
+        z_loss,
+        HAS_SMOOTHING,
+        HAS_Z_LOSS,
+    )
+    loss = row_loss(
+        label_z,
+        largest,
+        log_total,
+        smooth,
+        mass,
+        kept,
         n_classes,
         label_smoothing,
         z_loss,
