@@ -250,7 +250,7 @@ def write_row(
     # Where logits are to stay in cache for their second pass, what is written must leave it first.
     CACHE: tl.constexpr = "evict_first" if STEP > 0 else ""
     cols = start + tl.arange(0, BLOCK)
-    if HAS_EDGES and gradient_row_ptr.dtype.element_ty.primitive_bitwidth == 32:
+    if gradient_row_ptr.dtype.element_ty.primitive_bitwidth == 32:
         # The second number of a program is 0: the compiler makes these positions again, and keeps none.
         cols += tl.program_id(1) * BLOCK
     is_col = is_inner(cols, tl.maximum(first, start), end, label_word, WORD)
