@@ -20,16 +20,19 @@ from csrc_triton.launch import (
 )
 from csrc_triton.options import LossOptions
 from csrc_triton.row_math import (
+    exp,
     finite_or_zero,
+    gradient_factors,
     gradient_scale,
     is_beaten,
     label_smoothing_term,
+    log_sum,
     reads_row,
     row_loss,
     softcap_slope,
     softcapped,
 )
-from csrc_triton.row_parts import read_row, row_parts, row_start, write_label, write_row, write_zeros
+from csrc_triton.row_parts import read_row, row_parts, row_start, word_of_label, write_row, write_zeros
 
 # Programs that scale rows: a few for each multiprocessor, for most often there is nothing to do.
 _SCALE_PROGRAMS = 2048
@@ -74,32 +77,36 @@ def _gtw_cross_entropy_fwd_kernel(
     row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)
     gradient_row_ptr, _ = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
     class_weights_ptr -= skew
-    first, end, start, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, STEP, WORD)
+    in_range = (label >= 0) & (label < n_cols)
+    column = tl.where(in_range, label + skew, -1).to(tl.int32)
+    label_word, word, is_word = word_of_label(column, skew, n_cols, HAS_EDGES, WORD)
+    first, end, start, edges, is_edge = row_parts(skew, n_cols, label_word, HAS_EDGES, BLOCK, STEP, WORD)
     if not reads_row(weight, label, ignore_index, READS_UNWEIGHTED):
         tl.store(losses_ptr + row, 0.0)
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, word, is_word, HAS_EDGES, BLOCK)
         return
 
     # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
-    in_range = (label >= 0) & (label < n_cols)
-    label = tl.where(in_range, label + skew, -1).to(tl.int32)
-    label_x = tl.load(row_ptr + label, mask=in_range, other=float("nan")).to(tl.float32)
+    label_x = tl.load(row_ptr + column, mask=in_range, other=float("nan")).to(tl.float32)
     label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
     label_class_weight = 1.0
     if HAS_CLASS_WEIGHTS:
-        label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
+        label_class_weight = tl.load(class_weights_ptr + column, mask=in_range, other=0.0)
 
-    held, held_edges, largest_x, largest, others, smooth, mass = read_row(
+    held, held_edges, held_word, largest_x, largest, others, smooth, mass = read_row(
         row_ptr,
         first,
         end,
         start,
         edges,
         is_edge,
-        label,
+        column,
+        label_word,
+        word,
+        is_word,
         label_z,
         class_weights_ptr,
         softcap,
@@ -109,12 +116,17 @@ def _gtw_cross_entropy_fwd_kernel(
         HAS_EDGES,
         BLOCK,
         STEP,
+        WORD,
     )
-    loss, label_exp, kept, shared = row_loss(
-        label_z,
-        largest,
-        others,
-        smooth + label_smoothing_term(label_z, label_class_weight),
+    if not HAS_CLASS_WEIGHTS:
+        mass = n_cols
+    label_exp = exp(label_z - finite_or_zero(largest))
+    total = others + label_exp
+    log_total = 0.0
+    if HAS_Z_LOSS:
+        log_total = log_sum(others, label_exp, label_z == largest)
+    kept, shared = gradient_factors(
+        largest + log_total,
         mass,
         label_class_weight,
         n_cols,
@@ -122,32 +134,37 @@ def _gtw_cross_entropy_fwd_kernel(
         z_loss,
         HAS_SMOOTHING,
         HAS_Z_LOSS,
-        HAS_CLASS_WEIGHTS,
     )
-    total = others + label_exp
-    tl.store(losses_ptr + row, loss)
     if HAS_CORRECT:
-        beaten = is_beaten(row_ptr, skew, label, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
+        beaten = is_beaten(row_ptr, skew, column, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
         tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
 
     if HAS_GRADIENT:
         scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
         if scale == 0.0:
-            write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, is_edge, word, is_word, HAS_EDGES, BLOCK)
         else:
             per_exp = scale / total
             smoothing_factor = scale * (label_smoothing / n_cols)
+            label_gradient = per_exp * (shared * label_exp - kept * others)
+            if HAS_SMOOTHING:
+                label_gradient -= smoothing_factor * label_class_weight
             write_row(
                 gradient_row_ptr,
                 row_ptr,
                 held,
                 held_edges,
+                held_word,
                 first,
                 end,
                 start,
                 edges,
                 is_edge,
-                label,
+                column,
+                label_word,
+                word,
+                is_word,
+                label_gradient * softcap_slope(label_x, softcap, HAS_SOFTCAP),
                 finite_or_zero(largest),
                 per_exp * (kept + shared),
                 smoothing_factor,
@@ -159,12 +176,26 @@ def _gtw_cross_entropy_fwd_kernel(
                 HAS_EDGES,
                 BLOCK,
                 STEP,
+                WORD,
             )
-            label_gradient = per_exp * (shared * label_exp - kept * others)
-            if HAS_SMOOTHING:
-                label_gradient -= smoothing_factor * label_class_weight
-            label_gradient *= softcap_slope(label_x, softcap, HAS_SOFTCAP)
-            write_label(gradient_row_ptr, label_gradient, label, in_range)
+    # Last, while the gradient is on its way to memory.
+    if not HAS_Z_LOSS:
+        log_total = log_sum(others, label_exp, label_z == largest)
+    loss = row_loss(
+        label_z,
+        largest,
+        log_total,
+        smooth + label_smoothing_term(label_z, label_class_weight),
+        mass,
+        kept,
+        n_cols,
+        label_smoothing,
+        z_loss,
+        HAS_SMOOTHING,
+        HAS_Z_LOSS,
+        HAS_CLASS_WEIGHTS,
+    )
+    tl.store(losses_ptr + row, loss)
 
 
 @triton.jit
@@ -192,7 +223,7 @@ def _scale_rows_kernel(
             is_scaled &= tl.load(labels_ptr + row, mask=is_row, other=ignore_index) != ignore_index
         if is_scaled:
             row_ptr, skew = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
-            first, end, _, edges, is_edge = row_parts(skew, n_cols, HAS_EDGES, BLOCK, 0, WORD)
+            first, end, _, edges, is_edge = row_parts(skew, n_cols, -1, HAS_EDGES, BLOCK, 0, WORD)
             for block in range(0, tl.cdiv(end, BLOCK)):
                 cols = block * BLOCK + tl.arange(0, BLOCK)
                 _scale(row_ptr + cols, (cols >= first) & (cols < end), factor)

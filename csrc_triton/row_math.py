@@ -1,11 +1,12 @@
 """What the Triton kernels share: a row's logits, its statistics over the columns, its loss and its gradient.
 
 `cols` are positions in a row, `is_col` says which of them are columns of it. Elsewhere, and at the label, the
-logits read as -inf: the label's own terms are scalars, kept apart, so that its gradient needs no p - 1.
-`label` is -1 or past the end where the label is not among the columns.
+logits read as -inf: the label's own terms are scalars, kept apart, so that its gradient needs no p - 1. The
+word in which the label is belongs to the edges (`row_parts`), so that no other column is compared with it.
 
-The kernels live by their registers. Labels are int32, the label is compared with the columns once, and the
-tie that decides a top-1 is looked up in memory: each of the other ways spills (`tests/csrc_triton`).
+The kernels live by their registers and their instructions: 32 for a logit fill the time in which its bytes
+move on an H100. Labels are int32, and the tie that decides a top-1 is looked up in memory
+(`tests/csrc_triton`).
 """
 
 import triton
@@ -13,37 +14,63 @@ import triton.language as tl
 
 
 @triton.jit
-def log1p(x):
-    """log(1 + x) for x >= 0 to full relative precision: the rounding of 1 + x is divided out again."""
-    rounded = 1.0 + x
-    step = rounded - 1.0
-    return tl.where(step == 0.0, x, tl.log(rounded) * (x / tl.where(step == 0.0, 1.0, step)))
+def exp(x):
+    """e^x; what is below 2^-126 becomes 0, where `tl.exp` has three instructions more to keep it."""
+    return tl.exp2(x * 1.4426950408889634)
+
+
+@triton.jit
+def log_sum(others, label_exp, is_largest):
+    """log(others + label_exp), of which the second is 1 where the label is largest.
+
+    There it is log1p(others) to full relative precision: the rounding of 1 + others is divided out again.
+    """
+    total = others + label_exp
+    log_total = tl.log(total)
+    step = total - 1.0
+    log1p = tl.where(step == 0.0, others, log_total * (others / tl.where(step == 0.0, 1.0, step)))
+    return tl.where(is_largest, log1p, log_total)
+
+
+@triton.jit
+def exp_of_twice(x):
+    """e^(-2 |x|)."""
+    return tl.exp2(tl.abs(x) * -2.885390081777927)
 
 
 @triton.jit
 def tanh(x):
-    """Hyperbolic tangent to full relative precision: a series near 0, where (1 - t) / (1 + t) cancels."""
-    t = tl.exp(-2.0 * tl.abs(x))
-    near = tl.where(tl.abs(x) < 0.25, x, 0.0)
-    square = near * near
-    series = 62.0 / 2835 + square * (-1382.0 / 155925)
-    series = 1.0 + square * (-1.0 / 3 + square * (2.0 / 15 + square * (-17.0 / 315 + square * series)))
-    far = tl.where(x < 0.0, -1.0, 1.0) * ((1.0 - t) / (1.0 + t))
-    return tl.where(tl.abs(x) < 0.25, near * series, far)
+    """Hyperbolic tangent to full relative precision: an odd polynomial near 0, 1 - 2 t / (1 + t) beyond.
+
+    The polynomial's own error is 4e-9 of its value. A reciprocal is a square of `rsqrt`: a division has
+    ten instructions.
+    """
+    square = x * x
+    series = 0.0206505874 + square * -0.00571704511
+    series = -0.333332839 + square * (0.133314913 + square * (-0.0537434981 + square * series))
+    t = exp_of_twice(x)
+    root = tl.rsqrt(1.0 + t)
+    far = 1.0 - 2.0 * (t * (root * root))
+    return tl.where(tl.abs(x) < 0.625, x + x * (square * series), tl.where(x < 0.0, -far, far))
 
 
 @triton.jit
-def load_logits(row_ptr, cols, is_col, label, CACHE: tl.constexpr):
-    """The logits x of the columns in float32, -inf at the label; `CACHE` is an eviction policy of the L2."""
-    x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE).to(tl.float32)
-    return tl.where(cols == label, float("-inf"), x)
+def is_inner(cols, first, end, label_word, WORD: tl.constexpr):
+    """Whether columns lie in first..end-1 and not in the label's word."""
+    return (cols >= first) & (cols < end) & (cols // WORD != label_word)
+
+
+@triton.jit
+def load_logits(row_ptr, cols, is_col, CACHE: tl.constexpr):
+    """The logits x of the columns in float32; `CACHE` is an eviction policy of the L2."""
+    return tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE).to(tl.float32)
 
 
 @triton.jit
 def softcapped(x, is_other, softcap, HAS_SOFTCAP: tl.constexpr):
     """Z of the logits x; where there is none it stays -inf, which the cap alone would make finite."""
     if HAS_SOFTCAP:
-        x = tl.where(is_other, softcap * tanh(x / softcap), float("-inf"))
+        x = tl.where(is_other, softcap * tanh(x * (1.0 / softcap)), float("-inf"))
     return x
 
 
@@ -52,8 +79,9 @@ def softcap_slope(x, softcap, HAS_SOFTCAP: tl.constexpr):
     """dz/dx = 1 / cosh^2, which 1 - tanh^2 loses near the cap."""
     slope = 1.0
     if HAS_SOFTCAP:
-        t = tl.exp(-2.0 * tl.abs(x / softcap))
-        slope = 4.0 * t / ((1.0 + t) * (1.0 + t))
+        t = exp_of_twice(x * (1.0 / softcap))
+        root = tl.rsqrt(1.0 + t)
+        slope = 4.0 * t * (root * root) * (root * root)
     return slope
 
 
@@ -64,18 +92,19 @@ def finite_or_zero(x):
 
 
 @triton.jit
-def exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP: tl.constexpr):
+def exponentials(x, is_other, shift, softcap, HAS_SOFTCAP: tl.constexpr):
     """exp(z - shift) of the columns, 0 at the label."""
-    return tl.exp(softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP) - shift)
+    return exp(softcapped(x, is_other, softcap, HAS_SOFTCAP) - shift)
 
 
 @triton.jit
-def smoothing_terms(z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS: tl.constexpr):
+def smoothing_terms(z, cols, is_col, is_other, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS: tl.constexpr):
     """(cw (z - z_y), cw) of the columns; a class of weight 0 adds exactly 0, whatever its logit.
 
-    The first is 0 at the label. Without class weights the second is 0: their sum is known.
+    The first is 0 at the label, which `is_other` leaves out. Without class weights the second is 0: their sum
+    is known.
     """
-    is_counted = is_col & (cols != label)
+    is_counted = is_other
     terms = z - pivot
     class_weights = 0.0
     if HAS_CLASS_WEIGHTS:
@@ -97,7 +126,7 @@ def smoothing_sums(
     x,
     cols,
     is_col,
-    label,
+    is_other,
     pivot,
     class_weights_ptr,
     softcap,
@@ -105,9 +134,9 @@ def smoothing_sums(
     HAS_CLASS_WEIGHTS: tl.constexpr,
 ):
     """The sums of `smoothing_terms` over columns in registers."""
-    z = softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP)
+    z = softcapped(x, is_other, softcap, HAS_SOFTCAP)
     terms, class_weights = smoothing_terms(
-        z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
+        z, cols, is_col, is_other, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
     )
     mass = 0.0
     if HAS_CLASS_WEIGHTS:
@@ -120,7 +149,7 @@ def row_statistics(
     row_ptr,
     first,
     end,
-    label,
+    label_word,
     pivot,
     class_weights_ptr,
     softcap,
@@ -128,11 +157,12 @@ def row_statistics(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     STEP: tl.constexpr,
+    WORD: tl.constexpr,
 ):
     """(largest x, largest z, sum of exp(z - largest), of cw (z - z_y), of cw) of the columns first..end-1.
 
-    All but the last without the label. A lane is a word of 128 bits, so that the sums so far are scaled once
-    for all of its columns; one reduction over the lanes at the end of the row.
+    All without the label's word. A lane is 128 bits, so that the sums so far are scaled once for all of its
+    columns; one reduction over the lanes at the end of the row.
     """
     LANE: tl.constexpr = 128 // row_ptr.dtype.element_ty.primitive_bitwidth
     N_LANES: tl.constexpr = STEP // LANE
@@ -144,29 +174,25 @@ def row_statistics(
     lane_mass = tl.zeros([N_LANES], tl.float32)
     for step in range(0, tl.cdiv(end, STEP)):
         cols = step * STEP + lanes
-        is_col = (cols >= first) & (cols < end)
+        is_col = is_inner(cols, first, end, label_word, WORD)
         # Read again soon: to be kept where the writes of other rows would displace it.
-        x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy="evict_last")
-        x = x.to(tl.float32)
-        # One step has the label; the others are spared the comparison.
-        if (label >= step * STEP) & (label < (step + 1) * STEP):
-            x = tl.where(cols == label, float("-inf"), x)
-        z = softcapped(x, is_col & (cols != label), softcap, HAS_SOFTCAP)
+        x = load_logits(row_ptr, cols, is_col, CACHE="evict_last")
+        z = softcapped(x, is_col, softcap, HAS_SOFTCAP)
         new_max = tl.maximum(lane_max, tl.max(z, 1))
         shift = finite_or_zero(new_max)
-        lane_sum = lane_sum * tl.exp(lane_max - shift) + tl.sum(tl.exp(z - shift[:, None]), 1)
+        lane_sum = lane_sum * exp(lane_max - shift) + tl.sum(exp(z - shift[:, None]), 1)
         lane_max = new_max
         if HAS_SOFTCAP:
             lane_max_x = tl.maximum(lane_max_x, tl.max(x, 1))
         if HAS_SMOOTHING:
             terms, class_weights = smoothing_terms(
-                z, cols, is_col, label, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
+                z, cols, is_col, is_col, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
             )
             lane_smooth += tl.sum(terms, 1)
             if HAS_CLASS_WEIGHTS:
                 lane_mass += tl.sum(class_weights, 1)
     largest = tl.max(lane_max, 0)
-    others = tl.sum(lane_sum * tl.exp(lane_max - finite_or_zero(largest)), 0)
+    others = tl.sum(lane_sum * exp(lane_max - finite_or_zero(largest)), 0)
     largest_x = largest
     if HAS_SOFTCAP:
         largest_x = tl.max(lane_max_x, 0)
@@ -206,11 +232,8 @@ def gradient_scale(weight, denominator, HAS_DENOMINATOR: tl.constexpr):
 
 
 @triton.jit
-def row_loss(
-    label_z,
-    largest,
-    others,
-    smooth,
+def gradient_factors(
+    lse,
     mass,
     label_class_weight,
     n_classes,
@@ -218,39 +241,49 @@ def row_loss(
     z_loss,
     HAS_SMOOTHING: tl.constexpr,
     HAS_Z_LOSS: tl.constexpr,
-    HAS_CLASS_WEIGHTS: tl.constexpr,
 ):
-    """(c, exp(z_y - largest), kept, shared): dc/dz = kept (p - [v = y]) + shared p - (eps / V) cw.
-
-    `mass` is the sum of the class weights, and not used without them.
-    """
-    if not HAS_CLASS_WEIGHTS:
-        mass = n_classes
-    label_exp = tl.exp(label_z - finite_or_zero(largest))
-    log_total = tl.where(label_z == largest, log1p(others), tl.log(others + label_exp))
-    minus_log_p = (largest - label_z) + log_total
+    """(kept, shared): dc/dz = kept (p - [v = y]) + shared p - (eps / V) cw; `lse` is the z-loss's alone."""
     kept = label_class_weight
     shared = 0.0
     if HAS_SMOOTHING:
         kept = label_class_weight * (1.0 - label_smoothing)
-    loss = kept * minus_log_p
+        shared += label_smoothing / n_classes * mass
+    if HAS_Z_LOSS:
+        shared += 2.0 * z_loss * lse
+    return kept, shared
+
+
+@triton.jit
+def row_loss(
+    label_z,
+    largest,
+    log_total,
+    smooth,
+    mass,
+    kept,
+    n_classes,
+    label_smoothing,
+    z_loss,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_Z_LOSS: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+):
+    """A row's c; lse is largest + log_total, `smooth` and `mass` are the sums of cw (z - z_y) and of cw."""
+    loss = kept * ((largest - label_z) + log_total)
     if HAS_CLASS_WEIGHTS:
         loss = tl.where(kept == 0.0, 0.0, loss)
     if HAS_SMOOTHING:
         # The smoothing terms count from the label's logit, or from 0 where that is -inf.
         spread = (largest - finite_or_zero(label_z)) + log_total
         loss += label_smoothing / n_classes * (mass * spread - smooth)
-        shared += label_smoothing / n_classes * mass
     if HAS_Z_LOSS:
         lse = largest + log_total
         loss += z_loss * lse * lse
-        shared += 2.0 * z_loss * lse
-    return loss, label_exp, kept, shared
+    return loss
 
 
 @triton.jit
-def store_gradient(
-    row_ptr,
+def gradients(
     exps,
     x,
     cols,
@@ -262,19 +295,20 @@ def store_gradient(
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
-    CACHE: tl.constexpr,
 ):
-    """Writes the gradient of the columns from exp(z - shift); at the label it writes what is to be replaced.
-
-    Their logits x are used under a softcap alone.
-    """
+    """The gradient of the columns from exp(z - shift); their logits x are used under a softcap alone."""
     gradient = exps * factor
     if HAS_SMOOTHING:
         if HAS_CLASS_WEIGHTS:
             gradient -= smoothing_factor * tl.load(class_weights_ptr + cols, mask=is_col, other=0.0)
         else:
             gradient -= smoothing_factor
-    gradient *= softcap_slope(x, softcap, HAS_SOFTCAP)
+    return gradient * softcap_slope(x, softcap, HAS_SOFTCAP)
+
+
+@triton.jit
+def store_gradient(row_ptr, gradient, cols, is_col, CACHE: tl.constexpr):
+    """Writes the gradient of the columns."""
     tl.store(row_ptr + cols, gradient.to(row_ptr.dtype.element_ty), mask=is_col, eviction_policy=CACHE)
 
 
@@ -284,6 +318,7 @@ def store_gradient_in_steps(
     row_ptr,
     first,
     end,
+    label_word,
     shift,
     factor,
     smoothing_factor,
@@ -293,22 +328,18 @@ def store_gradient_in_steps(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     STEP: tl.constexpr,
+    WORD: tl.constexpr,
 ):
-    """Reads the columns first..end-1 again and writes their gradient, as `store_gradient`.
-
-    What is written at the label is replaced, so it needs no care; its exponential is at most 1.
-    """
+    """Reads the columns first..end-1 but the label's word again and writes their gradient."""
     lanes = tl.arange(0, STEP)
     n_steps = tl.cdiv(end, STEP)
     # Backwards: the columns read last are the ones still in cache.
     for step in range(0, n_steps):
         cols = (n_steps - 1 - step) * STEP + lanes
-        is_col = (cols >= first) & (cols < end)
-        x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy="evict_first")
-        x = x.to(tl.float32)
-        store_gradient(
-            gradient_row_ptr,
-            tl.exp(softcapped(x, is_col, softcap, HAS_SOFTCAP) - shift),
+        is_col = is_inner(cols, first, end, label_word, WORD)
+        x = load_logits(row_ptr, cols, is_col, CACHE="evict_first")
+        gradient = gradients(
+            exponentials(x, is_col, shift, softcap, HAS_SOFTCAP),
             x,
             cols,
             is_col,
@@ -319,8 +350,8 @@ def store_gradient_in_steps(
             HAS_SMOOTHING,
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
-            CACHE="evict_first",
         )
+        store_gradient(gradient_row_ptr, gradient, cols, is_col, CACHE="evict_first")
 
 
 @triton.jit

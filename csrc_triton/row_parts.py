@@ -1,15 +1,19 @@
-"""The parts of a row: a block, what comes before it, and two edges.
+"""The parts of a row: a block, what comes before it, and its edges.
 
-A row that starts or ends inside a word of `WORD` columns moves as whole words, 128 bits at a time, and two
-edges of less than a word each. Positions count from the start of the word in which the row starts.
+A row moves as whole words of `WORD` columns, 128 bits at a time; one that starts or ends inside a word has
+two edges of less than a word each besides. The word in which the label is stands apart from both, so that its
+columns alone are compared with the label. Positions count from the start of the word in which the row starts.
 """
 
 import triton
 import triton.language as tl
 
 from csrc_triton.row_math import (
+    exp,
     exponentials,
     finite_or_zero,
+    gradients,
+    is_inner,
     load_logits,
     row_statistics,
     smoothing_sums,
@@ -35,6 +39,7 @@ def row_start(pointer, row, stride_row, HAS_EDGES: tl.constexpr, WORD: tl.conste
 def row_parts(
     skew,
     n_cols,
+    label_word,
     HAS_EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
@@ -43,7 +48,7 @@ def row_parts(
     """(first and end of the columns in whole words, start of the block, positions of the edges, which exist).
 
     The columns before the block are those that no registers hold, in whole steps; where a step is longer than
-    the block they may be all.
+    the block they may be all. The edges leave out the label's word.
     """
     first = 0
     end = n_cols
@@ -55,13 +60,25 @@ def row_parts(
         end = (skew + n_cols) // WORD * WORD
         lanes = tl.arange(0, 2 * WORD)
         edges = tl.where(lanes < WORD, lanes, tl.maximum(end, first) + lanes - WORD)
-        is_edge = (edges >= skew) & (edges < skew + n_cols) & ((lanes >= WORD) | (lanes < first))
+        is_edge = is_inner(edges, skew, skew + n_cols, label_word, WORD) & ((lanes >= WORD) | (lanes < first))
     if STEP > 0:
         start = tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP
     if STEP > BLOCK:
         # Such a step may reach past the row, where the next one begins.
         start = tl.minimum(start, end)
     return first, end, start, edges, is_edge
+
+
+@triton.jit
+def word_of_label(label, skew, n_cols, HAS_EDGES: tl.constexpr, WORD: tl.constexpr):
+    """(its number, its positions, which of them are columns); number -1 and no column for a label of -1.
+
+    There are as many positions as edges, where there are edges: their sums are taken together.
+    """
+    label_word = tl.where(label >= 0, label // WORD, -1)
+    lanes = tl.arange(0, 2 * WORD if HAS_EDGES else WORD)
+    word = label_word * WORD + lanes
+    return label_word, word, (word >= skew) & (word < skew + n_cols) & (lanes < WORD)
 
 
 @triton.jit
@@ -73,6 +90,9 @@ def read_row(
     edges,
     is_edge,
     label,
+    label_word,
+    word,
+    is_word,
     label_z,
     class_weights_ptr,
     softcap,
@@ -82,16 +102,18 @@ def read_row(
     HAS_EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
+    WORD: tl.constexpr,
 ):
-    """(block, edges, largest x of the others, largest z, sums over the others) of a row's `row_parts`.
+    """(block, edges, label's word, largest x of the others, largest z, sums over the others) of `row_parts`.
 
     The sums are of exp(z - largest), of cw (z - z_y) and of cw; the last over all columns, 0 without class
-    weights. Block and edges stay in registers as exp(z - largest), or as the logits x under a softcap.
+    weights. The parts stay in registers as exp(z - largest), or as the logits x under a softcap.
     """
     cols = start + tl.arange(0, BLOCK)
-    is_col = (cols >= tl.maximum(first, start)) & (cols < end)
+    is_col = is_inner(cols, tl.maximum(first, start), end, label_word, WORD)
+    is_other = is_word & (word != label)
     pivot = finite_or_zero(label_z)
-    edges_x = 0.0
+    edges_x = float("-inf")
     others = 0.0
     smooth = 0.0
     mass = 0.0
@@ -102,7 +124,7 @@ def read_row(
             row_ptr,
             first,
             start,
-            label,
+            label_word,
             pivot,
             class_weights_ptr,
             softcap,
@@ -110,40 +132,41 @@ def read_row(
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
             STEP,
+            WORD,
         )
-    x = load_logits(row_ptr, cols, is_col, label, CACHE="evict_first" if STEP > 0 else "")
-    largest_x = tl.maximum(largest_x, tl.max(x, 0))
+    x = load_logits(row_ptr, cols, is_col, CACHE="evict_first" if STEP > 0 else "")
+    word_x = load_logits(row_ptr, word, is_other, CACHE="")
     if HAS_EDGES:
-        edges_x = load_logits(row_ptr, edges, is_edge, label, CACHE="")
-        largest_x = tl.maximum(largest_x, tl.max(edges_x, 0))
+        edges_x = load_logits(row_ptr, edges, is_edge, CACHE="")
+    few_x = tl.max(tl.maximum(word_x, edges_x), 0)
+    largest_x = tl.maximum(largest_x, tl.maximum(tl.max(x, 0), few_x))
     largest = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
     shift = finite_or_zero(largest)
     if STEP > 0:
-        others *= tl.exp(before_largest - shift)
+        others *= exp(before_largest - shift)
+    held = exponentials(x, is_col, shift, softcap, HAS_SOFTCAP)
+    held_word = exponentials(word_x, is_other, shift, softcap, HAS_SOFTCAP)
+    held_edges = 0.0
+    if HAS_EDGES:
+        held_edges = exponentials(edges_x, is_edge, shift, softcap, HAS_SOFTCAP)
+    others += tl.sum(held, 0) + tl.sum(held_word + held_edges, 0)
     if HAS_SMOOTHING:
         more_smooth, more_mass = smoothing_sums(
-            x, cols, is_col, label, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
+            x, cols, is_col, is_col, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
         )
         smooth += more_smooth
         mass += more_mass
-    exps = exponentials(x, cols, is_col, label, shift, softcap, HAS_SOFTCAP)
-    others += tl.sum(exps, 0)
-    held = exps
-    if HAS_SOFTCAP:
-        held = x
-    held_edges = edges_x
-    if HAS_EDGES:
-        edges_exps = exponentials(edges_x, edges, is_edge, label, shift, softcap, HAS_SOFTCAP)
-        others += tl.sum(edges_exps, 0)
-        held_edges = edges_exps
-        if HAS_SOFTCAP:
-            held_edges = edges_x
-        if HAS_SMOOTHING:
+        more_smooth, more_mass = smoothing_sums(
+            word_x, word, is_word, is_other, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
+        )
+        smooth += more_smooth
+        mass += more_mass
+        if HAS_EDGES:
             more_smooth, more_mass = smoothing_sums(
                 edges_x,
                 edges,
                 is_edge,
-                label,
+                is_edge,
                 pivot,
                 class_weights_ptr,
                 softcap,
@@ -152,16 +175,19 @@ def read_row(
             )
             smooth += more_smooth
             mass += more_mass
-    return held, held_edges, largest_x, largest, others, smooth, mass
+    if HAS_SOFTCAP:
+        held = x
+        held_word = word_x
+        held_edges = edges_x
+    return held, held_edges, held_word, largest_x, largest, others, smooth, mass
 
 
 @triton.jit
-def _write_held(
-    gradient_row_ptr,
+def _held_gradients(
     held,
     cols,
     is_col,
-    label,
+    is_other,
     shift,
     factor,
     smoothing_factor,
@@ -170,14 +196,12 @@ def _write_held(
     HAS_SMOOTHING: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
-    CACHE: tl.constexpr,
 ):
-    """Writes the gradient of columns that `read_row` left in registers."""
+    """The gradient of columns that `read_row` left in registers."""
     exps = held
     if HAS_SOFTCAP:
-        exps = exponentials(held, cols, is_col, label, shift, softcap, HAS_SOFTCAP)
-    store_gradient(
-        gradient_row_ptr,
+        exps = exponentials(held, is_other, shift, softcap, HAS_SOFTCAP)
+    return gradients(
         exps,
         held,
         cols,
@@ -189,7 +213,6 @@ def _write_held(
         HAS_SMOOTHING,
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
-        CACHE,
     )
 
 
@@ -199,12 +222,17 @@ def write_row(
     row_ptr,
     held,
     held_edges,
+    held_word,
     first,
     end,
     start,
     edges,
     is_edge,
     label,
+    label_word,
+    word,
+    is_word,
+    label_gradient,
     shift,
     factor,
     smoothing_factor,
@@ -216,17 +244,54 @@ def write_row(
     HAS_EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
+    WORD: tl.constexpr,
 ):
-    """Writes the gradient of all columns but the label, which gets a value to be replaced."""
+    """Writes the gradient of all columns."""
     # Where logits are to stay in cache for their second pass, what is written must leave it first.
     CACHE: tl.constexpr = "evict_first" if STEP > 0 else ""
     cols = start + tl.arange(0, BLOCK)
-    _write_held(
-        gradient_row_ptr,
+    if gradient_row_ptr.dtype.element_ty.primitive_bitwidth == 32:
+        # The second number of a program is 0: the compiler makes these positions again, and keeps none.
+        cols += tl.program_id(1) * BLOCK
+    is_col = is_inner(cols, tl.maximum(first, start), end, label_word, WORD)
+    gradient = _held_gradients(
         held,
         cols,
-        (cols >= tl.maximum(first, start)) & (cols < end),
+        is_col,
+        is_col,
+        shift,
+        factor,
+        smoothing_factor,
+        class_weights_ptr,
+        softcap,
+        HAS_SMOOTHING,
+        HAS_SOFTCAP,
+        HAS_CLASS_WEIGHTS,
+    )
+    store_gradient(gradient_row_ptr, gradient, cols, is_col, CACHE)
+    if HAS_EDGES:
+        gradient = _held_gradients(
+            held_edges,
+            edges,
+            is_edge,
+            is_edge,
+            shift,
+            factor,
+            smoothing_factor,
+            class_weights_ptr,
+            softcap,
+            HAS_SMOOTHING,
+            HAS_SOFTCAP,
+            HAS_CLASS_WEIGHTS,
+        )
+        store_gradient(gradient_row_ptr, gradient, edges, is_edge, CACHE)
+    write_word(
+        gradient_row_ptr,
+        held_word,
+        word,
+        is_word,
         label,
+        label_gradient,
         shift,
         factor,
         smoothing_factor,
@@ -237,29 +302,13 @@ def write_row(
         HAS_CLASS_WEIGHTS,
         CACHE,
     )
-    if HAS_EDGES:
-        _write_held(
-            gradient_row_ptr,
-            held_edges,
-            edges,
-            is_edge,
-            label,
-            shift,
-            factor,
-            smoothing_factor,
-            class_weights_ptr,
-            softcap,
-            HAS_SMOOTHING,
-            HAS_SOFTCAP,
-            HAS_CLASS_WEIGHTS,
-            CACHE,
-        )
     if STEP > 0:
         store_gradient_in_steps(
             gradient_row_ptr,
             row_ptr,
             first,
             start,
+            label_word,
             shift,
             factor,
             smoothing_factor,
@@ -269,22 +318,67 @@ def write_row(
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
             STEP,
+            WORD,
         )
 
 
 @triton.jit
-def write_zeros(gradient_row_ptr, first, end, edges, is_edge, HAS_EDGES: tl.constexpr, BLOCK: tl.constexpr):
-    """Writes a gradient of exactly 0, whatever the logits: NaN times 0 is no 0."""
-    store_zeros(gradient_row_ptr, first, end, BLOCK)
-    if HAS_EDGES:
-        tl.store(gradient_row_ptr + edges, (edges * 0).to(gradient_row_ptr.dtype.element_ty), mask=is_edge)
+def write_word(
+    gradient_row_ptr,
+    held,
+    word,
+    is_word,
+    label,
+    label_gradient,
+    shift,
+    factor,
+    smoothing_factor,
+    class_weights_ptr,
+    softcap,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+    CACHE: tl.constexpr,
+):
+    """Writes the gradient of the label's word from what `read_row` holds of it."""
+    is_label = word == label
+    gradient = _held_gradients(
+        held,
+        word,
+        is_word,
+        is_word & (is_label == 0),
+        shift,
+        factor,
+        smoothing_factor,
+        class_weights_ptr,
+        softcap,
+        HAS_SMOOTHING,
+        HAS_SOFTCAP,
+        HAS_CLASS_WEIGHTS,
+    )
+    store_gradient(gradient_row_ptr, tl.where(is_label, label_gradient, gradient), word, is_word, CACHE)
 
 
 @triton.jit
-def write_label(gradient_row_ptr, value, label, in_range):
-    """Replaces the label's gradient once all columns are written.
+def write_zeros(
+    gradient_row_ptr,
+    first,
+    end,
+    edges,
+    is_edge,
+    word,
+    is_word,
+    HAS_EDGES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Writes a gradient of exactly 0, whatever the logits: NaN times 0 is no 0."""
+    store_zeros(gradient_row_ptr, first, end, BLOCK)
+    if HAS_EDGES:
+        # The label's word may be part of an edge.
+        _store_zeros_at(gradient_row_ptr, edges, is_edge)
+        _store_zeros_at(gradient_row_ptr, word, is_word)
 
-    A select among the columns instead costs ten registers of each thread.
-    """
-    tl.debug_barrier()
-    tl.store(gradient_row_ptr + label, value.to(gradient_row_ptr.dtype.element_ty), mask=in_range)
+
+@triton.jit
+def _store_zeros_at(row_ptr, cols, is_col):
+    tl.store(row_ptr + cols, (cols * 0).to(row_ptr.dtype.element_ty), mask=is_col)

@@ -248,28 +248,25 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "shift = new_max",
         ),
         "columns past the end hold 0 (Triton)": (
-            'x = tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE)',
-            "x = tl.load(row_ptr + cols, mask=is_col, other=0.0, eviction_policy=CACHE)",
+            'tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE)',
+            "tl.load(row_ptr + cols, mask=is_col, other=0.0, eviction_policy=CACHE)",
         ),
-        "columns past the end hold 0 in the first pass (Triton)": (
-            'other=float("-inf"), eviction_policy="evict_last")',
-            'other=0.0, eviction_policy="evict_last")',
-        ),
-        "the label is counted in the first pass (Triton)": (
-            "if (label >= step * STEP) & (label < (step + 1) * STEP):",
-            "if label < 0:",
+        "the label's word is counted twice (Triton)": (" & (cols // WORD != label_word)", ""),
+        "confidence near 1 is rounded away (Triton)": (
+            "return tl.where(is_largest, log1p, log_total)",
+            "return log_total",
         ),
         "the cap makes columns past the end finite (Triton)": (
-            'x = tl.where(is_other, softcap * tanh(x / softcap), float("-inf"))',
-            "x = softcap * tanh(x / softcap)",
+            'x = tl.where(is_other, softcap * tanh(x * (1.0 / softcap)), float("-inf"))',
+            "x = softcap * tanh(x * (1.0 / softcap))",
         ),
         "the cap's derivative is dropped (Triton)": (
-            "slope = 4.0 * t / ((1.0 + t) * (1.0 + t))",
+            "slope = 4.0 * t * (root * root) * (root * root)",
             "slope = 1.0",
         ),
         "small logits lose their digits to the cap (Triton)": (
-            "return tl.where(tl.abs(x) < 0.25, near * series, far)",
-            "return far",
+            "return tl.where(tl.abs(x) < 0.625, x + x * (square * series), ",
+            "return tl.where(x == 0.0, 0.0, ",
         ),
         "the label keeps all of its weight under smoothing (Triton)": (
             "kept = label_class_weight * (1.0 - label_smoothing)",
@@ -298,6 +295,18 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "csrc_triton/row_parts.py": {
+        "the label is counted among the others (Triton)": (
+            "is_other = is_word & (word != label)",
+            "is_other = is_word",
+        ),
+        "the label's gradient is that of another column (Triton)": (
+            "tl.where(is_label, label_gradient, gradient)",
+            "gradient",
+        ),
+        "the label's word is left out of the edges' sums (Triton)": (
+            "tl.sum(held_word + held_edges, 0)",
+            "tl.sum(held_edges + held_word * 0.0, 0)",
+        ),
         "a step reaches into the next row (Triton)": (
             "start = tl.minimum(start, end)",
             "start = start",
@@ -321,12 +330,12 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "per_exp * kept + shared / total,",
         ),
         "the class weight is left out of the row's loss (Triton)": (
-            "label_class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)",
+            "label_class_weight = tl.load(class_weights_ptr + column, mask=in_range, other=0.0)",
             "label_class_weight = 1.0",
         ),
         "hits are decided after the cap (Triton)": (
-            "is_beaten(row_ptr, skew, label, label_x, largest_x,",
-            "is_beaten(row_ptr, skew, label, label_z, largest,",
+            "is_beaten(row_ptr, skew, column, label_x, largest_x,",
+            "is_beaten(row_ptr, skew, column, label_z, largest,",
         ),
         "the loss of an ignored row is not written (Triton)": (
             "        tl.store(losses_ptr + row, 0.0)\n",

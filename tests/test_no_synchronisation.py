@@ -39,7 +39,7 @@ KERNELS = {
     row_sums: ("_weigh_rows_kernel", "_sum_rows_kernel"),
     compact_kernels: ("_compact_rows_kernel", "_put_rows_kernel"),
     gather_rows: ("_gather_rows_kernel",),
-    vocab_parallel: ("_piece_statistics_fwd_kernel", "_piece_losses_fwd_kernel"),
+    vocab_parallel: ("piece_statistics_fwd_kernel", "piece_losses_fwd_kernel"),
 }
 
 SMALL = {"arange", "cat", "clamp", "cumsum", "index_select", "masked_fill_", "searchsorted", "where"}

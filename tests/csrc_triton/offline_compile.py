@@ -124,13 +124,14 @@ def has_long_steps(target: str, dtype: str) -> bool:
 
 
 def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
-    """Registers, bytes spilled, and whether 128 bits are loaded and stored at a time."""
+    """Instructions, registers, bytes spilled, and whether 128 bits are loaded and stored at a time."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         usage = _output("cuobjdump", "--dump-resource-usage", file.name)
         machine_code = _output("nvdisasm", file.name)
     return {
+        "instructions": len(re.findall(r"^ +/\*[0-9a-f]{4,}\*/ +(?!NOP)\S", machine_code, re.MULTILINE)),
         "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
         "spill_bytes": int(re.findall(r"STACK:(\d+)", usage)[0]),
         "wide_loads": bool(re.search(r"LDG\.E\S*\.128", machine_code)),

@@ -5,8 +5,9 @@ import json
 import triton
 from triton.compiler import ASTSource
 
-from csrc_triton import vocab_parallel as kernels
-from csrc_triton.launch import Launch, compile_options
+from csrc_triton import vocab_parallel_kernels as kernels
+from csrc_triton.launch import WORD, Launch, compile_options
+from csrc_triton.vocab_parallel import PLAIN, WITH_OPTIONS
 from tests.csrc_triton.offline_compile import asked, inspect_cubin
 
 POINTERS = {"correct_ptr": "*i8", "labels_ptr": "*i64"} | dict.fromkeys(
@@ -31,7 +32,8 @@ ALIGNED = ("logits_stride_row", "gradient_stride_row", "n_cols", "start")
 def source(kernel: triton.JITFunction, dtype: str, launch: Launch, has_options: bool) -> ASTSource:
     names = kernel.arg_names
     constants = {name: name in ("HAS_DENOMINATOR", "HAS_GRADIENT") or has_options for name in names}
-    constants = {name: value for name, value in constants.items() if name.isupper()} | {"BLOCK": launch.block}
+    constants = {name: value for name, value in constants.items() if name.isupper()}
+    constants |= {"BLOCK": launch.block, "WORD": WORD}
     signature = {}
     for name in names:
         other = f"*{dtype}" if name.endswith("_ptr") else "i32"
@@ -47,8 +49,8 @@ def source(kernel: triton.JITFunction, dtype: str, launch: Launch, has_options: 
 if __name__ == "__main__":
     for name, target in asked().items():
         for dtype in ("bf16", "fp32"):
-            for has_options, launch in ((False, kernels.PLAIN), (True, kernels.WITH_OPTIONS)):
-                for kernel in (kernels._piece_statistics_fwd_kernel, kernels._piece_losses_fwd_kernel):
+            for has_options, launch in ((False, PLAIN), (True, WITH_OPTIONS)):
+                for kernel in (kernels.piece_statistics_fwd_kernel, kernels.piece_losses_fwd_kernel):
                     options = compile_options(launch.num_warps)
                     compiled = triton.compile(source(kernel, dtype, launch, has_options), target, options)
                     line: dict[str, object] = {"target": name, "kernel": kernel.__name__, "dtype": dtype}
