@@ -24,8 +24,12 @@ from csrc_triton.row_math import (
     finite_or_zero,
     gradient_factors,
     gradient_scale,
+    is_another,
     is_beaten,
+    is_inner,
     label_smoothing_term,
+    lanes_of,
+    load_logits,
     log_sum,
     reads_row,
     row_loss,
@@ -64,9 +68,11 @@ def _gtw_cross_entropy_fwd_kernel(
     HAS_CLASS_WEIGHTS: tl.constexpr,
     READS_UNWEIGHTED: tl.constexpr,
     HAS_EDGES: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
     WORD: tl.constexpr,
+    N_LANES: tl.constexpr,
 ):
     # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
     row = tl.program_id(0).to(tl.int64)
@@ -77,36 +83,47 @@ def _gtw_cross_entropy_fwd_kernel(
     row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)
     gradient_row_ptr, _ = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
     class_weights_ptr -= skew
-    in_range = (label >= 0) & (label < n_cols)
+    is_read = reads_row(weight, label, ignore_index, READS_UNWEIGHTED)
+    in_range = (label >= 0) & (label < n_cols) & is_read
     column = tl.where(in_range, label + skew, -1).to(tl.int32)
-    label_word, word, is_word = word_of_label(column, skew, n_cols, HAS_EDGES, WORD)
-    first, end, start, edges, is_edge = row_parts(skew, n_cols, label_word, HAS_EDGES, BLOCK, STEP, WORD)
-    if not reads_row(weight, label, ignore_index, READS_UNWEIGHTED):
+    label_word, word = word_of_label(column, skew, n_cols, HAS_EDGES, WORD)
+    first, end, start, edges = row_parts(skew, n_cols, label_word, HAS_EDGES, BLOCK, STEP, WORD)
+    # On their way before anything is waited for: no compiler moves a load over a branch. A label outside the
+    # vocabulary must not become a plausible number: NaN, beside the range check.
+    label_x = tl.load(row_ptr + column, mask=in_range, other=float("nan")).to(tl.float32)
+    word_x = load_logits(row_ptr, word, is_another(word, column), CACHE="")
+    edges_x = float("-inf")
+    if HAS_EDGES:
+        is_read_edge = (edges >= 0) & (edges < tl.where(is_read, skew + n_cols, 0))
+        edges_x = load_logits(row_ptr, edges, is_read_edge, CACHE="")
+    x = float("-inf")
+    if HAS_SCALES:
+        cols = lanes_of(row_ptr, BLOCK, N_LANES)
+        is_read_col = is_inner(cols, first, tl.where(is_read, end, 0), label_word, WORD)
+        x = load_logits(row_ptr, cols, is_read_col, CACHE="")
+    if not is_read:
         tl.store(losses_ptr + row, 0.0)
         if HAS_CORRECT:
             tl.store(correct_ptr + row, 0)
         if HAS_GRADIENT:
-            write_zeros(gradient_row_ptr, first, end, edges, is_edge, word, is_word, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, word, HAS_EDGES, BLOCK)
         return
 
-    # A label outside the vocabulary must not become a plausible number: NaN, beside the range check.
-    label_x = tl.load(row_ptr + column, mask=in_range, other=float("nan")).to(tl.float32)
+    scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
     label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
-    label_class_weight = 1.0
-    if HAS_CLASS_WEIGHTS:
-        label_class_weight = tl.load(class_weights_ptr + column, mask=in_range, other=0.0)
 
-    held, held_edges, held_word, largest_x, largest, others, smooth, mass = read_row(
+    held, lane_scale, held_edges, held_word, largest_x, largest, others, smooth, mass = read_row(
         row_ptr,
         first,
         end,
         start,
         edges,
-        is_edge,
-        column,
+        edges_x,
+        x,
         label_word,
         word,
-        is_word,
+        column,
+        word_x,
         label_z,
         class_weights_ptr,
         softcap,
@@ -114,11 +131,16 @@ def _gtw_cross_entropy_fwd_kernel(
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
         HAS_EDGES,
+        HAS_SCALES,
         BLOCK,
         STEP,
         WORD,
+        N_LANES,
     )
-    if not HAS_CLASS_WEIGHTS:
+    label_class_weight = 1.0
+    if HAS_CLASS_WEIGHTS:
+        label_class_weight = tl.load(class_weights_ptr + column, mask=column >= 0, other=0.0)
+    else:
         mass = n_cols
     label_exp = exp(label_z - finite_or_zero(largest))
     total = others + label_exp
@@ -137,12 +159,10 @@ def _gtw_cross_entropy_fwd_kernel(
     )
     if HAS_CORRECT:
         beaten = is_beaten(row_ptr, skew, column, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
-        tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
 
     if HAS_GRADIENT:
-        scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
         if scale == 0.0:
-            write_zeros(gradient_row_ptr, first, end, edges, is_edge, word, is_word, HAS_EDGES, BLOCK)
+            write_zeros(gradient_row_ptr, first, end, edges, word, HAS_EDGES, BLOCK)
         else:
             per_exp = scale / total
             smoothing_factor = scale * (label_smoothing / n_cols)
@@ -153,17 +173,16 @@ def _gtw_cross_entropy_fwd_kernel(
                 gradient_row_ptr,
                 row_ptr,
                 held,
+                lane_scale,
                 held_edges,
                 held_word,
                 first,
                 end,
                 start,
                 edges,
-                is_edge,
                 column,
                 label_word,
                 word,
-                is_word,
                 label_gradient * softcap_slope(label_x, softcap, HAS_SOFTCAP),
                 finite_or_zero(largest),
                 per_exp * (kept + shared),
@@ -174,11 +193,15 @@ def _gtw_cross_entropy_fwd_kernel(
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
                 HAS_EDGES,
+                HAS_SCALES,
                 BLOCK,
                 STEP,
                 WORD,
+                N_LANES,
             )
     # Last, while the gradient is on its way to memory.
+    if HAS_CORRECT:
+        tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
     if not HAS_Z_LOSS:
         log_total = log_sum(others, label_exp, label_z == largest)
     loss = row_loss(
@@ -223,12 +246,12 @@ def _scale_rows_kernel(
             is_scaled &= tl.load(labels_ptr + row, mask=is_row, other=ignore_index) != ignore_index
         if is_scaled:
             row_ptr, skew = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
-            first, end, _, edges, is_edge = row_parts(skew, n_cols, -1, HAS_EDGES, BLOCK, 0, WORD)
+            first, end, _, edges = row_parts(skew, n_cols, -1, HAS_EDGES, BLOCK, 0, WORD)
             for block in range(0, tl.cdiv(end, BLOCK)):
                 cols = block * BLOCK + tl.arange(0, BLOCK)
                 _scale(row_ptr + cols, (cols >= first) & (cols < end), factor)
             if HAS_EDGES:
-                _scale(row_ptr + edges, is_edge, factor)
+                _scale(row_ptr + edges, edges >= 0, factor)
 
 
 @triton.jit
@@ -280,6 +303,11 @@ def gtw_cross_entropy_forward(
         is_elementwise=options.softcap is not None or options.label_smoothing != 0,
         has_gradient=gradient is not None,
         takes_long_steps=takes_long_steps(logits, target),
+        is_wide=target.element_size() == 4,
+    )
+    has_scales = launch.has_scales(
+        logits.element_size(),
+        is_plain=gradient is not None and not reads_unweighted and options.is_plain,
     )
     with on_gpu_of(logits):
         _gtw_cross_entropy_fwd_kernel[(n_rows,)](
@@ -307,9 +335,11 @@ def gtw_cross_entropy_forward(
             HAS_CLASS_WEIGHTS=options.class_weights is not None,
             READS_UNWEIGHTED=reads_unweighted,
             HAS_EDGES=has_edges,
+            HAS_SCALES=has_scales,
             BLOCK=launch.block,
             STEP=launch.step,
             WORD=WORD,
+            N_LANES=launch.lanes(logits.element_size(), WARP_SIZE, has_scales=has_scales),
             **compile_options(launch.warps(WARP_SIZE), launch.registers),
         )
     return losses, correct.view(torch.bool)

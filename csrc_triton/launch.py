@@ -26,16 +26,28 @@ class Launch:
         num_warps: warps of a program, of 32 threads each.
         step: columns of a step through those before the block, read twice; 0 where there are none.
         registers: that a thread has at most, so that several programs fit; None: as many as it takes.
+        by_word: sum up 128 bits at a time while the rest of the row is on its way, where one program fills a
+            multiprocessor and none computes meanwhile; of plain rows of 16 bits, others would spill.
     """
 
     block: int
     num_warps: int
     step: int = 0
     registers: int | None = None
+    by_word: bool = False
 
     def warps(self, warp_size: int) -> int:
         """The warps of a program, fewer where `num_warps` of this size are too many threads."""
         return min(self.num_warps, _MOST_THREADS // warp_size)
+
+    def has_scales(self, itemsize: int, *, is_plain: bool) -> bool:
+        """Whether a lane of a row of `itemsize` bytes a column is 128 bits, summed up by itself."""
+        return self.by_word and is_plain and itemsize == 2
+
+    def lanes(self, itemsize: int, warp_size: int, *, has_scales: bool) -> int:
+        """The lanes of a row of `itemsize` bytes a column: one for each thread, or for each 128 bits."""
+        words = min(self.block, self.step or self.block) * itemsize // 16
+        return words if has_scales else min(words, self.warps(warp_size) * warp_size)
 
 
 RESIDENT = (
@@ -44,18 +56,20 @@ RESIDENT = (
     Launch(4096, 8),
     Launch(8192, 8),
     Launch(16384, 16),
-    Launch(32768, 32),
+    Launch(32768, 32, by_word=True),
 )
 TWO_PASSES = Launch(32768, 32, step=16384)
 # Longer steps have more bytes on their way: faster on Hopper, where 16-bit rows without edges spill nothing.
 LONG_STEPS = Launch(32768, 32, step=32768)
+# A gradient of 32 bits takes registers besides.
+WIDE_TWO_PASSES = Launch(16384, 32, step=16384)
 # Edges take a register more; with as many warps one would be put aside on sm_80.
 EDGES_TWO_PASSES = Launch(16384, 16, step=16384)
 # Nothing is kept for a gradient, so one pass in small steps: the positions of a larger block would spill.
 LOSS_ALONE = Launch(4096, 16, step=4096)
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
 ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(8192, 16))
-ELEMENTWISE_TWO_PASSES = Launch(512, 4, step=1024)
+ELEMENTWISE_TWO_PASSES = Launch(1024, 4, step=1024)
 STREAMS = (Launch(1024, 4), Launch(4096, 8))
 
 
@@ -66,6 +80,7 @@ def row_launch(
     is_elementwise: bool,
     has_gradient: bool,
     takes_long_steps: bool = False,
+    is_wide: bool = False,
 ) -> Launch:
     """The launch for rows of `n_cols` columns: the smallest entry that holds one, else two passes.
 
@@ -75,6 +90,7 @@ def row_launch(
         is_elementwise: whether softcap or label smoothing is on.
         has_gradient: whether a gradient is written.
         takes_long_steps: as that function says of the rows.
+        is_wide: whether the gradient has 32 bits.
     """
     # Wherever a row starts, the positions of its whole words end below `n_cols` rounded up to one.
     if is_elementwise:
@@ -83,7 +99,9 @@ def row_launch(
         return _smallest(n_cols, RESIDENT, LOSS_ALONE)
     if not is_aligned:
         return _smallest(n_cols, RESIDENT, EDGES_TWO_PASSES)
-    return _smallest(n_cols, RESIDENT, LONG_STEPS if takes_long_steps else TWO_PASSES)
+    if takes_long_steps:
+        return _smallest(n_cols, RESIDENT, LONG_STEPS)
+    return _smallest(n_cols, RESIDENT, WIDE_TWO_PASSES if is_wide else TWO_PASSES)
 
 
 def takes_long_steps(*rows: Tensor) -> bool:

@@ -23,3 +23,9 @@ class LossOptions:
     z_loss: float = 0.0
     softcap: float | None = None
     class_weights: Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether c is the cross-entropy alone."""
+        scalars = (self.label_smoothing, self.z_loss, self.softcap or 0.0)
+        return not any(scalars) and self.class_weights is None

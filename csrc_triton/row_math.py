@@ -61,6 +61,12 @@ def is_inner(cols, first, end, label_word, WORD: tl.constexpr):
 
 
 @triton.jit
+def is_another(cols, label):
+    """Whether positions, of which -1 is no column, are columns and not the label's."""
+    return (cols >= 0) & (cols != label)
+
+
+@triton.jit
 def load_logits(row_ptr, cols, is_col, CACHE: tl.constexpr):
     """The logits x of the columns in float32; `CACHE` is an eviction policy of the L2."""
     return tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE).to(tl.float32)
@@ -125,18 +131,18 @@ def label_smoothing_term(label_z, label_class_weight):
 def smoothing_sums(
     x,
     cols,
-    is_col,
-    is_other,
+    label,
     pivot,
     class_weights_ptr,
     softcap,
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
 ):
-    """The sums of `smoothing_terms` over columns in registers."""
+    """The sums of `smoothing_terms` over a few columns; a position of -1 is none."""
+    is_other = is_another(cols, label)
     z = softcapped(x, is_other, softcap, HAS_SOFTCAP)
     terms, class_weights = smoothing_terms(
-        z, cols, is_col, is_other, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
+        z, cols, cols >= 0, is_other, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
     )
     mass = 0.0
     if HAS_CLASS_WEIGHTS:
@@ -145,7 +151,41 @@ def smoothing_sums(
 
 
 @triton.jit
-def row_statistics(
+def lanes_of(row_ptr, SIZE: tl.constexpr, N_LANES: tl.constexpr):
+    """The positions 0..SIZE-1 as (words of a lane, lanes, columns of a word); a word has 128 bits.
+
+    With as many lanes as threads a lane is what a thread holds, with fewer words a lane a part of it.
+    """
+    N_WORD: tl.constexpr = 128 // row_ptr.dtype.element_ty.primitive_bitwidth
+    words = tl.arange(0, SIZE // (N_LANES * N_WORD))[:, None] * N_LANES + tl.arange(0, N_LANES)[None, :]
+    return words[:, :, None] * N_WORD + tl.arange(0, N_WORD)[None, None, :]
+
+
+@triton.jit
+def lane_smoothing(
+    z,
+    cols,
+    is_col,
+    lane_smooth,
+    lane_mass,
+    pivot,
+    class_weights_ptr,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+):
+    """Each lane's sums of `smoothing_terms` with these columns."""
+    if HAS_SMOOTHING:
+        terms, class_weights = smoothing_terms(
+            z, cols, is_col, is_col, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
+        )
+        lane_smooth += tl.sum(tl.sum(terms, 2), 0)
+        if HAS_CLASS_WEIGHTS:
+            lane_mass += tl.sum(tl.sum(class_weights, 2), 0)
+    return lane_smooth, lane_mass
+
+
+@triton.jit
+def lane_statistics(
     row_ptr,
     first,
     end,
@@ -158,45 +198,45 @@ def row_statistics(
     HAS_CLASS_WEIGHTS: tl.constexpr,
     STEP: tl.constexpr,
     WORD: tl.constexpr,
+    N_LANES: tl.constexpr,
 ):
-    """(largest x, largest z, sum of exp(z - largest), of cw (z - z_y), of cw) of the columns first..end-1.
+    """Each lane's (largest x, largest z, sum of exp(z - largest), of cw (z - z_y), of cw) in first..end-1.
 
-    All without the label's word. A lane is 128 bits, so that the sums so far are scaled once for all of its
-    columns; one reduction over the lanes at the end of the row.
+    All without the label's word. One scaling of the sum so far serves all columns of a lane.
     """
-    LANE: tl.constexpr = 128 // row_ptr.dtype.element_ty.primitive_bitwidth
-    N_LANES: tl.constexpr = STEP // LANE
-    lanes = tl.arange(0, N_LANES)[:, None] * LANE + tl.arange(0, LANE)[None, :]
+    lanes = lanes_of(row_ptr, STEP, N_LANES)
     lane_max_x = tl.full([N_LANES], float("-inf"), tl.float32)
     lane_max = tl.full([N_LANES], float("-inf"), tl.float32)
     lane_sum = tl.zeros([N_LANES], tl.float32)
     lane_smooth = tl.zeros([N_LANES], tl.float32)
     lane_mass = tl.zeros([N_LANES], tl.float32)
     for step in range(0, tl.cdiv(end, STEP)):
-        cols = step * STEP + lanes
-        is_col = is_inner(cols, first, end, label_word, WORD)
+        start = step * STEP
+        is_col = is_inner(lanes, first - start, end - start, label_word - start // WORD, WORD)
         # Read again soon: to be kept where the writes of other rows would displace it.
-        x = load_logits(row_ptr, cols, is_col, CACHE="evict_last")
+        x = load_logits(row_ptr + start, lanes, is_col, CACHE="evict_last")
         z = softcapped(x, is_col, softcap, HAS_SOFTCAP)
-        new_max = tl.maximum(lane_max, tl.max(z, 1))
+        new_max = tl.maximum(lane_max, tl.max(tl.max(z, 2), 0))
         shift = finite_or_zero(new_max)
-        lane_sum = lane_sum * exp(lane_max - shift) + tl.sum(exp(z - shift[:, None]), 1)
+        exps = exp(z - shift[None, :, None])
+        lane_sum = lane_sum * exp(lane_max - shift) + tl.sum(tl.sum(exps, 2), 0)
         lane_max = new_max
         if HAS_SOFTCAP:
-            lane_max_x = tl.maximum(lane_max_x, tl.max(x, 1))
-        if HAS_SMOOTHING:
-            terms, class_weights = smoothing_terms(
-                z, cols, is_col, is_col, pivot, class_weights_ptr, HAS_CLASS_WEIGHTS
-            )
-            lane_smooth += tl.sum(terms, 1)
-            if HAS_CLASS_WEIGHTS:
-                lane_mass += tl.sum(class_weights, 1)
-    largest = tl.max(lane_max, 0)
-    others = tl.sum(lane_sum * exp(lane_max - finite_or_zero(largest)), 0)
-    largest_x = largest
-    if HAS_SOFTCAP:
-        largest_x = tl.max(lane_max_x, 0)
-    return largest_x, largest, others, tl.sum(lane_smooth, 0), tl.sum(lane_mass, 0)
+            lane_max_x = tl.maximum(lane_max_x, tl.max(tl.max(x, 2), 0))
+        lane_smooth, lane_mass = lane_smoothing(
+            z,
+            lanes,
+            is_col,
+            lane_smooth,
+            lane_mass,
+            pivot,
+            class_weights_ptr + start,
+            HAS_SMOOTHING,
+            HAS_CLASS_WEIGHTS,
+        )
+    if not HAS_SOFTCAP:
+        lane_max_x = lane_max
+    return lane_max_x, lane_max, lane_sum, lane_smooth, lane_mass
 
 
 @triton.jit

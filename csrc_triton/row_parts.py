@@ -13,9 +13,12 @@ from csrc_triton.row_math import (
     exponentials,
     finite_or_zero,
     gradients,
+    is_another,
     is_inner,
+    lane_smoothing,
+    lane_statistics,
+    lanes_of,
     load_logits,
-    row_statistics,
     smoothing_sums,
     softcapped,
     store_gradient,
@@ -45,7 +48,7 @@ def row_parts(
     STEP: tl.constexpr,
     WORD: tl.constexpr,
 ):
-    """(first and end of the columns in whole words, start of the block, positions of the edges, which exist).
+    """(first and end of the columns in whole words, start of the block, positions of the edges, -1 for none).
 
     The columns before the block are those that no registers hold, in whole steps; where a step is longer than
     the block they may be all. The edges leave out the label's word.
@@ -53,32 +56,32 @@ def row_parts(
     first = 0
     end = n_cols
     start = 0
-    edges = 0
-    is_edge = False
+    edges = -1
     if HAS_EDGES:
         first = tl.cdiv(skew, WORD) * WORD
         end = (skew + n_cols) // WORD * WORD
         lanes = tl.arange(0, 2 * WORD)
         edges = tl.where(lanes < WORD, lanes, tl.maximum(end, first) + lanes - WORD)
         is_edge = is_inner(edges, skew, skew + n_cols, label_word, WORD) & ((lanes >= WORD) | (lanes < first))
+        edges = tl.where(is_edge, edges, -1)
     if STEP > 0:
         start = tl.cdiv(tl.maximum(end - BLOCK, 0), STEP) * STEP
     if STEP > BLOCK:
         # Such a step may reach past the row, where the next one begins.
         start = tl.minimum(start, end)
-    return first, end, start, edges, is_edge
+    return first, end, start, edges
 
 
 @triton.jit
 def word_of_label(label, skew, n_cols, HAS_EDGES: tl.constexpr, WORD: tl.constexpr):
-    """(its number, its positions, which of them are columns); number -1 and no column for a label of -1.
+    """(its number, its positions); for a label of -1 the number -1. A position of -1 is no column.
 
     There are as many positions as edges, where there are edges: their sums are taken together.
     """
     label_word = tl.where(label >= 0, label // WORD, -1)
     lanes = tl.arange(0, 2 * WORD if HAS_EDGES else WORD)
     word = label_word * WORD + lanes
-    return label_word, word, (word >= skew) & (word < skew + n_cols) & (lanes < WORD)
+    return label_word, tl.where((word >= skew) & (word < skew + n_cols) & (lanes < WORD), word, -1)
 
 
 @triton.jit
@@ -88,11 +91,12 @@ def read_row(
     end,
     start,
     edges,
-    is_edge,
-    label,
+    edges_x,
+    x,
     label_word,
     word,
-    is_word,
+    label,
+    word_x,
     label_z,
     class_weights_ptr,
     softcap,
@@ -100,27 +104,29 @@ def read_row(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     HAS_EDGES: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
     WORD: tl.constexpr,
+    N_LANES: tl.constexpr,
 ):
-    """(block, edges, label's word, largest x of the others, largest z, sums over the others) of `row_parts`.
+    """(block, its lanes' scales, edges, label's word, largest x of the others, largest z, sums over them).
 
     The sums are of exp(z - largest), of cw (z - z_y) and of cw; the last over all columns, 0 without class
-    weights. The parts stay in registers as exp(z - largest), or as the logits x under a softcap.
+    weights. The parts stay in registers as exp(z - largest), or as the logits x under a softcap. With
+    `HAS_SCALES` each lane of the block, whose logits are `x`, is summed up by itself, while others are on
+    their way: it stays as exp(z - its largest), and has a scale.
     """
-    cols = start + tl.arange(0, BLOCK)
+    cols = start + lanes_of(row_ptr, BLOCK, N_LANES)
     is_col = is_inner(cols, tl.maximum(first, start), end, label_word, WORD)
-    is_other = is_word & (word != label)
     pivot = finite_or_zero(label_z)
-    edges_x = float("-inf")
-    others = 0.0
-    smooth = 0.0
-    mass = 0.0
-    largest_x = float("-inf")
-    before_largest = float("-inf")
+    lane_max_x = tl.full([N_LANES], float("-inf"), tl.float32)
+    lane_max = lane_max_x
+    lane_sum = tl.zeros([N_LANES], tl.float32)
+    lane_smooth = lane_sum
+    lane_mass = lane_sum
     if STEP > 0:
-        largest_x, before_largest, others, smooth, mass = row_statistics(
+        lane_max_x, lane_max, lane_sum, lane_smooth, lane_mass = lane_statistics(
             row_ptr,
             first,
             start,
@@ -133,31 +139,53 @@ def read_row(
             HAS_CLASS_WEIGHTS,
             STEP,
             WORD,
+            N_LANES,
         )
-    x = load_logits(row_ptr, cols, is_col, CACHE="evict_first" if STEP > 0 else "")
-    word_x = load_logits(row_ptr, word, is_other, CACHE="")
-    if HAS_EDGES:
-        edges_x = load_logits(row_ptr, edges, is_edge, CACHE="")
+    if not HAS_SCALES:
+        x = load_logits(row_ptr, cols, is_col, CACHE="evict_first" if STEP > 0 else "")
+    z = softcapped(x, is_col, softcap, HAS_SOFTCAP)
+    block_max_x = tl.max(tl.max(x, 2), 0)
+    if HAS_SCALES:
+        lane_max = block_max_x
+        if HAS_SOFTCAP:
+            lane_max = tl.max(tl.max(z, 2), 0)
+        held = exp(z - finite_or_zero(lane_max)[None, :, None])
+        lane_sum = tl.sum(tl.sum(held, 2), 0)
+        # A maximum that asks for the sum, so that the compiler does not put this off.
+        block_max_x = tl.where(lane_sum == lane_sum, block_max_x, float("nan"))
     few_x = tl.max(tl.maximum(word_x, edges_x), 0)
-    largest_x = tl.maximum(largest_x, tl.maximum(tl.max(x, 0), few_x))
+    largest_x = tl.maximum(tl.max(tl.maximum(lane_max_x, block_max_x), 0), few_x)
     largest = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
     shift = finite_or_zero(largest)
-    if STEP > 0:
-        others *= exp(before_largest - shift)
-    held = exponentials(x, is_col, shift, softcap, HAS_SOFTCAP)
-    held_word = exponentials(word_x, is_other, shift, softcap, HAS_SOFTCAP)
+    lane_scale = exp(lane_max - shift)
+    lane_sum *= lane_scale
+    if not HAS_SCALES:
+        held = exp(z - shift)
+        lane_sum += tl.sum(tl.sum(held, 2), 0)
+    held_word = exponentials(word_x, is_another(word, label), shift, softcap, HAS_SOFTCAP)
     held_edges = 0.0
     if HAS_EDGES:
-        held_edges = exponentials(edges_x, is_edge, shift, softcap, HAS_SOFTCAP)
-    others += tl.sum(held, 0) + tl.sum(held_word + held_edges, 0)
+        held_edges = exponentials(edges_x, is_another(edges, label), shift, softcap, HAS_SOFTCAP)
+    others = tl.sum(lane_sum, 0) + tl.sum(held_word + held_edges, 0)
+    lane_smooth, lane_mass = lane_smoothing(
+        z,
+        cols,
+        is_col,
+        lane_smooth,
+        lane_mass,
+        pivot,
+        class_weights_ptr,
+        HAS_SMOOTHING,
+        HAS_CLASS_WEIGHTS,
+    )
+    smooth = 0.0
+    mass = 0.0
     if HAS_SMOOTHING:
+        smooth = tl.sum(lane_smooth, 0)
+        if HAS_CLASS_WEIGHTS:
+            mass = tl.sum(lane_mass, 0)
         more_smooth, more_mass = smoothing_sums(
-            x, cols, is_col, is_col, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
-        )
-        smooth += more_smooth
-        mass += more_mass
-        more_smooth, more_mass = smoothing_sums(
-            word_x, word, is_word, is_other, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
+            word_x, word, label, pivot, class_weights_ptr, softcap, HAS_SOFTCAP, HAS_CLASS_WEIGHTS
         )
         smooth += more_smooth
         mass += more_mass
@@ -165,8 +193,7 @@ def read_row(
             more_smooth, more_mass = smoothing_sums(
                 edges_x,
                 edges,
-                is_edge,
-                is_edge,
+                label,
                 pivot,
                 class_weights_ptr,
                 softcap,
@@ -179,7 +206,7 @@ def read_row(
         held = x
         held_word = word_x
         held_edges = edges_x
-    return held, held_edges, held_word, largest_x, largest, others, smooth, mass
+    return held, lane_scale, held_edges, held_word, largest_x, largest, others, smooth, mass
 
 
 @triton.jit
@@ -221,17 +248,16 @@ def write_row(
     gradient_row_ptr,
     row_ptr,
     held,
+    lane_scale,
     held_edges,
     held_word,
     first,
     end,
     start,
     edges,
-    is_edge,
     label,
     label_word,
     word,
-    is_word,
     label_gradient,
     shift,
     factor,
@@ -242,39 +268,21 @@ def write_row(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     HAS_EDGES: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
     WORD: tl.constexpr,
+    N_LANES: tl.constexpr,
 ):
     """Writes the gradient of all columns."""
     # Where logits are to stay in cache for their second pass, what is written must leave it first.
     CACHE: tl.constexpr = "evict_first" if STEP > 0 else ""
-    cols = start + tl.arange(0, BLOCK)
-    if gradient_row_ptr.dtype.element_ty.primitive_bitwidth == 32:
-        # The second number of a program is 0: the compiler makes these positions again, and keeps none.
-        cols += tl.program_id(1) * BLOCK
-    is_col = is_inner(cols, tl.maximum(first, start), end, label_word, WORD)
-    gradient = _held_gradients(
-        held,
-        cols,
-        is_col,
-        is_col,
-        shift,
-        factor,
-        smoothing_factor,
-        class_weights_ptr,
-        softcap,
-        HAS_SMOOTHING,
-        HAS_SOFTCAP,
-        HAS_CLASS_WEIGHTS,
-    )
-    store_gradient(gradient_row_ptr, gradient, cols, is_col, CACHE)
     if HAS_EDGES:
         gradient = _held_gradients(
             held_edges,
             edges,
-            is_edge,
-            is_edge,
+            edges >= 0,
+            is_another(edges, label),
             shift,
             factor,
             smoothing_factor,
@@ -284,12 +292,11 @@ def write_row(
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
         )
-        store_gradient(gradient_row_ptr, gradient, edges, is_edge, CACHE)
+        store_gradient(gradient_row_ptr, gradient, edges, edges >= 0, CACHE)
     write_word(
         gradient_row_ptr,
         held_word,
         word,
-        is_word,
         label,
         label_gradient,
         shift,
@@ -302,6 +309,29 @@ def write_row(
         HAS_CLASS_WEIGHTS,
         CACHE,
     )
+    cols = start + lanes_of(row_ptr, BLOCK, N_LANES)
+    if gradient_row_ptr.dtype.element_ty.primitive_bitwidth == 32:
+        # The second number of a program is 0: the compiler makes these positions again, and keeps none.
+        cols += tl.program_id(1) * BLOCK
+    is_col = is_inner(cols, tl.maximum(first, start), end, label_word, WORD)
+    block_factor = factor
+    if HAS_SCALES and not HAS_SOFTCAP:
+        block_factor = (factor * lane_scale)[None, :, None]
+    gradient = _held_gradients(
+        held,
+        cols,
+        is_col,
+        is_col,
+        shift,
+        block_factor,
+        smoothing_factor,
+        class_weights_ptr,
+        softcap,
+        HAS_SMOOTHING,
+        HAS_SOFTCAP,
+        HAS_CLASS_WEIGHTS,
+    )
+    store_gradient(gradient_row_ptr, gradient, cols, is_col, CACHE)
     if STEP > 0:
         store_gradient_in_steps(
             gradient_row_ptr,
@@ -327,7 +357,6 @@ def write_word(
     gradient_row_ptr,
     held,
     word,
-    is_word,
     label,
     label_gradient,
     shift,
@@ -341,12 +370,11 @@ def write_word(
     CACHE: tl.constexpr,
 ):
     """Writes the gradient of the label's word from what `read_row` holds of it."""
-    is_label = word == label
     gradient = _held_gradients(
         held,
         word,
-        is_word,
-        is_word & (is_label == 0),
+        word >= 0,
+        is_another(word, label),
         shift,
         factor,
         smoothing_factor,
@@ -356,7 +384,9 @@ def write_word(
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
     )
-    store_gradient(gradient_row_ptr, tl.where(is_label, label_gradient, gradient), word, is_word, CACHE)
+    store_gradient(
+        gradient_row_ptr, tl.where(word == label, label_gradient, gradient), word, word >= 0, CACHE
+    )
 
 
 @triton.jit
@@ -365,9 +395,7 @@ def write_zeros(
     first,
     end,
     edges,
-    is_edge,
     word,
-    is_word,
     HAS_EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -375,10 +403,10 @@ def write_zeros(
     store_zeros(gradient_row_ptr, first, end, BLOCK)
     if HAS_EDGES:
         # The label's word may be part of an edge.
-        _store_zeros_at(gradient_row_ptr, edges, is_edge)
-        _store_zeros_at(gradient_row_ptr, word, is_word)
+        _store_zeros_at(gradient_row_ptr, edges)
+        _store_zeros_at(gradient_row_ptr, word)
 
 
 @triton.jit
-def _store_zeros_at(row_ptr, cols, is_col):
-    tl.store(row_ptr + cols, (cols * 0).to(row_ptr.dtype.element_ty), mask=is_col)
+def _store_zeros_at(row_ptr, cols):
+    tl.store(row_ptr + cols, (cols * 0).to(row_ptr.dtype.element_ty), mask=cols >= 0)

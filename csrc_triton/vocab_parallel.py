@@ -7,14 +7,14 @@ gradient: 6 bytes per logit in 16 bits.
 import torch
 from torch import Tensor
 
-from csrc_triton.launch import WORD, Launch, compile_options, on_gpu_of
+from csrc_triton.launch import WARP_SIZE, WORD, Launch, compile_options, on_gpu_of
 from csrc_triton.options import LossOptions
 from csrc_triton.vocab_parallel_kernels import piece_losses_fwd_kernel, piece_statistics_fwd_kernel
 from csrc_triton.vocab_pieces import N_STATISTICS, Piece
 
 # Two passes over any number of columns; the options need more registers, which would spill.
 PLAIN = Launch(8192, 16)
-WITH_OPTIONS = Launch(2048, 4)
+WITH_OPTIONS = Launch(1024, 4)
 
 
 def piece_statistics(
@@ -68,6 +68,7 @@ def piece_statistics(
             READS_UNWEIGHTED=reads_unweighted,
             BLOCK=launch.block,
             WORD=WORD,
+            N_LANES=launch.num_warps * WARP_SIZE,
             **compile_options(launch.num_warps),
         )
     return statistics

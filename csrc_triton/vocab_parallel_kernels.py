@@ -9,13 +9,14 @@ from csrc_triton.row_math import (
     finite_or_zero,
     gradient_factors,
     gradient_scale,
+    is_another,
     is_beaten,
     label_smoothing_term,
+    lane_statistics,
     load_logits,
     log_sum,
     reads_row,
     row_loss,
-    row_statistics,
     smoothing_sums,
     softcap_slope,
     softcapped,
@@ -53,6 +54,7 @@ def piece_statistics_fwd_kernel(
     READS_UNWEIGHTED: tl.constexpr,
     BLOCK: tl.constexpr,
     WORD: tl.constexpr,
+    N_LANES: tl.constexpr,
 ):
     """Writes the first four statistics of a row's piece."""
     # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
@@ -72,8 +74,8 @@ def piece_statistics_fwd_kernel(
     pivot = finite_or_zero(label_z)
     class_weights_ptr += start
     column, is_own = _own_column(label, start, n_cols)
-    label_word, word, is_word = word_of_label(column, 0, n_cols, False, WORD)
-    largest_x, largest, others, smooth, _ = row_statistics(
+    label_word, word = word_of_label(column, 0, n_cols, False, WORD)
+    lane_max_x, lane_max, lane_sum, lane_smooth, _lane_mass = lane_statistics(
         row_ptr,
         0,
         n_cols,
@@ -86,9 +88,14 @@ def piece_statistics_fwd_kernel(
         HAS_CLASS_WEIGHTS,
         BLOCK,
         WORD,
+        N_LANES,
     )
+    largest = tl.max(lane_max, 0)
+    largest_x = tl.max(lane_max_x, 0)
+    others = tl.sum(lane_sum * exp(lane_max - finite_or_zero(largest)), 0)
+    smooth = tl.sum(lane_smooth, 0)
     if is_own:
-        is_other = is_word & (word != column)
+        is_other = is_another(word, column)
         word_x = load_logits(row_ptr, word, is_other, CACHE="")
         largest_x = tl.maximum(largest_x, tl.max(word_x, 0))
         top = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
@@ -100,18 +107,17 @@ def piece_statistics_fwd_kernel(
             label_class_weight = 1.0
             if HAS_CLASS_WEIGHTS:
                 label_class_weight = tl.load(class_weights_ptr + column)
-            more, _ = smoothing_sums(
+            word_smooth, _word_mass = smoothing_sums(
                 word_x,
                 word,
-                is_word,
-                is_other,
+                column,
                 pivot,
                 class_weights_ptr,
                 softcap,
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
             )
-            smooth += more + label_smoothing_term(label_z, label_class_weight)
+            smooth += word_smooth + label_smoothing_term(label_z, label_class_weight)
     tl.store(statistics_ptr + row, largest)
     tl.store(statistics_ptr + n_rows + row, others)
     tl.store(statistics_ptr + 2 * n_rows + row, smooth)
@@ -225,8 +231,8 @@ def piece_losses_fwd_kernel(
             factor = per_exp * (kept + shared)
             class_weights_ptr += start
             column, _ = _own_column(label, start, n_cols)
-            label_word, word, is_word = word_of_label(column, 0, n_cols, False, WORD)
-            word_x = load_logits(logits_row_ptr, word, is_word & (word != column), CACHE="")
+            label_word, word = word_of_label(column, 0, n_cols, False, WORD)
+            word_x = load_logits(logits_row_ptr, word, is_another(word, column), CACHE="")
             store_gradient_in_steps(
                 gradient_row_ptr,
                 logits_row_ptr,
@@ -254,7 +260,6 @@ def piece_losses_fwd_kernel(
                 gradient_row_ptr,
                 held,
                 word,
-                is_word,
                 column,
                 label_gradient * softcap_slope(label_x, softcap, HAS_SOFTCAP),
                 shift,

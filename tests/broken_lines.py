@@ -251,6 +251,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             'tl.load(row_ptr + cols, mask=is_col, other=float("-inf"), eviction_policy=CACHE)',
             "tl.load(row_ptr + cols, mask=is_col, other=0.0, eviction_policy=CACHE)",
         ),
+        "the label is counted among the others (Triton)": (
+            "return (cols >= 0) & (cols != label)",
+            "return cols >= 0",
+        ),
         "the label's word is counted twice (Triton)": (" & (cols // WORD != label_word)", ""),
         "confidence near 1 is rounded away (Triton)": (
             "return tl.where(is_largest, log1p, log_total)",
@@ -290,17 +294,21 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "is_before = cols < label",
         ),
         "hits of long rows are decided after the cap (Triton)": (
-            "largest_x = tl.max(lane_max_x, 0)",
-            "largest_x = largest",
+            "lane_max_x = tl.maximum(lane_max_x, tl.max(tl.max(x, 2), 0))",
+            "lane_max_x = lane_max",
         ),
     },
     "csrc_triton/row_parts.py": {
-        "the label is counted among the others (Triton)": (
-            "is_other = is_word & (word != label)",
-            "is_other = is_word",
+        "a lane is not scaled to the row's largest logit (Triton)": (
+            "block_factor = (factor * lane_scale)[None, :, None]",
+            "block_factor = (factor + 0.0 * lane_scale)[None, :, None]",
+        ),
+        "lanes of -inf are not guarded in the block (Triton)": (
+            "held = exp(z - finite_or_zero(lane_max)[None, :, None])",
+            "held = exp(z - lane_max[None, :, None])",
         ),
         "the label's gradient is that of another column (Triton)": (
-            "tl.where(is_label, label_gradient, gradient)",
+            "tl.where(word == label, label_gradient, gradient)",
             "gradient",
         ),
         "the label's word is left out of the edges' sums (Triton)": (
@@ -330,7 +338,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "per_exp * kept + shared / total,",
         ),
         "the class weight is left out of the row's loss (Triton)": (
-            "label_class_weight = tl.load(class_weights_ptr + column, mask=in_range, other=0.0)",
+            "label_class_weight = tl.load(class_weights_ptr + column, mask=column >= 0, other=0.0)",
             "label_class_weight = 1.0",
         ),
         "hits are decided after the cap (Triton)": (
@@ -355,7 +363,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "ordinary sizes.\n    row = tl.program_id(0)",
         ),
         "the edges of an odd gradient are not scaled (Triton)": (
-            "_scale(row_ptr + edges, is_edge, factor)",
+            "_scale(row_ptr + edges, edges >= 0, factor)",
             "pass",
         ),
         "rows with a label are not scaled (Triton)": (

@@ -58,13 +58,14 @@ ALL = (*SCALAR_OPTIONS, "HAS_SMOOTHING", "HAS_SOFTCAP")
 # What may be on: everything that the entry is chosen for, and little of it.
 OPTIONS = {
     "plain": PLAIN,
+    "counted": (*PLAIN, "HAS_CORRECT"),
     "no gradient": ("HAS_CORRECT",),
     "scalar options": SCALAR_OPTIONS,
     "smoothing": (*PLAIN, "HAS_CORRECT", "HAS_SMOOTHING"),
     "softcap": (*PLAIN, "HAS_CORRECT", "HAS_SOFTCAP"),
     "all": ALL,
 }
-GRADIENT_OPTIONS, LOSS_OPTIONS = ("plain", "scalar options"), ("no gradient",)
+GRADIENT_OPTIONS, LOSS_OPTIONS = ("plain", "counted", "scalar options"), ("no gradient",)
 ROW_OPTIONS = GRADIENT_OPTIONS + LOSS_OPTIONS
 ELEMENTWISE_OPTIONS = ("smoothing", "softcap", "all")
 
@@ -83,16 +84,20 @@ class Entry:
         reads = f"2 reads by {launch.step}" if launch.step else "1 read"
         return f"{launch.block}, {reads}"
 
-    def source(self, dtype: str) -> ASTSource:
+    def source(self, dtype: str, warp_size: int) -> ASTSource:
         logits, gradient = DTYPES[dtype]
         kinds = (POINTERS | SCALARS).items()
         signature = {name: kind.format(logits=logits, gradient=gradient) for name, kind in kinds}
         constants: dict[str, bool | int] = {name: name in OPTIONS[self.options] for name in ALL}
+        itemsize = 4 if logits == "fp32" else 2
+        has_scales = self.launch.has_scales(itemsize, is_plain=self.options in ("plain", "counted"))
         constants |= {
             "HAS_EDGES": self.has_edges,
             "BLOCK": self.launch.block,
             "STEP": self.launch.step,
             "WORD": table.WORD,
+            "HAS_SCALES": has_scales,
+            "N_LANES": self.launch.lanes(itemsize, warp_size, has_scales=has_scales),
         }
         # What the launcher sees of contiguous tensors; with edges neither strides nor columns are multiples.
         uneven = {"logits_stride_row", "gradient_stride_row", "n_cols"} if self.has_edges else set()
@@ -108,7 +113,7 @@ def entries(target: str, dtype: str) -> Iterator[Entry]:
     both = (False, True)
     kinds = (
         (table.RESIDENT, ROW_OPTIONS, both),
-        ((table.TWO_PASSES,), GRADIENT_OPTIONS, (False,)),
+        ((table.WIDE_TWO_PASSES if dtype == "fp32" else table.TWO_PASSES,), GRADIENT_OPTIONS, (False,)),
         ((table.EDGES_TWO_PASSES,), GRADIENT_OPTIONS, (True,)),
         ((table.LONG_STEPS,) if has_long_steps(target, dtype) else (), GRADIENT_OPTIONS, (False,)),
         ((table.LOSS_ALONE,), LOSS_OPTIONS, both),
@@ -124,7 +129,7 @@ def has_long_steps(target: str, dtype: str) -> bool:
 
 
 def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
-    """Instructions, registers, bytes spilled, and whether 128 bits are loaded and stored at a time."""
+    """Instructions, registers, bytes spilled, whether 128 bits move at a time, loads ahead."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -136,7 +141,20 @@ def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
         "spill_bytes": int(re.findall(r"STACK:(\d+)", usage)[0]),
         "wide_loads": bool(re.search(r"LDG\.E\S*\.128", machine_code)),
         "wide_stores": bool(re.search(r"STG\.E\S*\.128", machine_code)),
+        "loads_ahead": loads_ahead(machine_code),
     }
+
+
+def loads_ahead(machine_code: str) -> int:
+    """Of the places that load 128 bits, how many loads the least starts before it computes with one."""
+    operations = re.findall(r"^ +/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\d+ +)?(\S+)", machine_code, re.MULTILINE)
+    runs = [0]
+    for operation in operations:
+        if operation.startswith("LDG") and "128" in operation:
+            runs[-1] += 1
+        elif runs[-1] and operation.startswith(("F", "MUFU", "BAR")):
+            runs.append(0)
+    return min(filter(None, runs), default=0)
 
 
 def _output(tool: str, *arguments: str) -> str:
@@ -148,7 +166,7 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     gpu = TARGETS[target]
     launch = entry.launch
     options = table.compile_options(launch.warps(gpu.warp_size), launch.registers)
-    compiled = triton.compile(entry.source(dtype), gpu, options)
+    compiled = triton.compile(entry.source(dtype, gpu.warp_size), gpu, options)
     line: dict[str, object] = {
         "target": target,
         "dtype": dtype,

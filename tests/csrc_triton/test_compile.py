@@ -21,7 +21,7 @@ from tests.csrc_triton.offline_compile import GRADIENT_OPTIONS, has_long_steps
 NVIDIA = {"sm_80": {"bf16"}, "sm_90": {"fp32-bf16"}, "sm_100": {"bf16"}}
 # The most that an entry for rows may be asked for, and one for elements; the long matrix compiles the others.
 MOST = ("scalar options", "all")
-EVERY = ("plain", "no gradient", "scalar options", "smoothing", "softcap", "all")
+EVERY = ("plain", "counted", "no gradient", "scalar options", "smoothing", "softcap", "all")
 # Hundreds of compilations: on two cores that have other tests to run, beyond the ten minutes of a test.
 LONG = 3600
 # Each with edges and without, for each dtype.
@@ -56,7 +56,7 @@ def test_every_launch_compiles_without_spills(tmp_path: Path, target: str, optio
     lines = compiled("offline_compile", tmp_path, "--target", target, *arguments)
     assert {line["dtype"] for line in lines} == dtypes
     # Each set of options belongs to the entries of one kind.
-    entries = {name: N_ROW_ENTRIES if name in EVERY[:3] else N_ELEMENTWISE_ENTRIES for name in options}
+    entries = {name: N_ROW_ENTRIES if name in EVERY[:4] else N_ELEMENTWISE_ENTRIES for name in options}
     long_steps = [
         (dtype, name)
         for dtype in dtypes
@@ -74,6 +74,21 @@ def test_long_steps_compile_without_spills(tmp_path: Path) -> None:
     assert [line["options"] for line in lines] == [*GRADIENT_OPTIONS]
     for line in lines:
         assert_wide_without_spills(line)
+
+
+def test_rows_of_16_bits_start_all_loads_before_they_compute(tmp_path: Path) -> None:
+    """And compute little: with one program to a multiprocessor each instruction delays the row's gradient."""
+    arguments = ("--target=sm_90", "--dtype=bf16", "--options=counted")
+    lines = compiled("offline_compile", tmp_path, *arguments)
+    for line in lines:
+        assert_wide_without_spills(line)
+    (row,) = (line for line in lines if line["entry"] == "32768, 1 read" and not line["edges"])
+    (long,) = (line for line in lines if line["entry"].endswith(f"by {table.LONG_STEPS.step}"))
+    # A thread's 32 columns of a block, 8 to a load.
+    assert row["loads_ahead"] == long["loads_ahead"] == 4
+    assert row["instructions"] <= 24 * 32
+    # Its steps are read, and read again.
+    assert long["instructions"] <= 46 * 32
 
 
 def test_long_steps_are_for_rows_of_16_bits_on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import triton
 from triton.compiler import ASTSource
 
 from csrc_triton import vocab_parallel_kernels as kernels
-from csrc_triton.launch import WORD, Launch, compile_options
+from csrc_triton.launch import WARP_SIZE, WORD, Launch, compile_options
 from csrc_triton.vocab_parallel import PLAIN, WITH_OPTIONS
 from tests.csrc_triton.offline_compile import asked, inspect_cubin
 
@@ -33,7 +33,8 @@ def source(kernel: triton.JITFunction, dtype: str, launch: Launch, has_options: 
     names = kernel.arg_names
     constants = {name: name in ("HAS_DENOMINATOR", "HAS_GRADIENT") or has_options for name in names}
     constants = {name: value for name, value in constants.items() if name.isupper()}
-    constants |= {"BLOCK": launch.block, "WORD": WORD}
+    constants |= {"BLOCK": launch.block, "WORD": WORD, "N_LANES": launch.num_warps * WARP_SIZE}
+    constants = {name: value for name, value in constants.items() if name in names}
     signature = {}
     for name in names:
         other = f"*{dtype}" if name.endswith("_ptr") else "i32"
