@@ -1,4 +1,4 @@
-"""What the compiler makes of every launch, for GPUs that are not there: registers, spills, vector widths.
+"""What the compiler makes of every launch, for GPUs that are not there: instructions, registers, spills.
 
 python -m benchmarks.machine_code [--json]
 """
