@@ -2,11 +2,10 @@
 
 `cols` are positions in a row, `is_col` says which of them are columns of it. Elsewhere, and at the label, the
 logits read as -inf: the label's own terms are scalars, kept apart, so that its gradient needs no p - 1. The
-word in which the label is belongs to the edges (`row_parts`), so that no other column is compared with it.
+word in which the label is stands apart (`row_parts`), so that no other column is compared with it.
 
-The kernels live by their registers and their instructions: 32 for a logit fill the time in which its bytes
-move on an H100. Labels are int32, and the tie that decides a top-1 is looked up in memory
-(`tests/csrc_triton`).
+The kernels live by their registers, and by their instructions where one program fills a multiprocessor.
+Labels are int32, and the tie that decides a top-1 is looked up in memory (`tests/csrc_triton`).
 """
 
 import triton
