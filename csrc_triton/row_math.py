@@ -32,25 +32,15 @@ def log_sum(others, label_exp, is_largest):
 
 
 @triton.jit
-def exp_of_twice(x):
-    """e^(-2 |x|)."""
-    return tl.exp2(tl.abs(x) * -2.885390081777927)
-
-
-@triton.jit
 def tanh(x):
-    """Hyperbolic tangent to full relative precision: an odd polynomial near 0, 1 - 2 t / (1 + t) beyond.
-
-    The polynomial's own error is 4e-9 of its value. A reciprocal is a square of `rsqrt`: a division has
-    ten instructions.
-    """
-    square = x * x
-    series = 0.0206505874 + square * -0.00571704511
-    series = -0.333332839 + square * (0.133314913 + square * (-0.0537434981 + square * series))
-    t = exp_of_twice(x)
-    root = tl.rsqrt(1.0 + t)
-    far = 1.0 - 2.0 * (t * (root * root))
-    return tl.where(tl.abs(x) < 0.625, x + x * (square * series), tl.where(x < 0.0, -far, far))
+    """Hyperbolic tangent to full relative precision: a series near 0, where (1 - t) / (1 + t) cancels."""
+    t = tl.exp(-2.0 * tl.abs(x))
+    near = tl.where(tl.abs(x) < 0.25, x, 0.0)
+    square = near * near
+    series = 62.0 / 2835 + square * (-1382.0 / 155925)
+    series = 1.0 + square * (-1.0 / 3 + square * (2.0 / 15 + square * (-17.0 / 315 + square * series)))
+    far = tl.where(x < 0.0, -1.0, 1.0) * ((1.0 - t) / (1.0 + t))
+    return tl.where(tl.abs(x) < 0.25, near * series, far)
 
 
 @triton.jit
@@ -75,7 +65,7 @@ def load_logits(row_ptr, cols, is_col, CACHE: tl.constexpr):
 def softcapped(x, is_other, softcap, HAS_SOFTCAP: tl.constexpr):
     """Z of the logits x; where there is none it stays -inf, which the cap alone would make finite."""
     if HAS_SOFTCAP:
-        x = tl.where(is_other, softcap * tanh(x * (1.0 / softcap)), float("-inf"))
+        x = tl.where(is_other, softcap * tanh(x / softcap), float("-inf"))
     return x
 
 
@@ -84,9 +74,8 @@ def softcap_slope(x, softcap, HAS_SOFTCAP: tl.constexpr):
     """dz/dx = 1 / cosh^2, which 1 - tanh^2 loses near the cap."""
     slope = 1.0
     if HAS_SOFTCAP:
-        t = exp_of_twice(x * (1.0 / softcap))
-        root = tl.rsqrt(1.0 + t)
-        slope = 4.0 * t * (root * root) * (root * root)
+        t = tl.exp(-2.0 * tl.abs(x / softcap))
+        slope = 4.0 * t / ((1.0 + t) * (1.0 + t))
     return slope
 
 

@@ -261,16 +261,16 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "return log_total",
         ),
         "the cap makes columns past the end finite (Triton)": (
-            'x = tl.where(is_other, softcap * tanh(x * (1.0 / softcap)), float("-inf"))',
-            "x = softcap * tanh(x * (1.0 / softcap))",
+            'x = tl.where(is_other, softcap * tanh(x / softcap), float("-inf"))',
+            "x = softcap * tanh(x / softcap)",
         ),
         "the cap's derivative is dropped (Triton)": (
-            "slope = 4.0 * t * (root * root) * (root * root)",
+            "slope = 4.0 * t / ((1.0 + t) * (1.0 + t))",
             "slope = 1.0",
         ),
         "small logits lose their digits to the cap (Triton)": (
-            "return tl.where(tl.abs(x) < 0.625, x + x * (square * series), ",
-            "return tl.where(x == 0.0, 0.0, ",
+            "return tl.where(tl.abs(x) < 0.25, near * series, far)",
+            "return far",
         ),
         "the label keeps all of its weight under smoothing (Triton)": (
             "kept = label_class_weight * (1.0 - label_smoothing)",
