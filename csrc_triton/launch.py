@@ -68,8 +68,12 @@ EDGES_TWO_PASSES = Launch(16384, 16, step=16384)
 # Nothing is kept for a gradient, so one pass in small steps: the positions of a larger block would spill.
 LOSS_ALONE = Launch(4096, 16, step=4096)
 # Softcap and smoothing need the logits, and class weights, beside their exponentials: twice the registers.
-ELEMENTWISE_RESIDENT = (Launch(1024, 4), Launch(2048, 4), Launch(8192, 16))
-# With fewer registers, as compilers choose, one would be put aside.
+# With fewer, as compilers choose, one would be put aside.
+ELEMENTWISE_RESIDENT = (
+    Launch(1024, 4, registers=128),
+    Launch(2048, 4, registers=128),
+    Launch(8192, 16, registers=128),
+)
 ELEMENTWISE_TWO_PASSES = Launch(1024, 4, step=1024, registers=96)
 STREAMS = (Launch(1024, 4), Launch(4096, 8))
 
