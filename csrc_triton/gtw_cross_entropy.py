@@ -36,7 +36,8 @@ from csrc_triton.row_math import (
     softcap_slope,
     softcapped,
 )
-from csrc_triton.row_parts import read_row, row_parts, row_start, word_of_label, write_row, write_zeros
+from csrc_triton.row_parts import read_row, row_parts, row_start, word_of_label
+from csrc_triton.row_writes import write_row, write_zeros
 
 # Programs that scale rows: a few for each multiprocessor, for most often there is nothing to do.
 _SCALE_PROGRAMS = 2048

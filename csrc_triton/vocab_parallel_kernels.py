@@ -23,7 +23,8 @@ from csrc_triton.row_math import (
     store_gradient_in_steps,
     store_zeros,
 )
-from csrc_triton.row_parts import word_of_label, write_word
+from csrc_triton.row_parts import word_of_label
+from csrc_triton.row_writes import write_word
 
 
 @triton.jit
