@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.launch import compile_options, on_gpu_of
-from csrc_triton.row_math import store_zeros
+from csrc_triton.row_writes import store_zeros
 
 # 16 bytes a thread in 16 bits: four warps, one step for each 1024 columns.
 BLOCK = 1024

@@ -17,6 +17,7 @@ from csrc_triton.row_math import (
     lane_smoothing,
     lane_statistics,
     lanes_of,
+    largest_of,
     load_logits,
     smoothing_sums,
     softcapped,
@@ -150,7 +151,7 @@ def read_row(
         # A maximum that asks for the sum, so that the compiler does not put this off.
         block_max_x = tl.where(lane_sum == lane_sum, block_max_x, float("nan"))
     few_x = tl.max(tl.maximum(word_x, edges_x), 0)
-    largest_x = tl.maximum(tl.max(tl.maximum(lane_max_x, block_max_x), 0), few_x)
+    largest_x = tl.maximum(largest_of(tl.maximum(lane_max_x, block_max_x)), few_x)
     largest = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
     shift = finite_or_zero(largest)
     lane_scale = exp(lane_max - shift)

@@ -9,10 +9,66 @@ from csrc_triton.row_math import (
     is_another,
     is_inner,
     lanes_of,
-    store_gradient,
-    store_gradient_in_steps,
-    store_zeros,
+    load_logits,
 )
+
+
+@triton.jit
+def store_gradient(row_ptr, gradient, cols, is_col, CACHE: tl.constexpr):
+    """Writes the gradient of the columns."""
+    tl.store(row_ptr + cols, gradient.to(row_ptr.dtype.element_ty), mask=is_col, eviction_policy=CACHE)
+
+
+@triton.jit
+def store_gradient_in_steps(
+    gradient_row_ptr,
+    row_ptr,
+    first,
+    end,
+    label_word,
+    shift,
+    factor,
+    smoothing_factor,
+    class_weights_ptr,
+    softcap,
+    HAS_SMOOTHING: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_CLASS_WEIGHTS: tl.constexpr,
+    STEP: tl.constexpr,
+    WORD: tl.constexpr,
+):
+    """Reads the columns first..end-1 but the label's word again and writes their gradient."""
+    lanes = tl.arange(0, STEP)
+    n_steps = tl.cdiv(end, STEP)
+    # Backwards: the columns read last are the ones still in cache.
+    for step in range(0, n_steps):
+        cols = (n_steps - 1 - step) * STEP + lanes
+        is_col = is_inner(cols, first, end, label_word, WORD)
+        x = load_logits(row_ptr, cols, is_col, CACHE="evict_first")
+        gradient = gradients(
+            exponentials(x, is_col, shift, softcap, HAS_SOFTCAP),
+            x,
+            cols,
+            is_col,
+            factor,
+            smoothing_factor,
+            class_weights_ptr,
+            softcap,
+            HAS_SMOOTHING,
+            HAS_SOFTCAP,
+            HAS_CLASS_WEIGHTS,
+        )
+        store_gradient(gradient_row_ptr, gradient, cols, is_col, CACHE="evict_first")
+
+
+@triton.jit
+def store_zeros(row_ptr, first, end, BLOCK: tl.constexpr):
+    """Writes zeros into the columns first..end-1."""
+    lanes = tl.arange(0, BLOCK)
+    for block in range(0, tl.cdiv(end, BLOCK)):
+        cols = block * BLOCK + lanes
+        zeros = tl.zeros([BLOCK], dtype=row_ptr.dtype.element_ty)
+        tl.store(row_ptr + cols, zeros, mask=(cols >= first) & (cols < end))
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from csrc_triton.row_math import (
     is_beaten,
     label_smoothing_term,
     lane_statistics,
+    largest_of,
     load_logits,
     log_sum,
     reads_row,
@@ -20,11 +21,9 @@ from csrc_triton.row_math import (
     smoothing_sums,
     softcap_slope,
     softcapped,
-    store_gradient_in_steps,
-    store_zeros,
 )
 from csrc_triton.row_parts import word_of_label
-from csrc_triton.row_writes import write_word
+from csrc_triton.row_writes import store_gradient_in_steps, store_zeros, write_word
 
 
 @triton.jit
@@ -91,8 +90,8 @@ def piece_statistics_fwd_kernel(
         WORD,
         N_LANES,
     )
-    largest = tl.max(lane_max, 0)
-    largest_x = tl.max(lane_max_x, 0)
+    largest = largest_of(lane_max)
+    largest_x = largest_of(lane_max_x)
     others = tl.sum(lane_sum * exp(lane_max - finite_or_zero(largest)), 0)
     smooth = tl.sum(lane_smooth, 0)
     if is_own:
