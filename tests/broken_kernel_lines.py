@@ -148,6 +148,10 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "csrc_triton/row_math.py": {
+        "negative logits are put in the wrong order (Triton)": (
+            "return bits ^ ((bits >> 31) & 0x7FFFFFFF)",
+            "return bits",
+        ),
         "lanes of -inf are not guarded (Triton)": (
             "shift = finite_or_zero(new_max)",
             "shift = new_max",
