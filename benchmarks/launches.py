@@ -1,4 +1,4 @@
-"""Blocks, warps and registers of the logits kernel, timed against a copy: what the launch table is chosen by.
+"""Blocks, warps, stages and registers of the logits kernel, timed against a copy: how the table is chosen.
 
     python -m benchmarks.launches        every candidate; most of the time goes into compiling them
     python -m benchmarks.launches --only 32000 32003 --form gradient     some of them
@@ -7,13 +7,13 @@
 bfloat16, every row valid. A line holds the share of a copy's bandwidth, counting a logit read once and its
 gradient written once (for the loss alone: read once), and the largest error of loss and gradient against
 float64. The launch of the table stands first. A candidate that wins still has to compile without spills:
-`python -m benchmarks.machine_code`.
+`python -m benchmarks.machine_code`, for pipelines `pytest tests/csrc_triton/test_compile.py -k pipelines`.
 """
 
 import argparse
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from unittest.mock import patch
 
@@ -59,6 +59,9 @@ class Shape:
             takes_long_steps=takes_long_steps(logits),
         )
         yield table
+        if table.by_word or table.step > table.block // 2:
+            # The next rows, or steps, read into shared memory while one is computed.
+            yield from (replace(table, stages=stages) for stages in (2, 3))
         width = self.vocabulary + (WORD - 1 if self.vocabulary % WORD else 0)
         for block in (512 << power for power in range(7)):
             for warps in (4, 8, 16, 32):
@@ -93,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     copied = ceilings(meter, tiny=options.tiny)["copy_bytes_per_s"]
     print(f"{device_name(meter.device)}, a copy moves {copied / 1e9:.0f} GB/s")
     print(
-        f"{'V':>7} {'form':<10} {'block':>6} {'warps':>5} {'step':>6} {'registers':>9}"
+        f"{'V':>7} {'form':<10} {'block':>6} {'warps':>5} {'step':>6} {'stages':>6} {'registers':>9}"
         f" {'ms':>8} {'of copy':>8}  largest error"
     )
     for vocabulary in options.only or (TINY if options.tiny else VOCABULARIES):
@@ -133,7 +136,8 @@ def measure(shape: Shape, meter: Meter, copied: float) -> None:
                 share = shape.n_bytes / (milliseconds / 1e3) / copied
                 outcome = f"{milliseconds:8.3f} {share:8.3f}  {error}"
         chosen = "  the table's" if place == 0 else ""
-        columns = f"{launch.block:>6} {launch.num_warps:>5} {launch.step:>6} {launch.registers or '-':>9}"
+        columns = f"{launch.block:>6} {launch.num_warps:>5} {launch.step:>6} {launch.stages:>6}"
+        columns += f" {launch.registers or '-':>9}"
         print(f"{shape.vocabulary:>7} {shape.form:<10} {columns} {outcome}{chosen}", flush=True)
 
 

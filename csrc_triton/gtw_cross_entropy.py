@@ -43,7 +43,8 @@ from csrc_triton.row_writes import write_row, write_zeros
 _SCALE_PROGRAMS = 2048
 
 
-@triton.jit
+# Unspecialised: the number of rows differs from call to call.
+@triton.jit(do_not_specialize=["n_rows"])
 def _gtw_cross_entropy_fwd_kernel(
     logits_ptr,
     logits_stride_row,
@@ -55,6 +56,7 @@ def _gtw_cross_entropy_fwd_kernel(
     weights_ptr,
     denominator_ptr,
     class_weights_ptr,
+    n_rows,
     n_cols,
     ignore_index,
     label_smoothing,
@@ -72,123 +74,64 @@ def _gtw_cross_entropy_fwd_kernel(
     HAS_SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
+    STAGES: tl.constexpr,
     WORD: tl.constexpr,
     N_LANES: tl.constexpr,
 ):
-    # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
-    row = tl.program_id(0).to(tl.int64)
-    label = tl.load(labels_ptr + row)
-    weight = tl.load(weights_ptr + row)
-    # With the others, rather than when it is needed: a program waits once.
+    # A program has one row, or goes through many of which the next are on their way.
+    ROW_STAGES: tl.constexpr = STAGES if STEP == 0 else 1
+    n_own = tl.cdiv(n_rows - tl.program_id(0), tl.num_programs(0)) if ROW_STAGES > 1 else 1
     denominator = tl.load(denominator_ptr) if HAS_DENOMINATOR else 1.0
-    row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)
-    gradient_row_ptr, _ = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
-    class_weights_ptr -= skew
-    is_read = reads_row(weight, label, ignore_index, READS_UNWEIGHTED)
-    in_range = (label >= 0) & (label < n_cols) & is_read
-    column = tl.where(in_range, label + skew, -1).to(tl.int32)
-    label_word, word = word_of_label(column, skew, n_cols, HAS_EDGES, WORD)
-    first, end, start, edges = row_parts(skew, n_cols, label_word, HAS_EDGES, BLOCK, STEP, WORD)
-    # On their way before anything is waited for: no compiler moves a load over a branch. A label outside the
-    # vocabulary must not become a plausible number: NaN, beside the range check.
-    label_x = tl.load(row_ptr + column, mask=in_range, other=float("nan")).to(tl.float32)
-    word_x = load_logits(row_ptr, word, is_another(word, column), CACHE="")
-    edges_x = float("-inf")
-    if HAS_EDGES:
-        is_read_edge = (edges >= 0) & (edges < tl.where(is_read, skew + n_cols, 0))
-        edges_x = load_logits(row_ptr, edges, is_read_edge, CACHE="")
-    x = float("-inf")
-    if HAS_SCALES:
-        cols = lanes_of(row_ptr, BLOCK, N_LANES)
-        is_read_col = is_inner(cols, first, tl.where(is_read, end, 0), label_word, WORD)
-        x = load_logits(row_ptr, cols, is_read_col, CACHE="")
-    if not is_read:
-        tl.store(losses_ptr + row, 0.0)
-        if HAS_CORRECT:
-            tl.store(correct_ptr + row, 0)
-        if HAS_GRADIENT:
-            write_zeros(gradient_row_ptr, first, end, edges, word, HAS_EDGES, BLOCK)
-        return
-
-    scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
-    label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
-
-    held, lane_scale, held_edges, held_word, largest_x, largest, others, smooth, mass = read_row(
-        row_ptr,
-        first,
-        end,
-        start,
-        edges,
-        edges_x,
-        x,
-        label_word,
-        word,
-        column,
-        word_x,
-        label_z,
-        class_weights_ptr,
-        softcap,
-        HAS_SMOOTHING,
-        HAS_SOFTCAP,
-        HAS_CLASS_WEIGHTS,
-        HAS_EDGES,
-        HAS_SCALES,
-        BLOCK,
-        STEP,
-        WORD,
-        N_LANES,
-    )
-    label_class_weight = 1.0
-    if HAS_CLASS_WEIGHTS:
-        label_class_weight = tl.load(class_weights_ptr + column, mask=column >= 0, other=0.0)
-    else:
-        mass = n_cols
-    label_exp = exp(label_z - finite_or_zero(largest))
-    total = others + label_exp
-    log_total = 0.0
-    if HAS_Z_LOSS:
-        log_total = log_sum(others, label_exp, label_z == largest)
-    kept, shared = gradient_factors(
-        largest + log_total,
-        mass,
-        label_class_weight,
-        n_cols,
-        label_smoothing,
-        z_loss,
-        HAS_SMOOTHING,
-        HAS_Z_LOSS,
-    )
-    if HAS_CORRECT:
-        beaten = is_beaten(row_ptr, skew, column, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
-
-    if HAS_GRADIENT:
-        if scale == 0.0:
-            write_zeros(gradient_row_ptr, first, end, edges, word, HAS_EDGES, BLOCK)
+    for own in tl.range(0, n_own, num_stages=ROW_STAGES):
+        # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
+        row = tl.program_id(0).to(tl.int64) + own * tl.num_programs(0)
+        label = tl.load(labels_ptr + row)
+        weight = tl.load(weights_ptr + row)
+        row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)
+        gradient_row_ptr, _ = row_start(gradient_ptr, row, gradient_stride_row, HAS_EDGES, WORD)
+        row_class_weights_ptr = class_weights_ptr - skew
+        is_read = reads_row(weight, label, ignore_index, READS_UNWEIGHTED)
+        in_range = (label >= 0) & (label < n_cols) & is_read
+        column = tl.where(in_range, label + skew, -1).to(tl.int32)
+        label_word, word = word_of_label(column, skew, n_cols, HAS_EDGES, WORD)
+        first, end, start, edges = row_parts(skew, n_cols, label_word, HAS_EDGES, BLOCK, STEP, WORD)
+        # On their way before anything is waited for: no compiler moves a load over a branch. A label outside
+        # the vocabulary must not become a plausible number: NaN, beside the range check.
+        label_x = tl.load(row_ptr + column, mask=in_range, other=float("nan")).to(tl.float32)
+        word_x = load_logits(row_ptr, word, is_another(word, column), CACHE="")
+        edges_x = float("-inf")
+        if HAS_EDGES:
+            is_read_edge = (edges >= 0) & (edges < tl.where(is_read, skew + n_cols, 0))
+            edges_x = load_logits(row_ptr, edges, is_read_edge, CACHE="")
+        x = float("-inf")
+        if HAS_SCALES:
+            cols = lanes_of(row_ptr, BLOCK, N_LANES)
+            is_read_col = is_inner(cols, first, tl.where(is_read, end, 0), label_word, WORD)
+            x = load_logits(row_ptr, cols, is_read_col, CACHE="")
+        if not is_read:
+            tl.store(losses_ptr + row, 0.0)
+            if HAS_CORRECT:
+                tl.store(correct_ptr + row, 0)
+            if HAS_GRADIENT:
+                write_zeros(gradient_row_ptr, first, end, edges, word, HAS_EDGES, BLOCK)
         else:
-            per_exp = scale / total
-            smoothing_factor = scale * (label_smoothing / n_cols)
-            label_gradient = per_exp * (shared * label_exp - kept * others)
-            if HAS_SMOOTHING:
-                label_gradient -= smoothing_factor * label_class_weight
-            write_row(
-                gradient_row_ptr,
+            scale = gradient_scale(weight, denominator, HAS_DENOMINATOR)
+            label_z = softcapped(label_x, True, softcap, HAS_SOFTCAP)
+
+            held, lane_scale, held_edges, held_word, largest_x, largest, others, smooth, mass = read_row(
                 row_ptr,
-                held,
-                lane_scale,
-                held_edges,
-                held_word,
                 first,
                 end,
                 start,
                 edges,
-                column,
+                edges_x,
+                x,
                 label_word,
                 word,
-                label_gradient * softcap_slope(label_x, softcap, HAS_SOFTCAP),
-                finite_or_zero(largest),
-                per_exp * (kept + shared),
-                smoothing_factor,
-                class_weights_ptr,
+                column,
+                word_x,
+                label_z,
+                row_class_weights_ptr,
                 softcap,
                 HAS_SMOOTHING,
                 HAS_SOFTCAP,
@@ -197,29 +140,93 @@ def _gtw_cross_entropy_fwd_kernel(
                 HAS_SCALES,
                 BLOCK,
                 STEP,
+                STAGES,
                 WORD,
                 N_LANES,
             )
-    # Last, while the gradient is on its way to memory.
-    if HAS_CORRECT:
-        tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
-    if not HAS_Z_LOSS:
-        log_total = log_sum(others, label_exp, label_z == largest)
-    loss = row_loss(
-        label_z,
-        largest,
-        log_total,
-        smooth + label_smoothing_term(label_z, label_class_weight),
-        mass,
-        kept,
-        n_cols,
-        label_smoothing,
-        z_loss,
-        HAS_SMOOTHING,
-        HAS_Z_LOSS,
-        HAS_CLASS_WEIGHTS,
-    )
-    tl.store(losses_ptr + row, loss)
+            label_class_weight = 1.0
+            if HAS_CLASS_WEIGHTS:
+                label_class_weight = tl.load(row_class_weights_ptr + column, mask=column >= 0, other=0.0)
+            else:
+                mass = n_cols
+            label_exp = exp(label_z - finite_or_zero(largest))
+            total = others + label_exp
+            log_total = 0.0
+            if HAS_Z_LOSS:
+                log_total = log_sum(others, label_exp, label_z == largest)
+            kept, shared = gradient_factors(
+                largest + log_total,
+                mass,
+                label_class_weight,
+                n_cols,
+                label_smoothing,
+                z_loss,
+                HAS_SMOOTHING,
+                HAS_Z_LOSS,
+            )
+            if HAS_CORRECT:
+                beaten = is_beaten(row_ptr, skew, column, label_x, largest_x, BLOCK if BLOCK < 1024 else 1024)
+
+            if HAS_GRADIENT:
+                if scale == 0.0:
+                    write_zeros(gradient_row_ptr, first, end, edges, word, HAS_EDGES, BLOCK)
+                else:
+                    per_exp = scale / total
+                    smoothing_factor = scale * (label_smoothing / n_cols)
+                    label_gradient = per_exp * (shared * label_exp - kept * others)
+                    if HAS_SMOOTHING:
+                        label_gradient -= smoothing_factor * label_class_weight
+                    write_row(
+                        gradient_row_ptr,
+                        row_ptr,
+                        held,
+                        lane_scale,
+                        held_edges,
+                        held_word,
+                        first,
+                        end,
+                        start,
+                        edges,
+                        column,
+                        label_word,
+                        word,
+                        label_gradient * softcap_slope(label_x, softcap, HAS_SOFTCAP),
+                        finite_or_zero(largest),
+                        per_exp * (kept + shared),
+                        smoothing_factor,
+                        row_class_weights_ptr,
+                        softcap,
+                        HAS_SMOOTHING,
+                        HAS_SOFTCAP,
+                        HAS_CLASS_WEIGHTS,
+                        HAS_EDGES,
+                        HAS_SCALES,
+                        BLOCK,
+                        STEP,
+                        STAGES,
+                        WORD,
+                        N_LANES,
+                    )
+            # Last, while the gradient is on its way to memory.
+            if HAS_CORRECT:
+                tl.store(correct_ptr + row, ((beaten == 0) & (total == total)).to(tl.int8))
+            if not HAS_Z_LOSS:
+                log_total = log_sum(others, label_exp, label_z == largest)
+            loss = row_loss(
+                label_z,
+                largest,
+                log_total,
+                smooth + label_smoothing_term(label_z, label_class_weight),
+                mass,
+                kept,
+                n_cols,
+                label_smoothing,
+                z_loss,
+                HAS_SMOOTHING,
+                HAS_Z_LOSS,
+                HAS_CLASS_WEIGHTS,
+            )
+            tl.store(losses_ptr + row, loss)
 
 
 @triton.jit
@@ -310,8 +317,11 @@ def gtw_cross_entropy_forward(
         logits.element_size(),
         is_plain=gradient is not None and not reads_unweighted and options.is_plain,
     )
+    # What is summed up by word is loaded at the head of a row; a tie of top-1 takes registers besides.
+    stages = launch.stages if launch.step or (has_scales and not want_correct) else 1
+    n_programs = n_rows if stages == 1 or launch.step else min(n_rows, _multiprocessors(logits.device))
     with on_gpu_of(logits):
-        _gtw_cross_entropy_fwd_kernel[(n_rows,)](
+        _gtw_cross_entropy_fwd_kernel[(n_programs,)](
             logits,
             logits.stride(0),
             target,
@@ -322,6 +332,7 @@ def gtw_cross_entropy_forward(
             weights,
             losses if denominator is None else denominator,
             losses if options.class_weights is None else options.class_weights,
+            n_rows,
             n_cols,
             ignore_index,
             options.label_smoothing,
@@ -339,11 +350,17 @@ def gtw_cross_entropy_forward(
             HAS_SCALES=has_scales,
             BLOCK=launch.block,
             STEP=launch.step,
+            STAGES=stages,
             WORD=WORD,
             N_LANES=launch.lanes(logits.element_size(), WARP_SIZE, has_scales=has_scales),
             **compile_options(launch.warps(WARP_SIZE), launch.registers),
         )
     return losses, correct.view(torch.bool)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """Of a GPU; where kernels are interpreted 2, so that programs have several rows."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
 def scale_rows_(

@@ -28,6 +28,8 @@ class Launch:
         registers: that a thread has at most, so that several programs fit; None: as many as it takes.
         by_word: sum up 128 bits at a time while the rest of the row is on its way, where one program fills a
             multiprocessor and none computes meanwhile; of plain rows of 16 bits, others would spill.
+        stages: of the compiler's pipeline, in which rows (of two passes: steps) are read into shared memory
+            while those before are computed; 1 for none. Rows only where they are summed up by word.
     """
 
     block: int
@@ -35,6 +37,7 @@ class Launch:
     step: int = 0
     registers: int | None = None
     by_word: bool = False
+    stages: int = 1
 
     def warps(self, warp_size: int) -> int:
         """The warps of a program, fewer where `num_warps` of this size are too many threads."""

@@ -201,6 +201,7 @@ def lane_statistics(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     STEP: tl.constexpr,
+    STAGES: tl.constexpr,
     WORD: tl.constexpr,
     N_LANES: tl.constexpr,
 ):
@@ -214,7 +215,7 @@ def lane_statistics(
     lane_sum = tl.zeros([N_LANES], tl.float32)
     lane_smooth = tl.zeros([N_LANES], tl.float32)
     lane_mass = tl.zeros([N_LANES], tl.float32)
-    for step in range(0, tl.cdiv(end, STEP)):
+    for step in tl.range(0, tl.cdiv(end, STEP), num_stages=STAGES):
         start = step * STEP
         is_col = is_inner(lanes, first - start, end - start, label_word - start // WORD, WORD)
         # Read again soon: to be kept where the writes of other rows would displace it.

@@ -104,6 +104,7 @@ def read_row(
     HAS_SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
+    STAGES: tl.constexpr,
     WORD: tl.constexpr,
     N_LANES: tl.constexpr,
 ):
@@ -135,6 +136,7 @@ def read_row(
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
             STEP,
+            STAGES,
             WORD,
             N_LANES,
         )

@@ -35,13 +35,14 @@ def store_gradient_in_steps(
     HAS_SOFTCAP: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
     STEP: tl.constexpr,
+    STAGES: tl.constexpr,
     WORD: tl.constexpr,
 ):
     """Reads the columns first..end-1 but the label's word again and writes their gradient."""
     lanes = tl.arange(0, STEP)
     n_steps = tl.cdiv(end, STEP)
     # Backwards: the columns read last are the ones still in cache.
-    for step in range(0, n_steps):
+    for step in tl.range(0, n_steps, num_stages=STAGES):
         cols = (n_steps - 1 - step) * STEP + lanes
         is_col = is_inner(cols, first, end, label_word, WORD)
         x = load_logits(row_ptr, cols, is_col, CACHE="evict_first")
@@ -133,6 +134,7 @@ def write_row(
     HAS_SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
+    STAGES: tl.constexpr,
     WORD: tl.constexpr,
     N_LANES: tl.constexpr,
 ):
@@ -210,6 +212,7 @@ def write_row(
             HAS_SOFTCAP,
             HAS_CLASS_WEIGHTS,
             STEP,
+            STAGES,
             WORD,
         )
 

@@ -87,6 +87,7 @@ def piece_statistics_fwd_kernel(
         HAS_SOFTCAP,
         HAS_CLASS_WEIGHTS,
         BLOCK,
+        1,
         WORD,
         N_LANES,
     )
@@ -248,6 +249,7 @@ def piece_losses_fwd_kernel(
                 HAS_SOFTCAP,
                 HAS_CLASS_WEIGHTS,
                 BLOCK,
+                1,
                 WORD,
             )
             label_gradient = per_exp * (shared * label_exp - kept * others)

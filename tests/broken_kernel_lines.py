@@ -249,7 +249,7 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "per_exp * kept + shared / total,",
         ),
         "the class weight is left out of the row's loss (Triton)": (
-            "label_class_weight = tl.load(class_weights_ptr + column, mask=column >= 0, other=0.0)",
+            "label_class_weight = tl.load(row_class_weights_ptr + column, mask=column >= 0, other=0.0)",
             "label_class_weight = 1.0",
         ),
         "hits are decided after the cap (Triton)": (
@@ -270,8 +270,12 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "tl.store(losses_ptr + row, loss.to(logits_ptr.dtype.element_ty).to(tl.float32))",
         ),
         "offsets are 32 bit (Triton)": (
-            "ordinary sizes.\n    row = tl.program_id(0).to(tl.int64)",
-            "ordinary sizes.\n    row = tl.program_id(0)",
+            "row = tl.program_id(0).to(tl.int64) + own",
+            "row = tl.program_id(0) + own",
+        ),
+        "a program of a pipeline computes its first row again (Triton)": (
+            "+ own * tl.num_programs(0)",
+            "",
         ),
         "the edges of an odd gradient are not scaled (Triton)": (
             "_scale(row_ptr + edges, edges >= 0, factor)",

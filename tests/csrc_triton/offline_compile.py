@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -49,6 +49,7 @@ POINTERS = {
     "weights_ptr": "*fp32",
     "denominator_ptr": "*fp32",
     "class_weights_ptr": "*fp32",
+    "n_rows": "i32",
     "n_cols": "i32",
 }
 SCALARS = {"ignore_index": "i32", "label_smoothing": "fp32", "z_loss": "fp32", "softcap": "fp32"}
@@ -82,7 +83,8 @@ class Entry:
     def name(self) -> str:
         launch = self.launch
         reads = f"2 reads by {launch.step}" if launch.step else "1 read"
-        return f"{launch.block}, {reads}"
+        stages = f", {launch.stages} stages" if launch.stages > 1 else ""
+        return f"{launch.block}, {reads}{stages}"
 
     def source(self, dtype: str, warp_size: int) -> ASTSource:
         logits, gradient = DTYPES[dtype]
@@ -95,6 +97,7 @@ class Entry:
             "HAS_EDGES": self.has_edges,
             "BLOCK": self.launch.block,
             "STEP": self.launch.step,
+            "STAGES": self.launch.stages,
             "WORD": table.WORD,
             "HAS_SCALES": has_scales,
             "N_LANES": self.launch.lanes(itemsize, warp_size, has_scales=has_scales),
@@ -102,7 +105,9 @@ class Entry:
         # What the launcher sees of contiguous tensors; with edges neither strides nor columns are multiples.
         uneven = {"logits_stride_row", "gradient_stride_row", "n_cols"} if self.has_edges else set()
         aligned = {
-            (index,): [["tt.divisibility", 16]] for index, name in enumerate(POINTERS) if name not in uneven
+            (index,): [["tt.divisibility", 16]]
+            for index, name in enumerate(POINTERS)
+            if name not in uneven | {"n_rows"}
         }
         kernel = kernels._gtw_cross_entropy_fwd_kernel
         return ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)
@@ -124,6 +129,14 @@ def entries(target: str, dtype: str) -> Iterator[Entry]:
             yield Entry(launch, name, has_edges)
 
 
+def pipelines(stages: int) -> Iterator[Entry]:
+    """Hopper's launches for rows of 16 bits as pipelines: `benchmarks.launches` times them."""
+    for has_edges in (False, True):
+        yield Entry(replace(table.RESIDENT[-1], stages=stages), "plain", has_edges)
+    for options in ("plain", "counted"):
+        yield Entry(replace(table.LONG_STEPS, stages=stages), options, False)
+
+
 def has_long_steps(target: str, dtype: str) -> bool:
     return target == "sm_90" and dtype in ("bf16", "fp16")
 
@@ -139,7 +152,7 @@ def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
         "instructions": len(re.findall(r"^ +/\*[0-9a-f]{4,}\*/ +(?!NOP)\S", machine_code, re.MULTILINE)),
         "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
         "spill_bytes": int(re.findall(r"STACK:(\d+)", usage)[0]),
-        "wide_loads": bool(re.search(r"LDG\.E\S*\.128", machine_code)),
+        "wide_loads": bool(re.search(r"LDG(STS)?\.E\S*\.128", machine_code)),
         "wide_stores": bool(re.search(r"STG\.E\S*\.128", machine_code)),
         "loads_ahead": loads_ahead(machine_code),
     }
@@ -175,6 +188,7 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
         "edges": entry.has_edges,
         "triton": triton.__version__,
         "threads": compiled.metadata.num_warps * gpu.warp_size,
+        "shared_bytes": compiled.metadata.shared,
     }
     if "cubin" in compiled.asm:
         line |= inspect_cubin(compiled.asm["cubin"])
@@ -195,10 +209,11 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: all")
     parser.add_argument("--options", choices=OPTIONS, action="append", help="default: all")
     parser.add_argument("--step", type=int, default=0, help="only launches of steps as long (default: all)")
+    parser.add_argument("--stages", type=int, help="pipelines of as many stages in place of the table")
     arguments = parser.parse_args()
     for target in arguments.target or TARGETS:
         for dtype in arguments.dtype or DTYPES:
-            for entry in entries(target, dtype):
+            for entry in pipelines(arguments.stages) if arguments.stages else entries(target, dtype):
                 if entry.options in (arguments.options or OPTIONS) and entry.launch.step >= arguments.step:
                     line = inspect(entry, target, dtype)
                     text = " ".join(f"{value!s:>{len(key)}}" for key, value in line.items())

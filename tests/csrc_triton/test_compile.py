@@ -76,6 +76,19 @@ def test_long_steps_compile_without_spills(tmp_path: Path) -> None:
         assert_wide_without_spills(line)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.full)])
+def test_pipelines_of_rows_and_steps_compile_without_spills(tmp_path: Path, dtype: str) -> None:
+    """Two rows or steps on their way while one is computed: what `benchmarks.launches` times."""
+    lines = compiled("offline_compile", tmp_path, "--target=sm_90", f"--dtype={dtype}", "--stages=3")
+    assert [line["entry"] for line in lines] == ["32768, 1 read, 3 stages"] * 2 + [
+        "32768, 2 reads by 32768, 3 stages"
+    ] * 2
+    for line in lines:
+        assert_wide_without_spills(line)
+        # They are under way in shared memory, of which Hopper has 227 KiB for a program.
+        assert 2 * 32768 * 2 <= line["shared_bytes"] <= 227 * 1024
+
+
 def test_rows_of_16_bits_start_all_loads_before_they_compute(tmp_path: Path) -> None:
     """And compute little: with one program to a multiprocessor each instruction delays the row's gradient."""
     arguments = ("--target=sm_90", "--dtype=bf16", "--options=counted")

@@ -6,9 +6,12 @@ from csrc_triton.launch import Launch
 
 
 def small_row_launch(n_cols: int, *, is_elementwise: bool, **_: bool) -> Launch:
-    """One block or two passes, by the columns; steps shorter than the block and longer, as in the table."""
+    """One block or two passes, by the columns; steps shorter than the block and longer, as in the table.
+
+    Plain rows of one block are a pipeline: a program goes through several.
+    """
     step = 64 if is_elementwise else 16
-    return Launch(block=32, num_warps=1, step=0 if n_cols <= 32 else step, by_word=n_cols <= 32)
+    return Launch(block=32, num_warps=1, step=0 if n_cols <= 32 else step, by_word=n_cols <= 32, stages=2)
 
 
 @pytest.fixture(autouse=True)
