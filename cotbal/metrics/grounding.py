@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from statistics import median
 
 from cotbal.metrics.items import check_pairs
 
@@ -41,14 +42,15 @@ def box_iou(
         references: one box per item, as text or as four numbers.
 
     Raises:
-        ValueError: no items, unequal lengths, or a reference that is not a box of positive area.
+        ValueError: no items, unequal lengths, a reference that is not a box of positive area, or predictions
+            that are on another scale than the references and fit them on theirs.
 
     Example:
         >>> box_iou(["[0.0, 0.0, 0.5, 1.0]", "no box"], [[0, 0, 1, 1], [0, 0, 1, 1]])
         [0.5, 0.0]
     """
     check_pairs(predictions, references)
-    scores = []
+    pairs = []
     for place, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         wanted = _box(reference)
         if wanted is None:
@@ -56,9 +58,9 @@ def box_iou(
                 f"references[{place}]: expected a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, "
                 f"got {reference!r}"
             )
-        given = _box(prediction)
-        scores.append(_iou(given, wanted) if given is not None else 0.0)
-    return scores
+        pairs.append((_box(prediction), wanted))
+    _check_scale([(given, wanted) for given, wanted in pairs if given is not None], len(pairs))
+    return [_iou(given, wanted) if given is not None else 0.0 for given, wanted in pairs]
 
 
 def acc_at_iou(
@@ -79,6 +81,41 @@ def acc_at_iou(
         raise ValueError(f"threshold: expected 0 <= threshold < 1, got {threshold}")
     # An overlap of just the threshold is not above it: the last bits of a division would say otherwise.
     return [float(overlap > threshold + 1e-9) for overlap in box_iou(predictions, references)]
+
+
+def _check_scale(pairs: Sequence[tuple[Box, Box]], n_items: int) -> None:
+    """Raise ValueError where predicted boxes are on another scale than the references of their items.
+
+    Wrong boxes are no sign of it, however far they lie: brought to the references' scale some have to fit.
+    """
+    if not pairs:
+        return
+    given, wanted = zip(*pairs, strict=True)
+    reach = median(max(box[2:]) for box in given)
+    top = max(max(box[2:]) for box in wanted)
+    # No box in 0..1 passes 2. Of larger scales few boxes tell nothing, nor do medians near one another.
+    if (reach > 2) == (top > 2):
+        ratio = reach / median(max(box[2:]) for box in wanted)
+        if top <= 2 or len(pairs) < 10 or 0.25 < ratio < 4:
+            return
+    ours, theirs = ([_center(boxes, axis) for axis in (0, 1)] for boxes in (given, wanted))
+    if min(*ours, *theirs) <= 0:
+        return
+    x, y = theirs[0] / ours[0], theirs[1] / ours[1]
+    fitting = [_iou((x * x1, y * y1, x * x2, y * y2), box) > 0.5 for (x1, y1, x2, y2), box in pairs]
+    # One wrong box for every item fits about a tenth of them.
+    if sum(fitting) > 0.15 * n_items:
+        seen = max(max(box[2:]) for box in given)
+        raise ValueError(
+            f"predictions: expected boxes on the references' scale, with corners up to {top:g}, got most of "
+            f"another, with corners up to {seen:g}, which score about 0 however good they are (scales are "
+            "0..1, 0..100, 0..1000 and pixels); convert the predictions, or score them against references on "
+            "the scale that the model was trained on"
+        )
+
+
+def _center(boxes: Sequence[Box], axis: int) -> float:
+    return median(box[axis] + box[axis + 2] for box in boxes)
 
 
 def _box(value: str | Sequence[float] | None) -> Box | None:
