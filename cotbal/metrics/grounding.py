@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from statistics import median
+from statistics import StatisticsError, correlation, median
 
 from cotbal.metrics.items import check_pairs
 
@@ -86,36 +86,46 @@ def acc_at_iou(
 def _check_scale(pairs: Sequence[tuple[Box, Box]], n_items: int) -> None:
     """Raise ValueError where predicted boxes are on another scale than the references of their items.
 
-    Wrong boxes are no sign of it, however far they lie: brought to the references' scale some have to fit.
+    Wrong boxes are no sign of it, however far they lie: some have to be right but for the scale.
     """
-    if not pairs:
+    pairs = [(given, wanted) for given, wanted in pairs if min(*given[2:], *wanted[2:]) > 0]
+    # One box fits on some scale; and most answers have to be boxes.
+    if len(pairs) < max(2, n_items / 2):
         return
-    given, wanted = zip(*pairs, strict=True)
-    reach = median(max(box[2:]) for box in given)
-    top = max(max(box[2:]) for box in wanted)
+    reach, usual = (median(max(box[2:]) for box in boxes) for boxes in zip(*pairs, strict=True))
+    seen, largest = (max(max(box[2:]) for box in boxes) for boxes in zip(*pairs, strict=True))
     # No box in 0..1 passes 2. Of larger scales few boxes tell nothing, nor do medians near one another.
-    if (reach > 2) == (top > 2):
-        ratio = reach / median(max(box[2:]) for box in wanted)
-        if top <= 2 or len(pairs) < 10 or 0.25 < ratio < 4:
-            return
-    ours, theirs = ([_center(boxes, axis) for axis in (0, 1)] for boxes in (given, wanted))
-    if min(*ours, *theirs) <= 0:
+    if (reach > 2) == (largest > 2) and (largest <= 2 or len(pairs) < 10 or 0.25 < reach / usual < 4):
         return
-    x, y = theirs[0] / ours[0], theirs[1] / ours[1]
-    fitting = [_iou((x * x1, y * y1, x * x2, y * y2), box) > 0.5 for (x1, y1, x2, y2), box in pairs]
-    # One wrong box for every item fits about a tenth of them.
-    if sum(fitting) > 0.15 * n_items:
-        seen = max(max(box[2:]) for box in given)
+    if _are_scaled(pairs):
         raise ValueError(
-            f"predictions: expected boxes on the references' scale, with corners up to {top:g}, got most of "
-            f"another, with corners up to {seen:g}, which score about 0 however good they are (scales are "
+            f"predictions: expected boxes on the references' scale, with corners up to {largest:g}, got most "
+            f"of another, with corners up to {seen:g}, which score about 0 however good they are (scales are "
             "0..1, 0..100, 0..1000 and pixels); convert the predictions, or score them against references on "
             "the scale that the model was trained on"
         )
 
 
-def _center(boxes: Sequence[Box], axis: int) -> float:
-    return median(box[axis] + box[axis + 2] for box in boxes)
+def _are_scaled(pairs: Sequence[tuple[Box, Box]]) -> bool:
+    """Whether boxes of positive far corners are, by more than chance, those of their items on some scale."""
+    given, wanted = zip(*pairs, strict=True)
+    x, y = (median(box[axis] for box in wanted) / median(box[axis] for box in given) for axis in (2, 3))
+    fitting = [_iou((x * x1, y * y1, x * x2, y * y2), box) > 0.5 for (x1, y1, x2, y2), box in pairs]
+    # Pictures of several sizes have no scale in common, but no scale of an axis changes near / far.
+    near = [
+        [[max(-1.0, box[axis] / box[axis + 2]) for box in boxes] for boxes in (given, wanted)]
+        for axis in (0, 1)
+    ]
+    agreement = sum(_correlation(*of_axis) for of_axis in near)
+    # One wrong box for all fits about a tenth; of wrong ones the agreement is 0, give or take 1.4 / sqrt(n).
+    return 2 * sum(fitting) > len(pairs) or agreement > 4 / math.sqrt(len(pairs))
+
+
+def _correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    try:
+        return correlation(first, second)
+    except StatisticsError:  # one item, or the same for all
+        return 0.0
 
 
 def _box(value: str | Sequence[float] | None) -> Box | None:

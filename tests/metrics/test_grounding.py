@@ -184,9 +184,24 @@ def test_boxes_of_another_scale_are_refused(ours, theirs, wrong):
             metric(predictions, references)
 
 
+def test_pixels_of_pictures_of_all_sizes_are_refused():
+    """No factor brings them to 0..1."""
+    random = Random(0)
+    sizes = [math.exp(random.uniform(math.log(200), math.log(3000))) / 640 for _ in range(100)]
+    for right in (1.0, 0.4):
+        predictions = [
+            [factor * value for value in (box if random.random() < right else other)]
+            for factor, (box, _), (other, _) in zip(sizes, pictures(100), pictures(100, seed=1), strict=True)
+        ]
+        references = [in_padded_square(*each) for each in pictures(100)]
+        with pytest.raises(ValueError, match="predictions: expected boxes on the references' scale"):
+            box_iou(predictions, references)
+
+
 def test_the_refusal_names_both_scales():
     with pytest.raises(ValueError, match=r"corners up to 0\.4, got most of another, with corners up to 400,"):
-        box_iou(["[100, 200, 300, 400]"], [[0.1, 0.2, 0.3, 0.4]])
+        box_iou(["[100, 200, 300, 400]", "[9, 9, 99, 99]"], [[0.1, 0.2, 0.3, 0.4], [0.01, 0.01, 0.1, 0.1]])
+    assert box_iou(["[100, 200, 300, 400]"], [[0.1, 0.2, 0.3, 0.4]]) < [0.001]
 
 
 @pytest.mark.parametrize("theirs", SCALES)
@@ -210,7 +225,7 @@ def test_one_wrong_box_for_every_item_is_scored(theirs, answer):
 
 @pytest.mark.parametrize("theirs", SCALES)
 @pytest.mark.parametrize("ours", SCALES)
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_wrong_boxes_are_scored_on_any_scale(ours, theirs, seed):
     references = [SCALES[theirs](*each) for each in pictures(100)]
     predictions = [SCALES[ours](*each) for each in pictures(100, seed)]
