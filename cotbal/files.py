@@ -57,15 +57,17 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
     return Path(path)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all.
+def write_json(path: Path, value: Any) -> Path:
+    """Return `path` after writing `value` there as indented JSON, whole or not at all.
 
     Raises:
         ValueError: a float is NaN or infinite (they are no JSON).
         TypeError: a value is of a type that JSON does not have.
         OSError: the disk cannot take the file.
     """
-    write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return write_text_atomically(
+        path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    )
 
 
 def finite_or_null(value: Any) -> Any:

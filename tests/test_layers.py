@@ -184,10 +184,11 @@ ESTIMATION = {
 OTHERS = {
     "csrc_triton": {"triton"},
     # Pillow and tqdm are LLaVA's own: its generation takes pictures and shows how far it is. LLaMA-Factory
-    # reads its keys by omegaconf and its data by pyarrow.
+    # reads its keys by omegaconf and its data by pyarrow. huggingface_hub is what transformers uploads by.
     "cotbal.integrations": {
         "PIL",
         "accelerate",
+        "huggingface_hub",
         "jinja2",
         "numpy",
         "omegaconf",

@@ -72,6 +72,31 @@ def test_a_weight_that_float32_does_not_hold_is_refused_in_a_graph_too() -> None
     assert 0 < logits.grad[2].abs().sum() < 1e-59  # type: ignore[index]
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("impl", ["torch", "reference", "triton"])
+def test_a_product_of_weights_that_float32_makes_0_is_refused(level: str, impl: str) -> None:
+    """Its row would not be trained, in silence. Weights of 0, rows without a label and float64 lose none."""
+    if impl == "triton":
+        pytest.importorskip("triton")
+    tokens, tasks = torch.tensor([1.0, 1.0, 1e-30, 0.0, 1e-30, 1e-30]), torch.tensor([1e-30, 1e-30, 1.0])
+    arguments = {
+        "labels": LABELS,
+        "task_ids": IDS,
+        "task_weights": tasks,
+        "token_weights": tokens,
+        "impl": impl,
+    }
+    with pytest.raises(ValueError, match=r"token_weights: expected products with task_weights above 0 in "):
+        loss_of(level, **arguments)
+    labels = LABELS.masked_fill(LABELS == 2, -100)
+    assert 0 < loss_of(level, **arguments | {"labels": labels}) < 100
+    assert 0 < loss_of(level, **arguments | {"task_weights": torch.tensor([1e-30, 0.0, 1.0])}) < 100
+    if impl != "triton":
+        logits = LOGITS.double().requires_grad_()
+        cotbal.gtw_cross_entropy(logits, **arguments).backward()
+        assert (logits.grad.abs().sum(1) > 0).tolist() == [True, True, True, False, True, True]  # type: ignore[union-attr]
+
+
 def test_what_holds_the_tensor_is_not_the_tensor() -> None:
     """A model's output for its logits, a head for its weight."""
     with pytest.raises(TypeError, match=r"logits: expected a tensor, got SimpleNamespace; use its \.logits"):

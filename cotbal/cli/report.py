@@ -231,16 +231,15 @@ def _write(
     finals: dict[str, Any] | None = None,
 ) -> None:
     """Writes report.html, report.json, report.md and, where there are results, the figures."""
-    from cotbal.files import write_text_atomically
+    from cotbal.files import write_json, write_text_atomically
     from cotbal.report.card import card
     from cotbal.report.figures import write_figures
     from cotbal.report.page import write_page
 
     content = {"schema_version": 1, "kind": "estimate", **(results or {}), "runs": runs, "finals": finals}
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     page = write_page(results, folder, runs=runs, finals=finals)
     files = {
-        "json": write_text_atomically(folder / "report.json", text),
+        "json": write_json(folder / "report.json", content),
         "card": write_text_atomically(folder / "report.md", card(results, runs, finals)),
     }
     figures = {} if results is None else write_figures(results, folder / "figures")

@@ -16,6 +16,7 @@ from cotbal.estimate.transforms import checked_transforms, oriented
 
 SCHEMA_VERSION = 1
 LEVEL = 0.95
+_DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Rungs:
     clusters: dict[str, list[list[list[int] | None]]] = field(default_factory=dict)
 
 
-def shares_content(rungs: Rungs, draws: int = 2000) -> dict[str, Any]:
+def shares_content(rungs: Rungs) -> dict[str, Any]:
     """Return the figure's numbers as JSON values: scores, and their ratio to the score on all data.
 
     Where lower is better the ratio is of the turned scores. Several seeds: the means.
@@ -52,7 +53,7 @@ def shares_content(rungs: Rungs, draws: int = 2000) -> dict[str, Any]:
     tasks = {}
     for task, by_seed in rungs.scores.items():
         scores = torch.tensor(by_seed, dtype=torch.float64)
-        drawn = _drawn(rungs, task, scores, draws)
+        drawn = _drawn(rungs, task, scores)
         ratios = _ratios(scores.mean(0), task, rungs.transforms[task])
         spans = None
         if drawn is not None:
@@ -87,8 +88,8 @@ def _ratios(scores: Tensor, task: str, transform: str) -> Tensor | None:
     return scores / scores[..., -1:] if bool((scores[..., -1] > 0).all()) else None
 
 
-def _drawn(rungs: Rungs, task: str, scores: Tensor, draws: int) -> list[Tensor] | None:
-    """(K, shares) draws of the scores, of several seeds those over the seeds alone too.
+def _drawn(rungs: Rungs, task: str, scores: Tensor) -> list[Tensor] | None:
+    """(_DRAWS, shares) draws of the scores, of several seeds those over the seeds alone too.
 
     None where the items are not the scores', or others, or one.
     """
@@ -104,7 +105,7 @@ def _drawn(rungs: Rungs, task: str, scores: Tensor, draws: int) -> list[Tensor] 
         return None
     seed = crc32(f"0 {task}".encode())
     return [
-        drawn_means(stacked, task, draws=draws, seed=seed, over=over, clusters=clusters[0])
+        drawn_means(stacked, task, draws=_DRAWS, seed=seed, over=over, clusters=clusters[0])
         for over in ([SOURCES, ("seeds",)] if len(stacked) > 1 else [SOURCES])
     ]
 

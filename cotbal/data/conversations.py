@@ -1,7 +1,6 @@
 """Turns on one picture as records of conversations."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from cotbal.data.turns import Turn
@@ -31,14 +30,14 @@ def merged(
     """
     for turns in groups:
         image = turns[0].image
-        stem = PurePosixPath(image).with_suffix("")
         step = at_most or len(turns)
         parts = [turns[place : place + step] for place in range(0, len(turns), step)]
         for number, part in enumerate(parts, start=1):
             first, *rest = [(turn.question, turn.answer) for turn in part]
+            # With its ending: 1.jpg and 1.png are two pictures, and so are 1.jpg's first part and 1-1.jpg.
             suffix = f"-{number}" if len(parts) > 1 else ""
             yield conversation(
-                f"{slug(task)}-{stem}{suffix}", image, [(asked(first[0], instruction), first[1]), *rest]
+                f"{slug(task)}-{image}{suffix}", image, [(asked(first[0], instruction), first[1]), *rest]
             )
 
 

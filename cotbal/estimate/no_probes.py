@@ -186,13 +186,13 @@ class TwoModels:
             drawn = stretched(drawn, alone[0], len(self.by_seed), level).clamp(0, len(self.tasks))
         return percentiles(drawn, level).T
 
-    def undefined(self, *, draws: int = 2000, seed: int = 0) -> dict[str, str]:
+    def undefined(self) -> dict[str, str]:
         """The tasks whose difficulty is not defined in every draw, each with the reason in words.
 
         Raises:
             ValueError: as of `intervals`.
         """
-        return without_difficulty(self.tasks, self._drawn_difficulty(draws, seed))
+        return without_difficulty(self.tasks, self._drawn_difficulty(draws=2000, seed=0))
 
     def to_csv(self, path: str | Path) -> Path:
         """Return `path` after writing all but the items there: rows mini and equal."""

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from statistics import StatisticsError, correlation, median
 
 from cotbal.metrics.items import check_pairs
 
@@ -41,14 +42,15 @@ def box_iou(
         references: one box per item, as text or as four numbers.
 
     Raises:
-        ValueError: no items, unequal lengths, or a reference that is not a box of positive area.
+        ValueError: no items, unequal lengths, a reference that is not a box of positive area, or predictions
+            that are on another scale than the references and fit them on theirs.
 
     Example:
         >>> box_iou(["[0.0, 0.0, 0.5, 1.0]", "no box"], [[0, 0, 1, 1], [0, 0, 1, 1]])
         [0.5, 0.0]
     """
     check_pairs(predictions, references)
-    scores = []
+    pairs = []
     for place, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         wanted = _box(reference)
         if wanted is None:
@@ -56,9 +58,9 @@ def box_iou(
                 f"references[{place}]: expected a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, "
                 f"got {reference!r}"
             )
-        given = _box(prediction)
-        scores.append(_iou(given, wanted) if given is not None else 0.0)
-    return scores
+        pairs.append((_box(prediction), wanted))
+    _check_scale([(given, wanted) for given, wanted in pairs if given is not None], len(pairs))
+    return [_iou(given, wanted) if given is not None else 0.0 for given, wanted in pairs]
 
 
 def acc_at_iou(
@@ -79,6 +81,51 @@ def acc_at_iou(
         raise ValueError(f"threshold: expected 0 <= threshold < 1, got {threshold}")
     # An overlap of just the threshold is not above it: the last bits of a division would say otherwise.
     return [float(overlap > threshold + 1e-9) for overlap in box_iou(predictions, references)]
+
+
+def _check_scale(pairs: Sequence[tuple[Box, Box]], n_items: int) -> None:
+    """Raise ValueError where predicted boxes are on another scale than the references of their items.
+
+    Wrong boxes are no sign of it, however far they lie: some have to be right but for the scale.
+    """
+    pairs = [(given, wanted) for given, wanted in pairs if min(*given[2:], *wanted[2:]) > 0]
+    # One box fits on some scale; and most answers have to be boxes.
+    if len(pairs) < max(2, n_items / 2):
+        return
+    reach, usual = (median(max(box[2:]) for box in boxes) for boxes in zip(*pairs, strict=True))
+    seen, largest = (max(max(box[2:]) for box in boxes) for boxes in zip(*pairs, strict=True))
+    # No box in 0..1 passes 2. Of larger scales few boxes tell nothing, nor do medians near one another.
+    if (reach > 2) == (largest > 2) and (largest <= 2 or len(pairs) < 10 or 0.25 < reach / usual < 4):
+        return
+    if _are_scaled(pairs):
+        raise ValueError(
+            f"predictions: expected boxes on the references' scale, with corners up to {largest:g}, got most "
+            f"of another, with corners up to {seen:g}, which score about 0 however good they are (scales are "
+            "0..1, 0..100, 0..1000 and pixels); convert the predictions, or score them against references on "
+            "the scale that the model was trained on"
+        )
+
+
+def _are_scaled(pairs: Sequence[tuple[Box, Box]]) -> bool:
+    """Whether boxes of positive far corners are, by more than chance, those of their items on some scale."""
+    given, wanted = zip(*pairs, strict=True)
+    x, y = (median(box[axis] for box in wanted) / median(box[axis] for box in given) for axis in (2, 3))
+    fitting = [_iou((x * x1, y * y1, x * x2, y * y2), box) > 0.5 for (x1, y1, x2, y2), box in pairs]
+    # Pictures of several sizes have no scale in common, but no scale of an axis changes near / far.
+    near = [
+        [[max(-1.0, box[axis] / box[axis + 2]) for box in boxes] for boxes in (given, wanted)]
+        for axis in (0, 1)
+    ]
+    agreement = sum(_correlation(*of_axis) for of_axis in near)
+    # One wrong box for all fits about a tenth; of wrong ones the agreement is 0, give or take 1.4 / sqrt(n).
+    return 2 * sum(fitting) > len(pairs) or agreement > 4 / math.sqrt(len(pairs))
+
+
+def _correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    try:
+        return correlation(first, second)
+    except StatisticsError:  # one item, or the same for all
+        return 0.0
 
 
 def _box(value: str | Sequence[float] | None) -> Box | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cotbal.estimate.few_seeds import few_seeds
-from cotbal.files import write_bytes_atomically, write_text_atomically
+from cotbal.files import write_bytes_atomically, write_json, write_text_atomically
 from cotbal.report import comparison_tables as tables
 from cotbal.report.comparison_charts import draw_comparison
 from cotbal.report.comparison_tables import Comparison, markdown, plain
@@ -61,11 +60,10 @@ def write_comparison(content: Comparison, folder: Path, name: str) -> dict[str, 
             key: (png_bytes(figure), svg_text(figure)) for key, figure in draw_comparison(content).items()
         }
     page = _render(content, {key: svg for key, (_, svg) in figures.items()})
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     written = {
         "html": write_text_atomically(folder / f"{name}.html", page),
         "md": write_text_atomically(folder / f"{name}.md", comparison_card(content)),
-        "json": write_text_atomically(folder / f"{name}.json", text),
+        "json": write_json(folder / f"{name}.json", content),
     }
     for of_figure, (png, svg) in figures.items():
         for suffix, saved in (("png", png), ("svg", svg.encode())):

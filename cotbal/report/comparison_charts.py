@@ -36,12 +36,10 @@ def draw_comparison(content: Comparison) -> dict[str, Figure]:
 def improvement_figure(comparison: Comparison) -> Figure:
     """Return dI% and dE% by method as dots with their intervals."""
     rows = [row for row in comparison["methods"] if row["name"] != comparison["baseline"]]
-    return improvement_panels(
-        5.6, len(rows), lambda axes, key, label: _measure_panel(axes, comparison, rows, key, label)
-    )
+    return improvement_panels(5.6, len(rows), lambda axes, key, label: _measure_panel(axes, rows, key, label))
 
 
-def _measure_panel(axes: Axes, comparison: Comparison, rows: list[Any], key: str, label: str) -> None:
+def _measure_panel(axes: Axes, rows: list[Any], key: str, label: str) -> None:
     for place, row in enumerate(rows):
         value = value_in(row, key)
         colour = VERMILION if row["name"].startswith("CoTBal") else BLUE

@@ -45,7 +45,7 @@ def contribution_figure(results: seeds.Results) -> Figure:
         _annotate(axes, values, mesh, size=9 if cell >= 0.5 else 7.5, spans=spans)
     _mark_noise(axes, values, spans)
     _name_axes(axes, tasks)
-    _colour_bar(figure, axes, mesh, values)
+    _colour_bar(figure, mesh, values)
     _note(axes, seeds.unidentified_note(results), width=int(cell * len(tasks) * 14))
     return figure
 
@@ -144,7 +144,7 @@ def _name_axes(axes: Axes, tasks: list[str]) -> None:
     axes.set_ylabel("task trained in full, i")
 
 
-def _colour_bar(figure: Figure, axes: Axes, mesh: QuadMesh, values: NDArray[np.float64]) -> None:
+def _colour_bar(figure: Figure, mesh: QuadMesh, values: NDArray[np.float64]) -> None:
     beyond = _off_diagonal(values)
     low, high = bool((beyond < -1).any()), bool((beyond > 1).any())
     extend = "both" if low and high else "min" if low else "max" if high else "neither"

@@ -57,6 +57,16 @@ def test_questions_without_a_task_need_none_where_the_metric_is_given(files):
     assert "name it by --task" in refused.output
 
 
+def test_boxes_of_another_scale_are_refused_with_their_file(files):
+    rows = [{"question_id": n, "answer": f"[0.{n}, 0.2, 0.{n + 1}, 0.5]"} for n in (1, 2, 3)]
+    (files / "boxes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [{"question_id": n, "text": f"[{n}00, 200, {n + 1}00, 500]"} for n in (1, 2, 3)]
+    (files / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = call("--questions", "boxes.jsonl", "--metric", "mIoU")
+    assert done.exit_code == 2
+    assert "a.jsonl, boxes.jsonl: mIoU: predictions: expected boxes on the references' scale" in done.output
+
+
 def test_the_servers_file_is_written(files):
     done = call("--questions", "dev.jsonl", "--upload", "u.json")
     assert (done.exit_code, done.stdout) == (0, "Wrote u.json: 3 answers.\n")

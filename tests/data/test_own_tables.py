@@ -122,6 +122,19 @@ def test_rows_without_a_picture_are_text_alone_where_they_may_be(tmp_path, empty
     assert len({each["id"] for each in records}) == len(records)
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_pictures_of_like_names_have_ids_of_their_own(tmp_path, merge):
+    path = tmp_path / "t.jsonl"
+    names = ["a/1.jpg", "a/1.png", "a/1-1.jpg", "a/1.jpg"]
+    path.write_text(
+        "\n".join(json.dumps({"Q": f"q{n}", "A": "a", "file": name}) for n, name in enumerate(names))
+    )
+    prepare_generic(path, target(tmp_path / "out"), inputs(), task="Mine", columns=COLUMNS, merge=merge)
+    records = train(tmp_path / "out" / "Mine")
+    assert len(records) == (3 if merge else 4)
+    assert len({each["id"] for each in records}) == len(records)
+
+
 def test_a_whole_number_is_an_answer(tmp_path):
     """As counting questions have it in JSON and Parquet; what else is no text is not guessed at."""
     import pyarrow.parquet

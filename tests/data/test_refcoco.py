@@ -77,7 +77,8 @@ def test_sentences_of_both_sets_are_merged_by_picture_and_parted_after_nine_turn
     assert [len(pairs(record)) for record in captions] == [9, 4, 1]
     assert [len(pairs(record)) for record in boxes] == [9, 4, 1]
     stem = "coco/train2014/COCO_train2014_00000000000"
-    assert [record["id"] for record in boxes] == [f"RefCOCO-bbox-{stem}{end}" for end in ("1-1", "1-2", "5")]
+    ends = ("1.jpg-1", "1.jpg-2", "5.jpg")
+    assert [record["id"] for record in boxes] == [f"RefCOCO-bbox-{stem}{end}" for end in ends]
     assert {record["image"] for record in boxes[:2]} == {f"{stem}1.jpg"}
     # 200 x 100, box [x, 0, 50, 100]: [x/200, .25, (x+50)/200, .75], x = 10 n
     wanted = {

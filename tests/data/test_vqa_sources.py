@@ -33,7 +33,7 @@ def test_questions_on_a_picture_are_one_shuffled_conversation_with_the_instructi
     (written,) = prepare_vqav2(vqav2, target(tmp_path / "out", "coco"), inputs(), validation=10)
     first, second = train(tmp_path / "out" / "VQAv2")
     assert second == {
-        "id": "VQAv2-coco/train2014/COCO_train2014_000000000025",
+        "id": "VQAv2-coco/train2014/COCO_train2014_000000000025.jpg",
         "image": "coco/train2014/COCO_train2014_000000000025.jpg",
         "conversations": [
             {"from": "human", "value": f"<image>\nHow many giraffes?{VQA}"},

@@ -1,4 +1,5 @@
 import math
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -137,3 +138,105 @@ def test_an_overlap_of_just_the_threshold_is_nowhere_above_it(threshold):
                 for width in (20 * threshold, 20 * threshold + 0.02)
             )
             assert acc_at_iou([just, more], [wanted] * 2, threshold=threshold) == [0.0, 1.0]
+
+
+def pictures(number, seed=0):
+    """Boxes in pixels on pictures of several sizes, each with the picture's (width, height)."""
+    random = Random(seed)
+    for _ in range(number):
+        width, height = random.choice([(640, 480), (480, 640), (500, 375)])
+        w, h = random.uniform(0.1, 0.6) * width, random.uniform(0.2, 0.9) * height
+        x, y = random.uniform(0, width - w), random.uniform(0, height - h)
+        yield (x, y, x + w, y + h), (width, height)
+
+
+def in_padded_square(box, size):
+    side = max(size)
+    left, top = ((side - length) / 2 for length in size)
+    return [(value + shift) / side for value, shift in zip(box, (left, top) * 2, strict=True)]
+
+
+SCALES = {
+    "0..1": in_padded_square,
+    "percent": lambda box, size: [100 * value for value in in_padded_square(box, size)],
+    "0..1000": lambda box, size: [round(1000 * v / length) for v, length in zip(box, size * 2, strict=True)],
+    "pixels": lambda box, size: list(box),
+}
+
+
+@pytest.mark.parametrize("theirs", SCALES)
+@pytest.mark.parametrize("ours", SCALES)
+@pytest.mark.parametrize("wrong", [0, 60])
+def test_boxes_of_another_scale_are_refused(ours, theirs, wrong):
+    references = [SCALES[theirs](*each) for each in pictures(100)]
+    # Of the others, which are wrong, a tenth is no box.
+    boxes = zip(pictures(100), pictures(100, seed=1), strict=True)
+    predictions = [
+        SCALES[ours](*(right if at >= wrong else other)) for at, (right, other) in enumerate(boxes)
+    ]
+    predictions[: wrong // 10] = [""] * (wrong // 10)
+    # Pixels of common pictures and thousandths cannot be told apart.
+    if ours == theirs or {ours, theirs} == {"pixels", "0..1000"}:
+        assert any(box_iou(predictions, references))
+        return
+    for metric in (box_iou, acc_at_iou):
+        with pytest.raises(ValueError, match=r"predictions: expected boxes on the references' scale"):
+            metric(predictions, references)
+
+
+def test_pixels_of_pictures_of_all_sizes_are_refused():
+    """No factor brings them to 0..1."""
+    random = Random(0)
+    sizes = [math.exp(random.uniform(math.log(200), math.log(3000))) / 640 for _ in range(100)]
+    for right in (1.0, 0.4):
+        predictions = [
+            [factor * value for value in (box if random.random() < right else other)]
+            for factor, (box, _), (other, _) in zip(sizes, pictures(100), pictures(100, seed=1), strict=True)
+        ]
+        references = [in_padded_square(*each) for each in pictures(100)]
+        with pytest.raises(ValueError, match="predictions: expected boxes on the references' scale"):
+            box_iou(predictions, references)
+
+
+def test_the_refusal_names_both_scales():
+    with pytest.raises(ValueError, match=r"corners up to 0\.4, got most of another, with corners up to 400,"):
+        box_iou(["[100, 200, 300, 400]", "[9, 9, 99, 99]"], [[0.1, 0.2, 0.3, 0.4], [0.01, 0.01, 0.1, 0.1]])
+    assert box_iou(["[100, 200, 300, 400]"], [[0.1, 0.2, 0.3, 0.4]]) < [0.001]
+
+
+@pytest.mark.parametrize("theirs", SCALES)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[0.00, 0.00, 0.05, 0.05]",
+        "[0, 0, 1, 1]",
+        "[0, 0, 100, 100]",
+        "[0, 0, 1000, 1000]",
+        "[100, 100, 900, 900]",
+        "[-5, -5, 0, 0]",
+        "[7, 20000, 8, 90000]",
+        "no box",
+    ],
+)
+def test_one_wrong_box_for_every_item_is_scored(theirs, answer):
+    references = [SCALES[theirs](*each) for each in pictures(200)]
+    assert sum(acc_at_iou([answer] * 200, references)) < 30
+
+
+@pytest.mark.parametrize("theirs", SCALES)
+@pytest.mark.parametrize("ours", SCALES)
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_wrong_boxes_are_scored_on_any_scale(ours, theirs, seed):
+    references = [SCALES[theirs](*each) for each in pictures(100)]
+    predictions = [SCALES[ours](*each) for each in pictures(100, seed)]
+    assert sum(acc_at_iou(predictions, references)) < 15
+
+
+def test_a_small_object_and_a_large_answer_are_no_other_scale():
+    assert acc_at_iou([[0, 0, 0.8, 0.8], [0, 0, 500, 500]], [[0, 0, 0.1, 0.1], [0, 0, 50, 50]]) == [0.0, 0.0]
+    assert acc_at_iou([[0, 0, 500, 500]], [[0, 0, 50, 50]]) == [0.0]
+    assert acc_at_iou([[0, 0, 0.8, 0.8]] * 20, [[0, 0, 0.1, 0.1]] * 20) == [0.0] * 20
+
+
+def test_a_few_boxes_of_another_scale_score_0():
+    assert acc_at_iou([WHOLE] * 3 + [[0, 0, 1000, 1000]] * 2, [WHOLE] * 5) == [1.0] * 3 + [0.0] * 2

@@ -106,9 +106,6 @@ class Seen:
         """Takes what a picture is, and the place of the first record with it."""
         self._database.execute("INSERT INTO picture VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (path, *found, place))
 
-    def __len__(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM picture").fetchone()[0])
-
     def copies(self) -> Iterator[tuple[bytes, int, str, str]]:
         """Pictures under several paths: the last one's place, how many, and the paths of first and last."""
         query = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import create_repo
 from transformers import AutoConfig, Trainer, TrainingArguments, get_scheduler, set_seed
 from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 
@@ -96,6 +97,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], int]:
     _check(options, args, records, config, template)
     settings = _settings(options, args, records, weighting)
     checkpoint = _resumed(args, settings)
+    _check_hub(args)
     model = _model(options, args, kind)
     collator = DialogueCollator(
         template,
@@ -293,6 +295,20 @@ def _check_schedule(args: TrainingArguments) -> None:
         raise ValueError(
             f"--lr_scheduler_type: expected it with its own --lr_scheduler_kwargs, got "
             f"{args.lr_scheduler_type.value} with {words}: {error}"
+        ) from error
+
+
+def _check_hub(args: TrainingArguments) -> None:
+    """Makes the model's repository, as the Trainer would behind the model; ValueError where that fails."""
+    if not args.push_to_hub or args.process_index:
+        return
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    try:
+        create_repo(name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True)
+    except Exception as error:  # by version it is another library's that has no connection
+        raise ValueError(
+            f"--push_to_hub: expected a repository {name} that can be written, got {type(error).__name__}: "
+            f"{error}; log in by `hf auth login`, or leave it out and upload --output_dir after the training"
         ) from error
 
 

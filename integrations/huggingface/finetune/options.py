@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,17 @@ before its last step; 2: something given cannot be right.
 """
 
 
-# Smaller ones end in a traceback, once the model is loaded.
-_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "dataloader_num_workers": 0}
+# Smaller ones end in a traceback, once the model is loaded, or train the weights away.
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "adam_epsilon": 0,
+    "neftune_noise_alpha": 0,
+}
 
 
 @dataclass
@@ -102,7 +112,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        _check_least(self, {"max_length": 1, "lora_rank": 0})
+        _check_least(self, {"max_length": 1, "lora_rank": 0, "lora_alpha": 1})
         if self.lora_rank and self.train_vision:
             raise ValueError("--train_vision: expected no --lora_rank beside it: a LoRA trains nothing else")
         if self.load_in_4bit and self.load_in_8bit:
@@ -175,10 +185,15 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
     parser.set_defaults(remove_unused_columns=False)
     options, args = parser.parse_args_into_dataclasses(list(words))
     _check_least(args, _LEAST)
-    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(args, name) < 1:
+            raise ValueError(
+                f"--{name}: expected a number of at least 0 and below 1, got {getattr(args, name)}"
+            )
+    if args.max_steps <= 0 and not 0 < args.num_train_epochs < math.inf:
         raise ValueError(
-            f"--num_train_epochs: expected more than 0, or --max_steps, got {args.num_train_epochs:g}: the "
-            "model would be saved as it was"
+            f"--num_train_epochs: expected a number above 0, or --max_steps, got {args.num_train_epochs:g}: "
+            "there would be no training, or no end"
         )
     if not 0 <= args.label_smoothing_factor <= 1:
         raise ValueError(
@@ -207,5 +222,5 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
 def _check_least(given: Any, least: Mapping[str, int]) -> None:
     for name, number in least.items():
         value = getattr(given, name)
-        if value is not None and value < number:
+        if value is not None and not number <= value < math.inf:
             raise ValueError(f"--{name}: expected at least {number}, got {value}")

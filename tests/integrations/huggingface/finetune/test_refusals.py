@@ -149,8 +149,25 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
         ({"dataloader_num_workers": -1}, "--dataloader_num_workers: expected at least 0, got -1"),
         (
             {"max_steps": -1, "num_train_epochs": 0},
-            "--num_train_epochs: expected more than 0, or --max_steps",
+            "--num_train_epochs: expected a number above 0, or --max_steps, got 0",
         ),
+        ({"max_steps": -1, "num_train_epochs": "nan"}, "--num_train_epochs: expected a number above 0"),
+        ({"max_steps": -1, "num_train_epochs": "inf"}, "--num_train_epochs: expected a number above 0"),
+        (
+            {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 0},
+            "--dataloader_prefetch_factor: expected at least 1, got 0",
+        ),
+        ({"learning_rate": -1}, "--learning_rate: expected at least 0, got -1.0"),
+        ({"learning_rate": "nan"}, "--learning_rate: expected at least 0, got nan"),
+        ({"learning_rate": "inf"}, "--learning_rate: expected at least 0, got inf"),
+        ({"weight_decay": -0.1}, "--weight_decay: expected at least 0, got -0.1"),
+        ({"adam_epsilon": -1}, "--adam_epsilon: expected at least 0, got -1.0"),
+        ({"neftune_noise_alpha": -1}, "--neftune_noise_alpha: expected at least 0, got -1.0"),
+        ({"adam_beta1": 1.5}, "--adam_beta1: expected a number of at least 0 and below 1, got 1.5"),
+        ({"adam_beta2": 1}, "--adam_beta2: expected a number of at least 0 and below 1, got 1.0"),
+        ({"adam_beta2": "nan"}, "--adam_beta2: expected a number of at least 0 and below 1, got nan"),
+        # It would train nothing.
+        ({"lora_rank": 2, "lora_alpha": 0}, "--lora_alpha: expected at least 1, got 0"),
         ({"label_smoothing_factor": 2}, r"--label_smoothing_factor: expected a number in 0..1, got 2.0"),
     ],
 )
@@ -252,6 +269,28 @@ def test_words_of_an_optimizer_and_a_tracker(
     said = refused(report_to="wandb")
     assert "--report_to: expected trackers that are installed, got WandbCallback: " in said
     assert "pip install wandb" in said
+
+
+def test_a_hub_that_cannot_be_written(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before the model is loaded, and only where the data is right."""
+    monkeypatch.setattr(entry, "load_model", None)
+    given: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(name: str, **words: Any) -> None:
+        given.append((name, words))
+        raise RuntimeError("no\nroute")
+
+    monkeypatch.setattr(entry, "create_repo", create_repo)
+    said = refused(push_to_hub=True)
+    assert (
+        "--push_to_hub: expected a repository out that can be written, got RuntimeError: no route; " in said
+    )
+    assert "me/mine that can be written" in refused(push_to_hub=True, hub_model_id="me/mine", hub_token="t")
+    assert given[1] == ("me/mine", {"token": "t", "private": None, "exist_ok": True})
+    assert "got no.jinja" in refused(push_to_hub=True, chat_template="no.jinja")
+    assert len(given) == 2
 
 
 def test_words_of_a_schedule(refused: Callable[..., str]) -> None:
