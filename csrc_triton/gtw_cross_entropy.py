@@ -78,13 +78,14 @@ def _gtw_cross_entropy_fwd_kernel(
     WORD: tl.constexpr,
     N_LANES: tl.constexpr,
 ):
-    # A program has one row, or goes through many of which the next are on their way.
+    # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
+    program = tl.program_id(0).to(tl.int64)
+    # It has one row, or goes through many of which the next are on their way.
     ROW_STAGES: tl.constexpr = STAGES if STEP == 0 else 1
-    n_own = tl.cdiv(n_rows - tl.program_id(0), tl.num_programs(0)) if ROW_STAGES > 1 else 1
+    n_own = tl.cdiv(n_rows - program.to(tl.int32), tl.num_programs(0)) if ROW_STAGES > 1 else 1
     denominator = tl.load(denominator_ptr) if HAS_DENOMINATOR else 1.0
     for own in tl.range(0, n_own, num_stages=ROW_STAGES):
-        # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
-        row = tl.program_id(0).to(tl.int64) + own * tl.num_programs(0)
+        row = program + own * tl.num_programs(0)
         label = tl.load(labels_ptr + row)
         weight = tl.load(weights_ptr + row)
         row_ptr, skew = row_start(logits_ptr, row, logits_stride_row, HAS_EDGES, WORD)

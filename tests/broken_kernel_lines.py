@@ -274,12 +274,12 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "tl.store(losses_ptr + row, loss.to(logits_ptr.dtype.element_ty).to(tl.float32))",
         ),
         "offsets are 32 bit (Triton)": (
-            "row = tl.program_id(0).to(tl.int64) + own",
-            "row = tl.program_id(0) + own",
+            "ordinary sizes.\n    program = tl.program_id(0).to(tl.int64)",
+            "ordinary sizes.\n    program = tl.program_id(0)",
         ),
         "a program of a pipeline computes its first row again (Triton)": (
-            "+ own * tl.num_programs(0)",
-            "",
+            "row = program + own * tl.num_programs(0)",
+            "row = program",
         ),
         "the edges of an odd gradient are not scaled (Triton)": (
             "_scale(row_ptr + edges, edges >= 0, factor)",
