@@ -43,7 +43,8 @@ def softmax_losses_(
         want_correct: whether to compare with the argmax; False elsewhere.
     """
     column = labels[:, None]
-    correct = _top1_correct(z, labels) if want_correct else torch.zeros_like(labels, dtype=torch.bool)
+    # A NaN is the largest entry to max.
+    is_first = z.max(dim=1).indices == labels if want_correct else torch.zeros_like(labels, dtype=torch.bool)
     slope = softcap_(z, options.softcap, want_slope=scale is not None)
     label_logit = z.gather(1, column)
     largest = z.amax(dim=1, keepdim=True)
@@ -56,7 +57,8 @@ def softmax_losses_(
     )
     if scale is not None:
         form_gradient_(z, column, terms, scale[:, None], slope, n_classes=z.shape[1], options=options)
-    return losses[:, 0], correct
+    # A row of NaN, +inf or -inf alone has no probabilities: the sum is NaN or 0.
+    return losses[:, 0], is_first & (others + label_exp > 0)[:, 0]
 
 
 def row_terms(
@@ -91,7 +93,8 @@ def row_terms(
         kept = kept * class_weights[labels][:, None]
         mass = class_weights.sum()
     rest = torch.zeros_like(kept)
-    losses = torch.where(kept == 0, rest, kept * minus_log_p)
+    # A label that keeps nothing may have a logit of -inf; a row without a log-sum-exp is NaN all the same.
+    losses = torch.where(kept == 0, 0 * lse, kept * minus_log_p)
     if eps:
         # The smoothing terms count from the label's logit, or from 0 where that is -inf.
         spread = (largest - _finite_or_zero(label_logit)) + log_total
@@ -140,12 +143,6 @@ def form_gradient_(
     if slope is not None:
         exps.mul_(slope)
     _clear_unweighted_(exps, scale)
-
-
-def _top1_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    # NaN is the largest entry to argmax.
-    largest, first = logits.max(dim=1)
-    return (first == labels) & ~largest.isnan()
 
 
 def softcap_(z: Tensor, softcap: float | None, *, want_slope: bool) -> Tensor | None:

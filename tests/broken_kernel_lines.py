@@ -135,8 +135,8 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "the z-loss's gradient lacks its 2 (torch)": ("rest = rest + 2 * options", "rest = rest + options"),
         "the cap's derivative is dropped (torch)": ("exps.mul_(slope)", "pass"),
         "hits are decided after the cap (torch)": (
-            "_top1_correct(z, labels) if",
-            "_top1_correct(z if options.softcap is None else (z / options.softcap).tanh(), labels) if",
+            "is_first = z.max(dim=1)",
+            "is_first = (z if options.softcap is None else (z / options.softcap).tanh()).max(dim=1)",
         ),
         "an infinite logit reaches the gradient of a row of weight 0 (torch)": (
             "    _clear_unweighted_(exps, scale)\n",

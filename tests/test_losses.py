@@ -154,6 +154,48 @@ def test_what_is_not_finite_is_as_in_torch(impl: str, entries: dict[int, float])
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "bad",
+    [{3: math.nan}, {7: math.inf}, dict.fromkeys(range(50), -math.inf)],
+    ids=["nan", "inf at the label", "-inf everywhere"],
+)
+def test_a_label_of_class_weight_0_hides_no_nan(impl: str, z_loss: float, bad: dict[int, float]) -> None:
+    """Its own term is 0 where a logit of -inf makes it infinite, but NaN with the row, as in torch."""
+    logits, labels = rows(n_rows=3)[0], torch.full((3,), 7)
+    for column, value in bad.items():
+        logits[0, column] = value
+    logits[1, 7] = -math.inf
+    weights = torch.ones(50).index_fill_(0, torch.tensor([7]), 0.0)
+    options = {"class_weights": weights, "z_loss": z_loss, "reduction": "none", "impl": impl}
+    got = cotbal.gtw_cross_entropy(logits, labels, **options)
+    assert F.cross_entropy(logits, labels, weight=weights, reduction="none")[0].isnan()
+    assert got[0].isnan()
+    assert_close(got[1:], z_loss * logits[1:].logsumexp(1) ** 2, LOSS[torch.float32])
+
+
+@pytest.mark.parametrize(
+    ("impl", "value", "softcap", "hits"),
+    [(impl, math.inf, None, 1) for impl in IMPLS]
+    + [(impl, math.inf, 3.0, 2) for impl in IMPLS]
+    + [(impl, math.nan, None, 1) for impl in IMPLS]
+    + [(impl, -math.inf, None, 1) for impl in ("reference", "torch")],
+)
+def test_a_row_without_probabilities_is_no_hit(
+    impl: str, value: float, softcap: float | None, hits: int
+) -> None:
+    """The label is the largest entry to argmax; a cap makes +inf a number like others."""
+    logits = torch.zeros(2, 50)
+    logits[1] = -math.inf if value == -math.inf else 0.0
+    logits[1, 0] = value
+    labels, ids = torch.tensor([0, 0]), torch.tensor([0, 0])
+    _, stats = cotbal.gtw_cross_entropy(
+        logits, labels, ids, torch.ones(1), softcap=softcap, return_stats=True, impl=impl
+    )
+    assert stats.correct_count.tolist() == [hits]
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
 def test_gradcheck_in_float64(impl: str, reduction: str) -> None:
     logits, labels = rows(n_rows=5, n_cols=7)
