@@ -37,6 +37,8 @@ def run(
     weights: Tensor,
     gradient: Tensor | None = None,
     options: LossOptions = LossOptions(),
+    *,
+    reads_unweighted: bool = False,
 ) -> tuple[Tensor, Tensor]:
     return kernel.gtw_cross_entropy_forward(
         logits,
@@ -47,6 +49,7 @@ def run(
         gradient=gradient,
         want_correct=True,
         ignore_index=IGNORE,
+        reads_unweighted=reads_unweighted,
     )
 
 
@@ -84,6 +87,19 @@ def test_every_row_is_written_and_nothing_beside_it(
     assert (gradient[~read] == 0).all()
     written[:, columns] = UNTOUCHED
     assert (written == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("n_cols", WIDTHS)
+def test_a_row_that_is_read_for_its_weight_alone_has_a_gradient_of_zeros(n_cols: int) -> None:
+    """In each of its parts, though its loss is NaN; its label is in any of them."""
+    logits = torch.full((4, n_cols), math.inf)
+    labels = torch.tensor([0, n_cols - 1, n_cols // 2, IGNORE])
+    written = torch.full((4, n_cols + WORD), UNTOUCHED)
+    losses, correct = run(logits, labels, torch.zeros(4), written[:, :n_cols], reads_unweighted=True)
+    assert losses.isnan().tolist() == [True, True, True, False]
+    assert not correct.any()
+    assert (written[:, :n_cols] == 0).all()
+    assert (written[:, n_cols:] == UNTOUCHED).all()
 
 
 @pytest.mark.parametrize("n_cols", [15, 33, 112])
