@@ -64,14 +64,14 @@ def row_losses(logits: Tensor, labels: Tensor, read: Tensor, options: LossOption
 def top1_correct(logits: Tensor, labels: Tensor, read: Tensor, softcap: float | None = None) -> Tensor:
     """Whether the label is the lowest index of the largest logit, at the rows that are read: (R,) bool.
 
-    A row without probabilities, of a NaN, +inf or -inf alone, is not correct.
+    A row whose z has a NaN or +inf, and so no probabilities, is not correct.
     """
     z = logits[read]
     beaten_by = torch.arange(z.shape[1], device=z.device) < labels[read][:, None]
     label_logits = z.gather(1, labels[read][:, None])
     beaten = torch.where(beaten_by, z >= label_logits, z > label_logits).any(dim=1)
     z = z if softcap is None else torch.tanh(z / softcap)
-    return torch.zeros_like(read).masked_scatter(read, ~beaten & z.amax(dim=1).isfinite())
+    return torch.zeros_like(read).masked_scatter(read, ~beaten & (z < torch.inf).all(dim=1))
 
 
 def reduce_losses(losses: Tensor, weights: Tensor, divisor: Tensor | None, reduction: str) -> Tensor:

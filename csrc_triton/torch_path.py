@@ -57,8 +57,8 @@ def softmax_losses_(
     )
     if scale is not None:
         form_gradient_(z, column, terms, scale[:, None], slope, n_classes=z.shape[1], options=options)
-    # A row of NaN, +inf or -inf alone has no probabilities: the sum is NaN or 0.
-    return losses[:, 0], is_first & (others + label_exp > 0)[:, 0]
+    # A NaN or +inf leaves no probabilities, and no class that is the most probable.
+    return losses[:, 0], is_first & ~(others + label_exp).isnan()[:, 0]
 
 
 def row_terms(
@@ -97,7 +97,7 @@ def row_terms(
     losses = torch.where(kept == 0, 0 * lse, kept * minus_log_p)
     if eps:
         # The smoothing terms count from the label's logit, or from 0 where that is -inf.
-        spread = (largest - _finite_or_zero(label_logit)) + log_total
+        spread = (largest - finite_or_zero(label_logit)) + log_total
         losses = losses + eps / n_classes * (mass * spread - smooth)
         rest = rest + eps / n_classes * mass
     if options.z_loss:
@@ -159,7 +159,7 @@ def smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tenso
     """sum_v cw[v] (z_v - z_y), relative to the label so that large logits lose nothing: (C, 1)."""
     if not options.label_smoothing:
         return torch.zeros_like(label_logit)
-    terms = z - _finite_or_zero(label_logit)
+    terms = z - finite_or_zero(label_logit)
     if options.class_weights is not None:
         terms.mul_(options.class_weights).masked_fill_(options.class_weights == 0, 0)
     return terms.sum(dim=1, keepdim=True)
@@ -168,10 +168,10 @@ def smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tenso
 def exponentials_(z: Tensor, largest: Tensor) -> None:
     """Overwrites z (C, V) with exp(z - largest), `largest` (C, 1)."""
     # A row of -inf alone gives NaN later, as torch does; the subtraction itself must not.
-    z.sub_(_finite_or_zero(largest)).exp_()
+    z.sub_(finite_or_zero(largest)).exp_()
 
 
-def _finite_or_zero(x: Tensor) -> Tensor:
+def finite_or_zero(x: Tensor) -> Tensor:
     """0 in place of -inf: what may be subtracted from -inf."""
     return x.masked_fill(x == -torch.inf, 0)
 

@@ -225,6 +225,18 @@ def test_what_is_not_finite_is_as_in_torch(path: str, entries: dict[int, float])
 
 
 @every_path
+def test_the_first_of_a_row_of_minus_infinity_is_its_largest(path: str) -> None:
+    """As without pieces, though the row's loss is NaN."""
+    logits = torch.full((2, 64), -math.inf)
+    losses, correct, gradient = by_pieces(
+        path, logits, torch.tensor([0, 16]), torch.ones(2), LossOptions(), cuts=(0, 16, 64)
+    )
+    assert losses.isnan().all()
+    assert gradient.isnan().all()
+    assert correct.tolist() == [True, False]
+
+
+@every_path
 @pytest.mark.parametrize("label_weight", [0.0, 1.0])
 def test_a_label_of_minus_infinity_counts_in_the_smoothing_alone(path: str, label_weight: float) -> None:
     """All is smoothing: the label keeps nothing for itself, and its share is infinite if its class counts."""
