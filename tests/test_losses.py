@@ -88,6 +88,16 @@ def test_a_confident_token_keeps_its_gradient_and_loss(impl: str, dtype: torch.d
 
 
 @fast_impl
+def test_a_confident_token_keeps_its_loss_beside_a_z_loss(impl: str) -> None:
+    """Its logit is 0, so the log-sum-exp is as small as the loss."""
+    logits = torch.full((1, 50), -20.0)
+    logits[0, 7] = 0.0
+    loss = cotbal.gtw_cross_entropy(logits, torch.tensor([7]), z_loss=0.1, impl=impl)
+    lse = math.log1p(49 * math.exp(-20.0))
+    assert loss.item() == pytest.approx(lse + 0.1 * lse**2, rel=LOSS[torch.float32])
+
+
+@fast_impl
 @pytest.mark.parametrize("dtype", LOW_PRECISION)
 @pytest.mark.parametrize("size", [1e4, 3e4])
 def test_huge_logits(impl: str, dtype: torch.dtype, size: float) -> None:

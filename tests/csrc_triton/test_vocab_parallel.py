@@ -225,6 +225,20 @@ def test_what_is_not_finite_is_as_in_torch(path: str, entries: dict[int, float])
 
 
 @every_path
+@pytest.mark.parametrize("column", [3, 40, 63])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_row_with_a_nan_or_inf_is_not_correct(path: str, column: int, value: float) -> None:
+    """Though its label has the largest number."""
+    logits = torch.zeros(1, 64)
+    logits[0, 40] = 5.0
+    logits[0, column] = value
+    _, correct, _ = by_pieces(
+        path, logits, torch.tensor([40]), torch.ones(1), LossOptions(), cuts=(0, 16, 32, 64)
+    )
+    assert not correct[0]
+
+
+@every_path
 def test_the_first_of_a_row_of_minus_infinity_is_its_largest(path: str) -> None:
     """As without pieces, though the row's loss is NaN."""
     logits = torch.full((2, 64), -math.inf)
