@@ -18,7 +18,8 @@ class TaskStats(NamedTuple):
     Attributes:
         loss_sum: float32 (float64 for float64 logits), sum of token_weights_r c_r over the task's rows.
         token_count: int64, the number of those rows.
-        correct_count: int64, how many of them have their label as the lowest index of the largest logit.
+        correct_count: int64, how many of them have their label as the lowest index of the largest logit,
+            which a row with a NaN or +inf, whose loss is NaN, does not have.
 
     A row of weight 0 is not read, so it is in none of the three; that of a task of weight 0 is, where the
     task weights require grad.

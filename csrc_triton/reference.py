@@ -50,22 +50,28 @@ def row_losses(logits: Tensor, labels: Tensor, read: Tensor, options: LossOption
     class_weights = z.new_ones(n_cols) if options.class_weights is None else options.class_weights.to(dtype)
     minus_log_p = -torch.log_softmax(z, dim=1)
     kept = class_weights[y[:, 0]] * (1 - options.label_smoothing)
-    losses = torch.where(kept == 0, torch.zeros_like(kept), kept * minus_log_p.gather(1, y)[:, 0])
+    lse = torch.logsumexp(z, dim=1)
+    # A label that keeps nothing may have a logit of -inf; a row without a log-sum-exp is NaN all the same.
+    losses = torch.where(kept == 0, 0 * lse, kept * minus_log_p.gather(1, y)[:, 0])
     if options.label_smoothing:
         terms = torch.where(class_weights == 0, torch.zeros_like(z), class_weights * minus_log_p)
         losses = losses + options.label_smoothing / n_cols * terms.sum(1)
     if options.z_loss:
-        losses = losses + options.z_loss * torch.logsumexp(z, dim=1) ** 2
+        losses = losses + options.z_loss * lse**2
     return torch.zeros(labels.shape, dtype=dtype, device=logits.device).masked_scatter(read, losses)
 
 
-def top1_correct(logits: Tensor, labels: Tensor, read: Tensor) -> Tensor:
-    """Whether the label is the lowest index of the largest logit, at the rows that are read: (R,) bool."""
+def top1_correct(logits: Tensor, labels: Tensor, read: Tensor, softcap: float | None = None) -> Tensor:
+    """Whether the label is the lowest index of the largest logit, at the rows that are read: (R,) bool.
+
+    A row whose z has a NaN or +inf, and so no probabilities, is not correct.
+    """
     z = logits[read]
     beaten_by = torch.arange(z.shape[1], device=z.device) < labels[read][:, None]
     label_logits = z.gather(1, labels[read][:, None])
-    beaten = torch.where(beaten_by, z >= label_logits, z > label_logits).any(dim=1) | z.isnan().any(dim=1)
-    return torch.zeros_like(read).masked_scatter(read, ~beaten)
+    beaten = torch.where(beaten_by, z >= label_logits, z > label_logits).any(dim=1)
+    z = z if softcap is None else torch.tanh(z / softcap)
+    return torch.zeros_like(read).masked_scatter(read, ~beaten & (z < torch.inf).all(dim=1))
 
 
 def reduce_losses(losses: Tensor, weights: Tensor, divisor: Tensor | None, reduction: str) -> Tensor:
@@ -73,17 +79,20 @@ def reduce_losses(losses: Tensor, weights: Tensor, divisor: Tensor | None, reduc
 
     The divisor (0-d) is sum_r w_r cw[y_r], or the denominator that was given. Where it is 0 so is the loss.
     """
-    # A row of weight 0 is read for the gradient in the weights; it adds 0 all the same, not 0 * inf.
-    adds_nothing = (weights == 0) & ~losses.isfinite()
-    weighted = torch.where(adds_nothing, torch.zeros_like(losses), weights * losses)
-    if reduction == "none":
-        return weighted
-    total = weighted.sum()
-    if reduction == "sum":
-        return total
+    if reduction != "weighted_mean":
+        return _weighted(losses, weights) if reduction == "none" else _weighted(losses, weights).sum()
     assert divisor is not None
-    safe = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
-    return torch.where(divisor == 0, torch.zeros_like(total), total / safe)
+    is_zero = divisor == 0
+    total = _weighted(torch.where(is_zero, torch.zeros_like(losses), losses), weights).sum()
+    return total / torch.where(is_zero, torch.ones_like(divisor), divisor)
+
+
+def _weighted(losses: Tensor, weights: Tensor) -> Tensor:
+    """w_r c_r; a row of weight 0 adds 0, not 0 * inf, though its loss is the gradient in its weight."""
+    weighted = weights * losses
+    with torch.no_grad():
+        weighted.masked_fill_((weights == 0) & ~losses.isfinite(), 0)
+    return weighted
 
 
 def task_sums(values: Tensor, task_ids: Tensor, read: Tensor, n_tasks: int) -> Tensor:

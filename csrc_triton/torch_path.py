@@ -43,7 +43,8 @@ def softmax_losses_(
         want_correct: whether to compare with the argmax; False elsewhere.
     """
     column = labels[:, None]
-    correct = _top1_correct(z, labels) if want_correct else torch.zeros_like(labels, dtype=torch.bool)
+    # A NaN is the largest entry to max.
+    is_first = z.max(dim=1).indices == labels if want_correct else torch.zeros_like(labels, dtype=torch.bool)
     slope = softcap_(z, options.softcap, want_slope=scale is not None)
     label_logit = z.gather(1, column)
     largest = z.amax(dim=1, keepdim=True)
@@ -56,7 +57,8 @@ def softmax_losses_(
     )
     if scale is not None:
         form_gradient_(z, column, terms, scale[:, None], slope, n_classes=z.shape[1], options=options)
-    return losses[:, 0], correct
+    # A NaN or +inf leaves no probabilities, and no class that is the most probable.
+    return losses[:, 0], is_first & ~(others + label_exp).isnan()[:, 0]
 
 
 def row_terms(
@@ -91,10 +93,11 @@ def row_terms(
         kept = kept * class_weights[labels][:, None]
         mass = class_weights.sum()
     rest = torch.zeros_like(kept)
-    losses = torch.where(kept == 0, rest, kept * minus_log_p)
+    # A label that keeps nothing may have a logit of -inf; a row without a log-sum-exp is NaN all the same.
+    losses = torch.where(kept == 0, 0 * lse, kept * minus_log_p)
     if eps:
         # The smoothing terms count from the label's logit, or from 0 where that is -inf.
-        spread = (largest - _finite_or_zero(label_logit)) + log_total
+        spread = (largest - finite_or_zero(label_logit)) + log_total
         losses = losses + eps / n_classes * (mass * spread - smooth)
         rest = rest + eps / n_classes * mass
     if options.z_loss:
@@ -142,12 +145,6 @@ def form_gradient_(
     _clear_unweighted_(exps, scale)
 
 
-def _top1_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    # NaN is the largest entry to argmax.
-    largest, first = logits.max(dim=1)
-    return (first == labels) & ~largest.isnan()
-
-
 def softcap_(z: Tensor, softcap: float | None, *, want_slope: bool) -> Tensor | None:
     """Caps z in place; returns the derivative 1 / cosh^2, which 1 - tanh^2 loses near the cap."""
     if softcap is None:
@@ -162,7 +159,7 @@ def smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tenso
     """sum_v cw[v] (z_v - z_y), relative to the label so that large logits lose nothing: (C, 1)."""
     if not options.label_smoothing:
         return torch.zeros_like(label_logit)
-    terms = z - _finite_or_zero(label_logit)
+    terms = z - finite_or_zero(label_logit)
     if options.class_weights is not None:
         terms.mul_(options.class_weights).masked_fill_(options.class_weights == 0, 0)
     return terms.sum(dim=1, keepdim=True)
@@ -171,10 +168,10 @@ def smoothing_sum(z: Tensor, label_logit: Tensor, options: LossOptions) -> Tenso
 def exponentials_(z: Tensor, largest: Tensor) -> None:
     """Overwrites z (C, V) with exp(z - largest), `largest` (C, 1)."""
     # A row of -inf alone gives NaN later, as torch does; the subtraction itself must not.
-    z.sub_(_finite_or_zero(largest)).exp_()
+    z.sub_(finite_or_zero(largest)).exp_()
 
 
-def _finite_or_zero(x: Tensor) -> Tensor:
+def finite_or_zero(x: Tensor) -> Tensor:
     """0 in place of -inf: what may be subtracted from -inf."""
     return x.masked_fill(x == -torch.inf, 0)
 

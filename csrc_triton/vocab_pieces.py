@@ -13,6 +13,7 @@ from csrc_triton.options import LossOptions
 from csrc_triton.torch_path import (
     RowBlock,
     exponentials_,
+    finite_or_zero,
     form_gradient_,
     row_blocks,
     row_terms,
@@ -65,8 +66,8 @@ def combine(pieces: Tensor) -> Tensor:
     """Returns the statistics (5, R) of whole rows from those of the K pieces, (K, 5, R), in a fixed order."""
     largest, others, smooth, beaten, label_x = pieces.unbind(1)
     top = largest.amax(0)
-    # A piece of -inf alone adds nothing; a row of it becomes NaN, as in torch.
-    others = others * (largest - top).exp()
+    # A piece of -inf alone adds nothing; a loss of such a row becomes NaN, as in torch.
+    others = others * (largest - finite_or_zero(top)).exp()
     return torch.stack([top, others.sum(0), smooth.sum(0), beaten.sum(0), label_x.sum(0)])
 
 

@@ -139,15 +139,17 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "the z-loss's gradient lacks its 2 (torch)": ("rest = rest + 2 * options", "rest = rest + options"),
         "the cap's derivative is dropped (torch)": ("exps.mul_(slope)", "pass"),
         "hits are decided after the cap (torch)": (
-            "_top1_correct(z, labels) if",
-            "_top1_correct(z if options.softcap is None else (z / options.softcap).tanh(), labels) if",
+            "is_first = z.max(dim=1)",
+            "is_first = (z if options.softcap is None else (z / options.softcap).tanh()).max(dim=1)",
         ),
+        "a label of class weight 0 hides a NaN (torch)": ("kept == 0, 0 * lse,", "kept == 0, rest,"),
+        "a row of +inf is a hit (torch)": ("is_first & ~(others + label_exp).isnan()[:, 0]", "is_first"),
         "an infinite logit reaches the gradient of a row of weight 0 (torch)": (
             "    _clear_unweighted_(exps, scale)\n",
             "",
         ),
         "a row of -inf and blocks of it give NaN (torch)": (
-            "z.sub_(_finite_or_zero(largest)).exp_()",
+            "z.sub_(finite_or_zero(largest)).exp_()",
             "z.sub_(z[:, :1]).exp_()",
         ),
     },
@@ -206,6 +208,10 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "is_before = (cols >= first) & (cols < label)",
             "is_before = cols < label",
         ),
+        "a tie in a later block is not found (Triton)": (
+            "for start in range(0, label, BLOCK):",
+            "for start in range(0, tl.minimum(label, 1), BLOCK):",
+        ),
         "hits of long rows are decided after the cap (Triton)": (
             "lane_max_x = tl.maximum(lane_max_x, tl.max(tl.max(x, 2), 0))",
             "lane_max_x = lane_max",
@@ -229,6 +235,10 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "a lane is not scaled to the row's largest logit (Triton)": (
             "block_factor = (factor * lane_scale)[None, :, None]",
             "block_factor = (factor + 0.0 * lane_scale)[None, :, None]",
+        ),
+        "the label's word of a row of scale 0 is not written (Triton)": (
+            "        _store_zeros_at(gradient_row_ptr, word)\n",
+            "",
         ),
         "the label's gradient is that of another column (Triton)": (
             "tl.where(word == label, label_gradient, gradient)",
@@ -263,6 +273,10 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "the loss of an ignored row is not written (Triton)": (
             "        tl.store(losses_ptr + row, 0.0)\n",
             "        pass\n",
+        ),
+        "confidence near 1 is rounded away beside a z-loss (Triton)": (
+            "log_total = log_sum(others, label_exp, label_z == largest)\n    kept",
+            "log_total = tl.log(total)\n    kept",
         ),
         "a label of -inf is not smoothed onto (Triton)": (
             "smooth + label_smoothing_term(label_z, label_class_weight),",

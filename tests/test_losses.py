@@ -88,6 +88,16 @@ def test_a_confident_token_keeps_its_gradient_and_loss(impl: str, dtype: torch.d
 
 
 @fast_impl
+def test_a_confident_token_keeps_its_loss_beside_a_z_loss(impl: str) -> None:
+    """Its logit is 0, so the log-sum-exp is as small as the loss."""
+    logits = torch.full((1, 50), -20.0)
+    logits[0, 7] = 0.0
+    loss = cotbal.gtw_cross_entropy(logits, torch.tensor([7]), z_loss=0.1, impl=impl)
+    lse = math.log1p(49 * math.exp(-20.0))
+    assert loss.item() == pytest.approx(lse + 0.1 * lse**2, rel=LOSS[torch.float32])
+
+
+@fast_impl
 @pytest.mark.parametrize("dtype", LOW_PRECISION)
 @pytest.mark.parametrize("size", [1e4, 3e4])
 def test_huge_logits(impl: str, dtype: torch.dtype, size: float) -> None:
@@ -151,6 +161,45 @@ def test_what_is_not_finite_is_as_in_torch(impl: str, entries: dict[int, float])
         (gradient,) = torch.autograd.grad(got[0], logits)
         (expected_gradient,) = torch.autograd.grad(expected[0], logits)
         assert torch.equal(gradient[0].isnan(), expected_gradient[0].isnan())
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "bad",
+    [{3: math.nan}, {7: math.inf}, dict.fromkeys(range(50), -math.inf)],
+    ids=["nan", "inf at the label", "-inf everywhere"],
+)
+def test_a_label_of_class_weight_0_hides_no_nan(impl: str, z_loss: float, bad: dict[int, float]) -> None:
+    """Its own term is 0 where a logit of -inf makes it infinite, but NaN with the row, as in torch."""
+    logits, labels = rows(n_rows=3)[0], torch.full((3,), 7)
+    for column, value in bad.items():
+        logits[0, column] = value
+    logits[1, 7] = -math.inf
+    weights = torch.ones(50).index_fill_(0, torch.tensor([7]), 0.0)
+    options = {"class_weights": weights, "z_loss": z_loss, "reduction": "none", "impl": impl}
+    got = cotbal.gtw_cross_entropy(logits, labels, **options)
+    assert F.cross_entropy(logits, labels, weight=weights, reduction="none")[0].isnan()
+    assert got[0].isnan()
+    assert_close(got[1:], z_loss * logits[1:].logsumexp(1) ** 2, LOSS[torch.float32])
+
+
+@every_impl
+@pytest.mark.parametrize(
+    ("value", "softcap", "hits"),
+    [(math.inf, None, 1), (math.nan, None, 1), (math.inf, 3.0, 2), (-math.inf, None, 2)],
+)
+def test_a_row_of_nan_or_inf_is_no_hit(impl: str, value: float, softcap: float | None, hits: int) -> None:
+    """Though the label is its largest entry to argmax; a cap makes +inf a number like others."""
+    logits = torch.zeros(2, 50)
+    if value == -math.inf:
+        logits[1] = value
+    logits[1, 0] = value
+    labels, ids = torch.tensor([0, 0]), torch.tensor([0, 0])
+    _, stats = cotbal.gtw_cross_entropy(
+        logits, labels, ids, torch.ones(1), softcap=softcap, return_stats=True, impl=impl
+    )
+    assert stats.correct_count.tolist() == [hits]
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch"])

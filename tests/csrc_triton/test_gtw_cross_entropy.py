@@ -37,6 +37,8 @@ def run(
     weights: Tensor,
     gradient: Tensor | None = None,
     options: LossOptions = LossOptions(),
+    *,
+    reads_unweighted: bool = False,
 ) -> tuple[Tensor, Tensor]:
     return kernel.gtw_cross_entropy_forward(
         logits,
@@ -47,6 +49,7 @@ def run(
         gradient=gradient,
         want_correct=True,
         ignore_index=IGNORE,
+        reads_unweighted=reads_unweighted,
     )
 
 
@@ -86,6 +89,36 @@ def test_every_row_is_written_and_nothing_beside_it(
     assert (written == UNTOUCHED).all()
 
 
+@pytest.mark.parametrize("n_cols", WIDTHS)
+def test_a_row_that_is_read_for_its_weight_alone_has_a_gradient_of_zeros(n_cols: int) -> None:
+    """In each of its parts, though its loss is NaN; its label is in any of them."""
+    logits = torch.full((4, n_cols), math.inf)
+    labels = torch.tensor([0, n_cols - 1, n_cols // 2, IGNORE])
+    written = torch.full((4, n_cols + WORD), UNTOUCHED)
+    losses, correct = run(logits, labels, torch.zeros(4), written[:, :n_cols], reads_unweighted=True)
+    assert losses.isnan().tolist() == [True, True, True, False]
+    assert not correct.any()
+    assert (written[:, :n_cols] == 0).all()
+    assert (written[:, n_cols:] == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("n_cols", [15, 33, 112])
+@pytest.mark.parametrize("gap", [1, WORD - 1, WORD])
+def test_a_gradient_may_start_elsewhere_in_a_word_than_its_logits(n_cols: int, gap: int) -> None:
+    """Its rows are not as far apart as those of the logits."""
+    logits = torch.randn(3, n_cols, generator=torch.Generator().manual_seed(n_cols))
+    labels, weights = torch.tensor([0, n_cols - 1, n_cols // 2]), torch.tensor([0.5, 2.0, 1.0])
+    written = torch.full((5, n_cols + gap), UNTOUCHED)
+    gradient = written[1:4, :n_cols]
+    run(logits, labels, weights, gradient)
+    exact = logits.double().requires_grad_()
+    losses = reference.row_losses(exact, labels, weights != 0, LossOptions())
+    (weights * losses).sum().backward()
+    assert_gradients_close(gradient, exact.grad, torch.float32)
+    gradient.fill_(UNTOUCHED)
+    assert (written == UNTOUCHED).all()
+
+
 @pytest.mark.parametrize("n_cols", [5, 20, 33, 101])
 @pytest.mark.parametrize("label", [0, 2])
 def test_an_equal_logit_in_the_row_before_is_no_tie(n_cols: int, label: int) -> None:
@@ -95,6 +128,15 @@ def test_an_equal_logit_in_the_row_before_is_no_tie(n_cols: int, label: int) -> 
     logits[1:, label] = logits[1:, n_cols - 1] = 5.0
     _, correct = run(logits, torch.tensor([1, label, label, n_cols - 1]), torch.ones(4))
     assert correct.tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("n_cols", [33, 101])
+def test_a_tie_anywhere_before_the_label_is_found(n_cols: int) -> None:
+    """In each block that is looked through, from the row's first column to the last before the label."""
+    logits = torch.eye(n_cols)
+    logits[:, n_cols - 1] = 1.0
+    _, correct = run(logits, torch.full((n_cols,), n_cols - 1), torch.ones(n_cols))
+    assert correct.tolist() == [False] * (n_cols - 1) + [True]
 
 
 @pytest.mark.parametrize("n_cols", WIDTHS)

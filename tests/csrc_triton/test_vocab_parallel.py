@@ -225,6 +225,44 @@ def test_what_is_not_finite_is_as_in_torch(path: str, entries: dict[int, float])
 
 
 @every_path
+@pytest.mark.parametrize("column", [3, 40, 63])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_row_with_a_nan_or_inf_is_not_correct(path: str, column: int, value: float) -> None:
+    """Though its label has the largest number."""
+    logits = torch.zeros(1, 64)
+    logits[0, 40] = 5.0
+    logits[0, column] = value
+    _, correct, _ = by_pieces(
+        path, logits, torch.tensor([40]), torch.ones(1), LossOptions(), cuts=(0, 16, 32, 64)
+    )
+    assert not correct[0]
+
+
+@every_path
+def test_the_first_of_a_row_of_minus_infinity_is_its_largest(path: str) -> None:
+    """As without pieces, though the row's loss is NaN."""
+    logits = torch.full((2, 64), -math.inf)
+    losses, correct, gradient = by_pieces(
+        path, logits, torch.tensor([0, 16]), torch.ones(2), LossOptions(), cuts=(0, 16, 64)
+    )
+    assert losses.isnan().all()
+    assert gradient.isnan().all()
+    assert correct.tolist() == [True, False]
+
+
+@every_path
+@pytest.mark.parametrize("label_weight", [0.0, 1.0])
+def test_a_label_of_minus_infinity_counts_in_the_smoothing_alone(path: str, label_weight: float) -> None:
+    """All is smoothing: the label keeps nothing for itself, and its share is infinite if its class counts."""
+    logits = torch.zeros(1, 64)
+    logits[0, 40] = -math.inf
+    class_weights = torch.ones(64).index_fill_(0, torch.tensor([40]), label_weight)
+    options = LossOptions(label_smoothing=1.0, class_weights=class_weights)
+    (loss,), *_ = by_pieces(path, logits, torch.tensor([40]), torch.ones(1), options, cuts=(0, 16, 64))
+    assert loss.item() == pytest.approx(math.log(63) * 63 / 64 if label_weight == 0 else math.inf)
+
+
+@every_path
 def test_a_label_outside_the_vocabulary_is_no_plausible_number(path: str) -> None:
     logits = torch.zeros(2, 64)
     losses, _, gradient = by_pieces(

@@ -220,11 +220,13 @@ def test_nothing_valid_is_zero_with_its_graph(
 
 @pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
 @pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "none"])
+@pytest.mark.parametrize("bad", [-math.inf, math.nan])
 def test_an_infinite_loss_of_weight_0_adds_nothing_where_the_weights_want_a_gradient(
-    impl: str, reduction: str
+    impl: str, reduction: str, bad: float
 ) -> None:
+    """What it is shows where it belongs: in the gradient of its own weight."""
     logits = torch.zeros(3, 40)
-    logits[1, 0] = -torch.inf
+    logits[1, 0] = bad
     logits.requires_grad_()
     labels, task_ids = torch.tensor([0, 0, 2]), torch.tensor([0, 1, 0])
     weights = torch.tensor([1.0, 0.0], requires_grad=True)
@@ -237,7 +239,33 @@ def test_an_infinite_loss_of_weight_0_adds_nothing_where_the_weights_want_a_grad
     assert (logits.grad[1] == 0).all()
     assert weights.grad is not None
     assert weights.grad[0].item() == pytest.approx(0 if reduction == "weighted_mean" else 2 * each, abs=1e-5)
-    assert not weights.grad[1].isfinite()
+    assert weights.grad[1].isnan() if math.isnan(bad) else weights.grad[1] == math.inf
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("why", ["weight", "class weight"])
+def test_under_a_denominator_of_0_no_row_adds_anything(impl: str, why: str) -> None:
+    """Neither to a gradient, though the loss of a row that is read is NaN."""
+    logits = torch.zeros(2, 40)
+    logits[1, 3] = math.nan
+    logits.requires_grad_()
+    weights = torch.tensor([0.0 if why == "weight" else 1.0], requires_grad=True)
+    class_weights = torch.ones(40).index_fill_(0, torch.tensor([0]), 0.0)
+    loss = cotbal.gtw_cross_entropy(
+        logits,
+        torch.zeros(2, dtype=torch.int64),
+        torch.zeros(2, dtype=torch.int64),
+        weights,
+        class_weights=class_weights if why == "class weight" else None,
+        label_smoothing=0.1,
+        impl=impl,
+    )
+    assert loss == 0
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+    assert weights.grad is not None
+    assert (weights.grad == 0).all()
 
 
 @of_itself
