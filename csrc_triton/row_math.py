@@ -315,8 +315,9 @@ def row_loss(
 ):
     """A row's c; lse is largest + log_total, `smooth` and `mass` are the sums of cw (z - z_y) and of cw."""
     loss = kept * ((largest - label_z) + log_total)
-    if HAS_CLASS_WEIGHTS:
-        loss = tl.where(kept == 0.0, 0.0, loss)
+    if HAS_CLASS_WEIGHTS or HAS_SMOOTHING:
+        # A label that counts nothing adds 0, or the NaN of its row.
+        loss = tl.where(kept == 0.0, log_total * 0.0, loss)
     if HAS_SMOOTHING:
         # The smoothing terms count from the label's logit, or from 0 where that is -inf.
         spread = (largest - finite_or_zero(label_z)) + log_total
