@@ -275,8 +275,8 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "        pass\n",
         ),
         "confidence near 1 is rounded away beside a z-loss (Triton)": (
-            "log_total = log_sum(others, label_exp, label_z == largest)\n    kept",
-            "log_total = tl.log(total)\n    kept",
+            "log_total = log_sum(others, label_exp, label_z == largest)\n            kept",
+            "log_total = tl.log(total)\n            kept",
         ),
         "a label of -inf is not smoothed onto (Triton)": (
             "smooth + label_smoothing_term(label_z, label_class_weight),",

@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_as_in_torch(impl: str, entries: dict[int, float])
         assert torch.equal(gradient[0].isnan(), expected_gradient[0].isnan())
 
 
-@pytest.mark.parametrize("impl", ["reference", "torch"])
+@every_impl
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize(
     "bad",

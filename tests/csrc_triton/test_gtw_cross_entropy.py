@@ -160,12 +160,16 @@ def test_a_hit_is_decided_before_the_cap_in_every_part_of_a_row(n_cols: int) -> 
     assert correct.tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize("has_class_weights", [False, True])
 @pytest.mark.parametrize("n_cols", WIDTHS)
-def test_a_label_of_minus_infinity_counts_in_the_smoothing_alone(n_cols: int) -> None:
+def test_a_label_of_minus_infinity_counts_in_the_smoothing_alone(
+    n_cols: int, has_class_weights: bool
+) -> None:
     """All is smoothing: what the label keeps for itself is 0, and its share of the smoothing infinite."""
     logits = torch.zeros(2, n_cols)
     logits[0, 1] = -math.inf
-    options = LossOptions(label_smoothing=1.0, class_weights=torch.ones(n_cols))
+    class_weights = torch.ones(n_cols) if has_class_weights else None
+    options = LossOptions(label_smoothing=1.0, class_weights=class_weights)
     losses, _ = run(logits, torch.ones(2, dtype=torch.int64), torch.ones(2), options=options)
     assert losses[0] == math.inf
     assert losses[1].item() == pytest.approx(math.log(n_cols))
