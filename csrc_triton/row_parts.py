@@ -153,7 +153,12 @@ def read_row(
         # A maximum that asks for the sum, so that the compiler does not put this off.
         block_max_x = tl.where(lane_sum == lane_sum, block_max_x, float("nan"))
     few_x = tl.max(tl.maximum(word_x, edges_x), 0)
-    largest_x = tl.maximum(largest_of(tl.maximum(lane_max_x, block_max_x)), few_x)
+    largest_x = tl.maximum(lane_max_x, block_max_x)
+    if HAS_SCALES or STEP > 0:
+        largest_x = largest_of(largest_x)
+    else:
+        largest_x = tl.max(largest_x, 0)
+    largest_x = tl.maximum(largest_x, few_x)
     largest = tl.maximum(softcapped(largest_x, True, softcap, HAS_SOFTCAP), label_z)
     shift = finite_or_zero(largest)
     lane_scale = exp(lane_max - shift)
