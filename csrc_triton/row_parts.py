@@ -154,7 +154,7 @@ def read_row(
         block_max_x = tl.where(lane_sum == lane_sum, block_max_x, float("nan"))
     few_x = tl.max(tl.maximum(word_x, edges_x), 0)
     largest_x = tl.maximum(lane_max_x, block_max_x)
-    if HAS_SCALES or STEP == BLOCK:
+    if HAS_SCALES or STEP > 0:
         largest_x = largest_of(largest_x)
     else:
         largest_x = tl.max(largest_x, 0)
