@@ -23,8 +23,7 @@ def largest_of(x):
     """The largest of the lanes x, or a NaN of them.
 
     Compared as integers of the same order: of these an NVIDIA warp finds the largest in one instruction, of
-    float32 in ten that wait for each other. It takes registers: for rows of which one fills a multiprocessor that
-    has nothing else to do meanwhile.
+    float32 in ten that wait for each other. It takes registers: for rows of which one fills a multiprocessor.
     """
     return _ordered(tl.max(_ordered(x.to(tl.int32, bitcast=True)), 0)).to(tl.float32, bitcast=True)
 
