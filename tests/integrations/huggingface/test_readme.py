@@ -35,7 +35,7 @@ def test_its_extra_brings_what_its_commands_import_at_once() -> None:
                 elif isinstance(node, ast.Import):
                     names |= {alias.name.split(".")[0] for alias in node.names}
     # Its distribution is called otherwise, or comes with another's.
-    called = {"PIL": "pillow", "tqdm": "transformers"}
+    called = {"PIL": "pillow", "tqdm": "transformers", "huggingface_hub": "transformers"}
     others = names - sys.stdlib_module_names - {"torch", "cotbal", "csrc_triton"}
     assert {"PIL", "transformers"} <= others
     assert [name for name in sorted(others) if f'"{called.get(name, name)}>=' not in extra] == []
