@@ -176,7 +176,7 @@ def write_row(
     cols = start + lanes_of(row_ptr, BLOCK, N_LANES)
     # Triton 3.0 compares such a number as a constant of its own alone.
     WIDTH: tl.constexpr = gradient_row_ptr.dtype.element_ty.primitive_bitwidth
-    if WIDTH == 32 or HAS_SOFTCAP or (STEP > 0 and STEP < BLOCK):
+    if (WIDTH == 32 or HAS_SOFTCAP) or (STEP > 0 and STEP < BLOCK):
         # Short of registers: a program's second number is 0, so the compiler makes these positions again.
         cols += tl.program_id(1) * BLOCK
     is_col = is_inner(cols, tl.maximum(first, start), end, label_word, WORD)

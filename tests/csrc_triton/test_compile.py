@@ -1,5 +1,6 @@
 """Every launch compiles for every architecture, spills nothing and moves 128 bits at a time."""
 
+import ast
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -134,6 +135,20 @@ def test_every_call_compiles_without_spills(tmp_path: Path) -> None:
         name for path in sources for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.M)
     }
     assert names == defined
+
+
+def test_no_kernel_chains_conditions() -> None:
+    """Triton 3.0 and 3.1, of torch 2.4 and 2.5, refuse `a or b or c`, which a newer one compiles."""
+    kernels = 0
+    for path in Path(table.__file__).parent.glob("*.py"):
+        for function in ast.parse(path.read_text()).body:
+            if "triton.jit" in " ".join(map(ast.unparse, getattr(function, "decorator_list", []))):
+                kernels += 1
+                chains = [
+                    each for each in ast.walk(function) if isinstance(each, ast.BoolOp) and each.values[2:]
+                ]
+                assert not chains, f"{path.name}: {ast.unparse(chains[0])}"
+    assert kernels
 
 
 def test_every_launch_compiles_for_amd(tmp_path: Path) -> None:
