@@ -1,5 +1,6 @@
 """What a first-time user passes by mistake, and derivatives that an operator does not have."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,133 @@ LOGITS, LABELS = torch.randn(6, 50), torch.arange(6)
 HIDDEN, HEAD = torch.randn(6, 8), torch.randn(50, 8)
 IDS, WEIGHTS = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1.0, 2.0, 0.5])
 LEVELS = ("logits", "linear")
+BAD = {
+    "labels of another shape": ({"labels": LABELS[:5]}, ValueError, r"labels: expected shape \(6,\)"),
+    "labels of another dtype": (
+        {"labels": LABELS.int()},
+        TypeError,
+        "labels: expected int64, got torch.int32",
+    ),
+    "label too large": (
+        {"labels": torch.full_like(LABELS, 50)},
+        ValueError,
+        r"labels: .* 0\.\.49 .* got 50 in row 0",
+    ),
+    "label below 0": ({"labels": torch.full_like(LABELS, -1)}, ValueError, r"labels: .* got -1 in row 0"),
+    "ids of another shape": (
+        {"task_ids": IDS[:4]},
+        ValueError,
+        r"task_ids: expected the labels' shape \(6,\)",
+    ),
+    "ids of another dtype": ({"task_ids": IDS.float()}, TypeError, "task_ids: expected int64"),
+    "id too large": ({"task_ids": IDS + 1}, ValueError, r"task_ids: .* 0\.\.2 .* got 3 in row 4"),
+    "id below 0": ({"task_ids": IDS - 1}, ValueError, r"task_ids: .* got -1 in row 0"),
+    "ids without weights": ({"task_weights": None}, ValueError, "task_weights: expected beside task_ids"),
+    "weights without ids": ({"task_ids": None}, ValueError, "task_ids: expected beside task_weights"),
+    "weight below 0": ({"task_weights": -WEIGHTS}, ValueError, "task_weights: expected finite values >= 0"),
+    "one of many": ({"task_weights": torch.tensor([1.0] * 10 + [-2.0])}, ValueError, r"got \[-2\.0\]$"),
+    "many": ({"task_weights": -torch.ones(11)}, ValueError, r"got \[(-1\.0, ){7}-1\.0\] and others$"),
+    "weight of NaN": ({"task_weights": WEIGHTS * math.nan}, ValueError, "task_weights: expected finite"),
+    "weights in bfloat16": ({"task_weights": WEIGHTS.bfloat16()}, TypeError, "would round the weights"),
+    "weights of two dimensions": ({"task_weights": WEIGHTS[None]}, ValueError, r"expected shape \(N,\)"),
+    "token weights of another shape": (
+        {"token_weights": torch.ones(5)},
+        ValueError,
+        "token_weights: expected",
+    ),
+    "token weights of inf": (
+        {"token_weights": torch.full((6,), math.inf)},
+        ValueError,
+        "token_weights: expected",
+    ),
+    "denominator as a number": (
+        {"denominator": 3.0},
+        TypeError,
+        r"denominator: expected a 0-d float32 tensor, got 3\.0; use torch\.as_tensor\(",
+    ),
+    "denominator of 0": ({"denominator": torch.tensor(0.0)}, ValueError, "denominator: .* got 0.0"),
+    "denominator below 0": ({"denominator": torch.tensor(-1.0)}, ValueError, "denominator: .* got -1.0"),
+    "denominator of NaN": ({"denominator": torch.tensor(math.nan)}, ValueError, "denominator: .* got nan"),
+    "denominator of a sum": (
+        {"denominator": torch.tensor(1.0), "reduction": "sum"},
+        ValueError,
+        "denominator",
+    ),
+    "reduction": ({"reduction": "mean"}, ValueError, "reduction: expected one of weighted_mean, sum, none"),
+    "implementation": ({"impl": "cuda"}, ValueError, "impl: expected one of auto, triton, torch, reference"),
+    "stats without tasks": (
+        {"task_ids": None, "task_weights": None, "return_stats": True},
+        ValueError,
+        "return_stats: needs task_ids and task_weights",
+    ),
+}
 
 
 def loss_of(level: str, *arguments: Any, **options: Any) -> Any:
     if level == "logits":
         return cotbal.gtw_cross_entropy(LOGITS, *arguments, **options)
     return cotbal.linear_gtw_cross_entropy(HIDDEN, HEAD, *arguments, **options)
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_bad_input_is_named(name: str, level: str) -> None:
+    changes, error, message = BAD[name]
+    arguments = {"labels": LABELS, "task_ids": IDS, "task_weights": WEIGHTS} | changes
+    linear = (torch.ones(6, 3), torch.ones(50, 3))
+    fn, features = (
+        (cotbal.gtw_cross_entropy, (LOGITS,))
+        if level == "logits"
+        else (cotbal.linear_gtw_cross_entropy, linear)
+    )
+    with pytest.raises(error, match=message):
+        fn(*features, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "weight", "options", "error", "message"),
+    [
+        (torch.ones(6, 3), torch.ones(50, 4), {}, ValueError, r"expected \(\.\.\., D\) and \(V, D\)"),
+        (
+            torch.ones(6, 3),
+            torch.ones(50, 3).bfloat16(),
+            {},
+            TypeError,
+            r"expected the dtype of hidden, torch\.float32, got torch\.bfloat16; cast one to the other, or",
+        ),
+        (torch.ones(6, 3), torch.ones(50, 3), {"memory_budget": "max"}, ValueError, "memory_budget"),
+        (torch.ones(6, 3), torch.ones(50, 3), {"memory_budget": 0}, ValueError, "memory_budget"),
+        (torch.ones(6, 3).long(), torch.ones(50, 3).long(), {}, TypeError, "expected a floating dtype"),
+    ],
+)
+def test_bad_input_of_the_linear_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, options: dict, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        cotbal.linear_gtw_cross_entropy(hidden, weight, LABELS, **options)
+
+
+def test_the_kernel_refuses_what_it_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="takes float16, bfloat16 and float32"):
+        cotbal.gtw_cross_entropy(LOGITS.double(), LABELS, impl="triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a CUDA tensor"):
+        cotbal.gtw_cross_entropy(LOGITS, LABELS, impl="triton")
+
+
+def test_the_environment_chooses_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COTBAL_IMPL", "nonsense")
+    with pytest.raises(ValueError, match="nonsense"):
+        cotbal.gtw_cross_entropy(LOGITS, LABELS)
+    assert cotbal.gtw_cross_entropy(LOGITS, LABELS, impl="torch").isfinite()
+
+
+def test_ids_of_ignored_rows_may_be_padding() -> None:
+    labels, ids = LABELS.clone(), IDS.clone()
+    labels[2], ids[2] = -100, -100
+    got = cotbal.gtw_cross_entropy(LOGITS, labels, ids, WEIGHTS)
+    ids[2] = 0
+    assert torch.equal(got, cotbal.gtw_cross_entropy(LOGITS, labels, ids, WEIGHTS))
 
 
 @pytest.mark.parametrize("level", LEVELS)
