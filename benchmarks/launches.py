@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from benchmarks.meters import Meter, ceilings, device_name, make_meter
 from csrc_triton import gtw_cross_entropy
@@ -130,7 +131,7 @@ def measure(shape: Shape, meter: Meter, copied: float) -> None:
                 losses, _ = step()
                 error = checked(shape, logits, labels, weights, losses, gradient)
                 milliseconds = statistics.median(meter.milliseconds(step))
-            except (RuntimeError, AssertionError) as wrong:
+            except (RuntimeError, AssertionError, OutOfResources) as wrong:
                 outcome = f"{type(wrong).__name__}: {str(wrong).splitlines()[0][:60]}"
             else:
                 share = shape.n_bytes / (milliseconds / 1e3) / copied

@@ -39,6 +39,10 @@ class Launch:
     by_word: bool = False
     stages: int = 1
 
+    def __post_init__(self) -> None:
+        if self.by_word and self.step:
+            raise ValueError(f"by_word: expected it of a row that is read once, got steps of {self.step}")
+
     def warps(self, warp_size: int) -> int:
         """The warps of a program, fewer where `num_warps` of this size are too many threads."""
         return min(self.num_warps, _MOST_THREADS // warp_size)

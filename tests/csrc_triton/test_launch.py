@@ -71,3 +71,9 @@ def assert_read_and_written_whole(n_cols: int, gap: int, options: LossOptions) -
     assert_gradients_close(written[:2, :n_cols], exact.grad, torch.float32, roundings=2)
     written[:2, :n_cols] = 7.0
     assert (written == 7).all()
+
+
+def test_steps_are_not_summed_up_by_word() -> None:
+    """The kernel would leave the columns of its steps out."""
+    with pytest.raises(ValueError, match="by_word: expected it of a row that is read once, got steps of 16"):
+        table.Launch(32, 1, step=16, by_word=True)
