@@ -189,7 +189,8 @@ def task_weights_gradient(arguments: RowArguments, sums: Sums, upstream: Tensor)
         return upstream * loss_sum
     if arguments.denominator is None:
         denominator = (arguments.task_weights * mass_sum).sum()
-        numerator = loss_sum - loss * mass_sum
+        # A loss that is infinite is none of a task that is absent.
+        numerator = loss_sum - (loss * mass_sum).masked_fill(mass_sum == 0, 0)
     else:
         denominator, numerator = arguments.denominator, loss_sum
     return torch.where(denominator > 0, upstream * numerator / denominator, torch.zeros_like(numerator))

@@ -56,8 +56,12 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "pass",
         ),
         "the gradient of the task weights lacks - L m": (
-            "numerator = loss_sum - loss * mass_sum",
+            "numerator = loss_sum - (loss * mass_sum).masked_fill(mass_sum == 0, 0)",
             "numerator = loss_sum",
+        ),
+        "an infinite loss reaches the weight of a task that is absent": (
+            ".masked_fill(mass_sum == 0, 0)",
+            "",
         ),
         "the gradient of the task weights has - L m under a given denominator": (
             "denominator, numerator = arguments.denominator, loss_sum",

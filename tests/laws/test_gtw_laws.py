@@ -243,6 +243,25 @@ def test_an_infinite_loss_of_weight_0_adds_nothing_where_the_weights_want_a_grad
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("bad", [-math.inf, math.nan])
+def test_a_task_that_is_absent_has_no_part_in_an_infinite_loss(impl: str, bad: float) -> None:
+    logits = torch.zeros(2, 40)
+    logits[1, 0] = bad
+    weights = torch.ones(3, requires_grad=True)
+    loss = cotbal.gtw_cross_entropy(
+        logits.requires_grad_(),
+        torch.zeros(2, dtype=torch.int64),
+        torch.tensor([0, 1]),
+        weights,
+        impl=impl,
+    )
+    assert loss.isnan() if math.isnan(bad) else loss == math.inf
+    loss.backward()
+    assert weights.grad is not None
+    assert weights.grad[2] == 0
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
 @pytest.mark.parametrize("why", ["weight", "class weight"])
 def test_under_a_denominator_of_0_no_row_adds_anything(impl: str, why: str) -> None:
     """Neither to a gradient, though the loss of a row that is read is NaN."""
