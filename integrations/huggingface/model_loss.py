@@ -15,6 +15,7 @@ from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.levels import install_loss
 from cotbal.integrations.huggingface.loss_position import named_like
 from cotbal.integrations.huggingface.packing import batch_targets
+from cotbal.integrations.huggingface.segments import Segments
 from cotbal.normalizer import loss_factor
 from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
@@ -74,6 +75,7 @@ class ModelLoss:
             per_device=denominator == "micro",
         )
         self.installed = install_loss(model, self.balance.step_loss, level)
+        self._segments = Segments(self.model)
         self._is_on, self._own = True, vars(self.model).get("forward")
         # A bound method: a deep copy of the model runs with its own parameters.
         self._ours = MethodType(self._wrap(self.model.forward), self.model)
@@ -99,7 +101,7 @@ class ModelLoss:
                 batch.pop(TASK_IDS, None)
                 batch.pop(VALID_COUNT, None)
                 return run(**batch)
-            self._begin(batch)
+            self._begin(run, batch)
             with self.balance.step_loss.micro_batch(batch.pop(TASK_IDS), batch.pop(VALID_COUNT, None)):
                 return run(**batch)
 
@@ -135,7 +137,7 @@ class ModelLoss:
 
     # A compiled model would trace the counting anew for each length; what follows is traced as ever.
     @torch.compiler.disable
-    def _begin(self, batch: dict[str, Any]) -> None:
+    def _begin(self, run: Callable[..., Any], batch: dict[str, Any]) -> None:
         """Counts the micro-batch and sets its weights and denominator."""
         if batch.get("num_items_in_batch") is not None:
             raise ValueError(
@@ -147,6 +149,7 @@ class ModelLoss:
         if batch.get("shift_labels") is None:
             batch.pop("shift_labels", None)
         targets = batch_targets(batch)
+        self._segments.keep_apart(run, batch)
         balance = self.balance
         if balance.device != targets.labels.device:
             # The model has moved since it was patched.

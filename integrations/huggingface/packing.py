@@ -1,6 +1,6 @@
 """The targets of a training batch and their tasks: padded, packed or a shard of the sequence."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -69,16 +69,29 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
     return Targets(labels, task_ids, shift)
 
 
-def _segment_starts(batch: MutableMapping[str, Any], labels: Tensor) -> Tensor | None:
-    """(B, S) bool, True at the first token of each segment; None where the rows are no packed ones."""
-    boundaries, positions = batch.get("cu_seq_lens_q"), batch.get("position_ids")
-    if boundaries is not None:
-        starts = torch.zeros(labels.shape[-1] + 1, dtype=torch.bool, device=labels.device)
-        return starts.index_fill_(0, boundaries.to(labels.device, torch.int64), True)[None, :-1]
+def is_packed(batch: Mapping[str, Any]) -> bool:
+    """Whether the rows of a batch with labels may have segments, by what it holds beside them."""
+    return batch.get("cu_seq_lens_q") is not None or _positions(batch, batch["labels"]) is not None
+
+
+def _positions(batch: Mapping[str, Any], labels: Tensor) -> Tensor | None:
+    """The text's positions (B, S), which start again with each segment; None where there are none."""
+    positions = batch.get("position_ids")
     if positions is not None and positions.ndim == 3 and positions.shape[0] == 4:
         # Qwen-VL's rotary positions in three directions, behind those of the text, which tell the segments.
         positions = positions[0]
     if positions is None or positions.shape != labels.shape or batch.get("attention_mask") is not None:
+        return None
+    return positions
+
+
+def _segment_starts(batch: Mapping[str, Any], labels: Tensor) -> Tensor | None:
+    """(B, S) bool, True at the first token of each segment; None where the rows are no packed ones."""
+    boundaries, positions = batch.get("cu_seq_lens_q"), _positions(batch, labels)
+    if boundaries is not None:
+        starts = torch.zeros(labels.shape[-1] + 1, dtype=torch.bool, device=labels.device)
+        return starts.index_fill_(0, boundaries.to(labels.device, torch.int64), True)[None, :-1]
+    if positions is None:
         return None
     starts = torch.ones_like(positions, dtype=torch.bool)
     starts[:, 1:] = positions[:, 1:] != positions[:, :-1] + 1

@@ -15,12 +15,14 @@ from cotbal.integrations.huggingface.callback import TaskLogCallback
 from cotbal.integrations.huggingface.checkpoint import check_saved, load_weighting, save_weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT, collator_tasks
 from cotbal.integrations.huggingface.engine import loss_scale, tell_precision, tensor_parallel
+from cotbal.integrations.huggingface.heads import inner_model
 from cotbal.integrations.huggingface.known_tasks import check_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.loaders import TaskLoaders
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer, no_step
 from cotbal.integrations.huggingface.restored import RestoredWeights
+from cotbal.integrations.huggingface.segments import Segments
 from cotbal.integrations.huggingface.sft import past_sft
 from cotbal.meter import TaskMeter
 from cotbal.normalizer import StepNormalizer, loss_factor
@@ -203,6 +205,7 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
             asked |= {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
             return super().compute_loss(model, inputs, **asked)
         run = past_sft(self, super().compute_loss)
+        self._segments.keep_apart(model, inputs)
         with self.step_loss.micro_batch(task_ids, valid_count):
             # Not told the number of items it neither multiplies nor divides, in any version.
             result = run(model, inputs, **asked)
@@ -308,6 +311,7 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
             # A model_init may return the same model again.
             self.installed.restore()
         self.installed = install_loss(model, self.step_loss, self._level, holder=self)
+        self._segments = Segments(inner_model(model))
         _logger.info("the loss is at the %s level: %s", self.installed.level, self.installed.reason)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
