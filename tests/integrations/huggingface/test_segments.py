@@ -153,7 +153,7 @@ def equation_2(model: nn.Module, data: list[dict[str, Any]], weights: dict[str, 
 @pytest.mark.parametrize("name", ["LlavaForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"])
 @pytest.mark.parametrize("way", ["trainer", "model"])
 def test_training_on_packed_rows_is_equation_2_of_the_records(name: str, way: str, tmp_path: Path) -> None:
-    """With configurations as they are: the nested ones ask for a cache, which a Trainer does not switch off."""
+    """With configurations as they are: the nested ones ask for a cache, which no Trainer switches off."""
     model, weights = made(name), {"short": 4.0, "long": 0.25}
     data, collator = records(4), TaskCollator(DataCollatorWithFlattening(), TASKS)
     expected = equation_2(model, data, weights)
