@@ -354,7 +354,7 @@ def gtw_cross_entropy_forward(
             STAGES=stages,
             WORD=WORD,
             N_LANES=launch.lanes(logits.element_size(), WARP_SIZE, has_scales=has_scales),
-            **compile_options(launch.warps(WARP_SIZE), launch.registers),
+            **compile_options(launch.warps(WARP_SIZE), launch.registers, WARP_SIZE),
         )
     return losses, correct.view(torch.bool)
 

@@ -137,14 +137,16 @@ def _smallest(n_cols: int, entries: tuple[Launch, ...], otherwise: Launch) -> La
     return next((entry for entry in entries if n_cols <= entry.block), otherwise)
 
 
-def compile_options(num_warps: int, registers: int | None = None) -> dict[str, int | bool]:
+def compile_options(
+    num_warps: int, registers: int | None = None, warp_size: int = WARP_SIZE
+) -> dict[str, int | bool]:
     """What a kernel is compiled with: its warps, its registers, and a * b + c rounded once.
 
     The last is said because Triton 3.10 no longer does so by itself: the table's registers, and the last
-    bit of a loss, would be others.
+    bit of a loss, would be others. Triton refuses a bound of the registers on AMD's GPUs.
     """
     options: dict[str, int | bool] = {"num_warps": num_warps, "enable_fp_fusion": True}
-    return options if registers is None else options | {"maxnreg": registers}
+    return options if registers is None or warp_size != 32 else options | {"maxnreg": registers}
 
 
 def on_gpu_of(tensor: Tensor) -> AbstractContextManager[None]:

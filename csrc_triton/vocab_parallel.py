@@ -68,7 +68,7 @@ def piece_statistics(
             READS_UNWEIGHTED=reads_unweighted,
             BLOCK=launch.block,
             WORD=WORD,
-            N_LANES=launch.num_warps * WARP_SIZE,
+            N_LANES=launch.lanes(logits.element_size(), WARP_SIZE, has_scales=False),
             **compile_options(launch.num_warps),
         )
     return statistics

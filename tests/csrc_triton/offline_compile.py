@@ -178,7 +178,7 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
     """What the machine code of an entry does; for AMD that it compiles."""
     gpu = TARGETS[target]
     launch = entry.launch
-    options = table.compile_options(launch.warps(gpu.warp_size), launch.registers)
+    options = table.compile_options(launch.warps(gpu.warp_size), launch.registers, gpu.warp_size)
     compiled = triton.compile(entry.source(dtype, gpu.warp_size), gpu, options)
     line: dict[str, object] = {
         "target": target,

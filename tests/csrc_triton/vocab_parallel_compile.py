@@ -6,7 +6,7 @@ import triton
 from triton.compiler import ASTSource
 
 from csrc_triton import vocab_parallel_kernels as kernels
-from csrc_triton.launch import WARP_SIZE, WORD, Launch, compile_options
+from csrc_triton.launch import WORD, Launch, compile_options
 from csrc_triton.vocab_parallel import PLAIN, WITH_OPTIONS
 from tests.csrc_triton.offline_compile import asked, inspect_cubin
 
@@ -29,11 +29,17 @@ NUMBERS = {"logits_stride_row": "i64", "gradient_stride_row": "i64"} | dict.from
 ALIGNED = ("logits_stride_row", "gradient_stride_row", "n_cols", "start")
 
 
-def source(kernel: triton.JITFunction, dtype: str, launch: Launch, has_options: bool) -> ASTSource:
+ITEMSIZE = {"bf16": 2, "fp32": 4}
+
+
+def source(
+    kernel: triton.JITFunction, dtype: str, launch: Launch, has_options: bool, warp_size: int
+) -> ASTSource:
     names = kernel.arg_names
     constants = {name: name in ("HAS_DENOMINATOR", "HAS_GRADIENT") or has_options for name in names}
     constants = {name: value for name, value in constants.items() if name.isupper()}
-    constants |= {"BLOCK": launch.block, "WORD": WORD, "N_LANES": launch.num_warps * WARP_SIZE}
+    lanes = launch.lanes(ITEMSIZE[dtype], warp_size, has_scales=False)
+    constants |= {"BLOCK": launch.block, "WORD": WORD, "N_LANES": lanes}
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {}
     for name in names:
@@ -49,11 +55,12 @@ def source(kernel: triton.JITFunction, dtype: str, launch: Launch, has_options: 
 
 if __name__ == "__main__":
     for name, target in asked().items():
-        for dtype in ("bf16", "fp32"):
+        for dtype in ITEMSIZE:
             for has_options, launch in ((False, PLAIN), (True, WITH_OPTIONS)):
                 for kernel in (kernels.piece_statistics_fwd_kernel, kernels.piece_losses_fwd_kernel):
                     options = compile_options(launch.num_warps)
-                    compiled = triton.compile(source(kernel, dtype, launch, has_options), target, options)
+                    code = source(kernel, dtype, launch, has_options, target.warp_size)
+                    compiled = triton.compile(code, target, options)
                     line: dict[str, object] = {"target": name, "kernel": kernel.__name__, "dtype": dtype}
                     if "cubin" in compiled.asm:
                         line |= inspect_cubin(compiled.asm["cubin"])
