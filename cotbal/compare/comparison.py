@@ -121,17 +121,17 @@ def _row(
     row["score_intervals"] = None if drawn is None else drawn.score_intervals(name, LEVEL)
     row["improvement"] = dict(gains[name]) if gains else None
     for key, measure in MEASURES.items():
-        value = measure(gains[name]) if gains else None
-        row[key] = value
+        values = {method: measure(of_method) for method, of_method in gains.items()}
+        row[key] = values.get(name)
         row[f"{key}_interval"] = (
-            None if drawn is None or value is None else drawn.interval(key, name, LEVEL, measured=value)
+            drawn.interval(key, name, LEVEL, measured=values) if drawn is not None and values else None
         )
-        if value is None or against is None or name == against:
+        if not values or against is None or name == against:
             row[f"{key}_difference"] = row[f"{key}_difference_interval"] = None
             continue
-        row[f"{key}_difference"] = difference = value - measure(gains[against])
+        row[f"{key}_difference"] = values[name] - values[against]
         row[f"{key}_difference_interval"] = (
-            None if drawn is None else drawn.interval(key, name, LEVEL, measured=difference, against=against)
+            None if drawn is None else drawn.interval(key, name, LEVEL, measured=values, against=against)
         )
     return row
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -15,6 +15,10 @@ from cotbal.estimate.resample import SOURCES, drawn_means
 
 # A score that is not the mean of its items is another quantity, and its interval would be of that.
 _TOLERANCE = 1e-6
+# Noise adds most to dE where a true gain is 0: s / sqrt(2 pi) by normal noise of standard deviation s, and
+# sqrt(2) times as much in the draws, which have it twice. So they lie above the truth by at most this many
+# times what they lie above the measured dE.
+_ADDED = 2 + 2**0.5
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,42 @@ class Drawn:
         return dict(zip(self.columns, percentiles(of_method, level).T.tolist(), strict=True))
 
     def interval(
-        self, key: str, method: str, level: float, *, measured: float, against: str | None = None
+        self,
+        key: str,
+        method: str,
+        level: float,
+        *,
+        measured: Mapping[str, float],
+        against: str | None = None,
     ) -> list[float] | None:
         """Low and high end of "delta_i" or "delta_e" in percent, or of its difference from another method's.
 
-        Noise only ever adds to dE: the draws have twice what `measured` has of it, and the low end goes down
-        by as much. None where a draw of the baseline is not above 0.
+        Noise only ever adds to dE: the low end goes down by the most that it may have added to the draws of
+        the method, the high end up by that of the other one's. None where a draw of the baseline is not
+        above 0.
+
+        Args:
+            key: "delta_i" or "delta_e".
+            method: whose.
+            level: of the interval, such as 0.95.
+            measured: by method, what the scores themselves give, in percent.
+            against: the other method; None: no difference.
         """
         values = self._measure(key, method, against)
         if not bool(values.isfinite().all()):
             return None
         alone = None if self.of_seeds is None else self.of_seeds._measure(key, method, against)
-        added = 2 * max(0.0, values.mean().item() - measured)
         low, high = percentiles(stretched(values, alone, self.n_seeds, level), level).tolist()
-        return [max(0.0, low - added), high] if key == "delta_e" and against is None else [low, high]
+        if key == "delta_i":
+            return [low, high]
+        low -= self._added(method, measured[method])
+        if against is None:
+            return [max(0.0, low), high]
+        return [low, high + self._added(against, measured[against])]
+
+    def _added(self, method: str, measured: float) -> float:
+        """The most by which noise has raised the draws of a method's dE on average, in percent."""
+        return _ADDED * max(0.0, self._measure("delta_e", method).mean().item() - measured)
 
     def _measure(self, key: str, method: str, against: str | None = None) -> Tensor:
         assert self.gains is not None

@@ -92,7 +92,7 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
         ]
     lines = [
         "ΔI is better when higher, ΔE when lower; noise only ever adds to ΔE, for which its intervals "
-        "reach further down."
+        "reach further down, and those of its differences further to both sides."
     ]
     if comparison["baseline"] and all(row["delta_i_interval"] is None for row in comparison["methods"]):
         lines = [

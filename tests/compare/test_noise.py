@@ -1,8 +1,9 @@
 """What the items and seeds of a comparison cannot show is told."""
 
 import pytest
+import torch
 
-from cotbal.compare import Finals, Model, compare
+from cotbal.compare import Column, Finals, Model, compare
 from tests.compare.test_comparison import COLUMNS, drawn, row_of
 
 
@@ -39,3 +40,31 @@ def test_a_test_of_one_item_leaves_the_scores_without_intervals():
     content = compare(drawn(n=1, chance=1.0))
     assert content["no_intervals"] == "a was scored on one item"
     assert row_of(content, "CoTBal")["delta_i"] == 0
+
+
+def scored(chances, generator, n=100, tasks=8):
+    """Models that get an item of every task right by a method's chance."""
+    source = torch.Generator().manual_seed(generator)
+    columns = tuple(Column(f"t{task}") for task in range(tasks))
+    models = {}
+    for method, chance in chances.items():
+        items = {c.name: (torch.rand(n, generator=source) < chance).double().tolist() for c in columns}
+        models[method] = {0: Model({name: sum(row) / n for name, row in items.items()}, items)}
+    return Finals(columns, models)
+
+
+@pytest.mark.parametrize(
+    ("equal", "ours", "true"),
+    [(0.9, 0.6, 0.0), (0.6, 0.9, 0.0), (0.6, 0.6, 0.0), (0.9, 0.4, 100 / 3), (0.4, 0.9, -100 / 3)],
+)
+def test_the_interval_of_a_difference_of_losses_holds_it(equal, ours, true):
+    """Noise alone makes a method as good as STL, of chance .6, lose on half of the tasks, and EW on none."""
+    rows = [
+        row_of(compare(scored({"STL": 0.6, "EW": equal, "ours": ours}, number), draws=400), "ours")
+        for number in range(60)
+    ]
+    for key, truth in (("delta_e_difference_interval", true), ("delta_e_interval", max(0.0, true))):
+        # Binomial(60, .95): below 52 three times in a thousand.
+        assert sum(low - 1e-9 <= truth <= high + 1e-9 for low, high in (row[key] for row in rows)) >= 52
+    if true:
+        assert all(low > 0 or high < 0 for low, high in (row["delta_e_difference_interval"] for row in rows))
