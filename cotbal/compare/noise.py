@@ -74,7 +74,10 @@ class Drawn:
         if not bool(values.isfinite().all()):
             return None
         alone = None if self.of_seeds is None else self.of_seeds._measure(key, method, against)
-        low, high = percentiles(stretched(values, alone, self.n_seeds, level), level).tolist()
+        plain = percentiles(values, level)
+        wide = percentiles(stretched(values, alone, self.n_seeds, level), level)
+        # Where most draws of dE are 0, all of them stretched can be on one side of it.
+        low, high = min(plain[0], wide[0]).item(), max(plain[1], wide[1]).item()
         if key == "delta_i":
             return [low, high]
         low -= self._added(method, measured[method])

@@ -68,3 +68,15 @@ def test_the_interval_of_a_difference_of_losses_holds_it(equal, ours, true):
         assert sum(low - 1e-9 <= truth <= high + 1e-9 for low, high in (row[key] for row in rows)) >= 52
     if true:
         assert all(low > 0 or high < 0 for low, high in (row["delta_e_difference_interval"] for row in rows))
+
+
+def test_methods_that_lose_in_hardly_a_draw_do_not_differ_in_their_losses():
+    """Draws of several seeds are stretched about their mean, which lies above the many that are 0."""
+    models = {}
+    for seed in range(3):
+        finals = scored({"STL": 0.6, "EW": 0.95, "ours": 0.86 - 0.05 * seed}, seed, n=200)
+        for method, by_seed in finals.models.items():
+            models.setdefault(method, {})[seed] = by_seed[0]
+    row = row_of(compare(Finals(finals.columns, models)), "ours")
+    assert row["delta_e_interval"] == [0, 0]
+    assert row["delta_e_difference_interval"][1] == 0
