@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotbal.estimate.few_seeds import few_seeds
+from cotbal.estimate.score_csv import two_scales
 
 MOST_ALIKE = 6
 ROUNDING = 1e-12
@@ -19,12 +20,19 @@ def statements(comparison: Mapping[str, Any]) -> list[str]:
         comparison: all of a comparison but its "statements".
     """
     return [
+        *_about_scales(comparison),
         *_about_sources(comparison),
         *_about_baselines(comparison),
         *_about_differences(comparison),
         *_about_noise(comparison),
         *_about_rows(comparison),
     ]
+
+
+def _about_scales(comparison: Mapping[str, Any]) -> list[str]:
+    names = [column["name"] for column in comparison["columns"]]
+    rows = {row["name"]: [row["scores"][name] for name in names] for row in comparison["methods"]}
+    return [f"Perhaps two scales: {doubt}." for doubt in two_scales(names, rows)]
 
 
 def _about_sources(comparison: Mapping[str, Any]) -> list[str]:

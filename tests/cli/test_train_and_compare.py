@@ -283,3 +283,21 @@ def test_models_from_elsewhere_are_compared_by_their_files(tmp_path):
     assert "expected what `cotbal train` wrote" in both.output
     refused = call("compare", csv, "--suite", "table2")
     assert "--suite: only with the YAML of one estimate" in refused.output
+
+
+def test_a_column_that_may_hold_shares_and_percentages_is_told_of_one_file_and_of_several(tmp_path):
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text("run,a,b/x\nSTL,0.62,51.3\nours,66,58.2\n")
+    told = "task 'a': 0.62 in row 'STL' and 66 in row 'ours'; if one is a share and the other a percentage"
+    shown = call("compare", one, "--out", tmp_path / "page").stdout.splitlines()
+    assert [line for line in shown if "percentage" in line] == [
+        f"- Perhaps two scales: {told}, write the column in one scale."
+    ]
+    # The percentages of one column and the shares of another are both right.
+    one.write_text("run,a,b/x\nSTL,0.62,51.3\n")
+    two.write_text("run,a,b/x\nours,0.66,58.2\n")
+    both = json.loads(call("compare", one, two, "--out", tmp_path / "page", "--json").stdout)
+    assert not any("two scales" in line for line in both["statements"])
+    two.write_text("run,a,b/x\nours,66,58.2\n")
+    both = json.loads(call("compare", one, two, "--out", tmp_path / "page", "--json").stdout)
+    assert both["statements"][0] == f"Perhaps two scales: {told}, write the column in one scale."
