@@ -58,11 +58,14 @@ class Finals:
         models: by method and seed.
         clusters: {column: a number per item}, equal for items that belong together; none at all where not all
             models have the same.
+        sha256: {column: that of the file whose items were scored}, where it is known; "" where not all models
+            have the same.
     """
 
     columns: tuple[Column, ...]
     models: Mapping[str, Mapping[int, Model]]
     clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -119,11 +122,24 @@ def merged(named: Mapping[str, Finals]) -> Finals:
                 kept.append((table, method, by_seed))
     counts = Counter(method for _, method, _ in kept)
     models = {f"{method} ({table})" if counts[method] > 1 else method: found for table, method, found in kept}
+    return Finals(tuple(columns.values()), models, *_items_of([named[table] for table, *_ in kept]))
+
+
+def _items_of(tables: Sequence[Finals]) -> tuple[dict[str, Sequence[int]], dict[str, str]]:
+    """The clusters of all tables and the SHA-256 of their files, as in `Finals`."""
     clusters: dict[str, Sequence[int]] = {}
-    for finals in named.values():
+    sha256: dict[str, str] = {}
+    for finals in tables:
         for name, numbers in finals.clusters.items():
             add_clusters(clusters, name, numbers)
-    return Finals(tuple(columns.values()), models, clusters)
+        for name, digest in finals.sha256.items():
+            sha256[name] = digest if sha256.get(name, digest) == digest else ""
+    for name in clusters:
+        some_without = any(name not in finals.clusters for finals in tables)
+        if some_without and any(name not in finals.sha256 for finals in tables):
+            # Theirs may be other items.
+            clusters[name] = []
+    return clusters, sha256
 
 
 def _common(column: Column, theirs: Column, first: str, other: str) -> Column:

@@ -43,6 +43,7 @@ def write_finals(path: str | Path, finals: Finals) -> Path:
             for method, models in finals.models.items()
         },
         "clusters": _plain(finals.clusters),
+        "sha256": dict(finals.sha256),
     }
     return write_text_atomically(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -75,7 +76,7 @@ def read_finals(path: str | Path, items: str | Path | None = None) -> Finals:
             method: {int(seed): _model(dict(model)) for seed, model in by_seed.items()}
             for method, by_seed in content["methods"].items()
         }
-        return Finals(columns, models, content.get("clusters") or {})
+        return Finals(columns, models, content.get("clusters") or {}, content.get("sha256") or {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -100,6 +100,8 @@ def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
     """Why the scores of these methods allow no intervals; None where they do."""
     if len({frozenset(finals.models[method]) for method in methods}) > 1:
         return "the methods were trained under different seeds"
+    if others := [column.name for column in finals.columns if finals.sha256.get(column.name) == ""]:
+        return f"the tables were scored on different test files of {', '.join(others)}"
     for column in (column.name for column in finals.columns):
         lengths = set()
         for method in methods:
@@ -112,7 +114,9 @@ def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
                     return f"the score of {method} on {column} is not the mean of its items"
                 lengths.add(len(items))
         if column in finals.clusters and not finals.clusters[column]:
-            return f"{column} was scored on items of other clusters: on others, or in another order"
+            return (
+                f"{column} was scored on items of other clusters, or of none: on others, or in another order"
+            )
         if column in finals.clusters and len(set(finals.clusters[column])) < 2:
             return f"all items of {column} belong together"
         if len(lengths) > 1:

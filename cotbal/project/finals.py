@@ -112,7 +112,7 @@ def collected(project: Project, data: Data, methods: Iterable[Method], store: St
             seed: _model(recipe, wanted.trainings.get((method.name, seed), []), results, keys, clusters)
             for seed, recipe in recipes(project, data).items()
         }
-    return Finals(columns(project), models, clusters)
+    return Finals(columns(project), models, clusters, _sha256(project, data))
 
 
 def columns(project: Project) -> tuple[Column, ...]:
@@ -123,6 +123,12 @@ def columns(project: Project) -> tuple[Column, ...]:
         source = "test" if task.tests else "validation"
         found += [Column(name, test, task.metric, task.better, source) for test in task.tests or [""]]
     return tuple(found)
+
+
+def _sha256(project: Project, data: Data) -> dict[str, str]:
+    """{column: that of the file that it is scored on}, where the project names one."""
+    files = {c.name: data.test.get((c.task, c.test), data.validation.get(c.task)) for c in columns(project)}
+    return {name: file.sha256 for name, file in files.items() if file is not None}
 
 
 def same_models(methods: Iterable[Method]) -> dict[str, str]:

@@ -322,9 +322,14 @@ def test_finals_go_through_their_file(tmp_path):
         **finals.models,
         "EW": {0: finals.models["EW"][0], 3: Model(model.scores, model.items, details)},
     }
-    written = Finals(COLUMNS, models, {"a": [0] * 60})
-    found = read_finals(write_finals(tmp_path / "finals.json", written))
-    assert found == written
+    written = Finals(COLUMNS, models, {"a": [0] * 60}, {"a": "1f"})
+    path = write_finals(tmp_path / "finals.json", written)
+    assert read_finals(path) == written
+    # As of an earlier version.
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert read_finals(path) == Finals(COLUMNS, models, {"a": [0] * 60})
 
 
 @pytest.mark.parametrize(

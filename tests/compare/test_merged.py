@@ -48,11 +48,34 @@ def test_scores_by_two_metrics_are_not_put_into_one_column():
 
 def test_other_clusters_in_one_of_the_tables_are_other_items_and_give_no_interval():
     first, second, pairs = drawn(), drawn(generator=1), [place // 2 for place in range(60)]
-    ours = Finals(COLUMNS, {"STL": first.models["STL"]}, {"a": pairs})
-    for theirs, reason in (
-        ({"a": [0, *pairs[:-1]]}, "a was scored on items of other clusters: on others, or in another order"),
-        ({"a": pairs}, None),
+    other = "a was scored on items of other clusters, or of none: on others, or in another order"
+    # Items of one file are the same, whether told to belong together or not.
+    one, two = {"a": "1f"}, {"a": "2e"}
+    for theirs, files, reason in (
+        ({"a": [0, *pairs[:-1]]}, ({}, {}), other),
+        ({"a": pairs}, ({}, {}), None),
+        ({}, ({}, {}), other),
+        ({}, (one, {}), other),
+        ({}, (one, one), None),
+        ({"a": pairs}, (one, two), "the tables were scored on different test files of a"),
+    ):
+        ours = Finals(COLUMNS, {"STL": first.models["STL"]}, {"a": pairs}, files[0])
+        table = Finals(COLUMNS, {"EW": second.models["EW"]}, theirs, files[1])
+        for both in (merged({"x": ours, "y": table}), merged({"y": table, "x": ours})):
+            assert compare(both)["no_intervals"] == reason
+    copy = merged({"x": ours, "y": Finals(COLUMNS, {"STL": first.models["STL"]})})
+    assert compare(copy)["no_intervals"] is None
+
+
+def test_tables_of_different_test_files_are_not_paired_and_it_is_told():
+    """As of two projects whose test files have as many items by chance."""
+    ours = Finals(COLUMNS, {"STL": drawn().models["STL"]}, {}, {"a": "1f", "b/one": "30", "c": "44"})
+    for sha256, reason in (
+        ({"a": "1f", "b/one": "31", "c": "45"}, "the tables were scored on different test files of b/one, c"),
+        ({"a": "1f", "b/one": "30"}, None),
         ({}, None),
     ):
-        both = merged({"x": ours, "y": Finals(COLUMNS, {"EW": second.models["EW"]}, theirs)})
-        assert compare(both)["no_intervals"] == reason
+        theirs = Finals(COLUMNS, {"EW": drawn(generator=1).models["EW"]}, {}, sha256)
+        content = compare(merged({"x": ours, "y": theirs, "z": Finals(COLUMNS, {})}))
+        assert content["no_intervals"] == reason
+        assert any(f"as {reason}: nothing here" in line for line in content["statements"]) == bool(reason)

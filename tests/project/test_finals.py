@@ -1,5 +1,6 @@
 """The plan of final models: which runs a method needs, under which key, in which mode."""
 
+import hashlib
 import json
 
 import pytest
@@ -119,9 +120,12 @@ def test_a_test_file_changes_the_scoring_of_final_models_and_nothing_else(made, 
         assert both[0][name] == both[1][name]
     test = after.plan["test final EW on b, two"]
     assert (test.context["items"], test.settings["task"]) == (96, "b")
-    assert [column.source for column in collected(project, data, [], store_of(project)).columns] == [
-        *("test", "test", "test", "validation")
-    ]
+    found = collected(project, data, [], store_of(project))
+    assert [column.source for column in found.columns] == ["test", "test", "test", "validation"]
+    files = {"a": "a.jsonl", "b/one": "a.jsonl", "b/two": "b.jsonl", "c": tasks["c"]["validation"]}
+    assert found.sha256 == {
+        name: hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() for name, file in files.items()
+    }
 
 
 def test_equal_weights_are_the_model_that_the_file_has(made, tmp_path):
