@@ -35,8 +35,9 @@ def collect(
     vlmevalkit, llava, visatb, csv. A metric whose direction the format does not tell needs better=higher,
     better=reciprocal or better=complement:BOUND. An unknown option is answered with those of its format.
 
-    Besides the table, items.json holds the scores by item for `cotbal weights --items`, and
-    scores.provenance.json the files read, with their SHA-256, and the matching rules.
+    The score of a task with several validation sets is their plain mean. Besides the table, items.json holds
+    the scores by item for `cotbal weights --items`, and scores.provenance.json the files read, with their
+    SHA-256, and the matching rules.
 
     Example: cotbal collect --run mini=eval/mini --run VQAv2=eval/VQAv2 --run Caption=eval/Caption
     --task "VQAv2: format=lmms-eval from=vqav2_val metric=exact_match"
@@ -90,7 +91,8 @@ def _write(collected: "Collected", out: Path, items: Path) -> list[Path]:
         collected.scores.to_csv(staged[out])
         write_text_atomically(staged[provenance], json.dumps(collected.provenance, indent=2) + "\n")
         if has_items:
-            write_items(staged[items], collected.scores.items, collected.scores.clusters)
+            scores = collected.scores
+            write_items(staged[items], scores.items, scores.clusters, scores.strata)
         for target, new in staged.items():
             os.replace(new, target)
     finally:

@@ -1,7 +1,7 @@
 """The items of one validation set in the same order in every run, and each run's score."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from cotbal.collect.found import Found
@@ -18,12 +18,14 @@ class ValidationSet:
         items: {run: scores in the order of the ids}; empty where there are none.
         images: the image of each item, an item without one being its own; empty where none tells its image.
         transform: "", "reciprocal" or "complement:BOUND".
+        strata: of which set each item is, where these are several put together.
     """
 
     scores: dict[str, float]
     items: dict[str, list[float]]
     images: list[str]
     transform: str
+    strata: list[int] = field(default_factory=list)
 
 
 def align(source: Source, found: Mapping[str, Found]) -> ValidationSet:

@@ -27,7 +27,7 @@ class Collected:
 
     Attributes:
         scores: the table; with the items of those tasks that have them in every run, those on one image in
-            one cluster.
+            one cluster, those of one validation set in one stratum.
         provenance: runs, files with their SHA-256, metrics and matching rules, as JSON values.
     """
 
@@ -42,7 +42,7 @@ def collect(runs: Mapping[str, str | Path], sources: Sequence[Source]) -> Collec
         runs: {run: folder}; "mini" and one run per task, named after the task of the probe. For the precise
             difficulty also "single_mini/TASK" and "single_full/TASK" for every task.
         sources: what each task is read from. Several of one task are its validation sets, of which the score
-            is the plain mean; their items are scaled so that they have that mean.
+            is the plain mean; of which set each item is stands in the table's strata.
 
     Raises:
         OSError: a file is missing or cannot be read.
@@ -116,7 +116,7 @@ def _runs_of(task: str, folders: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _column(task: str, sets: Sequence[ValidationSet]) -> ValidationSet:
-    """The plain mean of a task's validation sets; its items scaled so that their mean is that."""
+    """The plain mean of a task's validation sets, with the items of all, one set after another."""
     if len(sets) == 1:
         return sets[0]
     if len({each.transform for each in sets}) > 1:
@@ -130,17 +130,13 @@ def _column(task: str, sets: Sequence[ValidationSet]) -> ValidationSet:
     if not sets[0].items:
         return ValidationSet(scores, {}, [], sets[0].transform)
     sizes = [len(each.items[MINI]) for each in sets]
-    factors = [sum(sizes) / (len(sets) * size) for size in sizes]
-    items = {
-        run: [factor * item for factor, each in zip(factors, sets, strict=True) for item in each.items[run]]
-        for run in runs
-    }
+    items = {run: [item for each in sets for item in each.items[run]] for run in runs}
+    strata = [place for place, size in enumerate(sizes) for _ in range(size)]
     images: list[str] = []
     for place, (each, size) in enumerate(zip(sets, sizes, strict=True)):
         images += each.images or [f"item {place} {number}" for number in range(size)]
-    return ValidationSet(
-        scores, items, images if any(each.images for each in sets) else [], sets[0].transform
-    )
+    told = images if any(each.images for each in sets) else []
+    return ValidationSet(scores, items, told, sets[0].transform, strata)
 
 
 def _scores(
@@ -173,6 +169,7 @@ def _scores(
             for task, column in columns.items()
             if column.items and column.images
         },
+        strata={task: column.strata for task, column in columns.items() if column.strata},
         transforms={task: column.transform for task, column in columns.items() if column.transform},
     )
 

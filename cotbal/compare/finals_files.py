@@ -103,6 +103,11 @@ def _read_csv(path: str | Path, items: str | Path | None) -> Finals:
         stated = zip(names, cells.pop(TRANSFORM, []), strict=False)
         lower = checked_transforms({name: how for name, how in stated if how}, names)
         found = None if items is None else read_items(items)
+        if found is not None and found.strata:
+            raise ValueError(
+                f"items: expected no strata, as each column is one test set, got those of "
+                f"{', '.join(found.strata)}; give the sets of a task a column each, named TASK/SET"
+            )
         models = {
             row: {0: _of_row(row, names, values, {} if found is None else found.items)}
             for row, values in cells.items()

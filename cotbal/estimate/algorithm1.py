@@ -129,7 +129,9 @@ class Algorithm1:
         """
         written = {"scores": scores.to_csv(folder / "scores.csv")}
         if scores.items:
-            written["items"] = write_items(folder / "items.json", scores.items, scores.clusters)
+            written["items"] = write_items(
+                folder / "items.json", scores.items, scores.clusters, scores.strata
+            )
         return written
 
     def _measured(

@@ -10,9 +10,16 @@ Clusters = Mapping[str, Numbers]
 
 
 def checked_clusters(
-    clusters: Clusters, items: Mapping[str, Mapping[str, Sequence[float] | Tensor]]
+    clusters: Clusters,
+    items: Mapping[str, Mapping[str, Sequence[float] | Tensor]],
+    name: str = "clusters",
 ) -> dict[str, Tensor]:
     """{task: (n,) int64} after checking them against the items {run: {task: scores}}.
+
+    Args:
+        clusters: by task.
+        items: what they are of.
+        name: of these numbers, for messages.
 
     Raises:
         ValueError: a task without items, or not one whole number per item.
@@ -20,20 +27,20 @@ def checked_clusters(
     sizes = {task: len(scores) for of_run in items.values() for task, scores in of_run.items()}
     checked = {}
     for task, values in clusters.items():
-        numbers = _numbered(values)
+        numbers = numbered(values)
         if task not in sizes:
-            raise ValueError(f"clusters[{task!r}]: expected one of the tasks with items: {', '.join(sizes)}")
+            raise ValueError(f"{name}[{task!r}]: expected one of the tasks with items: {', '.join(sizes)}")
         if numbers.shape != (sizes[task],) or numbers.is_floating_point():
             raise ValueError(
-                f"clusters[{task!r}]: expected {sizes[task]} whole numbers, one per item, got shape "
+                f"{name}[{task!r}]: expected {sizes[task]} whole numbers, one per item, got shape "
                 f"{tuple(numbers.shape)} of {numbers.dtype}"
             )
         checked[task] = numbers.long()
     return checked
 
 
-def _numbered(values: Numbers) -> Tensor:
-    """The numbers as a tensor, by their places where one is beyond int64, as the hash of an image may be."""
+def numbered(values: Numbers) -> Tensor:
+    """Return the numbers as a tensor, by their places where one is beyond int64, as a hash may be."""
     if not isinstance(values, Tensor) and any(
         type(n) is int and not -(1 << 63) <= n < 1 << 63 for n in values
     ):
@@ -56,7 +63,7 @@ def cluster_sums(items: Tensor, clusters: Numbers | None, task: str) -> tuple[Te
     n = items.shape[-1]
     if clusters is None:
         return items, torch.ones(n, dtype=torch.float64)
-    numbers = _numbered(clusters)
+    numbers = numbered(clusters)
     if numbers.shape != (n,):
         raise ValueError(f"clusters: expected {n} numbers for task {task!r}, got {tuple(numbers.shape)}")
     _, inverse = numbers.unique(return_inverse=True)

@@ -1,7 +1,8 @@
 """Per-item scores as a JSON file: `{"schema_version": 1, "items": {run: {task: [score, ...]}}}`.
 
 A run is "mini" or the task of a probe; the items stand in the same order in every run. An optional key
-"clusters", `{task: [number, ...]}`, says which items belong together, such as the questions on one image.
+"clusters", `{task: [number, ...]}`, says which items belong together, such as the questions on one image;
+"strata", likewise, of which validation set each item is, where a task's score is the plain mean over several.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cotbal.estimate.clusters import Clusters
+    from cotbal.estimate.strata import Strata
 
 SCHEMA_VERSION = 1
 # A score that is not the mean of its items is another quantity, and its interval would be of that.
@@ -34,10 +36,12 @@ class ItemFile(NamedTuple):
     Attributes:
         items: {run: {task: scores}}.
         clusters: {task: a number per item}; empty where every item stands by itself.
+        strata: {task: a number per item}; a task that is not there has one validation set.
     """
 
     items: dict[str, dict[str, list[float]]]
     clusters: dict[str, list[int]]
+    strata: dict[str, list[int]]
 
 
 def read_items(path: str | Path) -> ItemFile:
@@ -56,7 +60,8 @@ def read_items(path: str | Path) -> ItemFile:
             raise ValueError(f"expected {_FORM}, got {came[:80]}")
         runs = _object(content, "items").items()
         items = {run.strip(): _lists(of_run, f"items[{run!r}]") for run, of_run in runs}
-        return ItemFile(items, _lists(content.get("clusters") or {}, "clusters", (int,)))
+        clusters, strata = (_lists(content.get(key) or {}, key, (int,)) for key in ("clusters", "strata"))
+        return ItemFile(items, clusters, strata)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -65,14 +70,16 @@ def write_items(
     path: str | Path,
     items: Mapping[str, Mapping[str, Tensor | Sequence[float]]],
     clusters: Clusters | None = None,
+    strata: Strata | None = None,
 ) -> Path:
     """Return `path` after writing the items there; `read_items` reads the same numbers back."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "items": {run: {task: _plain(row) for task, row in of_run.items()} for run, of_run in items.items()},
     }
-    if clusters:
-        content["clusters"] = {task: _plain(numbers) for task, numbers in clusters.items()}
+    for key, given in (("clusters", clusters), ("strata", strata)):
+        if given:
+            content[key] = {task: _plain(numbers) for task, numbers in given.items()}
     return write_text_atomically(path, json.dumps(content, allow_nan=False) + "\n")
 
 

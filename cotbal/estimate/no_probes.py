@@ -31,7 +31,8 @@ from cotbal.estimate.resample import (
 )
 from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
-from cotbal.estimate.seeds import check_alike, common_clusters, mean_of, spread
+from cotbal.estimate.seeds import check_alike, common_clusters, common_strata, mean_of, spread
+from cotbal.estimate.strata import Strata, balanced, checked_strata
 from cotbal.estimate.transforms import checked_transforms, oriented, oriented_draws
 from cotbal.weights import TaskWeights
 
@@ -48,9 +49,10 @@ class TwoModels:
         clusters: which of them belong together, as of `Scores`.
         transforms: where lower is better, as of `Scores`.
         by_seed: of the mean over seeds, what it is of.
+        strata: of which validation set each item is, as of `Scores`.
 
     Raises:
-        ValueError: a score that is not a finite number, or clusters or transforms as of `Scores`.
+        ValueError: a score that is not a finite number, or clusters, strata or transforms as of `Scores`.
     """
 
     tasks: Sequence[str]
@@ -60,6 +62,7 @@ class TwoModels:
     clusters: Clusters = field(default_factory=dict)
     transforms: Mapping[str, str] = field(default_factory=dict)
     by_seed: Sequence[TwoModels] = ()
+    strata: Strata = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for run, row in ((MINI, self.mini), (EQUAL, self.equal)):
@@ -67,6 +70,7 @@ class TwoModels:
                 if not math.isfinite(score):
                     raise ValueError(f"run {run!r}, task {task!r}: expected a finite score, got {score}")
         checked_clusters(self.clusters, self.items)
+        checked_strata(self.strata, self.items, self.clusters)
         object.__setattr__(self, "transforms", checked_transforms(self.transforms, self.tasks))
 
     @classmethod
@@ -74,7 +78,7 @@ class TwoModels:
         """The means over seeds, of scores and of each item.
 
         Raises:
-            ValueError: other tasks, transforms, items or clusters of them under another seed.
+            ValueError: other tasks, transforms, items, clusters or strata under another seed.
         """
         first = tables[0]
         if len(tables) == 1:
@@ -91,8 +95,9 @@ class TwoModels:
         }
         items = {run: of_run for run, of_run in common.items() if of_run}
         mini, equal = (mean_of([getattr(table, run) for table in tables]).tolist() for run in (MINI, EQUAL))
-        clusters = common_clusters(tables, {task for of_run in items.values() for task in of_run})
-        return cls(first.tasks, mini, equal, items, clusters, first.transforms, tuple(tables))
+        kept = {task for of_run in items.values() for task in of_run}
+        clusters, strata = common_clusters(tables, kept), common_strata(tables, kept)
+        return cls(first.tasks, mini, equal, items, clusters, first.transforms, tuple(tables), strata)
 
     @property
     def equal_is_one_training(self) -> bool:
@@ -207,6 +212,7 @@ class TwoModels:
         path: str | Path,
         items: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
         clusters: Clusters | None = None,
+        strata: Strata | None = None,
     ) -> TwoModels | None:
         """The scores in a file that `to_csv` wrote; None where the file is one with probes.
 
@@ -221,7 +227,7 @@ class TwoModels:
             mini, equal = (numbers(cells[row], tasks, row) for row in (MINI, EQUAL))
             named = zip(tasks, cells.get(TRANSFORM, [""] * len(tasks)), strict=True)
             transforms = {task: name for task, name in named if name}
-            return cls(tasks, mini, equal, items or {}, clusters or {}, transforms)
+            return cls(tasks, mini, equal, items or {}, clusters or {}, transforms, (), strata or {})
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -246,16 +252,21 @@ class TwoModels:
                 f"items: expected those of task {task!r} in {MINI} and {EQUAL}, the same ones; the "
                 "intervals need them"
             )
-        pair = torch.stack([torch.as_tensor(values, dtype=torch.float64) for values in (mini, equal)])
+        strata = self.strata.get(task)
+        pair = balanced(torch.tensor([list(mini), list(equal)], dtype=torch.float64), strata)
         scores = torch.tensor([self.mini[place], self.equal[place]], dtype=torch.float64)
         if not torch.allclose(pair.mean(1), scores, rtol=1e-6, atol=1e-6):
-            raise ValueError(f"items: expected the score of task {task!r} to be the mean of its items")
+            raise ValueError(
+                f"items: expected the score of task {task!r} to be the mean of its items, or with strata the "
+                "plain mean over them"
+            )
         pairs = [[list(items[run][task]) for run in (MINI, EQUAL)] for items in self._items_by_seed()]
         return drawn_means(
-            torch.tensor(pairs, dtype=torch.float64),
+            balanced(torch.tensor(pairs, dtype=torch.float64), strata),
             task,
             draws=draws,
             seed=seed_of(seed, task),
             over=over,
             clusters=self.clusters.get(task),
+            strata=strata,
         )

@@ -7,11 +7,12 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from cotbal.estimate.clusters import Numbers, cluster_sums
+from cotbal.estimate.clusters import Numbers
 from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.estimate.score_csv import EQUAL, MINI
 from cotbal.estimate.scores import Scores
-from cotbal.estimate.seeds import ScoreTable, common_clusters
+from cotbal.estimate.seeds import ScoreTable, common_clusters, common_strata
+from cotbal.estimate.strata import Part, balanced, parts
 from cotbal.estimate.transforms import oriented_draws
 
 SOURCES = ("items", "seeds")
@@ -43,7 +44,7 @@ def resample(
 ) -> Draws:
     """Draw the table again and again: items with replacement, the same ones in every run; seeds likewise.
 
-    Items of one cluster (questions on an image) are drawn together.
+    Items of one cluster (questions on an image) are drawn together, those of each validation set within it.
 
     Args:
         tables: one score table per training seed, with the items of every run, the same items in each.
@@ -57,7 +58,7 @@ def resample(
     if unknown := set(over) - set(SOURCES):
         raise ValueError(f"over: expected of {', '.join(SOURCES)}, got {', '.join(sorted(unknown))}")
     tasks = tables[0].tasks
-    clusters = common_clusters(tables, tasks)
+    clusters, strata = common_clusters(tables, tasks), common_strata(tables, tasks)
     columns = [
         drawn_means(
             stacked_items(tables, task),
@@ -66,6 +67,7 @@ def resample(
             seed=seed_of(seed, task),
             over=over,
             clusters=clusters.get(task),
+            strata=strata.get(task),
         )
         for task in tasks
     ]
@@ -146,6 +148,8 @@ def _runs(table: ScoreTable) -> tuple[str, ...]:
 def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
     """The items (S, N+1, n) of a task: by seed, by run (mini first, the equally weighted model last).
 
+    Those of several validation sets are scaled so that their mean is the score, the plain mean over the sets.
+
     Raises:
         ValueError: a run without items, unequal numbers of them, or a score that is not their mean.
     """
@@ -158,7 +162,7 @@ def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
                     f"items: expected the per-item scores of task {task!r} in run {run!r}, got none; "
                     "intervals and shrink need them for every run and task, --items in the command line"
                 )
-        items = torch.stack([table.items[run][task] for run in runs])
+        items = balanced(torch.stack([table.items[run][task] for run in runs]), table.strata.get(task))
         place = table.tasks.index(task)
         equal = table.mini[:0] if table.equal is None else table.equal[place : place + 1]
         scores = torch.cat([table.mini[place : place + 1], table.probes[:, place], equal])
@@ -166,7 +170,8 @@ def stacked_items(tables: Sequence[Scores], task: str) -> Tensor:
         if off > ITEM_TOLERANCE * max(1.0, scores.abs().max().item()):
             raise ValueError(
                 f"items: expected the mean of task {task!r}'s items to be its score, they are {off:.3g} "
-                "apart; give the items that the score is the mean of"
+                "apart; give the items that the score is the mean of, and strata where it is the plain mean "
+                "over several validation sets"
             )
         rows.append(items)
     if len({each.shape for each in rows}) > 1:
@@ -182,23 +187,33 @@ def drawn_means(
     seed: int,
     over: Sequence[str] = SOURCES,
     clusters: Numbers | None = None,
+    strata: Numbers | None = None,
 ) -> Tensor:
     """(K, R): the mean score of R models in every draw, the same items and seeds drawn for all of them.
 
     Args:
-        items: (S, R, n), by seed and model.
+        items: (S, R, n), by seed and model, their mean being the score.
         name: of what was scored, for messages.
         draws: K.
         seed: of the random numbers of the items; those of the seeds are the same in every call.
         over: "items", "seeds" or both: which noise is in the draws.
         clusters: (n,) a number per item, as in `resample`.
+        strata: (n,) likewise, of which validation set each is; within each they are drawn by themselves.
     """
     shares = seed_shares(len(items), draws, over)
     if "items" not in over:
         return torch.einsum("ks,sr->kr", shares, items.mean(-1))
-    sums, sizes = cluster_sums(items, clusters, name)
     generator = torch.Generator().manual_seed(seed)
-    n_groups = len(sizes)
+    found = parts(items, name, clusters, strata)
+    # Of each set one item less is drawn than it has: the noise of a mean of n is s^2 / n then, of few too.
+    less = int(len(found) > 1)
+    return torch.stack([_drawn(part, name, shares, generator, less) for part in found]).sum(0)
+
+
+def _drawn(part: Part, name: str, shares: Tensor, generator: torch.Generator, less: int) -> Tensor:
+    """(K, R): what a part has of the mean score in every draw."""
+    sums, sizes = part
+    n_groups, draws = len(sizes), len(shares)
     if n_groups < 2:
         raise ValueError(
             f"items: expected at least 2 items of {name!r}, and 2 clusters where they are given, got 1; one "
@@ -206,14 +221,14 @@ def drawn_means(
         )
     columns = []
     for first in range(0, draws, max(1, _CHUNK // n_groups)):
-        part = shares[first : first + max(1, _CHUNK // n_groups)]
-        counts = _counts(len(part), n_groups, generator).double()
+        chunk = shares[first : first + max(1, _CHUNK // n_groups)]
+        counts = _counts(len(chunk), n_groups, n_groups - less, generator).double()
         means = torch.einsum("kg,srg->ksr", counts, sums) / (counts @ sizes)[:, None, None]
-        columns.append(torch.einsum("ks,ksr->kr", part, means))
+        columns.append(torch.einsum("ks,ksr->kr", chunk, means))
     return torch.cat(columns)
 
 
-def _counts(draws: int, n: int, generator: torch.Generator) -> Tensor:
-    """(K, n) int64: how often each of n was drawn in n draws with replacement."""
-    drawn = torch.randint(n, (draws, n), generator=generator)
+def _counts(draws: int, n: int, times: int, generator: torch.Generator) -> Tensor:
+    """(K, n) int64: how often each of n was drawn in so many draws with replacement."""
+    drawn = torch.randint(n, (draws, times), generator=generator)
     return torch.zeros(draws, n, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))

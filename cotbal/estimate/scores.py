@@ -20,6 +20,7 @@ from cotbal.estimate.score_csv import (
     read_score_csv,
     write_score_csv,
 )
+from cotbal.estimate.strata import Strata, checked_strata
 from cotbal.estimate.transforms import checked_transforms, oriented
 from cotbal.tasks import RESERVED, task_names, unknown_task
 
@@ -42,9 +43,13 @@ class Scores:
         equal: (N,), V_i of the model trained on all data with equal weights, in the place of the probe's
             V_i(i+mini) in the difficulty; for probes that have a share of their task only.
         items: {run: {task: 1-d scores}}, a run being "mini", the task of a probe or "equal", the items in the
-            same order in every run. They give the standard error that tells whether a column is identified.
+            same order in every run; their mean is the score. They give the standard error that tells whether
+            a column is identified.
         clusters: {task: a whole number per item}, equal for items that belong together, such as the
             questions on one image; what they have in common counts once in errors and intervals.
+        strata: {task: a whole number per item}, equal for items of one validation set, where the score is the
+            plain mean over several of the mean of each one's items. Errors and intervals are those of items
+            drawn within each set; a task that is not there has one.
         transforms: {task: "reciprocal" or "complement: bound"} where lower is better. Scores are given and
             kept as measured; the signals use 1/m or bound - m.
 
@@ -52,7 +57,8 @@ class Scores:
         TypeError: a task name is not a string.
         ValueError: a wrong shape, a score that is not a finite number, a repeated or reserved task name, one
             of single_mini and single_full without the other, items of an unknown run or of unequal lengths,
-            clusters of a task without items or not one number per item.
+            clusters or strata of a task without items or not one number per item, or a stratum of one item
+            or cluster.
 
     Example:
         >>> scores = Scores(["a", "b"], mini=[0.2, 0.3], probes=[[0.6, 0.4], [0.3, 0.5]])
@@ -68,6 +74,7 @@ class Scores:
     equal: Tensor | None
     items: dict[str, dict[str, Tensor]]
     clusters: dict[str, Tensor]
+    strata: dict[str, Tensor]
     transforms: dict[str, str]
 
     def __init__(
@@ -81,6 +88,7 @@ class Scores:
         equal: Values | None = None,
         items: Items | None = None,
         clusters: Clusters | None = None,
+        strata: Strata | None = None,
         transforms: Mapping[str, str] | None = None,
     ) -> None:
         names = task_names(tasks)
@@ -101,6 +109,7 @@ class Scores:
             "equal": None if equal is None else _scores(equal, (size,), EQUAL, names),
             "items": checked,
             "clusters": checked_clusters(clusters or {}, checked),
+            "strata": checked_strata(strata or {}, checked, clusters or {}),
             "transforms": checked_transforms(transforms, names),
         }
         for name, value in values.items():
@@ -121,7 +130,12 @@ class Scores:
 
     @classmethod
     def from_csv(
-        cls, path: str | Path, *, items: Items | None = None, clusters: Clusters | None = None
+        cls,
+        path: str | Path,
+        *,
+        items: Items | None = None,
+        clusters: Clusters | None = None,
+        strata: Strata | None = None,
     ) -> "Scores":
         """Return the scores in a CSV file: header `run,<task>,...`, rows `mini` and one per task.
 
@@ -131,6 +145,7 @@ class Scores:
             path: the file.
             items: the per-item scores, which are no part of the file.
             clusters: which of them belong together, likewise.
+            strata: of which validation set each is, likewise.
 
         Raises:
             OSError: the file cannot be read.
@@ -150,6 +165,7 @@ class Scores:
                 single_full=rows.get(SINGLE_FULL),
                 items=items,
                 clusters=clusters,
+                strata=strata,
                 equal=rows.get(EQUAL),
                 transforms={task: transform for task, transform in named if transform},
             )

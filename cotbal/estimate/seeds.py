@@ -32,6 +32,10 @@ class ScoreTable(Protocol):
         """Which items belong together."""
 
     @property
+    def strata(self) -> Mapping[str, Any]:
+        """Of which validation set each item is."""
+
+    @property
     def equal(self) -> Any:
         """The scores of the equally weighted model, None where there is none."""
 
@@ -40,7 +44,7 @@ def pooled_scores(tables: Sequence[Scores]) -> Scores:
     """One table of the means over seeds, of scores and of each item.
 
     Raises:
-        ValueError: no table, or other tasks, transforms, items or clusters of them under another seed.
+        ValueError: no table, or other tasks, transforms, items, clusters or strata under another seed.
     """
     check_alike(tables)
     first = tables[0]
@@ -55,6 +59,7 @@ def pooled_scores(tables: Sequence[Scores]) -> Scores:
         }
         for run in first.items
     }
+    kept = {task for of_run in items.values() for task in of_run}
     alone = {
         name: [value for table in tables if (value := getattr(table, name)) is not None]
         for name in ("single_mini", "single_full", "equal")
@@ -64,7 +69,8 @@ def pooled_scores(tables: Sequence[Scores]) -> Scores:
         mean_of([table.mini for table in tables]),
         mean_of([table.probes for table in tables]),
         items=items,
-        clusters=common_clusters(tables, {task for of_run in items.values() for task in of_run}),
+        clusters=common_clusters(tables, kept),
+        strata=common_strata(tables, kept),
         transforms=first.transforms,
         **{name: mean_of(found) for name, found in alone.items() if len(found) == len(tables)},
     )
@@ -76,13 +82,26 @@ def common_clusters(tables: Sequence[ScoreTable], tasks: Iterable[str]) -> dict[
     Raises:
         ValueError: other ones under another seed, so that the items are others too.
     """
+    return _common("clusters", [table.clusters for table in tables], tasks)
+
+
+def common_strata(tables: Sequence[ScoreTable], tasks: Iterable[str]) -> dict[str, Any]:
+    """Of which validation set the items of these tasks are, the same under every seed.
+
+    Raises:
+        ValueError: as of `common_clusters`.
+    """
+    return _common("strata", [table.strata for table in tables], tasks)
+
+
+def _common(name: str, by_seed: Sequence[Mapping[str, Any]], tasks: Iterable[str]) -> dict[str, Any]:
     common = {}
     for task in tasks:
-        found = [table.clusters.get(task) for table in tables]
+        found = [numbers.get(task) for numbers in by_seed]
         lists = [None if numbers is None else list(map(int, numbers)) for numbers in found]
         if any(each != lists[0] for each in lists):
             raise ValueError(
-                f"clusters[{task!r}]: expected the same under every seed, got others; every model must be "
+                f"{name}[{task!r}]: expected the same under every seed, got others; every model must be "
                 "scored on the same items in the same order"
             )
         if found[0] is not None:

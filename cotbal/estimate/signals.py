@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from cotbal.estimate.clusters import cluster_sums, covariance_of_means
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of
 from cotbal.estimate.scores import Scores
+from cotbal.estimate.strata import balanced, parts, variance_of_mean
 from cotbal.estimate.transforms import oriented_items
 
 MIN_STANDARD_ERRORS = 3.0
@@ -126,11 +126,12 @@ def _standard_errors(scores: Scores, task: str) -> float | None:
     full, mini = scores.items.get(task, {}).get(task), scores.items.get("mini", {}).get(task)
     if full is None or mini is None or len(full) < 2:
         return None
-    gain = oriented_items(full, task, scores.transforms) - oriented_items(mini, task, scores.transforms)
-    sums, sizes = cluster_sums(gain, scores.clusters.get(task), task)
-    if len(sizes) < 2:
+    strata = scores.strata.get(task)
+    full, mini = (oriented_items(balanced(row, strata), task, scores.transforms) for row in (full, mini))
+    found = parts(full - mini, task, scores.clusters.get(task), strata)
+    if min(len(part.sizes) for part in found) < 2:
         return None
-    mean, error = gain.mean().item(), covariance_of_means(sums, sums, sizes).sqrt().item()
+    mean, error = (full - mini).mean().item(), variance_of_mean(found).sqrt().item()
     if error == 0:
         return math.copysign(math.inf, mean) if mean else 0.0
     return mean / error

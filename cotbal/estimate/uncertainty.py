@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotbal.estimate.clusters import Clusters, cluster_sums
 from cotbal.estimate.few_seeds import percentiles, stretched
 from cotbal.estimate.fieller import Noise, RatioSets, fieller
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of, weights_of
@@ -25,6 +24,7 @@ from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_O
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.signals import MIN_STANDARD_ERRORS, unidentified
+from cotbal.estimate.strata import parts
 from cotbal.estimate.transforms import oriented_items
 
 
@@ -183,7 +183,7 @@ def uncertainty(
         n_seeds=len(tables),
         mini=interval("mini"),
         probes=interval("probes"),
-        contribution=_ratio_sets(tables, pooled.clusters, level, over),
+        contribution=_ratio_sets(tables, pooled, level, over),
         one2all=None if reasons else interval("C one2all"),
         all2one=None if reasons else interval("C all2one"),
         difficulty=None if precise else interval("D"),
@@ -255,7 +255,7 @@ def _lost_in_noise(pooled: Scores, drawn: Draws) -> dict[str, str]:
     return found
 
 
-def _ratio_sets(tables: Sequence[Scores], clusters: Clusters, level: float, over: Sequence[str]) -> RatioSets:
+def _ratio_sets(tables: Sequence[Scores], pooled: Scores, level: float, over: Sequence[str]) -> RatioSets:
     """Fieller's sets of every cell of C, from the noise of the sources in `over` that the tables show."""
     lows, highs, bounded = [], [], []
     tasks, transforms = tables[0].tasks, tables[0].transforms
@@ -266,8 +266,8 @@ def _ratio_sets(tables: Sequence[Scores], clusters: Clusters, level: float, over
         nothing = torch.zeros_like(a)
         noises = [Noise(nothing, nothing, nothing, 1)]
         if "items" in over:
-            sums, sizes = cluster_sums(gains, clusters.get(task), task)
-            noises.append(Noise.of_items(sums, sums[place].expand_as(sums), sizes))
+            for sums, sizes in parts(gains, task, pooled.clusters.get(task), pooled.strata.get(task)):
+                noises.append(Noise.of_items(sums, sums[place].expand_as(sums), sizes))
         if "seeds" in over and len(tables) > 1:
             of_seeds = _gains(oriented_items(items, task, transforms), len(tasks)).mean(-1).T
             noises.append(Noise.of_seeds(of_seeds, of_seeds[place].expand_as(of_seeds)))

@@ -50,6 +50,28 @@ def test_the_table_and_its_items_become_weights_with_intervals(evaluated):
     assert "bootstrap" in weighed.stdout or "standard errors" in weighed.stderr
 
 
+def test_several_sets_of_a_task_stay_apart_up_to_the_intervals(tmp_path, monkeypatch):
+    """Sets of 300 and 10 items: the interval is that of a mean of two means, from each one's own noise."""
+    monkeypatch.chdir(tmp_path)
+    right = {"mini": (0.5, 0.5, 0.3), "box": (0.9, 0.9, 0.4), "other": (0.52, 0.5, 0.8)}
+    for run, shares in right.items():
+        for name, size, share in zip(("large", "small", "one"), (300, 10, 300), shares, strict=True):
+            rows = [{"id": n, "hit": int(n < share * size)} for n in range(size)]
+            write_table(tmp_path / run / f"{name}.csv", rows)
+    folders = [text for run in right for text in ("--run", f"{run}={run}")]
+    sets = [("box", "large"), ("box", "small"), ("other", "one")]
+    texts = [f"{task}: format=csv from={name}.csv metric=hit better=higher" for task, name in sets]
+    assert call("collect", *folders, *[t for text in texts for t in ("--task", text)]).exit_code == 0
+    read = read_items(tmp_path / "items.json")
+    assert read.strata == {"box": [0] * 300 + [1] * 10}
+    assert set(read.items["mini"]["box"]) == {0.0, 1.0}
+    error = (0.5 * 0.5 / 299 + 0.5 * 0.5 / 9) ** 0.5 / 2
+    weighed = call("weights", "scores.csv", "--items", "items.json", "--json")
+    assert weighed.exit_code == 0, weighed.stderr
+    low, high = json.loads(weighed.stdout)["uncertainty"]["mini"][0]
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+
+
 def test_the_json_has_scores_files_and_rules(evaluated):
     done = CliRunner().invoke(app, ["collect", *FOLDERS, *TASKS, "--json", "--out", "new/t.csv"])
     assert done.exit_code == 0

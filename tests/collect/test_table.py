@@ -104,9 +104,41 @@ def test_the_sets_of_a_task_count_alike_whatever_their_sizes(tmp_path):
     found = collect({run: tmp_path / run for run in ("mini", "box", "other")}, sources)
     assert found.scores.mini.tolist() == [0.75, 0.5]
     for run, score in (("mini", 0.75), ("box", 0.5)):
-        assert len(found.scores.items[run]["box"]) == 6
-        assert found.scores.items[run]["box"].mean().item() == pytest.approx(score)
+        row = found.scores.items[run]["box"]
+        assert (row[:4].mean() + row[4:].mean()).item() / 2 == score
+        assert set(row.tolist()) <= {0.0, 1.0}
     assert found.scores.clusters["box"].tolist() == list(range(6))
+    assert {task: numbers.tolist() for task, numbers in found.scores.strata.items()} == {
+        "box": [0, 0, 0, 0, 1, 1]
+    }
+
+
+def test_a_gain_without_noise_is_identified_however_few_items_one_of_the_sets_has(tmp_path):
+    sources = []
+    for name, task, size in (("large", "box", 500), ("small", "box", 2), ("one", "other", 40)):
+        for run in ("mini", "box", "other"):
+            marks = (
+                [run == "box"] * size if task == "box" else [n % 2 + (run == "other") for n in range(size)]
+            )
+            rows = [{"id": n, "hit": float(mark)} for n, mark in enumerate(marks)]
+            write_table(tmp_path / run / f"{name}.csv", rows)
+        sources.append(parse_source(f"{task}: format=csv from={name}.csv metric=hit better=higher"))
+    scores = collect({run: tmp_path / run for run in ("mini", "box", "other")}, sources).scores
+    assert (scores.mini[0].item(), scores.probes[0, 0].item()) == (0.0, 1.0)
+    found = uncertainty(scores, draws=200)
+    assert not found.unidentified
+    assert found.probes[:, 0, 0].tolist() == pytest.approx([1.0, 1.0], rel=1e-12)
+
+
+def test_a_set_of_one_item_shows_no_noise_and_is_refused(tmp_path):
+    for run in ("mini", "vqa"):
+        write_table(tmp_path / run / "a.csv", [{"id": n, "hit": n % 2} for n in range(4)])
+        write_table(tmp_path / run / "b.csv", [{"id": 0, "hit": run == "vqa"}])
+    text = "vqa: format=csv from={}.csv metric=hit better=higher"
+    with pytest.raises(ValueError, match=r"1 of stratum 1; .* leave that validation set out, .*items=no"):
+        collect(
+            {run: tmp_path / run for run in ("mini", "vqa")}, [parse_source(text.format(n)) for n in "ab"]
+        )
 
 
 def two_sets(folder, first, second):

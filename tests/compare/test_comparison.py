@@ -369,6 +369,9 @@ def test_items_come_with_a_csv_and_are_those_of_its_columns(tmp_path):
     items.write_text(json.dumps({**content, "items": {"STL": {"c": [1, 0]}}}))
     with pytest.raises(ValueError, match=r"items\['STL'\]: no such column 'c'"):
         read_finals(path, items)
+    items.write_text(json.dumps({**content, "strata": {"a": [0, 1]}}))
+    with pytest.raises(ValueError, match=r"a.csv: items: expected no strata.* got those of a; .*TASK/SET"):
+        read_finals(path, items)
     with pytest.raises(ValueError, match="holds its own; they belong to a CSV"):
         read_finals(write_finals(tmp_path / "finals.json", drawn()), items)
 

@@ -9,11 +9,16 @@ ITEMS = {"mini": {"a": torch.tensor([0.1, 1 / 3])}, "a": {"a": torch.tensor([1.0
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    path = write_items(tmp_path / "items.json", ITEMS, {"a": [0, 0]})
+    path = write_items(tmp_path / "items.json", ITEMS, {"a": [0, 0]}, {"a": [0, 1]})
     found = read_items(path)
     assert found.items == {run: {task: row.tolist() for task, row in of.items()} for run, of in ITEMS.items()}
     assert found.clusters == {"a": [0, 0]}
-    assert read_items(write_items(path, ITEMS)).clusters == {}
+    assert found.strata == {"a": [0, 1]}
+
+
+def test_a_file_without_clusters_and_strata_has_none(tmp_path):
+    found = read_items(write_items(tmp_path / "items.json", ITEMS))
+    assert found.clusters == found.strata == {}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,10 @@ def test_what_is_written_is_read_back(tmp_path):
         ('{"schema_version": 1, "items": {"mini": {"a": [true]}}}', "a list of numbers"),
         ('{"schema_version": 1, "items": {"mini": {"a": [1, NaN]}}}', "a list of numbers, got nan"),
         ('{"schema_version": 1, "items": {}, "clusters": {"a": [0, 0.5]}}', "whole numbers, got 0.5"),
+        (
+            '{"schema_version": 1, "items": {}, "strata": {"a": ["testA"]}}',
+            "strata.*whole numbers, got 'testA'",
+        ),
         ("{", "items.json"),
     ],
 )
@@ -45,5 +54,5 @@ def test_it_is_plain_json(tmp_path):
 
 def test_names_are_those_of_the_cells_of_a_score_table(tmp_path):
     items = {"mini": {"a ": [1, 0]}, "a ": {"a ": [1, 1]}}
-    path = write_items(tmp_path / "items.json", items, {"a ": [0, 1]})
-    assert read_items(path) == ({"mini": {"a": [1, 0]}, "a": {"a": [1, 1]}}, {"a": [0, 1]})
+    path = write_items(tmp_path / "items.json", items, {"a ": [0, 1]}, {"a ": [2, 2]})
+    assert read_items(path) == ({"mini": {"a": [1, 0]}, "a": {"a": [1, 1]}}, {"a": [0, 1]}, {"a": [2, 2]})
