@@ -150,6 +150,8 @@ def test_clusters_of_the_items_go_with_them_and_must_be_the_same_for_every_model
     scores = algorithm.scores(results)
     assert {task: numbers.tolist() for task, numbers in scores.clusters.items()} == clusters
     assert read_items(algorithm.write_scores(scores, tmp_path)["items"]).clusters == clusters
+    of_sets = Scores(scores.tasks, scores.mini, scores.probes, items=scores.items, strata={"b": [3, 3, 3]})
+    assert read_items(algorithm.write_scores(of_sets, tmp_path)["items"]).strata == {"b": [3, 3, 3]}
     results["probe c/scores"] = {**RESULTS["probe c/scores"], "clusters": {"b": [0, 1, 1]}}
     with pytest.raises(ValueError, match=r"task 'b': expected those of run 'mini' .* got others in run 'c'"):
         algorithm.scores(results)

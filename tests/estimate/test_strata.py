@@ -1,11 +1,13 @@
 """A task of several validation sets: the score is the plain mean over them, each has its own noise."""
 
+import dataclasses
 import math
 from statistics import fmean, variance
 
 import pytest
 import torch
 
+from cotbal.estimate.items_json import read_items, write_items
 from cotbal.estimate.no_probes import TwoModels
 from cotbal.estimate.resample import resample
 from cotbal.estimate.scores import Scores
@@ -15,19 +17,21 @@ from cotbal.estimate.strata import balanced, parts, variance_of_mean
 from cotbal.estimate.uncertainty import uncertainty
 
 SIZES = [(566, 510, 960), (1000, 20), (400, 2)]
-RUNS = {"mini": 0.6, "a": 0.9, "b": 0.62}
-OTHER = {"mini": 0.3, "a": 0.4, "b": 0.8}
+# Of each set: what a ratio of the means leaves of the items is not 0 in each.
+RUNS = {"mini": (0.6, 0.3, 0.4), "a": (0.9, 0.95, 0.7), "b": (0.62, 0.8, 0.5)}
+OTHER = {"mini": [0.3], "a": [0.4], "b": [0.8]}
 
 
 def labels(sizes):
     return [place for place, size in enumerate(sizes) for _ in range(size)]
 
 
-def marks(sizes, share, seed):
-    """Right or wrong by item; both in every set, so that none is without noise."""
+def marks(sizes, shares, seed):
+    """Right or wrong by item, the share by set; both in every set, so that none is without noise."""
     generator = torch.Generator().manual_seed(seed)
-    found = [(torch.rand(size, generator=generator, dtype=torch.float64) < share).tolist() for size in sizes]
-    return [float(mark) for of_set in found for mark in [True, False, *of_set[2:]]]
+    drawn = [torch.rand(size, generator=generator, dtype=torch.float64) for size in sizes]
+    found = [(of < share).double().tolist() for of, share in zip(drawn, shares, strict=False)]
+    return [mark for of_set in found for mark in [1.0, 0.0, *of_set[2:]]]
 
 
 def by_set(row, sizes):
@@ -50,7 +54,7 @@ def error_of(row, sizes):
 
 def table(rows, sizes, **options):
     """Scores of task "a" with these rows {run: items} and sets, and of "b" with one set of 200 items."""
-    of_b = {run: marks([200], share, 9) for run, share in OTHER.items()}
+    of_b = {run: marks([200], shares, 9) for run, shares in OTHER.items()}
     items = {run: {"a": rows[run], "b": of_b[run]} for run in rows}
     means = {run: [score_of(rows[run], sizes), fmean(of_b[run])] for run in rows}
     options = {"strata": {"a": labels(sizes)}, **options}
@@ -58,7 +62,7 @@ def table(rows, sizes, **options):
 
 
 def measured(sizes, **options):
-    rows = {run: marks(sizes, share, seed) for seed, (run, share) in enumerate(RUNS.items())}
+    rows = {run: marks(sizes, shares, seed) for seed, (run, shares) in enumerate(RUNS.items())}
     return rows, table(rows, sizes, **options)
 
 
@@ -70,7 +74,7 @@ def variance_by(row, strata, clusters=None):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_variance_is_that_of_the_formula(sizes):
     for seed in range(3):
-        row = marks(sizes, 0.8, seed)
+        row = marks(sizes, (0.8, 0.4, 0.6), seed)
         assert variance_by(row, labels(sizes)) == pytest.approx(error_of(row, sizes) ** 2, rel=1e-9)
         scaled = balanced(torch.tensor(row, dtype=torch.float64), labels(sizes))
         assert scaled.mean().item() == pytest.approx(score_of(row, sizes), rel=1e-12)
@@ -125,17 +129,24 @@ def test_without_noise_a_gain_is_identified_whatever_the_sizes(sizes):
 
 def test_a_gain_within_the_noise_of_its_sets_is_told_in_their_standard_errors():
     sizes = (300, 40)
-    rows = {run: marks(sizes, share, 3) for run, share in (("mini", 0.5), ("a", 0.55), ("b", 0.5))}
+    shares = {"mini": (0.5, 0.6), "a": (0.55, 0.8), "b": (0.5, 0.5)}
+    rows = {run: marks(sizes, of_run, seed) for seed, (run, of_run) in enumerate(shares.items())}
     gain = [own - base for own, base in zip(rows["a"], rows["mini"], strict=True)]
     z = score_of(gain, sizes) / error_of(gain, sizes)
     assert 0 < z < 3
     assert f"only {z:.2f} of its standard errors" in unidentified(table(rows, sizes))["a"]
+    # Two by two on an image: the mean of each two is one item.
+    pairs = [fmean(gain[place : place + 2]) for place in range(0, 340, 2)]
+    z = score_of(gain, sizes) / error_of(pairs, (150, 20))
+    scores = table(rows, sizes, clusters={"a": [place // 2 for place in range(340)]})
+    assert f"only {z:.2f} of its standard errors" in unidentified(scores)["a"]
 
 
 def test_without_probes_the_intervals_are_those_of_the_sets():
     sizes, temperature = (1000, 20), 0.5
-    rows, _ = measured(sizes)
-    of_b = {"mini": marks([300], 0.5, 1), "equal": marks([300], 0.9, 2)}
+    # The sets are far apart in the mini run: what the ratio leaves of each is not 0.
+    rows = {"mini": marks(sizes, (0.95, 0.1), 3), "a": marks(sizes, (0.99, 1.0), 4)}
+    of_b = {"mini": marks([300], [0.5], 1), "equal": marks([300], [0.9], 2)}
     items = {"mini": {"a": rows["mini"], "b": of_b["mini"]}, "equal": {"a": rows["a"], "b": of_b["equal"]}}
     means = {run: [score_of(row["a"], sizes), fmean(row["b"])] for run, row in items.items()}
     strata = {"a": labels(sizes)}
@@ -154,7 +165,7 @@ def test_without_probes_the_intervals_are_those_of_the_sets():
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_clusters_count_once_within_their_set(sizes):
-    row, strata = marks(sizes, 0.7, 5), labels(sizes)
+    row, strata = marks(sizes, (0.7, 0.4, 0.6), 5), labels(sizes)
     numbers = torch.arange(len(row)).repeat(3)
     once = variance_by(row, strata)
     assert variance_by(row * 3, strata * 3, numbers) == pytest.approx(once, rel=1e-9)
@@ -174,12 +185,12 @@ def test_clusters_of_each_set_are_drawn_as_their_variance_says():
 
 def test_an_image_in_two_sets_counts_once():
     """Two sets of the same items are one: their mean knows no more than either."""
-    row, images = marks([300], 0.7, 0), list(range(300))
+    row, images = marks([300], [0.7], 0), list(range(300))
     alone = variance_by(row, labels([300]))
     assert variance_by(row * 2, labels([300, 300]), images * 2) == pytest.approx(alone, rel=1e-9)
     assert variance_by(row * 2, labels([300, 300])) == pytest.approx(alone / 2, rel=1e-9)
     scores = table(
-        {run: marks([300], share, 1) * 2 for run, share in RUNS.items()},
+        {run: marks([300], shares, 1) * 2 for run, shares in RUNS.items()},
         (300, 300),
         clusters={"a": images * 2},
     )
@@ -206,7 +217,7 @@ def test_images_in_some_of_the_sets_give_the_variance_of_the_score():
 
 def test_neither_the_order_of_the_items_nor_the_names_of_the_sets_change_anything():
     sizes = (30, 7, 12)
-    row, strata = marks(sizes, 0.6, 2), labels(sizes)
+    row, strata = marks(sizes, (0.6, 0.3, 0.8), 2), labels(sizes)
     clusters = [place // 3 for place in range(49)]
     order = torch.randperm(49, generator=torch.Generator().manual_seed(1)).tolist()
     for numbers in (None, clusters):
@@ -237,6 +248,19 @@ def test_the_mean_over_seeds_has_the_sets_of_each():
     other = measured((40, 300))[1]
     with pytest.raises(ValueError, match=r"strata\['a'\]: expected the same under every seed"):
         pooled_scores([tables[0], other])
+
+
+def test_a_table_and_its_items_are_read_back_with_their_sets(tmp_path):
+    rows, scores = measured((30, 7))
+    path = write_items(tmp_path / "items.json", scores.items, scores.clusters, scores.strata)
+    again = Scores.from_csv(scores.to_csv(tmp_path / "scores.csv"), **read_items(path)._asdict())
+    assert torch.equal(resample([again], draws=100).probes, resample([scores], draws=100).probes)
+    assert again.items["a"]["a"].tolist() == rows["a"]
+    mini, equal = scores.mini.tolist(), scores.probes[0].tolist()
+    pair = TwoModels(scores.tasks, mini, equal, {"mini": scores.items["mini"], "equal": scores.items["a"]})
+    path = write_items(path, pair.items, strata=scores.strata)
+    table = TwoModels.from_csv(pair.to_csv(tmp_path / "pair.csv"), **read_items(path)._asdict())
+    assert torch.equal(table.intervals(), dataclasses.replace(pair, strata=scores.strata).intervals())
 
 
 def test_items_of_several_sets_without_their_strata_are_refused():
