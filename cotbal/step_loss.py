@@ -140,8 +140,18 @@ class StepLoss:
             )
 
     def leads_to(self, trained_on: Tensor) -> bool:
-        """Whether the micro-batch's loss is in the graph of `trained_on`; True where none can tell."""
+        """Whether the micro-batch's loss is in the graph of `trained_on`; True where none can tell.
+
+        Raises:
+            ValueError: the micro-batch's loss is in no graph, and `trained_on` is in one.
+        """
         ours = None if self._loss is None else self._loss.grad_fn
+        if self._loss is not None and ours is None and trained_on.grad_fn is not None:
+            raise ValueError(
+                "micro_batch: expected a loss with a gradient, got one that was computed without: the "
+                "backward pass makes it anew, as the model's own loss; checkpoint the layers, not the "
+                "whole model"
+            )
         nodes = [trained_on.grad_fn]
         seen = set(nodes)
         # First in, first out: it is a step or two away where all is well.

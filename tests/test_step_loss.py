@@ -169,6 +169,18 @@ def test_it_tells_whether_the_loss_is_in_what_is_trained_on() -> None:
         assert not step_loss.leads_to(loss.detach())
 
 
+def test_a_loss_without_a_gradient_is_not_what_is_trained_on() -> None:
+    """As of a forward pass that a reentrant checkpoint runs without one, and again in the backward pass."""
+    hidden, head, labels, ids = batch()
+    step_loss = begun(labels, ids)
+    with step_loss.micro_batch(ids):
+        with torch.no_grad():
+            loss = step_loss.on_hidden(hidden, head, labels)
+        assert step_loss.leads_to(loss)
+        with pytest.raises(ValueError, match="expected a loss with a gradient, got one that was computed"):
+            step_loss.leads_to(loss + hidden.sum())
+
+
 def test_sums_gather_over_steps_and_one_task_is_enough() -> None:
     hidden, head, labels, _ = batch()
     step_loss, ids = StepLoss(1), torch.zeros(5, dtype=torch.int64)

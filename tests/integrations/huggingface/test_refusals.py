@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutput
 
 import cotbal
 from cotbal.balancing import DWA
@@ -100,6 +102,22 @@ def test_several_gpus_in_one_process(tmp_path: Path) -> None:
 def test_a_loss_function_of_the_trainer(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"compute_loss_func: expected None, got a function.* Leave it out"):
         trainer(tmp_path, compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.loss)
+
+
+def test_a_reentrant_checkpoint_around_the_whole_model(tmp_path: Path) -> None:
+    """Its second forward pass is in the backward pass, where the model's loss is its own."""
+    run = trainer(tmp_path)
+    own, embed = run.model.forward, run.model.model.embed_tokens
+
+    def forward(input_ids: Tensor, **inputs: Any) -> CausalLMOutput:
+        def whole(embedded: Tensor) -> Tensor:
+            return own(inputs_embeds=embedded, **inputs).loss
+
+        return CausalLMOutput(loss=checkpoint(whole, embed(input_ids), use_reentrant=True))
+
+    run.model.forward = forward
+    with pytest.raises(ValueError, match=r"expected a loss with a gradient, .* checkpoint the layers"):
+        run.train()
 
 
 # PEFT reads what transformers 5 has renamed.
