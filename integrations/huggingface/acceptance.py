@@ -113,7 +113,9 @@ class _Batch:
         # Not torch.manual_seed: it would seed the GPUs' generators, which nothing here puts back.
         torch.default_generator.manual_seed(0)
         twin, step_loss = self._twin(model), StepLoss(2)
-        step_loss.begin_step(torch.tensor([0.25, 4.0]), torch.tensor(10.0))
+        # On the batch's device in its dtype, whatever torch takes by default.
+        weights, denominator = self.hidden.new_tensor([0.25, 4.0]), self.hidden.new_tensor(10.0)
+        step_loss.begin_step(weights, denominator)
         position = LossPosition(twin, step_loss, () if shape is None else [self.head], shape)
         position.install()
         inputs = torch.zeros_like(self.labels)

@@ -38,7 +38,7 @@ def tell_precision(trainer: Any) -> None:
 
 def loss_scale(trainer: Any) -> Tensor | None:
     """What the loss of an fp16 run is multiplied by before its backward pass, 0-d float32; else None."""
-    one = torch.ones((), device=trainer.args.device)
+    one = torch.ones((), dtype=torch.float32, device=trainer.args.device)
     if (scaler := trainer.accelerator.scaler) is not None:
         return scaler.scale(one)
     wrapped = getattr(trainer.accelerator, "deepspeed_engine_wrapped", None)

@@ -1,13 +1,17 @@
-"""What is told of a trainer's precision."""
+"""What is told of a trainer's precision, and torch's own defaults, which are no part of it."""
 
 import logging
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainingArguments
 
-from cotbal.integrations.huggingface.engine import tell_precision
+from cotbal.integrations.huggingface.engine import loss_scale, tell_precision
+from cotbal.integrations.huggingface.levels import install_loss
+from cotbal.step_loss import StepLoss
 from tests.integrations.huggingface.level_cases import FROM_5
 from tests.integrations.huggingface.training import (
     WEIGHTS,
@@ -52,3 +56,25 @@ def test_a_second_training_of_a_process(tmp_path: Any, caplog: pytest.LogCapture
             trainer.train()
     assert trainer.accelerator.mixed_precision == ("no" if FROM_5 else "bf16")
     assert ("the training is in bf16" in caplog.text) == (not FROM_5)
+
+
+@pytest.fixture
+def other_defaults() -> Iterator[None]:
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    # Stands for "cuda", on which a model may be made.
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(dtype)
+
+
+def test_the_level_is_the_same_whatever_torch_takes_by_default(
+    request: pytest.FixtureRequest, tmp_path: Any
+) -> None:
+    model, args = tiny_model(), arguments(tmp_path)
+    request.getfixturevalue("other_defaults")
+    assert install_loss(model, StepLoss(2), "auto").level == "linear"
+    engine = SimpleNamespace(fp16_enabled=lambda: True, optimizer=SimpleNamespace(loss_scale=1001.0))
+    wrapped = SimpleNamespace(scaler=None, deepspeed_engine_wrapped=SimpleNamespace(engine=engine))
+    assert loss_scale(SimpleNamespace(args=args, accelerator=wrapped)).item() == 1001.0
