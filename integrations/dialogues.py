@@ -10,8 +10,24 @@ END_OF_THOUGHT = "</think>"
 _FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
 SYSTEM = "system"
 _ROLES = {"human": "user", "gpt": "assistant"}
-# Of a turn, where False or 0 means that it is not to be learned.
-_TRAINED = ("loss", "weight")
+# Of an answer, where False or 0 means that it is not to be learned.
+_TRAINED = ("loss", "weight", "train", "training")
+# Of a turn, what says more of an answer or a question than its text, and would be told to no model.
+_UNREAD = (
+    "tool_calls",
+    "tools",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "train_detail",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+)
 
 
 class Turn(NamedTuple):
@@ -65,19 +81,30 @@ def read_dialogue(record: Mapping[str, Any], form: str = "conversations") -> Dia
             f'"{text}": "..."}}, ...], in turn, got {json.dumps(found)[:100]}{_misfit(roles, found, role)}'
         )
     for turn, given in zip(turns, found or (), strict=True):
+        _check_keys(given, text, turn.role == "assistant")
         _check_text(turn.text, text)
-        for key in _TRAINED:
-            if key in given and given[key] in (False, 0):
-                raise ValueError(
-                    f"expected answers that are all trained on, got a turn of {key!r} {given[key]!r}; part "
-                    "the record, or take the key out"
-                )
     if record.get(SYSTEM):
         if roles[0] == "system":
             raise ValueError(f"expected one system message, got `{SYSTEM}` and a first turn of it; keep one")
         _check_text(record[SYSTEM], SYSTEM)
         turns.insert(0, Turn("system", record[SYSTEM]))
     return Dialogue(tuple(turns), _images(record))
+
+
+def _check_keys(turn: Mapping[str, Any], text: str, is_answer: bool) -> None:
+    """Raises ValueError for a key that takes something out of the training, or would be left out of it."""
+    # Exports of a table have each key in every turn, empty where it says nothing.
+    if unread := [key for key in _UNREAD if turn.get(key)]:
+        raise ValueError(
+            f"expected all that a turn says in its `{text}`, got a turn's {unread[0]!r}, which is not read; "
+            "move what it says there, or take it out"
+        )
+    for key in _TRAINED:
+        if is_answer and key in turn and turn[key] in (False, 0):
+            raise ValueError(
+                f"expected answers that are all trained on, got a turn of {key!r} {turn[key]!r}; part "
+                "the record, or take the key out"
+            )
 
 
 def _misfit(roles: list[Any], found: Any, key: str) -> str:

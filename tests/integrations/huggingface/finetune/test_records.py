@@ -5,6 +5,7 @@ import json
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,16 +95,43 @@ def test_a_system_message_and_pictures_under_keys_of_their_own(form: dict, tmp_p
             read_files([str(path)])
 
 
-@pytest.mark.parametrize("mark", [{"loss": False}, {"weight": 0}])
+@pytest.mark.parametrize("form", [CONVERSATION, MESSAGES])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tool_calls", [{"function": {"name": "add", "arguments": {}}}]),
+        ("reasoning_content", "Two and two."),
+        ("thinking", "Two and two."),
+        ("images", ["1.png"]),
+        ("train_detail", [{"begin_offset": 0, "end_offset": 1, "train": False}]),
+    ],
+)
+def test_a_key_of_a_turn_that_nothing_is_trained_of(form: dict, key: str, value: Any, tmp_path: Path) -> None:
+    """An answer that calls a tool has often no text beside it: an empty one would be trained."""
+    path, (kind,) = tmp_path / "t.jsonl", form
+    text = "value" if kind == "conversations" else "content"
+    question, answer = form[kind]
+    for nothing in (None, "", []):
+        path.write_text(json.dumps({kind: [question, answer | {key: nothing}], "task": "chat"}))
+        assert len(read_files([str(path)])) == 1
+    for given in ({key: value}, {key: value, text: ""}, {key: value, text: None}):
+        path.write_text(json.dumps({kind: [question, answer | given], "task": "chat"}))
+        with pytest.raises(ValueError, match=rf"record 1: .* got a turn's '{key}', which is not read; move"):
+            read_files([str(path)])
+
+
+@pytest.mark.parametrize("mark", [{"loss": False}, {"weight": 0}, {"train": False}, {"training": False}])
 def test_a_turn_that_is_not_to_be_trained_on(mark: dict, tmp_path: Path) -> None:
     question, answer = MESSAGES["messages"]
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"messages": [question, answer | mark, question, answer], "task": "chat"}))
     with pytest.raises(
-        ValueError, match=r"all trained on, got a turn of '(loss|weight)' .*; part the record"
+        ValueError, match=r"all trained on, got a turn of '(loss|weight|train|training)' .*; part the record"
     ):
         read_files([str(path)])
-    path.write_text(json.dumps({"messages": [question, answer | dict.fromkeys(mark, True)], "task": "chat"}))
+    # A question is not trained on in any case.
+    turns = [question | mark, answer | dict.fromkeys(mark, True)]
+    path.write_text(json.dumps({"messages": turns, "task": "chat"}))
     assert len(read_files([str(path)])) == 1
 
 
