@@ -33,13 +33,13 @@ class RestoredWeights(_Base):
         self._missed = ()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._missed:
-            restore(self.model if model is None else model, resume_from_checkpoint)
+            restore(self.model if model is None else model, resume_from_checkpoint, self._missed)
 
     def _load_best_model(self) -> None:
         self._missed = ()
         super()._load_best_model()
         if self._missed:
-            restore(self.model, self.state.best_model_checkpoint)
+            restore(self.model, self.state.best_model_checkpoint, self._missed)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         self._missed = not_loaded(self.model, load_result.missing_keys)
@@ -55,12 +55,14 @@ def not_loaded(model: nn.Module, missing: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name, tensor in tensors.items() if name in missing and id(tensor) not in loaded)
 
 
-def restore(model: nn.Module, folder: str) -> None:
+def restore(model: nn.Module, folder: str, missed: Iterable[str] | None = None) -> None:
     """Loads the weights of a checkpoint into `model` as `from_pretrained` reads them.
 
     Args:
         model: the model; it is another one for a moment, on the CPU.
         folder: the checkpoint's.
+        missed: the names that have to be among them; None: all. Parts of one's own, which the class does not
+            have, are loaded by their names already.
 
     Raises:
         ValueError: some of its weights are not there under any name.
@@ -72,10 +74,12 @@ def restore(model: nn.Module, folder: str) -> None:
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     options = {DTYPE: dtype, "config": deepcopy(model.config), "output_loading_info": True}
     saved, told = type(model).from_pretrained(folder, **options)
-    lacking = not_loaded(saved, told["missing_keys"])
+    tensors = saved.state_dict()
+    missed = set(model.state_dict() if missed is None else missed)
+    lacking = not_loaded(saved, told["missing_keys"]) or not_loaded(model, missed.difference(tensors))
     if lacking or told["mismatched_keys"]:
         raise ValueError(_lacks(model, folder, f"none for {len(lacking)}, {', '.join(lacking[:3])}"))
-    model.load_state_dict(saved.state_dict())
+    model.load_state_dict(tensors, strict=False)
 
 
 def _lacks(model: nn.Module, folder: str, got: str) -> str:

@@ -36,10 +36,18 @@ def tiny_llava() -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config)
 
 
-def trainer(folder: Path, steps: int, **options: Any) -> OrderedTrainer:
+def extended_llava() -> LlavaForConditionalGeneration:
+    """With parts of one's own, which are saved under their names and which the class does not have."""
+    model = tiny_llava()
+    model.more = nn.Linear(3, 2)
+    model.register_buffer("numbers", torch.rand(3))
+    return model
+
+
+def trainer(folder: Path, steps: int, model: Any = None, **options: Any) -> OrderedTrainer:
     args = arguments(folder, 4, 1, steps, **(SAVED | options))
     data = {"train_dataset": records(16), "eval_dataset": records(4)}
-    return OrderedTrainer(tiny_llava(), args, **data, data_collator=collator(), weights=WEIGHTS)
+    return OrderedTrainer(model or tiny_llava(), args, **data, data_collator=collator(), weights=WEIGHTS)
 
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}], ids=["one file", "shards"])
@@ -70,6 +78,49 @@ def test_the_best_model_is_the_best(tmp_path: Path) -> None:
     assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
     first = LlavaForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-1")
     assert torch.equal(parameters(run.model), parameters(first))
+
+
+def test_parts_of_ones_own_come_back_with_the_others(tmp_path: Path) -> None:
+    unbroken = trainer(tmp_path, 4, extended_llava())
+    unbroken.train()
+    other = extended_llava()
+    with torch.no_grad():
+        other.more.weight.zero_()
+        other.numbers.zero_()
+    resumed = trainer(tmp_path, 4, other)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for name, value in unbroken.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_the_best_model_has_parts_of_its_own(tmp_path: Path) -> None:
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
+    by_loss = {"metric_for_best_model": "loss", "greater_is_better": True}
+    run = trainer(tmp_path, 3, extended_llava(), **by_loss, **options)
+    run.train()
+    assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
+    first = LlavaForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-1").state_dict()
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, first.get(name, value)), name
+
+
+def test_a_part_of_ones_own_that_the_checkpoint_lacks_is_told(tmp_path: Path) -> None:
+    trainer(tmp_path, 2).train()
+    resumed = trainer(tmp_path, 4, extended_llava())
+    with pytest.raises(ValueError, match=r"of all parameters of Llava.*, got none for 3, numbers, more"):
+        resumed.train(resume_from_checkpoint=True)
+
+
+def test_a_part_of_ones_own_may_be_tied_to_another(tmp_path: Path) -> None:
+    model = tiny_llava()
+    model.save_pretrained(tmp_path)
+    other = tiny_llava()
+    other.more = nn.Linear(32, 48, bias=False)
+    with torch.no_grad():
+        other.get_output_embeddings().weight.zero_()
+    other.more.weight = other.get_output_embeddings().weight
+    restore(other, str(tmp_path))
+    assert torch.equal(other.more.weight, model.get_output_embeddings().weight)
 
 
 def test_tied_weights_are_loaded_under_one_name() -> None:
