@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,8 @@ class Options:
         for name in ("lora_alpha", "lora_dropout"):
             if getattr(self, name) is not None and not self.lora_rank:
                 raise ValueError(f"--{name}: expected --lora_rank beside it, got none")
+        if self.lora_dropout is not None:
+            _check_below_1(self, "lora_dropout")
         # Another text is told now, not after the records were read.
         _ = self.variables, self.pictures
 
@@ -186,10 +189,7 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
     options, args = parser.parse_args_into_dataclasses(list(words))
     _check_least(args, _LEAST)
     for name in ("adam_beta1", "adam_beta2"):
-        if not 0 <= getattr(args, name) < 1:
-            raise ValueError(
-                f"--{name}: expected a number of at least 0 and below 1, got {getattr(args, name)}"
-            )
+        _check_below_1(args, name)
     if args.max_steps <= 0 and not 0 < args.num_train_epochs < math.inf:
         raise ValueError(
             f"--num_train_epochs: expected a number above 0, or --max_steps, got {args.num_train_epochs:g}: "
@@ -216,7 +216,51 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
                 f"--{name}: expected it absent, got {getattr(args, name)}: it goes on from the newest "
                 "checkpoint in --output_dir; another folder, or none of them there, begins one"
             )
+    _check_together(options, args)
     return options, args
+
+
+def _check_together(options: Options, args: TrainingArguments) -> None:
+    """Raises ValueError for words that lack others, which would end in a traceback behind the model."""
+    if args.eval_on_start:
+        raise ValueError("--eval_on_start: expected it absent, got True: it has no data to evaluate on")
+    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
+        raise ValueError(
+            "--dataloader_persistent_workers: expected --dataloader_num_workers above 0 beside it, got 0"
+        )
+    if "underflow_overflow" in args.debug and options.level != "logits":
+        raise ValueError(
+            "--debug: expected --level logits beside underflow_overflow, which looks into lm_head, got "
+            f"--level {options.level}"
+        )
+    if args.gradient_checkpointing:
+        _check_checkpointing(args)
+
+
+def _check_checkpointing(args: TrainingArguments) -> None:
+    from torch import zeros
+    from torch.utils.checkpoint import checkpoint
+
+    words: Any = args.gradient_checkpointing_kwargs or {}
+    if not isinstance(words, dict):
+        raise ValueError(f"--gradient_checkpointing_kwargs: expected a JSON object, got {words}")
+    # Newer ones take two words of their own.
+    own = ("every_n_layers", "offload") if hasattr(args, "activation_checkpointing_kwargs") else ()
+    passed = {name: value for name, value in words.items() if name not in own}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint(lambda each: each, zeros(1, requires_grad=True), **passed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "--gradient_checkpointing_kwargs: expected words of torch.utils.checkpoint.checkpoint, got "
+            f"{words}: {error}"
+        ) from error
+
+
+def _check_below_1(given: Any, name: str) -> None:
+    if not 0 <= getattr(given, name) < 1:
+        raise ValueError(f"--{name}: expected a number of at least 0 and below 1, got {getattr(given, name)}")
 
 
 def _check_least(given: Any, least: Mapping[str, int]) -> None:

@@ -168,6 +168,11 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
         ({"adam_beta2": "nan"}, "--adam_beta2: expected a number of at least 0 and below 1, got nan"),
         # It would train nothing.
         ({"lora_rank": 2, "lora_alpha": 0}, "--lora_alpha: expected at least 1, got 0"),
+        (
+            {"lora_rank": 2, "lora_dropout": "nan"},
+            "--lora_dropout: expected a number of at least 0 and below 1",
+        ),
+        ({"lora_rank": 2, "lora_dropout": 1}, "--lora_dropout: expected a number of at least 0 and below 1"),
         ({"label_smoothing_factor": 2}, r"--label_smoothing_factor: expected a number in 0..1, got 2.0"),
     ],
 )
@@ -177,6 +182,53 @@ def test_a_number_that_no_training_has(
     """Before the records are read."""
     monkeypatch.setattr(entry, "prepare", None)
     assert refused(**words).startswith(f"cotbal: {expected}")
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            {"eval_on_start": True},
+            "--eval_on_start: expected it absent, got True: it has no data to evaluate",
+        ),
+        (
+            {"dataloader_persistent_workers": True},
+            "--dataloader_persistent_workers: expected --dataloader_num_workers above 0 beside it, got 0",
+        ),
+        ({"debug": "underflow_overflow"}, "--debug: expected --level logits beside underflow_overflow, "),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": '{"foo": 1}'},
+            "--gradient_checkpointing_kwargs: expected words of torch.utils.checkpoint.checkpoint, got "
+            "{'foo': 1}: Unexpected keyword",
+        ),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": "[1]"},
+            "--gradient_checkpointing_kwargs: expected a JSON object, got [1]",
+        ),
+    ],
+)
+def test_words_that_do_not_go_together(
+    words: dict[str, Any], expected: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the records are read; the Trainer says it in a traceback, behind the model."""
+    monkeypatch.setattr(entry, "prepare", None)
+    assert refused(**words).startswith(f"cotbal: {expected}")
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"dataloader_persistent_workers": True, "dataloader_num_workers": 1},
+        {"debug": "underflow_overflow", "level": "logits"},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": '{"use_reentrant": false}'},
+        # Of no effect.
+        {"gradient_checkpointing_kwargs": '{"foo": 1}'},
+    ],
+)
+def test_words_that_go_together(words: dict[str, Any], refused: Callable[..., str]) -> None:
+    assert "got no.jinja" in refused(**words, chat_template="no.jinja")
 
 
 def test_no_batch_is_left(refused: Callable[..., str]) -> None:
