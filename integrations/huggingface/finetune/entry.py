@@ -30,6 +30,7 @@ from cotbal.integrations.huggingface.finetune.model import (
 from cotbal.integrations.huggingface.finetune.options import Options, parse
 from cotbal.integrations.huggingface.finetune.records import STAND_IN, Records, check_pictures, read_files
 from cotbal.integrations.huggingface.finetune.sampler import FinetuneTrainer, groups_lengths
+from cotbal.integrations.huggingface.finetune.trial import check_size, try_records
 from cotbal.integrations.telling import data_in_words, refuse
 from cotbal.tasks import find_task, read_file_tasks
 
@@ -124,8 +125,9 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], int]:
                 "'{\"enable_thinking\": false}' may put it into the prompt instead"
             )
         # One that is too long would end the training where it comes up.
-        for place in records.longest(N_LONGEST):
-            collator([records[place]])
+        batch = try_records(collator, records, records.longest(N_LONGEST), args.train_batch_size)
+        if options.pictures:
+            check_size(model, batch.get("pixel_values"))
     # The Trainer's own would take the place of the task weights.
     smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
     trainer = FinetuneTrainer(

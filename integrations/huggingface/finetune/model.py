@@ -1,6 +1,7 @@
 """The model to train: loaded, its vision tower frozen, or a LoRA on its language model."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -103,15 +104,21 @@ def language_model(model: PreTrainedModel) -> tuple[str, nn.Module]:
     raise ValueError(f"--lora_rank: expected a language model in {type(model).__name__}, found none")
 
 
-def freeze_vision(model: PreTrainedModel) -> None:
-    """Freezes the vision tower without its projector, as LLaVA's instruction tuning; else does nothing."""
-    kind = type(getattr(model.config, "vision_config", None))
+def vision_parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The vision tower, and those within it that have its configuration too; nothing of a model of text."""
+    kind = type(getattr(getattr(model, "config", None), "vision_config", None))
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and type(module.config) is kind:
-            module.requires_grad_(False)
-            for name, part in module.named_children():
-                if name in _PROJECTORS:
-                    part.requires_grad_(True)
+            yield module
+
+
+def freeze_vision(model: PreTrainedModel) -> None:
+    """Freezes the vision tower without its projector, as LLaVA's instruction tuning; else does nothing."""
+    for module in vision_parts(model):
+        module.requires_grad_(False)
+        for name, part in module.named_children():
+            if name in _PROJECTORS:
+                part.requires_grad_(True)
 
 
 def with_lora(

@@ -18,7 +18,7 @@ from cotbal.integrations.huggingface.chat_template import kind_of, load_template
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.finetune.families import Made, idefics3
 from tests.integrations.huggingface.finetune.vision_families import VISION_FAMILIES
-from tests.integrations.huggingface.finetune.world import record, run, words, write
+from tests.integrations.huggingface.finetune.world import mixture, record, run, words, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 _QWEN = "Qwen2_5_VLForConditionalGeneration"
@@ -114,6 +114,33 @@ def test_what_no_image_processor_has(
     files = _write(tmp_path, idefics3())
     assert run([*files, *_asked(tmp_path, tmp_path / "out", image_processor_kwargs=given)]) == 2
     assert said in capsys.readouterr().err
+
+
+_AS_THEY_ARE = '{"do_resize": false, "do_center_crop": false}'
+
+
+@pytest.mark.parametrize(
+    ("given", "batch", "said"),
+    [
+        (_AS_THEY_ARE, 2, "expected pictures of which it makes one batch, got those of "),
+        (_AS_THEY_ARE, 1, "expected pictures of a size that CLIPVisionModel takes, as 28 x 28, got "),
+        (
+            '{"crop_size": 3}',
+            2,
+            "expected pictures of a size that CLIPVisionModel takes, as 28 x 28, got 3 x 3: ",
+        ),
+    ],
+)
+def test_pictures_that_the_model_does_not_take(
+    given: str, batch: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each alone is one that the processor makes something of."""
+    world = make_world(tmp_path / "world")
+    files = write(tmp_path, mixture())
+    options = {"image_processor_kwargs": given, "per_device_train_batch_size": batch}
+    assert run([*files, *words(world, world.vision, tmp_path / "out", **options)]) == 2
+    assert f"cotbal: --image_processor_kwargs: {said}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_of_text_has_none(tmp_path: Path) -> None:
