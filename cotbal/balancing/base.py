@@ -14,6 +14,8 @@ from cotbal.tasks import task_names, unknown_task
 from cotbal.weights import check_float32, checked_weights
 
 W = TypeVar("W", bound="Weighting")
+# Nothing beside the other weights, and a float32 all the same.
+LEAST = 2.0**-64
 
 
 class Weighting(ABC):
@@ -50,7 +52,12 @@ class Weighting(ABC):
         step: the number of updates so far, so the index from 0 of the step whose weights come next.
         tasks: the names in the order of their ids, () before `bind`.
         state: (N, ...) tensors by name, of the tasks that are not fixed.
+        least: no weight of `compute` goes below it. A rule that follows the losses sets its class's to
+            `cotbal.balancing.base.LEAST`, 2^-64: tokens of weight 0 are not read, so that it would see that
+            task's loss of then for ever. By default it is 0, and a rule may leave a task out.
     """
+
+    least: float = 0.0
 
     def __init__(self, *, fixed: Mapping[str, float] | None = None, **options: float) -> None:
         self.fixed = checked_weights(fixed, "fixed") if fixed else {}
@@ -134,7 +141,8 @@ class Weighting(ABC):
                 f"{self._rule}.compute: expected a tensor of the shape {tuple(self._free.shape)}, a weight "
                 f"for each task in the order of `counts`, in which fixed ones do not stand, got {came}"
             )
-        return self._stated.index_copy(0, self._free, free.to(torch.float32)).to(self._asked_on)
+        free = free.to(torch.float32).clamp(min=self.least)
+        return self._stated.index_copy(0, self._free, free).to(self._asked_on)
 
     def update(self, loss_sum: Tensor, token_count: Tensor) -> None:
         """Takes in the sums of a finished optimizer step, over all its micro-batches and ranks.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cotbal.balancing.base import Weighting, is_number, is_whole, ratio
+from cotbal.balancing.base import LEAST, Weighting, is_number, is_whole, ratio
 
 
 class DWA(Weighting):
@@ -14,7 +14,8 @@ class DWA(Weighting):
 
     Both windows slide with every step; all weights are 1 until both are full. A window's mean is over the
     steps where the task occurred, and the loss that it had at the window's end if it occurred in none. A task
-    not yet seen by the end of the earlier window has r = 1, and so has one whose loss was 0 there.
+    not yet seen by the end of the earlier window has r = 1, and so has one whose loss was 0 there. No weight
+    goes below 2^-64: under one of 0 the task's loss would be measured no more.
 
     Example:
         >>> rule = DWA(window=1).bind(["VQA", "caption"])
@@ -31,6 +32,8 @@ class DWA(Weighting):
     Raises:
         ValueError: a window below 1, or a temperature that is not positive and finite.
     """
+
+    least = LEAST
 
     def __init__(
         self, window: int = 25, temperature: float = 2.0, *, fixed: Mapping[str, float] | None = None

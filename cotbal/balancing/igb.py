@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cotbal.balancing.base import Weighting, is_whole, ratio
+from cotbal.balancing.base import LEAST, Weighting, is_whole, ratio
 
 
 class IGBv1(Weighting):
@@ -14,6 +14,7 @@ class IGBv1(Weighting):
     The base window is the steps base_start, ..., base_stop - 1, counted from 0; all weights are 1 until it
     is over. Its mean is over the steps where the task occurred, and the loss that it had at the window's end
     if it occurred in none. A task not yet seen by then has l_t / base_t = 1, and so has one whose base is 0.
+    No weight goes below 2^-64: under one of 0 the task's loss would be measured no more.
 
     Example:
         >>> rule = IGBv1(base_start=0, base_stop=1).bind(["VQA", "caption"])
@@ -30,6 +31,8 @@ class IGBv1(Weighting):
     Raises:
         ValueError: not 0 <= base_start < base_stop.
     """
+
+    least = LEAST
 
     def __init__(
         self, base_start: int = 100, base_stop: int = 200, *, fixed: Mapping[str, float] | None = None

@@ -12,11 +12,9 @@ from torch.optim import Adam, Optimizer
 
 from cotbal._float64 import float64_device
 from cotbal.balancing._json import from_json, to_json
-from cotbal.balancing.base import Weighting
+from cotbal.balancing.base import LEAST, Weighting
 
 _MODULE_ATTRIBUTES = set(vars(nn.Module()))
-# In place of 0, whose tokens are not read: the scalarizer would see that task's loss of then for ever.
-_LEAST = 2.0**-64
 
 
 class TorchJDWeighting(Weighting):
@@ -53,6 +51,8 @@ class TorchJDWeighting(Weighting):
         ValueError: `epoch_steps` is missing where it is needed, or given where nothing uses it; in `update`,
             u is not finite, negative or all 0 (on CUDA an assertion of the device, without waiting for it).
     """
+
+    least = LEAST
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class TorchJDWeighting(Weighting):
         }
 
     def _checked(self, u: Tensor) -> Tensor:
-        """`u` (N,) scaled to average 1, none of them 0."""
+        """`u` (N,) scaled to average 1."""
         valid = u.isfinite().all() & (u >= 0).all() & (u > 0).any()
         expected = f"{self._rule}: expected finite derivatives >= 0 by the losses, not all 0"
         if u.device.type != "cpu":
@@ -159,7 +159,7 @@ class TorchJDWeighting(Weighting):
             raise ValueError(
                 f"{expected}, got {u.tolist()} in step {self.step}; this scalarizer cannot weigh here"
             )
-        return (u / u.to(torch.float64).mean()).to(torch.float32).clamp(min=_LEAST)
+        return (u / u.to(torch.float64).mean()).to(torch.float32)
 
     def _train(self, gradients: Iterable[Tensor | None]) -> None:
         if self._optimizer is None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from cotbal.balancing import DWA, RLW, TLA, IGBv1, StaticWeights, Weighting
 from tests.balancing import oracle
@@ -166,6 +167,32 @@ def test_the_first_steps_that_are_weighted() -> None:
     assert moved_by(lambda: IGBv1(0, 1), 4) == [False, False, True, True]
     assert moved_by(lambda: IGBv1(1, 3), 5) == [False] * 3 + [True] * 2
     assert moved_by(IGBv1, 202) == [False] * 200 + [True] * 2
+
+
+@pytest.mark.parametrize("make", [lambda: DWA(1, temperature=0.01), lambda: IGBv1(0, 1)])
+def test_no_loss_is_lost_sight_of(make: Callable[[], Weighting]) -> None:
+    """Of ratios 1 and 110, or 1 and 2.2 over 0.01, the softmax is 0: a row of weight 0 is not read."""
+    counts = torch.tensor([4, 4])
+    of_dwa = isinstance(make(), DWA)
+    losses = torch.tensor([[4.0, 2.0 if of_dwa else 0.04], [4.0, 4.4], [4.0, 4.4]])
+    weights = History(losses, counts.expand(3, 2)).play(make().bind(NAMES[:2]))
+    assert weights[2].tolist() == [2.0**-64, 2.0]
+
+
+class Off(Weighting):
+    """A rule of one's own that leaves a task out, as a schedule may."""
+
+    def compute(self, counts: Tensor) -> Tensor:
+        return torch.tensor([0.0, 2.0])
+
+
+def test_a_rule_of_ones_own_may_leave_a_task_out_or_not() -> None:
+    class Measures(Off):
+        least = 2.0**-64
+
+    assert Off().bind(NAMES[:2]).weights(torch.ones(2)).tolist() == [0.0, 2.0]
+    assert Measures().bind(NAMES[:2]).weights(torch.ones(2)).tolist() == [2.0**-64, 2.0]
+    assert Measures(fixed={NAMES[2]: 0.0}).bind(NAMES[:3]).weights(torch.ones(3)).tolist()[2] == 0
 
 
 def test_static_weights_stay_and_equal_weights_are_one() -> None:
