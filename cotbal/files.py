@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,6 +118,28 @@ def check_writable(path: str | Path) -> None:
     """
     with tempfile.TemporaryFile(dir=_target(path).parent):
         pass
+
+
+def check_outputs(outputs: Iterable[tuple[str, Path | None]], inputs: Iterable[str | Path | None]) -> None:
+    """Passes where nothing that is written takes the place of what is read, or of what else is written.
+
+    Args:
+        outputs: each with the option that it comes from; None: it is not written.
+        inputs: what is read, files and folders; None: not given.
+
+    Raises:
+        ValueError: something does.
+    """
+    taken = {Path(path).resolve(): "which is read" for path in inputs if path is not None}
+    for option, path in outputs:
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in taken:
+            raise ValueError(
+                f"{option}: expected a place of its own, got {path}, {taken[place]}; name another"
+            )
+        taken[place] = f"which {option} writes as well"
 
 
 def _target(path: str | Path) -> Path:

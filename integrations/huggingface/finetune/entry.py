@@ -14,7 +14,7 @@ from transformers import AutoConfig, Trainer, TrainingArguments, get_scheduler, 
 from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
-from cotbal.files import json_object, write_json
+from cotbal.files import check_outputs, json_object, write_json
 from cotbal.integrations.checkpoints import newest_checkpoint, stopped, training_state
 from cotbal.integrations.dialogues import END_OF_THOUGHT
 from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
@@ -80,8 +80,12 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], int]:
         ImportError: a package is missing.
         OSError: a file that cannot be read.
         TypeError: a weight or a task of a wrong kind.
-        ValueError: weights, records, pictures, a model or settings that cannot be right.
+        ValueError: weights, records, pictures, a model or settings that cannot be right; an output that
+            would take the place of what is read.
     """
+    out = Path(args.output_dir)
+    outputs = [("--output_dir", out), ("--output_dir", out / SETTINGS_FILE)]
+    check_outputs(outputs, [options.model, *options.data, options.weights, options.chat_template])
     set_seed(args.seed)
     _check_engine(options, args)
     _check_packages(args)

@@ -1,6 +1,7 @@
 """What cannot be right ends the command with one line and code 2, before anything is trained."""
 
 import inspect
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -378,3 +379,12 @@ def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert '"task": "VQAv2"}' in said
     assert run(["--data", "a.json", "--model", "m", "--output_dir", "o", "--weigths", "w.json"]) == 2
     assert "--weigths" in capsys.readouterr().err
+
+
+def test_the_model_that_is_read_is_not_written_over(world, tmp_path, capsys):
+    out = tmp_path / "model"
+    shutil.copytree(world.text, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert run([*write(tmp_path, mixture(is_pictured=False)), *words(world, out, out)]) == 2
+    assert "--output_dir: expected a place of its own" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
