@@ -12,13 +12,15 @@ from itertools import chain
 from pathlib import Path
 
 from cotbal.estimate.recipe import MINI, QUARTER
-from cotbal.files import slug, write_json
+from cotbal.files import check_outputs, slug, write_json
 from cotbal.json_records import read_records, record_file, with_task
 from cotbal.project.config import Project
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
 SCHEMA_VERSION = 1
 BLOCK = 1 << 20
+# What every command of an estimate writes into its folder, beside the folders of runs.
+WRITTEN = ("plan.json", "scores.csv", "items.json", "weights.json", "finals.json", "state.json")
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,13 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
 
     Raises:
         OSError: a file cannot be read, or the disk cannot take one.
-        ValueError: a file does not hold records; the message has the file and the record.
+        ValueError: a file does not hold records; the message has the file and the record. Or it lies where
+            the output folder has a file of its own.
     """
-    index = _Index(project.out / "data" / "index.json")
+    known = project.out / "data" / "index.json"
+    written = [project.out / name for name in WRITTEN]
+    check_outputs([("output", path) for path in (known, *written)], data_files(project))
+    index = _Index(known)
     full, validation, test = {}, {}, {}
     for name, task in project.tasks.items():
         found = [index.look_at(_absolute(project, file), records=True) for file in task.files]
@@ -111,6 +117,15 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
                 path = _write_subset(project, seed, full[name], ratio)
                 subsets[share][seed, name] = _part(name, share, [index.look_at(path, records=True)])
     return Data(full, subsets.pop(MINI), validation, subsets, test)
+
+
+def data_files(project: Project) -> list[Path]:
+    """Every file of a project's tasks, absolute."""
+    return [
+        _absolute(project, file)
+        for task in project.tasks.values()
+        for file in (*task.files, *filter(None, [task.validation]), *task.tests.values())
+    ]
 
 
 def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:

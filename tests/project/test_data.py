@@ -158,3 +158,16 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     # Two chunks of text of 1 MiB and their bytes, and the counters of the subsets.
     assert large < 12 << 20
     assert large < 1.2 * small
+
+
+def test_data_in_the_place_of_a_file_of_the_estimate_are_refused(tmp_path):
+    path = write(tmp_path, output=".")
+    tasks = json.loads(path.read_text())["tasks"]
+    (tmp_path / "val.jsonl").rename(tmp_path / "items.json")
+    project = load_project(
+        write(tmp_path, output=".", tasks=tasks | {"a": {"train": "a.json", "validation": "items.json"}})
+    )
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"output: expected a place of its own, got .*items\.json, which is"):
+        prepare(project)
+    assert contents(tmp_path) == before
