@@ -37,11 +37,28 @@ def run_check(
 
 
 def check_page(html: Path) -> None:
-    """Raises what writing the page would end in: a package that is missing, a folder that takes no file."""
+    """Raises what writing the page would end in: a package that is missing, a folder that takes no file.
+
+    Raises:
+        ValueError: another file than a page would be lost.
+    """
     import cotbal.report.check_page  # noqa: F401
     from cotbal.files import check_writable
 
+    if html.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--html: expected the name of a page, as in check.html, got {html}")
     check_writable(html)
+    if html.exists() and not _is_page(html):
+        raise ValueError(
+            f"--html: expected a page or no file yet, got {html}, which is no HTML; name another"
+        )
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file holds HTML, or nothing that could be lost."""
+    with path.open("rb") as stream:
+        begin = stream.read(1024).lower()
+    return not begin or b"<html" in begin or b"<!doctype html" in begin
 
 
 def finish(found: Check, html: Path | None, fix: Path | None, as_json: bool) -> None:

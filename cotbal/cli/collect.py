@@ -45,9 +45,16 @@ def collect(
     """
     from cotbal.collect import collect as collect_scores
     from cotbal.collect import parse_source
+    from cotbal.files import check_outputs
 
-    collected = collect_scores(_folders(run), [parse_source(text) for text in task])
-    written = _write(collected, out, items or out.with_name("items.json"))
+    items = items or out.with_name("items.json")
+    outputs = [("--out", out), ("--out", _provenance(out)), ("--items", items)]
+    sources = [parse_source(text) for text in task]
+    check_outputs(outputs, [source.options.get("truth") for source in sources])
+    collected = collect_scores(_folders(run), sources)
+    # Which these are the formats find out.
+    check_outputs(outputs, collected.provenance["files"])
+    written = _write(collected, out, items)
     if as_json:
         summary = {
             "tasks": list(collected.scores.tasks),
@@ -72,20 +79,22 @@ def _folders(pairs: list[str]) -> dict[str, str]:
     return folders
 
 
+def _provenance(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.provenance.json")
+
+
 def _write(collected: "Collected", out: Path, items: Path) -> list[Path]:
     """Write the files beside their places, then move them: a failure leaves the old ones as they were."""
     from cotbal.estimate.items_json import write_items
     from cotbal.files import write_text_atomically
 
-    provenance = out.with_name(f"{out.stem}.provenance.json")
+    provenance = _provenance(out)
     has_items = any(collected.scores.items.values())
     if not has_items and items.exists():
         raise ValueError(
             f"{items}: no task has items, and these are of another table; move them away or give --items"
         )
     targets = [out, provenance, *([items] if has_items else [])]
-    if len({path.resolve() for path in targets}) != len(targets):
-        raise ValueError(f"--out, --items: expected different files, got {out} and {items}")
     staged = {target: target.with_name(f".{target.name}.{os.getpid()}.new") for target in targets}
     try:
         collected.scores.to_csv(staged[out])

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotbal.cli.plan import Budget, Json, Mode, Precise, StepMatched, load
+from cotbal.cli.report import YAML, pages
 from cotbal.cli.train import DryRun, Methods, print_left, show_left, tell_missing
 from cotbal.cli.watching import watched
 
 if TYPE_CHECKING:
     from cotbal.project.config import Project
 
-YAML = (".yaml", ".yml")
 FIGURE_1B = "figure1b"
 TABLES = ("table2", "table3")
 BASELINE = "STL"
@@ -67,24 +67,31 @@ def compare(
 
     Example: cotbal compare estimate.yaml --suite table2
     """
+    from cotbal.files import check_outputs
+
     if suite is not None and suite not in (*TABLES, FIGURE_1B):
         raise ValueError(f"--suite: expected {', '.join(TABLES)} or {FIGURE_1B}, got {suite!r}")
     if [file.suffix.lower() in YAML for file in files] == [True]:
         if items is not None:
             raise ValueError("--items: only with a CSV; the models of a YAML have theirs")
+        from cotbal.project.data import data_files
+
         project = load(files[0], precise, step_matched, mode, budget)
+        folder = out or project.out / "compare"
+        check_outputs(pages(folder, suite or "compare"), [files[0], *data_files(project)])
         if suite != FIGURE_1B:
-            _project(project, suite, method or [], baseline, no_run, dry_run, out, as_json)
+            _project(project, suite, method or [], baseline, no_run, dry_run, folder, as_json)
             return
         if method or baseline != BASELINE:
             which = "--method" if method else "--baseline"
             raise ValueError(f"{which}: not with --suite {FIGURE_1B}, which compares no methods")
-        _figure_1b(project, no_run, dry_run, out or project.out / "compare", as_json)
+        _figure_1b(project, no_run, dry_run, folder, as_json)
         return
     options = {"--suite": suite, "--method": method, "--precise": precise, "--step-matched": step_matched}
     options |= {"--mode": mode, "--budget": budget, "--dry-run": dry_run, "--no-run": no_run}
     if given := [name for name, value in options.items() if value]:
         raise ValueError(f"{', '.join(given)}: only with the YAML of one estimate, not with {files[0]}")
+    check_outputs(pages(out or Path(), "compare"), [*files, items])
     _of_files(files, items, baseline, out or Path(), as_json)
 
 
@@ -118,7 +125,7 @@ def _project(
     baseline: str,
     no_run: bool,
     dry_run: bool,
-    out: Path | None,
+    folder: Path,
     as_json: bool,
 ) -> None:
     from cotbal.compare import compare as side_by_side
@@ -148,7 +155,7 @@ def _project(
     base = parse_method(baseline, project).name
     names = list(dict.fromkeys(method.name for method in methods))
     content = side_by_side(finals, names, baseline=base, same=same_models(methods), title=suite or "")
-    _write(content, out or project.out / "compare", suite or "compare", as_json)
+    _write(content, folder, suite or "compare", as_json)
     if lost:
         raise typer.Exit(1)
 

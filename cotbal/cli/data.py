@@ -119,9 +119,10 @@ def check(
     Example: cotbal data check train.json --images pictures --fix mended
     """
     from cotbal.cli.checking import check_page, finish, run_check
-    from cotbal.data.check.fix import check_folder
+    from cotbal.data.check.fix import CHANGES, FIXED, check_folder
     from cotbal.data.check.schema import INSTRUCTIONS, Settings
     from cotbal.data.check.sources import find_file_tasks, find_sources
+    from cotbal.files import check_outputs
 
     if images is None and not records_only:
         raise ValueError("--images: expected the image folder of the training, or --records-only")
@@ -143,8 +144,10 @@ def check(
         find_file_tasks(sources, file_task or ()),
     )
     # Not after the hours that pictures can take.
+    outputs = [("--html", html)]
     if fix is not None:
-        check_folder(sources, fix)
+        outputs += [("--fix", fix / name) for name in (*check_folder(sources, fix), CHANGES, FIXED)]
+    check_outputs(outputs, [*(source.path for source in sources), weights])
     if html is not None:
         check_page(html)
     found = run_check(sources, settings, images, workers, accept or ())

@@ -84,6 +84,8 @@ def report(
         "shrink": shrink or None,
     }
     options = {name: value for name, value in given.items() if value is not None}
+    from cotbal.files import check_outputs
+
     kind = file.suffix.lower()
     if (step_matched and kind not in YAML) or (precise and kind == ".json"):
         raise ValueError(
@@ -97,11 +99,17 @@ def report(
     if kind == ".json":
         _page(file, out or file.parent, as_json)
     elif kind == ".csv":
+        check_outputs(pages(out or file.parent, "report"), [file, items])
         _write(_of_csv(file, {**options, "precise": precise}), None, out or file.parent, as_json)
     elif kind in YAML:
         _project(file, out, as_json, precise, step_matched, mode)
     else:
         raise ValueError(f"FILE: expected .yaml, .csv or .json, got {file}")
+
+
+def pages(folder: Path, name: str) -> list[tuple[str, Path]]:
+    """The files of a report or a comparison but for its figures, each with the option that it comes from."""
+    return [("--out", folder / f"{name}.{ending}") for ending in ("html", "json", "md")]
 
 
 def _of_csv(file: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -122,10 +130,14 @@ def _project(
 ) -> None:
     from cotbal.cli.plan import load, prepared
     from cotbal.estimate.recipe import MODES
+    from cotbal.files import check_outputs
     from cotbal.project.account import account
+    from cotbal.project.data import data_files
     from cotbal.project.work import store_of
 
     project = load(file, precise, step_matched, mode)
+    folder = out or project.out / "report"
+    check_outputs(pages(folder, "report"), [file, *data_files(project)])
     if MODES[project.mode].share is None:
         raise ValueError(
             f"{file}: mode {project.mode} measures no contribution to report; "
@@ -136,7 +148,7 @@ def _project(
     results, refused = _results(project, data, plan, store)
     runs = account(project, plan, store) | {"refused": refused}
     finals = _finals(project, data, store)
-    _write(results, runs, out or project.out / "report", as_json, finals)
+    _write(results, runs, folder, as_json, finals)
     chosen = results["by_seed"]["0"]["weights"].get(project.rule) if results else None
     if not _holds(project.out / "weights.json", chosen or {}):
         typer.echo(

@@ -55,7 +55,9 @@ def score(
     --predictions answers.jsonl --upload upload.json --fill v2_OpenEnded_mscoco_test2015_questions.json
     """
     from cotbal.collect.one_model import score_file, write_scores, write_upload
+    from cotbal.files import check_outputs
 
+    check_outputs([("--scores", scores), ("--upload", upload)], [questions, predictions, fill])
     if upload is not None:
         if given := [
             name for name, value in (("metric", metric), ("task", task), ("scores", scores)) if value

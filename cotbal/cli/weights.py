@@ -72,7 +72,9 @@ def weights(
     """
     from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.score_csv import two_scales
+    from cotbal.files import check_outputs
 
+    check_outputs([("--out", out)], [*scores, *(items or [])])
     stated = _fixed(fixed or [])
     tables = _read(scores, items or [])
     for path, table in zip(scores, tables, strict=True):

@@ -70,7 +70,7 @@ def prepare_generic(
             f"--column: expected one for {', '.join(missing)}, as in --column {missing[0]}=COLUMN"
         )
     # First: its name may be no folder's.
-    folder = TaskFolder(target.out, task, target.form)
+    folder = TaskFolder(target.out, task, target.form, [annotations])
     turns = Turns(target.seed, task)
     for split, turn in _all(annotations, columns, target.pictures, inputs, text_rows):
         turns.add(split, turn)

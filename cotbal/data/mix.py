@@ -19,7 +19,7 @@ from typing import Any
 from cotbal.data.inputs import Inputs
 from cotbal.data.table1 import FIXED, TABLE
 from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION
-from cotbal.files import json_object, remove_leftovers, slug, write_json, writing_atomically
+from cotbal.files import check_outputs, json_object, remove_leftovers, slug, write_json, writing_atomically
 from cotbal.json_records import RecordFile, read_records, record_file, with_task
 from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
@@ -128,6 +128,12 @@ def write_mix(
         )
     weighted = [task for task in names if task not in (FIXED if fixed is None else fixed)]
     _check_names(names)
+    written = [MIX, *(f"{name}.{form}" for name in _names(weighted, probes))]
+    written += [
+        _held_out_file(each.task, split) for each in found for split in each.splits if split != "train"
+    ]
+    read = [each.folder / what["file"] for each in found for what in each.splits.values()]
+    check_outputs([("--out", out / name) for name in written], read)
     before = _all_files(load_mix(out)) if (out / MIX).is_file() else set()
     for folder in (".", "mini", "probes", "validation", "test"):
         remove_leftovers(out / folder)

@@ -47,8 +47,8 @@ def prepare_ocrvqa(
     path = annotations / "dataset.json" if annotations.is_dir() else annotations
     there(path, needed=True)
     found = _all(path, target.pictures, inputs, ending)
-    written = write_vqa(TASK, found, target, inputs, validation=validation, conversations=conversations)
-    return [written]
+    sizes = {"validation": validation, "conversations": conversations}
+    return [write_vqa(TASK, found, target, inputs, **sizes, read=[path])]
 
 
 def _all(path: Path, pictures: Pictures, inputs: Inputs, ending: str | None) -> Iterator[tuple[str, Turn]]:

@@ -64,7 +64,7 @@ def prepare_sharegpt(
     there(path, needed=True)
     # Before any process starts: a wrong name is told at once.
     counter = load_counter(tokenizer)
-    folder = TaskFolder(target.out, TASK, target.form)
+    folder = TaskFolder(target.out, TASK, target.form, [path])
     folder.train(_records(path, inputs, counter, tokenizer, most_tokens, workers), inputs)
     return [folder.finish("sharegpt", target.seed, inputs, most_tokens=most_tokens)]
 

@@ -41,6 +41,7 @@ def prepare_sharegpt4v(
     """
     path = annotations / FILE if annotations.is_dir() else annotations
     there(path, needed=True)
+    folder = TaskFolder(target.out, TASK, target.form, [path])
     turns, count = Turns(target.seed, TASK), 0
     for count, turn in enumerate(_turns(path, target.pictures, inputs), start=1):  # noqa: B007 - how many
         turns.add("all", turn)
@@ -49,7 +50,6 @@ def prepare_sharegpt4v(
             f"--validation {validation} and --test {test}: expected records left to train on, got {count} in "
             f"all; take fewer{inputs.told_left_out()}"
         )
-    folder = TaskFolder(target.out, TASK, target.form)
     drawn = turns.drawn("all")
     folder.held_out("val", map(_question, islice(drawn, validation)))
     folder.held_out("test", map(_question, islice(drawn, test)))

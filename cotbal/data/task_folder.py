@@ -12,12 +12,13 @@ from typing import Any
 
 from cotbal.data.inputs import Inputs
 from cotbal.data.turns import RepeatedIdError, Turn, to_json
-from cotbal.files import remove_leftovers, slug, write_json, writing_atomically
+from cotbal.files import check_outputs, remove_leftovers, slug, write_json, writing_atomically
 from cotbal.json_records import RecordFile, record_file
 from cotbal.tasks import check_estimated
 
 SCHEMA_VERSION = 1
 PREPARED = "prepared.json"
+FILES = ("train.json", "train.jsonl", "val.jsonl", "test.jsonl")
 
 
 class TaskFolder:
@@ -27,17 +28,20 @@ class TaskFolder:
         out: the folder of all tasks.
         task: the task's name.
         form: of the training records, "json" or "jsonl".
+        read: the files that the task is made of.
 
     Raises:
-        ValueError: the folder is that of a task of another name, or no estimate can have a task of this one.
+        ValueError: the folder is that of a task of another name or has a file that is read, or no estimate
+            can have a task of this name.
     """
 
-    def __init__(self, out: Path, task: str, form: str) -> None:
+    def __init__(self, out: Path, task: str, form: str, read: Iterable[Path] = ()) -> None:
         # Before the data are made under it.
         check_estimated(task)
         self.path, self.task, self._form = out / slug(task), task, form
         self._files: dict[str, dict[str, Any]] = {}
         self._refuse_another()
+        check_outputs([("--out", self.path / name) for name in (*FILES, PREPARED)], read)
         remove_leftovers(self.path)
 
     def train(self, records: Iterable[dict[str, Any]], inputs: Inputs) -> None:

@@ -41,6 +41,7 @@ def write_vqa(
     *,
     validation: int | None = None,
     conversations: int | None = None,
+    read: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Writes a task of visual question answering; what `TaskFolder.finish` returns.
 
@@ -51,11 +52,12 @@ def write_vqa(
         inputs: what is read.
         validation: draw so many validation questions.
         conversations: draw so many pictures to train on.
+        read: files of a user's own names that the turns come from.
 
     Raises:
         OSError, ValueError: of the readers; a question that stands twice.
     """
-    folder, turns = TaskFolder(target.out, task, target.form), Turns(target.seed, task)
+    folder, turns = TaskFolder(target.out, task, target.form, read), Turns(target.seed, task)
     for split, turn in found:
         turns.add(split, turn)
     instruction = TABLE[task].instruction

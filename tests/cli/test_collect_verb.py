@@ -130,7 +130,7 @@ def test_bad_files_are_one_line_and_nothing_is_written_over(evaluated, file, old
         ([*FOLDERS[:4], "--run", "ocr=none", *TASKS], "none: no such folder"),
         ([*FOLDERS, *TASKS[:3], "ocr: format=csv from=a.csv metric=m"], "eval/mini/a.csv: no such file"),
         ([*FOLDERS, *TASKS[:3], "ocr: format=xyz from=a metric=m"], "format: expected one of predictions,"),
-        ([*FOLDERS, *TASKS, "--items", "scores.csv"], "--out, --items: expected different files"),
+        ([*FOLDERS, *TASKS, "--items", "scores.csv"], "scores.csv, which --out writes as well"),
     ],
 )
 def test_bad_arguments_are_one_line_and_nothing_is_written_over(evaluated, arguments, message):

@@ -15,7 +15,7 @@ from cotbal.data.check.mend import Change, mended
 from cotbal.data.check.repeats import Place
 from cotbal.data.check.run import Check, Source
 from cotbal.data.turns import to_json
-from cotbal.files import remove_leftovers, write_text_atomically, writing_atomically
+from cotbal.files import check_outputs, remove_leftovers, write_text_atomically, writing_atomically
 from cotbal.json_records import RecordFile, read_records, record_file
 from cotbal.json_window import Record
 
@@ -68,13 +68,11 @@ def check_folder(sources: Sequence[Source], out: Path) -> list[str]:
     """The names that the copies of the files will have in the folder.
 
     Raises:
-        ValueError: the files are there themselves, or one is given twice.
+        ValueError: one of the files would be lost, or is given twice.
     """
-    names = _names([source.path for source in sources])
-    if any(
-        (out / name).resolve() == source.path.resolve() for name, source in zip(names, sources, strict=True)
-    ):
-        raise ValueError(f"--fix: expected a folder of its own, got {out}, where the files are; name another")
+    paths = [source.path for source in sources]
+    names = _names(paths)
+    check_outputs([("--fix", out / name) for name in (*names, CHANGES, FIXED)], paths)
     return names
 
 

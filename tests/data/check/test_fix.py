@@ -150,7 +150,7 @@ def test_copy_of_a_link_has_its_name(tmp_path):
     found.run()
     assert write_fixed(found, tmp_path / "out")["files"][0]["file"] == "train.json"
     assert (tmp_path / "out" / "train.json").is_file()
-    with pytest.raises(ValueError, match="--fix: expected a folder of its own"):
+    with pytest.raises(ValueError, match="--fix: expected a place of its own"):
         write_fixed(found, tmp_path / "snapshot")
 
 
@@ -171,7 +171,7 @@ def test_ending_may_be_in_capitals(tmp_path):
 def test_originals_are_never_written_over(tmp_path):
     found = check(tmp_path, {"train": [record("q", "a")]})
     before = (tmp_path / "train.json").read_bytes()
-    with pytest.raises(ValueError, match="--fix: expected a folder of its own"):
+    with pytest.raises(ValueError, match="--fix: expected a place of its own"):
         write_fixed(found, tmp_path)
     assert (tmp_path / "train.json").read_bytes() == before
     (tmp_path / "train.json").write_text('[{"id": ')
