@@ -89,6 +89,7 @@ def prepare_refcoco(
 def _write_family(
     family: str, folders: list[Path], target: Target, inputs: Inputs, kinds: Sequence[str], most_turns: int
 ) -> list[dict[str, Any]]:
+    outs = {kind: TaskFolder(target.out, f"{family}-{kind}", target.form) for kind in kinds}
     stores = {kind: Turns(target.seed, f"{family}-{kind}") for kind in kinds}
     splits = {}
     for folder in folders:
@@ -99,9 +100,8 @@ def _write_family(
                     splits[split] = True
     written = []
     for kind, store in stores.items():
-        task = f"{family}-{kind}"
-        out = TaskFolder(target.out, task, target.form)
-        out.train(merged(task, store.conversations("train"), at_most=most_turns), inputs)
+        out = outs[kind]
+        out.train(merged(out.task, store.conversations("train"), at_most=most_turns), inputs)
         for split in sorted(splits.keys() - {"train"}):
             out.held_out(split, store.drawn(split))
         options = {

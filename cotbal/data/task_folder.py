@@ -3,6 +3,7 @@
 OUT/TASK/train.json        records to train on (or train.jsonl)
 OUT/TASK/val.jsonl         held-out questions, one per line; also test.jsonl, test_NAME.jsonl
 OUT/TASK/prepared.json     sizes, hashes, options; written last, so that without it the folder is unfinished
+                           or of another origin, and nothing in it is replaced
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.data.inputs import Inputs
+from cotbal.data.own_folder import begin, check_own, finish
 from cotbal.data.turns import RepeatedIdError, Turn, to_json
 from cotbal.files import check_outputs, remove_leftovers, slug, write_json, writing_atomically
 from cotbal.json_records import RecordFile, record_file
@@ -31,8 +33,8 @@ class TaskFolder:
         read: the files that the task is made of.
 
     Raises:
-        ValueError: the folder is that of a task of another name or has a file that is read, or no estimate
-            can have a task of this name.
+        ValueError: the folder is that of a task of another name or has a file that is read, or files of
+            another origin; or no estimate can have a task of this name.
     """
 
     def __init__(self, out: Path, task: str, form: str, read: Iterable[Path] = ()) -> None:
@@ -41,6 +43,8 @@ class TaskFolder:
         self.path, self.task, self._form = out / slug(task), task, form
         self._files: dict[str, dict[str, Any]] = {}
         self._refuse_another()
+        held_out = [path.name for path in self.path.glob("test_*.jsonl")]
+        check_own("--out", self.path, PREPARED, [*FILES, *held_out])
         check_outputs([("--out", self.path / name) for name in (*FILES, PREPARED)], read)
         remove_leftovers(self.path)
 
@@ -104,6 +108,7 @@ class TaskFolder:
             "inputs": dict(sorted(inputs.hashes().items())),
         }
         write_json(self.path / PREPARED, content)
+        finish(self.path)
         return content
 
     def _refuse_another(self) -> None:
@@ -121,7 +126,7 @@ class TaskFolder:
 
     def _mark_unfinished(self) -> None:
         """Before the first file takes another's place: what was finished here stays so until then."""
-        (self.path / PREPARED).unlink(missing_ok=True)
+        begin(self.path, PREPARED)
 
     def _keep(self, split: str, file: str, digest: str, **sizes: int) -> None:
         self._files[split] = {"file": file, **sizes, "sha256": digest}

@@ -85,7 +85,9 @@ def test_killed_check_leaves_whole_files_or_none(tmp_path):
         process.communicate()
         (tmp_path / "out").mkdir(exist_ok=True)
         left = {
-            name: data for name, data in everything(tmp_path / "out").items() if not name.endswith(".tmp")
+            name: data
+            for name, data in everything(tmp_path / "out").items()
+            if not name.endswith((".tmp", ".unfinished"))
         }
         assert left == {name: whole[name] for name in left}
         unfinished += "fixed.json" not in left

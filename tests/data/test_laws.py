@@ -124,7 +124,25 @@ def test_run_that_fails_after_its_training_file_takes_the_mark_away(tmp_path):
     twice = (Turn("7", image, "Who?", "me") for image in "ab")
     with pytest.raises(ValueError, match="expected each held-out question's id once, got '7' twice"):
         folder.held_out("val", twice)
-    assert sorted(path.name for path in (tmp_path / "out" / "GQA").iterdir()) == ["train.json"]
+    assert sorted(path.name for path in (tmp_path / "out" / "GQA").iterdir()) == [".unfinished", "train.json"]
+    # And the same command goes on there.
+    prepare_gqa(tmp_path, target(tmp_path / "out"), inputs())
+    assert set(everything(tmp_path / "out")) == {"GQA/train.json", "GQA/prepared.json"}
+
+
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl", "val.jsonl", "test_refcoco_testA.jsonl"])
+def test_a_folder_of_another_origin_keeps_its_files(name, tmp_path):
+    publishers.gqa(tmp_path, "train", [("1", "5", "Who?", "me")])
+    (tmp_path / "out" / "GQA").mkdir(parents=True)
+    (tmp_path / "out" / "GQA" / "notes.txt").write_text("not in the way")
+    prepare_gqa(tmp_path, target(tmp_path / "out"), inputs())
+    (tmp_path / "out" / "GQA" / "prepared.json").unlink()
+    (tmp_path / "out" / "GQA" / "train.json").unlink()
+    (tmp_path / "out" / "GQA" / name).write_text("[]")
+    before = everything(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"--out: expected a new folder, or one .* with a {name} of another"):
+        prepare_gqa(tmp_path, target(tmp_path / "out"), inputs())
+    assert everything(tmp_path / "out") == before
 
 
 def test_names_of_any_language_have_folders_of_their_own(tmp_path):

@@ -3,6 +3,7 @@
 OUT/NAME             every file, under its own name; a record that needs nothing keeps its text
 OUT/changes.jsonl    every change: file, record, field, what was done, before and after
 OUT/fixed.json       how many, and hashes; written last, so that without it the folder is unfinished
+                     or of another origin, and nothing in it is replaced
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 from cotbal.data.check.mend import Change, mended
 from cotbal.data.check.repeats import Place
 from cotbal.data.check.run import Check, Source
+from cotbal.data.own_folder import begin, check_own, finish
 from cotbal.data.turns import to_json
 from cotbal.files import check_outputs, remove_leftovers, write_text_atomically, writing_atomically
 from cotbal.json_records import RecordFile, read_records, record_file
@@ -36,7 +38,7 @@ def write_fixed(found: Check, out: Path) -> dict[str, Any]:
     """
     names = check_folder(found.sources, out)
     _refuse(found)
-    (out / FIXED).unlink(missing_ok=True)
+    begin(out, FIXED)
     for folder in {(out / name).parent for name in names} | {out}:
         remove_leftovers(folder)
     repeated = _Repeated(repeat.place for repeat in found.repeats.records() if repeat.equal)
@@ -47,6 +49,7 @@ def write_fixed(found: Check, out: Path) -> dict[str, Any]:
         ]
     content = {"schema_version": SCHEMA_VERSION, "files": files}
     write_text_atomically(out / FIXED, json.dumps(content, indent=1) + "\n")
+    finish(out)
     return content
 
 
@@ -68,11 +71,12 @@ def check_folder(sources: Sequence[Source], out: Path) -> list[str]:
     """The names that the copies of the files will have in the folder.
 
     Raises:
-        ValueError: one of the files would be lost, or is given twice.
+        ValueError: one of the files, or one of another origin, would be lost; or one is given twice.
     """
     paths = [source.path for source in sources]
     names = _names(paths)
     check_outputs([("--fix", out / name) for name in (*names, CHANGES, FIXED)], paths)
+    check_own("--fix", out, FIXED, [*names, CHANGES])
     return names
 
 

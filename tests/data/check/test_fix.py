@@ -203,4 +203,27 @@ def test_file_that_is_cut_off_after_its_check_leaves_nothing_half_written(tmp_pa
     (tmp_path / "out" / "fixed.json").write_text("of an earlier run")
     with pytest.raises(ValueError, match="the file ends inside"):
         write_fixed(found, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".unfinished"]
+
+
+def test_a_folder_of_another_origin_keeps_its_files(tmp_path):
+    found = check(tmp_path, {"train": [record("q", "a")]})
+    (tmp_path / "out").mkdir()
+    for name in ("train.json", "changes.jsonl"):
+        (tmp_path / "out" / name).write_text("mine")
+        with pytest.raises(
+            ValueError, match=f"--fix: expected a new folder, or one .* with a {name} of anoth"
+        ):
+            write_fixed(found, tmp_path / "out")
+        assert (tmp_path / "out" / name).read_text() == "mine"
+        (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / "notes.txt").write_text("not in the way")
+    # After a kill, and once more over its own.
+    (tmp_path / "out" / ".unfinished").touch()
+    (tmp_path / "out" / "train.json").write_text("half")
+    for _ in range(2):
+        write_fixed(found, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("train.json", "changes.jsonl"),
+        *("fixed.json", "notes.txt"),
+    }
