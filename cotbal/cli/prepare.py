@@ -252,7 +252,8 @@ def generic(
     column: Annotated[
         list[str],
         typer.Option(
-            metavar="FIELD=COLUMN", help="question and answer; image, id and split where there are."
+            metavar="FIELD=COLUMN",
+            help="question and answer; image, id and split where other than these names; id= takes none.",
         ),
     ],
     images: Images = "",
@@ -278,12 +279,13 @@ def generic(
     Example: cotbal prepare generic --annotations qa.csv --task Receipts --column question=Q --column answer=A
     --column image=file --images receipts --validation 500 --out data
     """
-    from cotbal.data.generic import COLUMNS, prepare_generic
+    from cotbal.data.generic import COLUMNS, OPTIONAL, prepare_generic
 
     columns: dict[str, str] = {}
     for pair in column:
         name, equals, value = pair.partition("=")
-        if name not in COLUMNS or not equals or not value or name in columns:
+        is_whole = equals and (value or name in OPTIONAL)
+        if name not in COLUMNS or not is_whole or name in columns:
             raise ValueError(
                 f"--column: expected FIELD=COLUMN, once for each of {', '.join(COLUMNS)}, got {pair!r}"
             )

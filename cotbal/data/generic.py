@@ -26,6 +26,8 @@ COLUMNS = {
     "id": "tells the row; its number by default",
     "split": "train, val or test; train by default",
 }
+# By default the columns of these very names, where the table has them.
+OPTIONAL = ("image", "id", "split")
 SPLITS = ("train", "val", "test")
 _ROWS = 4096
 # Begins what stands for the picture of a row without one: no picture's path has it.
@@ -53,7 +55,8 @@ def prepare_generic(
         target: where to.
         inputs: what is read.
         task: its name.
-        columns: the table's column for each of `COLUMNS` that it has.
+        columns: the table's column for each of `COLUMNS`; "": none, of `OPTIONAL` those of their own names
+            are taken otherwise.
         instruction: response format instruction.
         merge: questions on one picture become one conversation.
         most_turns: of a conversation.
@@ -62,17 +65,26 @@ def prepare_generic(
         text_rows: a row without a picture, in a table that has some, is text alone and no mistake.
 
     Raises:
-        OSError, ValueError: the file is missing, cut off or of another form; a column that it does not have.
+        OSError, ValueError: the file is missing, cut off or of another form; a column that it does not have;
+            a folder of pictures and no column with their paths.
     """
     task_names([task], "--task")
-    if missing := [name for name in ("question", "answer") if name not in columns]:
+    if missing := [name for name in ("question", "answer") if not columns.get(name)]:
         raise ValueError(
             f"--column: expected one for {', '.join(missing)}, as in --column {missing[0]}=COLUMN"
         )
     # First: its name may be no folder's.
     folder = TaskFolder(target.out, task, target.form, [annotations])
+    columns = _with_own_names(annotations, columns)
+    late = set(OPTIONAL) - columns.keys() - set(columns.values())
+    columns = {name: column for name, column in columns.items() if column}
+    if "image" not in columns and target.pictures.within:
+        raise ValueError(
+            "--images: expected a column with the pictures' paths, called image or named by --column "
+            f"image=COLUMN, got none; leave --images {target.pictures.within} out where there is text alone"
+        )
     turns = Turns(target.seed, task)
-    for split, turn in _all(annotations, columns, target.pictures, inputs, text_rows):
+    for split, turn in _all(annotations, columns, late, target.pictures, inputs, text_rows):
         turns.add(split, turn)
     held, pictured = _held_out(turns, validation, test), "image" in columns
     options = {"columns": dict(columns), "instruction": instruction, "merge": merge, "most_turns": most_turns}
@@ -90,6 +102,15 @@ def prepare_generic(
     return [folder.finish("generic", target.seed, inputs, **options)]
 
 
+def _with_own_names(path: Path, columns: Mapping[str, str]) -> dict[str, str]:
+    """The columns, with those that have the very name of an optional field."""
+    # To be asked for a column that there is not, a Parquet file answers with those that there are.
+    first = next(_rows(path, {"": ""}, Inputs()), None)
+    names = [] if first is None else [name for name in OPTIONAL if name in first.fields]
+    taken = {*columns, *columns.values()}
+    return {**columns, **{name: name for name in names if name not in taken}}
+
+
 def _places(path: Path, columns: Mapping[str, str], repeated: RepeatedIdError) -> str:
     """The error with the file and the records of the id, for which the file is read again."""
     name, places = columns["id"], []
@@ -99,7 +120,7 @@ def _places(path: Path, columns: Mapping[str, str], repeated: RepeatedIdError) -
             places += [row.place] if row.id(name) == repeated.id else []
     return (
         f"{path}: {repeated}; field {name!r} has it in {some(places)}. Give each row an id of its own, or "
-        f"leave out --column id={name}: rows then have their numbers"
+        f"give --column id= and no column: rows then have their numbers"
     )
 
 
@@ -143,13 +164,25 @@ def _records(
 
 
 def _all(
-    path: Path, columns: Mapping[str, str], pictures: Pictures, inputs: Inputs, text_rows: bool
+    path: Path,
+    columns: Mapping[str, str],
+    late: set[str],
+    pictures: Pictures,
+    inputs: Inputs,
+    text_rows: bool,
 ) -> Iterator[tuple[str, Turn]]:
+    """The split and the turn of each row; ValueError for one with a field that is `late`."""
     number = 0
     for number, row in enumerate(_rows(path, columns, inputs), start=1):
         if number == 1 and (absent := [name for name in columns.values() if name not in row.fields]):
             raise ValueError(
                 f"{path}: expected the column {absent[0]!r}, got {', '.join(map(str, row.fields))}"
+            )
+        if found := sorted(late & row.fields.keys()):
+            raise row.error(
+                found[0],
+                "no such field, as record 1 has none; give it to all (null where there is none), or "
+                f"--column {found[0]}= to take none",
             )
         yield from inputs.parsed(_turn, number, row, columns, pictures, text_rows)
     if not number:
@@ -161,7 +194,7 @@ def _turn(
 ) -> tuple[str, Turn]:
     split = row.text(columns["split"]) if "split" in columns else "train"
     if split not in SPLITS:
-        raise row.error(columns["split"], f"one of {', '.join(SPLITS)}")
+        raise row.error(columns["split"], f"one of {', '.join(SPLITS)}; --column split= takes none")
     id = checked(row, columns["id"], row.id(columns["id"])) if "id" in columns else str(number)
     # Not by its place, where it has an id: the draws are those of any order of the rows.
     image = f"row {id}"

@@ -122,7 +122,9 @@ def test_own_table_by_its_columns(release):
     first = json.loads((release / "out" / "My_task" / "train.jsonl").read_text().splitlines()[0])
     assert first["image"] == "own/1.jpg"
     assert first["task"] == "My task"
-    assert "expected FIELD=COLUMN" in str(run("generic", *options, "--column", "colour=A").output)
+    for wrong in ("colour=A", "question="):
+        assert "expected FIELD=COLUMN" in str(run("generic", *options, "--column", wrong).output)
+    assert run("generic", *options, "--column", "id=").exit_code == 0
 
 
 @pytest.mark.parametrize(("validation", "test"), [(3, 0), (500, 0), (2, 1)])

@@ -204,3 +204,59 @@ def test_own_table_with_a_mistake_is_told(tmp_path, name, data, message):
             task="T",
             columns={"question": "Q", "answer": "A"},
         )
+
+
+OWN = [
+    {"Q": f"q{n}", "A": "a", "image": f"{n}.png", "id": f"i{n}", "split": split, "task": "other"}
+    for n, split in enumerate(["train", "val", "test"] * 2)
+]
+
+
+def written(folder, kind):
+    """The table of `OWN`."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    path, table = folder / f"own.{kind}", pyarrow.Table.from_pylist(OWN)
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    elif kind == "csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        path.write_text(json.dumps(OWN))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_columns_of_the_fields_own_names_are_taken(kind, tmp_path):
+    """Rows of the test went into the training, and pictures were left out, without a word."""
+    options = {"task": "T", "columns": {"question": "Q", "answer": "A"}}
+    (told,) = prepare_generic(written(tmp_path, kind), target(tmp_path / "out", "own"), inputs(), **options)
+    assert told["options"]["columns"] == options["columns"] | {n: n for n in ("image", "id", "split")}
+    assert [record["image"] for record in train(tmp_path / "out" / "T")] == ["own/0.png", "own/3.png"]
+    held = {name: rows(tmp_path / "out" / "T" / f"{name}.jsonl") for name in ("val", "test")}
+    ids = {name: sorted(row["question_id"] for row in found) for name, found in held.items()}
+    assert ids == {"val": ["i1", "i4"], "test": ["i2", "i5"]}
+
+
+def test_a_column_of_a_fields_name_may_be_declined_or_another_field(tmp_path):
+    path = written(tmp_path, "json")
+    columns = {"question": "Q", "answer": "id", "image": "", "split": ""}
+    (told,) = prepare_generic(path, target(tmp_path / "out"), inputs(), task="T", columns=columns)
+    assert told["options"]["columns"] == {"question": "Q", "answer": "id"}
+    assert told["splits"]["train"]["records"] == 6
+
+
+def test_a_field_that_later_records_alone_have_is_told(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"Q": "q", "A": "a"}\n{"Q": "r", "A": "a", "image": "1.png"}\n')
+    columns = {"question": "Q", "answer": "A"}
+    with pytest.raises(ValueError, match="record 2, field 'image': expected no such field, as record 1 has"):
+        prepare_generic(tmp_path / "t.jsonl", target(tmp_path / "out"), inputs(), task="T", columns=columns)
+
+
+def test_a_folder_of_pictures_without_a_column_of_them_is_refused(tmp_path):
+    columns = {"question": "Q", "answer": "A", "image": ""}
+    with pytest.raises(ValueError, match="--images: expected a column with the pictures' paths"):
+        prepare_generic(
+            written(tmp_path, "json"), target(tmp_path / "out", "p"), inputs(), task="T", columns=columns
+        )
