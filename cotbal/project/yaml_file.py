@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 Place = tuple[str | int, ...]
 Lines = dict[Place, int]
+# Characters of a value in a message.
+SHOWN = 80
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -21,12 +23,12 @@ def load_yaml(path: str | Path, model: type[Model], changes: Mapping[str, Any]) 
     Args:
         path: the file.
         model: what it should hold.
-        changes: values by key that take the place of the file's.
+        changes: values by key that take the place of the file's; options of those names said them.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not YAML, a key stands twice or is not known, or a value does not fit. The message
-            has the line, the place and, for a key, the one that was probably meant.
+            has the line, the place and, for a key, the one that was probably meant; or the option.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -43,11 +45,17 @@ def load_yaml(path: str | Path, model: type[Model], changes: Mapping[str, Any]) 
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(_yaml_error(path, error)) from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        keys = ", ".join(list(model.model_fields)[:5])
+        raise ValueError(
+            f"{path}: expected the YAML of an estimate, keys such as {keys} with their values, got a "
+            f"{type(content).__name__}, {_shown(content)}; `cotbal plan --recipes` shows some to copy"
+        )
     try:
-        content = {} if content is None else content
-        return model.model_validate({**content, **changes} if isinstance(content, dict) else content)
+        return model.model_validate({**content, **changes})
     except ValidationError as error:
-        raise ValueError(_first_mistake(path, error, model, lines)) from error
+        raise ValueError(_first_mistake(path, error, model, lines, changes)) from error
 
 
 def _note_lines(path: str | Path, node: yaml.Node, place: Place, lines: Lines) -> None:
@@ -72,7 +80,13 @@ def _yaml_error(path: str | Path, error: yaml.YAMLError) -> str:
     return f"{path}: expected YAML, got {error}"
 
 
-def _first_mistake(path: str | Path, error: ValidationError, model: type[BaseModel], lines: Lines) -> str:
+def _first_mistake(
+    path: str | Path,
+    error: ValidationError,
+    model: type[BaseModel],
+    lines: Lines,
+    changes: Mapping[str, Any],
+) -> str:
     # A misspelt key is often a missing one too; the misspelling is what helps.
     mistakes = sorted(
         error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden"
@@ -80,7 +94,10 @@ def _first_mistake(path: str | Path, error: ValidationError, model: type[BaseMod
     first = mistakes[0]
     place = _place(first, lines)
     known = max((place[:end] for end in range(len(place) + 1) if place[:end] in lines), key=len)
-    message = f"{path}, line {lines[known]}: {_spell(place)}{': ' if place else ''}{_in_words(first, model)}"
+    told = f"{path}, line {lines[known]}: {_spell(place)}{': ' if place else ''}"
+    if (option := str(next(iter(first["loc"]), ""))) in changes:
+        told = f"--{option.replace('_', '-')}: "
+    message = told + _in_words(first, model)
     rest = len(mistakes) - 1
     return message + (f" (and {rest} more mistake{'s' if rest > 1 else ''})" if rest else "")
 
@@ -106,7 +123,13 @@ def _in_words(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
     message = str(mistake["msg"]).removeprefix("Value error, ")
     if mistake["type"] == "value_error":
         return message
-    return f"{message[0].lower()}{message[1:]}, got {mistake['input']!r}"
+    return f"{message[0].lower()}{message[1:]}, got {_shown(mistake['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, cut: it may be a whole file."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _model_at(model: type[BaseModel], place: Iterable[str | int]) -> type[BaseModel]:

@@ -208,7 +208,7 @@ def test_validation_file_is_asked_for_where_the_command_uses_it(tmp_path):
         ("output: a\nbase_model: b\noutput: c", "line 3: output stands twice; keep one"),
         ("tasks:\n  a: {train: x}\n  a: {train: y}", "line 3: tasks.a stands twice"),
         ("seeds:\n- 0\n- a: 1\n  a: 2", "line 4: seeds.1.a stands twice"),
-        ("- 1", "line 1: input should be"),
+        ("- 1", "toy.yaml: expected the YAML of an estimate"),
         ("", "output: this key is missing (and 4 more mistakes)"),
     ],
 )
@@ -287,3 +287,33 @@ def test_a_folder_whose_path_is_no_utf_8_is_refused(tmp_path):
     folder.mkdir()
     with pytest.raises(ValueError, match=r"expected a folder whose path is UTF-8, got .*lat.udce9; give it"):
         load(folder, content(tmp_path))
+
+
+def test_a_value_is_told_by_its_beginning(tmp_path):
+    """A file of records went to the terminal whole."""
+    value = content(tmp_path)
+    value["train"] = [{"id": n} for n in range(900)]
+    with pytest.raises(ValueError, match=r"train: input should be .*, got \[\{'id': 0\}.*\.\.\.$") as caught:
+        load(tmp_path, value)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 250
+    with pytest.raises(
+        ValueError, match=r"toy.yaml: expected the YAML of an estimate, .* got a list, \[\{'id'"
+    ) as caught:
+        load(tmp_path, json.dumps([{"id": n} for n in range(900)]))
+    assert len(str(caught.value)) < len(str(tmp_path)) + 350
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            {"budget": "1000"},
+            "--budget: expected a number of GPU-hours or samples such as '80 GPU-hours', got",
+        ),
+        ({"mode": "Cheap"}, "--mode: input should be 'full', 'cheap' or 'no-probes', got 'Cheap'"),
+    ],
+)
+def test_an_option_is_blamed_for_its_own_value(tmp_path, option, message):
+    load(tmp_path, content(tmp_path))
+    with pytest.raises(ValueError, match=rf"^{message}"):
+        load_project(tmp_path / "toy.yaml", **option)
