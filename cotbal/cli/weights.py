@@ -232,7 +232,8 @@ def _noise_of(pair: "TwoModels") -> list[str]:
 def _fixed(pairs: list[str]) -> dict[str, float]:
     fixed: dict[str, float] = {}
     for pair in pairs:
-        task, equals, weight = pair.rpartition("=")
+        # As in the cells of a score table.
+        task, equals, weight = map(str.strip, pair.rpartition("="))
         try:
             value = float(weight)
         except ValueError:

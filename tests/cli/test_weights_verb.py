@@ -49,6 +49,13 @@ def test_the_tables_are_printed_and_the_weights_written(scores, tmp_path):
         assert text in done.stdout
 
 
+def test_a_fixed_task_is_without_the_spaces_around_it(scores, tmp_path):
+    out = ("--out", tmp_path / "w.json")
+    assert call("weights", scores, "--fixed", " chat = 1.5", *out).exit_code == 0
+    assert TaskWeights.load(tmp_path / "w.json").fixed == {"chat": 1.5}
+    assert "'chat' stands twice" in call("weights", scores, "--fixed", "chat = 1", "--fixed", "chat=2").stderr
+
+
 def test_the_json_holds_every_signal_and_rule(scores, tmp_path, monkeypatch):
     options = ["--rule", "difficulty", "--temperature", "0.25", "--alpha", "0.9", "--out", "new/w.json"]
     monkeypatch.chdir(tmp_path)
