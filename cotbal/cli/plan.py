@@ -78,7 +78,7 @@ def show_plan(project: Project, as_json: bool) -> None:
     """Writes the subsets and plan.json, and prints the plan."""
     from cotbal.files import write_json
     from cotbal.project.changes import done_again, in_words
-    from cotbal.project.outline import check_budget, outline, recorded, throughput
+    from cotbal.project.outline import check_budget, outline, recorded, remedy, throughput
     from cotbal.project.parts import NO_WEIGHTS
     from cotbal.project.work import store_of
 
@@ -104,7 +104,7 @@ def show_plan(project: Project, as_json: bool) -> None:
         if finished:
             typer.echo(f"{len(finished)} of {len(plan)} runs are finished.")
         typer.echo(f"Wrote {path} and the mini subsets under {project.out / 'data'}.")
-    check_budget(project, content["totals"])
+    check_budget(project, content["totals"], remedy(project, finished))
 
 
 def _print(content: Mapping[str, Any]) -> None:

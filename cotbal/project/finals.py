@@ -64,7 +64,8 @@ def run_finals(
         # Weights that need more than the estimate, such as the precise difficulty, are known after a round.
         for _ in range(2):
             wanted = final_plan(project, data, methods, store)
-            check_budget(project, left_to_do(project, data, wanted, store)["totals"])
+            left = left_to_do(project, data, wanted, store)["totals"]
+            check_budget(project, left, "ask for fewer methods, or raise the budget")
             # From now on `cotbal status` knows them.
             write_finals(project.out / FINALS_FILE, collected(project, data, asked, store))
             with listener() as progress:

@@ -106,12 +106,21 @@ def outline(project: Project, data: Data, plan: Plan, known: Throughput) -> dict
     }
 
 
-def check_budget(project: Project, totals: Mapping[str, Any]) -> None:
+def remedy(project: Project, finished: Mapping[str, Record]) -> str:
+    """What to do where an estimate comes to more than its budget, of which these runs are finished."""
+    if finished:
+        return f"the {len(finished)} that are finished count too; raise the budget"
+    less = {"full": "mode cheap or no-probes", "cheap": "mode no-probes", "no-probes": "smaller mini subsets"}
+    return f"{less[project.mode]} would take less"
+
+
+def check_budget(project: Project, totals: Mapping[str, Any], remedy: str) -> None:
     """Passes where the plan is within the file's budget, or there is none.
 
     Args:
         project: the file.
         totals: those of `outline`.
+        remedy: what to do where it is not.
 
     Raises:
         ValueError: the plan is above it, or its GPU-hours are not known.
@@ -127,10 +136,7 @@ def check_budget(project: Project, totals: Mapping[str, Any]) -> None:
             "JSONL), or a budget in samples"
         )
     if price > float(amount):
-        less = "smaller mini subsets" if project.mode == "no-probes" else "mode cheap or no-probes"
-        raise ValueError(
-            f"budget: expected at most {project.budget}, the runs come to {price:.6g}; {less} would take less"
-        )
+        raise ValueError(f"budget: expected at most {project.budget}, the runs come to {price:.6g}; {remedy}")
 
 
 def _task(project: Project, data: Data, name: str) -> dict[str, Any]:

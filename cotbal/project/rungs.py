@@ -66,7 +66,7 @@ def run_rungs(project: Project, listener: Callable[[], AbstractContextManager[Li
     with locked(project.out):
         data, store = rung_data(project), store_of(project)
         plan = rung_plan(project, data)
-        check_budget(project, outlined(project, data, plan, store)["totals"])
+        check_budget(project, outlined(project, data, plan, store)["totals"], "raise the budget")
         with listener() as progress:
             execution = work(project, plan, store, progress)
         missing = [name for name in plan if name not in execution.records]

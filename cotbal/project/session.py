@@ -10,7 +10,7 @@ from cotbal.project.changes import done_again, in_words
 from cotbal.project.config import Project
 from cotbal.project.data import prepare
 from cotbal.project.outcome import Outcome, outcome_of
-from cotbal.project.outline import check_budget, outline, recorded, throughput
+from cotbal.project.outline import check_budget, outline, recorded, remedy, throughput
 from cotbal.project.parts import NO_WEIGHTS
 from cotbal.project.recipe import plan_of
 from cotbal.project.work import store_of, work
@@ -39,7 +39,7 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         finished = recorded(plan, store)
         content = outline(project, data, plan, throughput(project, plan, finished))
         write_json(project.out / "plan.json", content)
-        check_budget(project, content["totals"])
+        check_budget(project, content["totals"], remedy(project, finished))
         again = done_again(plan, finished, project.out)
         with listener() as progress:
             if not project.train.takes_weights:

@@ -120,10 +120,17 @@ def test_scores_that_allow_no_weights_are_written_all_the_same(run):
 
 def test_a_budget_is_held_before_anything_runs(run):
     plans = []
-    with pytest.raises(ValueError, match="budget: expected at most 274 samples, the runs come to 275"):
+    with pytest.raises(
+        ValueError, match="at most 274 samples, the runs come to 275; mode cheap or no-probes"
+    ):
         run(budget="274 samples", plans=plans)
     assert plans == []
-    assert run(budget="275 samples")[0].complete
+    outcome = run(budget="275 samples")[0]
+    assert outcome.complete
+    # Another mode would have runs of its own.
+    count = f"the {len(outcome.plan)} that are finished count too; raise the budget"
+    with pytest.raises(ValueError, match=f"at most 274 samples, the runs come to 275; {count}"):
+        run(budget="274 samples")
     with pytest.raises(ValueError, match=r"budget: expected at most 0\.0001 GPU-hours, the runs come to"):
         run(budget="0.0001 GPU-hours")
 
