@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 # Rows of a score table that are no task's.
 RESERVED = ("mini", "single_mini", "single_full", "transform", "equal")
@@ -59,6 +60,8 @@ def unknown_task(name: object, known: Iterable[str]) -> str:
     by_folded = {task.casefold(): task for task in names}
     close = get_close_matches(str(name).casefold(), by_folded, n=1)
     hint = f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
+    if same := [task for task in names if normalize("NFC", task) == normalize("NFC", str(name))]:
+        hint = f" (looks like {same[0]!r}, but in another Unicode form: write both alike, as by copying one)"
     return f"{name!r}{hint}; known tasks: {', '.join(names)}"
 
 

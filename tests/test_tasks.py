@@ -99,6 +99,16 @@ def test_without_its_file_the_files_tell_no_task():
         record_task({"id": 7}, file_tasks={"gqa.json": "GQA"})
 
 
+def test_a_name_in_another_unicode_form_is_told_so():
+    """Both look the same on the screen."""
+    with pytest.raises(
+        ValueError, match="looks like 'caf\u00e9', but in another Unicode form: write both alike"
+    ):
+        TaskIndex(("vqa", "caf\u00e9")).id("cafe\u0301")
+    with pytest.raises(ValueError, match=r"did you mean 'caf\u00e9'\?"):
+        TaskIndex(("vqa", "caf\u00e9")).id("cafe")
+
+
 def test_names_that_come_twice_make_no_index():
     with pytest.raises(ValueError, match="names: each task may stand once, repeated: a"):
         TaskIndex(("a", "a"))
