@@ -95,7 +95,7 @@ def _another(window: Window, array: bool, number: int) -> bool:
     if character == "]":
         window.place += 1
         if window.next_character():
-            raise ValueError("expected nothing after the array")
+            raise ValueError(f"expected nothing after the array, got {window.shown()}")
         return False
     if number:
         if character != ",":

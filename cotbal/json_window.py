@@ -49,7 +49,7 @@ class Window:
         """Reads on, as much again as there is; False at the end of the file."""
         left = len(self.text) - self.place
         if left > MAX_RECORD:
-            raise ValueError(f"expected records of at most {MAX_RECORD >> 20} MiB")
+            raise ValueError(f"expected records of at most {MAX_RECORD >> 20} MiB, got a larger one")
         data = self._stream.read(max(CHUNK, left))
         if self._digest is not None:
             self._digest.update(data)

@@ -187,7 +187,9 @@ class Check:
             rows.append((item.place, each, image, self.tally.number(each.task), item.record.text))
         self.repeats.extend(rows)
         for place, kind, message in batch.broken:
-            self._add(place, kind, "", "a JSON object in UTF-8", message)
+            expected, _, got = message.removeprefix("expected ").partition(", got ")
+            told = (expected, got) if got else ("a JSON object in UTF-8", message)
+            self._add(place, kind, "", *told)
 
     def _look(self, batch: _Batch, examined: list[Examined], examining: Crew) -> None:
         """Opens the pictures of a batch that have not been opened yet."""
