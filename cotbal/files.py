@@ -116,8 +116,14 @@ def check_writable(path: str | Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    with tempfile.TemporaryFile(dir=_target(path).parent):
-        pass
+    target = _target(path)
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        # Nobody knows the temporary one.
+        error.filename = str(target)
+        raise
 
 
 def check_outputs(outputs: Iterable[tuple[str, Path | None]], inputs: Iterable[str | Path | None]) -> None:
@@ -148,6 +154,14 @@ def _target(path: str | Path) -> Path:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
+
+
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of a JSON object, as an `object_pairs_hook`; ValueError for a key that stands twice."""
+    keys = [key for key, _ in pairs]
+    if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"each key may stand once, repeated: {', '.join(repeated)}")
+    return dict(pairs)
 
 
 def json_object(path: str | Path, expected: str, remedy: str) -> dict[str, Any]:

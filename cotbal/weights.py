@@ -11,7 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cotbal.files import write_text_atomically
+from cotbal.files import distinct_keys, write_text_atomically
 from cotbal.tasks import task_names, unknown_task
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class TaskWeights(Mapping[str, float]):
         """
         try:
             # Editors on Windows put a mark in front.
-            content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct_keys)
+            content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=distinct_keys)
             return cls.of_list(content, tasks) if isinstance(content, list) else cls._from_json(content)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: expected {{task: weight}} as JSON in UTF-8, got {error}") from error
@@ -207,10 +207,3 @@ def _checked_number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{where}: expected a number, got {value!r}")
     return float(value)
-
-
-def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if repeated := sorted({key for key in keys if keys.count(key) > 1}):
-        raise ValueError(f"each key may stand once, repeated: {', '.join(repeated)}")
-    return dict(pairs)

@@ -4,7 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from cotbal.files import slug, write_bytes_atomically, write_text_atomically, writing_atomically
+from cotbal.files import (
+    check_writable,
+    slug,
+    write_bytes_atomically,
+    write_text_atomically,
+    writing_atomically,
+)
 
 
 @pytest.mark.parametrize("name", [".", "..", "../x", ".hidden"])
@@ -59,6 +65,16 @@ def test_a_write_that_fails_names_the_file_and_not_the_temporary_one(tmp_path, m
         with pytest.raises(OSError, match=r"gone|torn") as error, writing_atomically(tmp_path / "file.bin"):
             raise other
         assert error.value.filename == named
+
+
+def test_a_folder_that_takes_no_file_is_told_by_the_file(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"{dir}/tmp1f")
+
+    monkeypatch.setattr("cotbal.files.tempfile.TemporaryFile", refuse)
+    with pytest.raises(PermissionError) as error:
+        check_writable(tmp_path / "page.html")
+    assert error.value.filename == str(tmp_path / "page.html")
 
 
 def test_a_folder_in_the_place_of_the_file_is_told_by_its_name(tmp_path):

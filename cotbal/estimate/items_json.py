@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cotbal.files import write_text_atomically
+from cotbal.files import distinct_keys, write_text_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,8 +85,9 @@ def write_items(
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        # Editors on Windows put a mark in front.
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=distinct_keys)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"expected {_FORM}, got no JSON: {error}") from error
 
 

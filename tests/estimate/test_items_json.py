@@ -37,6 +37,10 @@ def test_a_file_without_clusters_and_strata_has_none(tmp_path):
             '{"schema_version": 1, "items": {}, "strata": {"a": ["testA"]}}',
             "strata.*whole numbers, got 'testA'",
         ),
+        (
+            '{"schema_version": 1, "items": {"a": {"a": [1]}, "a": {}}}',
+            "json: each key may stand once, .*: a$",
+        ),
         ("{", "items.json"),
     ],
 )
@@ -45,6 +49,13 @@ def test_another_file_is_named(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(ValueError, match=words):
         read_items(path)
+
+
+def test_a_mark_in_front_is_passed_over(tmp_path):
+    path = write_items(tmp_path / "items.json", ITEMS)
+    marked = tmp_path / "marked.json"
+    marked.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_items(marked) == read_items(path)
 
 
 def test_it_is_plain_json(tmp_path):
