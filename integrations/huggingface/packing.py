@@ -34,7 +34,7 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
 
     Raises:
         ValueError: no ids, no labels, or as many ids as neither samples nor segments.
-        TypeError: ids that are no integers.
+        TypeError: ids that are no integers, labels that are no tensor.
     """
     task_ids, labels = batch.get(TASK_IDS), batch.get("shift_labels", batch.get("labels"))
     if "shift_labels" in batch:
@@ -50,6 +50,11 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
         raise ValueError(
             f"labels: expected them in every training batch, got {', '.join(batch)}; use a collator that "
             "makes them"
+        )
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            "labels: expected a tensor (B, S) of int64 in every training batch, got "
+            f"{type(labels).__name__}; use a collator that makes tensors"
         )
     kind = getattr(task_ids, "dtype", type(task_ids).__name__)
     if kind != torch.int64:

@@ -107,6 +107,10 @@ def test_batches_that_cannot_be_trained_on_are_refused() -> None:
     ):
         batch_targets({"cotbal_task_ids": IDS})
     with pytest.raises(
+        TypeError, match=r"labels: expected a tensor \(B, S\) of int64 .*, got list; use a coll"
+    ):
+        batch_targets({"labels": LABELS.tolist(), "cotbal_task_ids": IDS})
+    with pytest.raises(
         TypeError, match=r"expected a tensor of int64, which no trainer casts, got torch\.float32; make it"
     ):
         batch_targets({"labels": LABELS, "cotbal_task_ids": torch.tensor([1.0])})
