@@ -58,9 +58,18 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "weights": {str(seed): dict(weights) for seed, weights in outcome.weights.items()},
         "pooled": outcome.pooled and dict(outcome.pooled),
         "seed_sd": outcome.spread,
+        "no_intervals": _no_intervals(outcome),
         "stale": [str(path) for path in outcome.stale],
         "files": {name: str(path) for name, path in outcome.files.items()},
     }
+
+
+def _no_intervals(outcome: Outcome) -> str | None:
+    """Why the items that were written allow no intervals; None where they do, or there are none."""
+    from cotbal.report.findings import no_intervals
+
+    tables = list(outcome.tables.values())
+    return no_intervals(tables) if any(table.items for table in tables) else None
 
 
 def _print(outcome: Outcome) -> None:
@@ -84,6 +93,8 @@ def _print(outcome: Outcome) -> None:
         if lost and weights.rule not in WITHOUT_C:
             how = "pulled to the mean" if weights.provenance.get("shrink") else "left out"
             typer.echo(f"{scores}, contribution not identified and {how}: {', '.join(lost)}")
+    if (lacking := _no_intervals(outcome)) is not None:
+        typer.echo(f"There are no intervals, as {lacking}.")
     for seed, reason in outcome.refused.items():
         typer.echo(f"No weights for seed {seed}: {reason}", err=True)
     if outcome.refused_pooled is not None:

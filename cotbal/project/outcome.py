@@ -27,6 +27,7 @@ class Outcome:
         failures: the runs that were given up, with the reason.
         missing: the runs that are not finished, those that failed among them.
         files: what was written, by what it is.
+        tables: the scores of each seed that has them all.
         weights: the weights of each seed that has all its scores.
         refused: for each seed whose scores allow no weights, why.
         pooled: the weights of the mean over several seeds, once all have their scores.
@@ -39,6 +40,7 @@ class Outcome:
     failures: dict[str, str]
     missing: list[str]
     files: dict[str, Path] = field(default_factory=dict)
+    tables: dict[int, Scores | TwoModels] = field(default_factory=dict)
     weights: dict[int, TaskWeights] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     pooled: TaskWeights | None = None
@@ -76,9 +78,9 @@ def outcome_of(project: Project, data: Data, plan: Plan, execution: Execution) -
     results = {name: record.result for name, record in execution.records.items()}
     by_seed = recipes(project, data)
     tables = {seed: _estimate(recipe, results, outcome) for seed, recipe in by_seed.items()}
-    complete = [scores for scores in tables.values() if scores is not None]
-    if 1 < len(complete) == len(tables):
-        _pool(algorithm(next(iter(by_seed.values()))), project, complete, outcome)
+    outcome.tables = {seed: scores for seed, scores in tables.items() if scores is not None}
+    if 1 < len(outcome.tables) == len(tables):
+        _pool(algorithm(next(iter(by_seed.values()))), project, list(outcome.tables.values()), outcome)
     folders = [project.out, *(project.out / f"seed-{seed}" for seed in project.seeds)]
     left = [folder / name for folder in folders for name in ("scores.csv", "items.json", "weights.json")]
     outcome.stale = [path for path in left if path.exists() and path not in outcome.files.values()]

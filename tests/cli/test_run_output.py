@@ -1,9 +1,18 @@
 """What `cotbal run` prints of an outcome."""
 
+import json
+
+import pytest
+
 from cotbal.cli.run import _print
+from cotbal.project import session
 from cotbal.project.outcome import Outcome
 from cotbal.runs.plan import Plan
 from cotbal.weights import TaskWeights
+from tests.cli.commands import call
+from tests.project.instant import instantly
+from tests.project.test_session import score
+from tests.project.toy import write
 
 
 def test_columns_of_c_that_were_left_out_are_named(capsys):
@@ -26,3 +35,14 @@ def test_what_becomes_of_a_column_of_c_is_told_as_it_is_also_of_the_mean_over_se
         of_rule = TaskWeights(both, rule, provenance={"unidentified": ["b"], "shrink": False})
         _print(Outcome(Plan([]), {}, [], weights={3: of_rule}))
         assert "not identified" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("clusters", [(7, 7), (7, 8)])
+def test_that_one_cluster_of_items_allows_no_intervals_is_told_once(tmp_path, monkeypatch, clusters):
+    monkeypatch.setattr(session, "work", instantly(score, clusters=clusters))
+    path, reason = write(tmp_path, seeds=[0, 1]), "all items of a, b, c are one, or belong together"
+    shown = call("run", path)
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count(f"There are no intervals, as {reason}.") == (clusters == (7, 7))
+    found = json.loads(call("run", path, "--json").stdout)
+    assert found["no_intervals"] == (reason if clusters == (7, 7) else None)

@@ -27,8 +27,6 @@ from cotbal.weights import TaskWeights
         ('{"score": 1, "items": [1, 1], "clusters": [1]}', "clusters that are not one number per item"),
         ('{"score": 1, "clusters": [1]}', "clusters that are not one number per item"),
         ('{"score": 1, "items": [1, 1], "clusters": ["a", "b"]}', "clusters that are no whole numbers"),
-        ('{"score": 1, "items": [1]}', "got one item or one cluster, which shows no noise"),
-        ('{"score": 1, "items": [1, 1], "clusters": [3, 3]}', "got one item or one cluster"),
         ('{"score": 1, "items": [1, 0.5]}', "got the score 1 and items whose mean is 0.75; give the items"),
     ],
 )
@@ -40,6 +38,15 @@ def test_what_is_no_score_is_told_with_what_was_expected(tmp_path, text, message
         read_score(path)
     assert f'expected {{"score": number, "items": [numbers]?}} in {path}' in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [{"score": 1.0, "items": [1.0]}, {"score": 0.5, "items": [1.0, 0.0], "clusters": [3, 3]}]
+)
+def test_one_item_or_one_cluster_is_a_score_too(tmp_path, content):
+    """As of a validation file of one question, or of questions on one picture."""
+    (tmp_path / "scores.json").write_text(json.dumps(content))
+    assert read_score(tmp_path / "scores.json") == content
 
 
 def test_score_with_and_without_items(tmp_path):
