@@ -96,6 +96,8 @@ def report(
     if options and kind != ".csv":
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"{names}: only with a CSV of scores; {file} says it itself")
+    if shrink and items is None:
+        raise ValueError("--shrink: expected --items, whose noise says how far to pull, got none")
     if kind == ".json":
         _page(file, out or file.parent, as_json)
     elif kind == ".csv":

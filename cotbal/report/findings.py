@@ -83,7 +83,7 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "seeds": [0],
         "by_seed": {"0": {**_signals(signals, settings.precise), "weights": weights}},
         "seed_sd": _spread(tables, settings),
-        "shrink": settings.shrink,
+        "shrink": _is_shrunk(signals),
         "intervals": intervals,
         "no_intervals": reason,
         "no_weights": refused,
@@ -168,6 +168,14 @@ def measured(scores: Scores, C: Tensor) -> dict[str, Any]:
         },
         "contribution": [[None if math.isnan(cell) else cell for cell in row] for row in C.tolist()],
     }
+
+
+def _is_shrunk(signals: TableSignals) -> bool:
+    """Whether the signals are pulled; not where the scores allow it for none."""
+    try:
+        return signals.shrunk is not None
+    except ValueError:
+        return False
 
 
 def _values(make: Any, size: int) -> list[float | None]:

@@ -221,6 +221,7 @@ def test_a_seed_of_other_items_leaves_the_page_of_all_else(
         ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,4\n", ["--rule", "best"], "rule: expected one of"),
         ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,4\n", ["--items", "none.json"], "none.json"),
         ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,4\n", ["--precise"], "precise difficulty needs"),
+        ("scores.csv", "run,a,b\nmini,1,2\na,2,3\nb,1,4\n", ["--shrink"], "--shrink: expected --items"),
         ("estimate.yaml", "task: {}\n", [], "estimate.yaml"),
         ("estimate.yaml", "tasks: {}\n", ["--alpha", "1"], "--alpha: only with a CSV"),
         ("scores.txt", "", [], "FILE: expected .yaml, .csv or .json"),

@@ -335,3 +335,11 @@ def test_a_denominator_far_below_0_is_not_said_to_be_in_its_noise():
 def test_many_hours_are_spelled_in_full(hours, said):
     runs = {**RUNS, "totals": {**RUNS["totals"], "device_hours": hours}}
     assert f"they took {said} GPU-hours" in card(None, runs)
+
+
+def test_a_page_without_weights_does_not_say_that_they_are_shrunk(scores):
+    """As of `shrink: true` in the file of a project whose evaluation writes no items."""
+    found = estimate_results([without_items(scores)], Settings(shrink=True), source="seed 0")
+    told = " ".join(found["statements"])
+    assert "There are no weights under rule cotbal: items: expected the per-item scores" in told
+    assert not re.search("shrunk|pulled", Page(render_page(found)).text)
