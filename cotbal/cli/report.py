@@ -191,6 +191,7 @@ def _results(
         project.shrink,
         {name: task.metric for name, task in project.tasks.items()},
         project.step_matched,
+        project.mode == "cheap",
     )
     source = _seeds(project.seeds, list(tables))
     try:

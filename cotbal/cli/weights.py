@@ -141,6 +141,7 @@ def _with_probes(
     from cotbal.estimate.rules import estimate_weights, seed_spread, weights_by_rule
     from cotbal.estimate.uncertainty import uncertainty
     from cotbal.report.findings import no_intervals
+    from cotbal.report.noise import FROM_EQUAL
 
     by_rule, missing = weights_by_rule(tables, **options)
     if rule not in by_rule:
@@ -163,6 +164,8 @@ def _with_probes(
         typer.echo(json.dumps(summary | found, indent=2, allow_nan=False))
         return
     _print(summary | found)
+    if tables[0].equal is not None and not options["precise"]:
+        typer.echo(FROM_EQUAL)
     if noise is not None:
         _print_noise(noise, chosen)
     elif any(table.items for table in tables):

@@ -37,6 +37,7 @@ class Settings:
         on_unidentified: "raise" or "drop", as of `estimate_weights`.
         shrink: pull C and D to their means, as of `estimate_weights`.
         metrics: {task: name of its score}; "score" where it is not named.
+        is_cheap: the probes have a quarter of their task, as in the mode cheap of a project.
     """
 
     rule: str = "cotbal"
@@ -48,6 +49,7 @@ class Settings:
     shrink: bool = False
     metrics: Mapping[str, str] = field(default_factory=dict)
     step_matched: bool = False
+    is_cheap: bool = False
 
 
 def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: str) -> dict[str, Any]:
@@ -78,7 +80,8 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "alpha": settings.alpha,
         "precise": settings.precise,
         "step_matched": settings.step_matched,
-        "is_cheap": scores.equal is not None,
+        "is_cheap": settings.is_cheap,
+        "has_equal": scores.equal is not None,
         "transforms": dict(scores.transforms),
         "seeds": [0],
         "by_seed": {"0": {**_signals(signals, settings.precise), "weights": weights}},

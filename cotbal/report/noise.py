@@ -15,6 +15,9 @@ ONE_SEED = (
     "The intervals are over the validation items: one seed tells nothing of what another training would have "
     "scored."
 )
+FROM_EQUAL = (
+    "D is from the row equal, the model of equal weights, and not from the score of each task in its own row."
+)
 ONE_EQUAL = (
     "The model of equal weights is one training under all seeds: in the intervals of D, and of what needs D, "
     "its noise between trainings is taken to be that of the mini run and the probes."
@@ -34,6 +37,7 @@ def statements(results: Mapping[str, Any]) -> list[str]:
     return [
         *_about_weights(results),
         *_about_shrinkage(results),
+        *([FROM_EQUAL] if results["has_equal"] and not results["precise"] else []),
         *_about_denominators(results),
         *_about_intervals(results),
     ]

@@ -267,8 +267,13 @@ def spell_difference(results: Results, key: str, method: str) -> str:
 
 
 def probe_data(results: Results) -> str:
-    """Return what a probe trains on of its own task: all of it, or a quarter in the mode cheap."""
-    return "a quarter of its own data" if results.get("is_cheap") else "own data in full"
+    """Return what a probe trains on of its own task: all of it, or a quarter in the mode cheap.
+
+    A table with the row equal and of no known mode does not say how much it is.
+    """
+    if results.get("is_cheap"):
+        return "a quarter of its own data"
+    return "own data" if results.get("has_equal") else "own data in full"
 
 
 def mini_data(results: Results) -> str:
@@ -280,7 +285,7 @@ def full_data(results: Results) -> str:
     """Return what D divides it by: the task's probe, its full set alone, or the model of equal weights."""
     if results.get("precise"):
         return "own data in full, alone"
-    return "all data, equal weights" if results.get("is_cheap") else "own data in full"
+    return "all data, equal weights" if results.get("has_equal") else "own data in full"
 
 
 def turned_note(results: Results) -> str:

@@ -9,6 +9,7 @@ from cotbal.estimate.no_probes import TwoModels
 from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.uncertainty import uncertainty
 from cotbal.report.findings import Settings, estimate_results
+from cotbal.report.page import render_page
 
 TASKS = ["a", "b", "c"]
 MINI = [0.2, 0.3, 0.25]
@@ -113,3 +114,25 @@ def test_one_equally_weighted_model_under_all_seeds_has_the_noise_of_the_other_t
     for tables, times in ((one, 1), (several, 0)):
         results = estimate_results(tables, Settings(), source="seeds")
         assert " ".join(results["statements"]).count(told) == times
+
+
+@pytest.mark.parametrize("is_cheap", [True, False])
+def test_page_says_that_d_is_from_the_row_equal_and_a_quarter_only_of_mode_cheap(is_cheap):
+    """A table with a row equal does not tell how much of their tasks its probes have."""
+    tables = [Scores(TASKS, MINI, PROBES, equal=EQUAL)]
+    page = render_page(estimate_results(tables, Settings(is_cheap=is_cheap), source="seed 0"))
+    assert page.count("D is from the row equal, the model of equal weights") == 1
+    assert ("a quarter of its own data" in page) == is_cheap
+    assert "own data in full" not in page
+    assert "all data, equal weights" in page
+
+
+def test_page_of_probes_or_of_the_precise_difficulty_says_nothing_of_a_row_equal():
+    alone = {"single_mini": MINI, "single_full": EQUAL}
+    precise = Scores(TASKS, MINI, PROBES, equal=EQUAL, **alone)
+    for scores, settings in (
+        (Scores(TASKS, MINI, PROBES), Settings()),
+        (precise, Settings(precise=True)),
+    ):
+        found = estimate_results([scores], settings, source="seed 0")
+        assert "row equal" not in " ".join(found["statements"])
