@@ -72,6 +72,15 @@ def _no_intervals(outcome: Outcome) -> str | None:
     return no_intervals(tables) if any(table.items for table in tables) else None
 
 
+def _doubts(outcome: Outcome) -> list[str]:
+    """What may be wrong with the transforms, which are those of every seed, by the first one's scores."""
+    from cotbal.cli.weights import _rows
+    from cotbal.estimate.transforms import far_bounds
+
+    first = next(iter(outcome.tables.values()), None)
+    return [] if first is None else far_bounds(first.tasks, _rows(first), first.transforms)
+
+
 def _print(outcome: Outcome) -> None:
     from cotbal.report.tables import print_columns
 
@@ -95,6 +104,8 @@ def _print(outcome: Outcome) -> None:
             typer.echo(f"{scores}, contribution not identified and {how}: {', '.join(lost)}")
     if (lacking := _no_intervals(outcome)) is not None:
         typer.echo(f"There are no intervals, as {lacking}.")
+    for doubt in _doubts(outcome):
+        typer.echo(doubt, err=True)
     for seed, reason in outcome.refused.items():
         typer.echo(f"No weights for seed {seed}: {reason}", err=True)
     if outcome.refused_pooled is not None:

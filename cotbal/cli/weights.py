@@ -72,13 +72,15 @@ def weights(
     """
     from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.score_csv import two_scales
+    from cotbal.estimate.transforms import far_bounds
     from cotbal.files import check_outputs
 
     check_outputs([("--out", out)], [*scores, *(items or [])])
     stated = _fixed(fixed or [])
     tables = _read(scores, items or [])
     for path, table in zip(scores, tables, strict=True):
-        for doubt in two_scales(table.tasks, _rows(table)):
+        rows = _rows(table)
+        for doubt in two_scales(table.tasks, rows) + far_bounds(table.tasks, rows, table.transforms):
             typer.echo(f"{path}: {doubt}", err=True)
     models = [table for table in tables if isinstance(table, TwoModels)]
     if models:

@@ -33,7 +33,7 @@ from cotbal.estimate.rules import weights_from_signals
 from cotbal.estimate.score_csv import EQUAL, MINI, TRANSFORM, numbers, read_score_csv, write_score_csv
 from cotbal.estimate.seeds import check_alike, common_clusters, common_strata, mean_of, spread
 from cotbal.estimate.strata import Strata, balanced, checked_strata
-from cotbal.estimate.transforms import checked_transforms, oriented, oriented_draws
+from cotbal.estimate.transforms import checked_transforms, oriented, oriented_draws, remedy
 from cotbal.weights import TaskWeights
 
 
@@ -116,11 +116,13 @@ class TwoModels:
         """
         rows = torch.tensor([[*self.mini], [*self.equal]], dtype=torch.float64)
         part, whole = oriented(rows, tuple(self.tasks), dict(self.transforms))
-        for task, mini, equal in zip(self.tasks, part.tolist(), whole.tolist(), strict=True):
+        for task, mini, equal, *measured in zip(
+            self.tasks, part.tolist(), whole.tolist(), self.mini, self.equal, strict=True
+        ):
             if mini <= 0 or equal <= 0:
                 raise ValueError(
                     f"scores: task {task!r}: the difficulty needs scores > 0, got {mini:g} with the mini "
-                    f"subset and {equal:g} with equal weights; take a larger mini subset or another metric"
+                    f"subset and {equal:g} with equal weights; {remedy(task, self.transforms, *measured)}"
                 )
         return difficulty_of(part, whole)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from cotbal.estimate.formulas import all2one_of, contribution_of, difficulty_of, one2all_of
 from cotbal.estimate.scores import Scores
 from cotbal.estimate.strata import balanced, parts, variance_of_mean
-from cotbal.estimate.transforms import oriented_items
+from cotbal.estimate.transforms import oriented_items, remedy
 
 MIN_STANDARD_ERRORS = 3.0
 ON_UNIDENTIFIED = ("raise", "drop")
@@ -101,18 +101,25 @@ def difficulty(scores: Scores, *, precise: bool = False) -> Tensor:
         >>> difficulty(Scores(["a", "b"], mini=[1, 3], probes=[[4, 3], [2, 4]])).tolist()
         [0.75, 0.25]
     """
-    if precise:
-        part, whole = scores.oriented("single_mini"), scores.oriented("single_full")
-    else:
-        own = scores.oriented("probes").diagonal()
-        part, whole = scores.oriented("mini"), own if scores.equal is None else scores.oriented("equal")
-    for task, mini, full in zip(scores.tasks, part.tolist(), whole.tolist(), strict=True):
+    names = (
+        ("single_mini", "single_full") if precise else ("mini", "probes" if scores.equal is None else "equal")
+    )
+    part, whole = (_own(scores.oriented(name)) for name in names)
+    measured = (_own(getattr(scores, name)).tolist() for name in names)
+    for task, mini, full, *as_measured in zip(
+        scores.tasks, part.tolist(), whole.tolist(), *measured, strict=True
+    ):
         if mini <= 0 or full <= 0:
             raise ValueError(
                 f"scores: task {task!r}: the difficulty (Eq. 9) needs scores > 0, got {mini:g} with the mini "
-                f"subset and {full:g} with the full set; take a larger mini subset or another metric"
+                f"subset and {full:g} with the full set; {remedy(task, scores.transforms, *as_measured)}"
             )
     return difficulty_of(part, whole)
+
+
+def _own(scores: Tensor) -> Tensor:
+    """(N,) scores, of the probes (N, N) those on their own task."""
+    return scores.diagonal() if scores.dim() == 2 else scores
 
 
 def _denominators(scores: Scores) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cotbal.estimate.score_csv import SCALE_RATIO
 from cotbal.tasks import unknown_task
 
 if TYPE_CHECKING:
@@ -81,6 +82,38 @@ def oriented_items(items: Tensor, task: str, transforms: Mapping[str, str]) -> T
         mean = items.mean(-1, keepdim=True)
         return 1.0 / mean - (items - mean) / mean**2
     return _bound(transforms[task]) - items
+
+
+def remedy(task: str, transforms: Mapping[str, str], mini: float, full: float) -> str:
+    """Return what to do where one of two scores is not above 0; they are given as measured."""
+    if task not in transforms:
+        return "take a larger mini subset or another metric"
+    measured = f"they are {_bound(transforms[task]):g} - m of the measured {mini:g} and {full:g}"
+    return f"{measured}: give a bound above every measured value, such as 100 of percentages"
+
+
+def far_bounds(
+    tasks: Sequence[str], rows: Mapping[str, Sequence[float]], transforms: Mapping[str, str]
+) -> list[str]:
+    """Return a sentence on each bound that may be of another scale than the measured scores in `rows`.
+
+    Args:
+        tasks: the N task names.
+        rows: N scores by the name of their run.
+        transforms: what `checked_transforms` returned.
+    """
+    found = []
+    for place, task in enumerate(tasks):
+        largest = max(values[place] for values in rows.values())
+        if not transforms.get(task, "").startswith("complement") or largest <= 0:
+            continue
+        if (bound := _bound(transforms[task])) >= SCALE_RATIO * largest:
+            found.append(
+                f"task {task!r}: the bound of complement: {bound:g} is far above its largest score, "
+                f"{largest:g}; if it is in another scale (100 of percentages, 1 of shares), write it in that "
+                "of the scores"
+            )
+    return found
 
 
 def _bound(transform: str) -> float:

@@ -46,3 +46,21 @@ def test_that_one_cluster_of_items_allows_no_intervals_is_told_once(tmp_path, mo
     assert shown.output.count(f"There are no intervals, as {reason}.") == (clusters == (7, 7))
     found = json.loads(call("run", path, "--json").stdout)
     assert found["no_intervals"] == (reason if clusters == (7, 7) else None)
+
+
+def test_a_bound_far_above_every_score_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "work", instantly(lambda name, task: 1 - score(name, task)))
+    path = write(tmp_path, seeds=[0, 1])
+    content = json.loads(path.read_text())
+    for task in "abc":
+        content["tasks"][task] |= {
+            "better": "lower",
+            "transform": "complement: 100" if task == "b" else "complement: 1",
+        }
+    path.write_text(json.dumps(content))
+    shown = call("run", path)
+    assert shown.exit_code == 0, shown.output
+    assert (
+        shown.stderr.count("task 'b': the bound of complement: 100 is far above its largest score, 0.6") == 1
+    )
+    assert shown.stderr.count("far above") == 1

@@ -227,22 +227,6 @@ def test_column_that_may_hold_shares_and_percentages_is_told(tmp_path):
     assert done.stderr.count(told) == done.stderr.count("task") == 1
 
 
-@pytest.mark.parametrize(
-    ("rows", "options", "times"),
-    [
-        ("", (), 0),
-        ("equal,0.8,0.8\n", (), 1),
-        ("equal,0.8,0.8\nsingle_mini,0.3,0.3\nsingle_full,0.6,0.7\n", ("--precise",), 0),
-    ],
-)
-def test_that_the_difficulty_is_from_the_row_equal_is_told(tmp_path, rows, options, times):
-    (tmp_path / "s.csv").write_text(f"run,vqa,ocr\nmini,0.4,0.3\nvqa,0.6,0.4\nocr,0.5,0.7\n{rows}")
-    words = [str(tmp_path / "s.csv"), *options, "--out", str(tmp_path / "w")]
-    shown = CliRunner().invoke(app, ["weights", *words])
-    assert shown.exit_code == 0, shown.output
-    assert shown.stdout.count("D is from the row equal, the model of equal weights") == times
-
-
 def test_what_a_table_without_probes_cannot_take_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     single = "single_mini,0.1,0.2\nsingle_full,0.2,0.8\n"

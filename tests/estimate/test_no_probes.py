@@ -194,3 +194,12 @@ def test_seeds_count_in_the_intervals_and_the_one_equally_weighted_model_as_much
     assert bool((width > narrow).all())
     other = TwoModels.pooled([of_seed(0.0), TwoModels(TASKS, MINI, [0.6, 0.5, 0.7])])
     assert not other.equal_is_one_training
+
+
+def test_scores_that_a_bound_makes_negative_are_named_as_measured_with_the_bound():
+    pair = TwoModels(TASKS, [60, 0.3, 0.4], [21, 0.4, 0.8], transforms={"a": "complement: 1"})
+    told = (
+        "got -59 .* and -20 with equal weights; they are 1 - m of the measured 60 and 21: give a bound above"
+    )
+    with pytest.raises(ValueError, match=told):
+        pair.difficulty()

@@ -176,3 +176,21 @@ def test_a_score_that_is_not_positive_raises_with_its_task(mini, own):
     table = Scores(["a", "b"], mini=[0.25, mini], probes=[[0.5, 0.5], [0.25, own]])
     with pytest.raises(ValueError, match="task 'b': the difficulty"):
         difficulty(table)
+
+
+@pytest.mark.parametrize("precise", [False, True])
+def test_scores_that_a_bound_makes_negative_are_named_as_measured_with_the_bound(precise):
+    """As of percentages under the bound of shares."""
+    alone = {"single_mini": [0.5, 60], "single_full": [0.6, 21]}
+    table = Scores(
+        ["a", "wer"], [0.5, 60], [[0.6, 55], [0.5, 21]], **alone, transforms={"wer": "complement: 1"}
+    )
+    told = (
+        r"task 'wer': .* needs scores > 0, got -59 with the mini subset and -20 with the full set; they are "
+        r"1 - m of the measured 60 and 21: give a bound above every measured "
+        "value, such as 100 of percentages"
+    )
+    with pytest.raises(ValueError, match=told):
+        difficulty(table, precise=precise)
+    with pytest.raises(ValueError, match=r"got 0 with .*; take a larger mini subset or another metric"):
+        difficulty(Scores(["a", "b"], [0.0, 0.3], [[0.6, 0.3], [0.2, 0.5]]))
