@@ -46,8 +46,8 @@ def plan(
     if recipes:
         from cotbal.project import recipe_files
 
-        for path in recipe_files():
-            typer.echo(str(path))
+        paths = [str(path) for path in recipe_files()]
+        typer.echo(json.dumps(paths, indent=1) if as_json else "\n".join(paths))
         return
     if file is None:
         raise ValueError(

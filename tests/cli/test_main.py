@@ -66,6 +66,8 @@ def test_recipes_are_shown_and_can_be_copied(tmp_path):
         shutil.copy(recipe, tmp_path)
     copied = sorted(path.name for path in tmp_path.iterdir())
     assert copied == ["digits.yaml", "huggingface.yaml", "llamafactory.yaml", "llava.yaml", "swift.yaml"]
+    as_json = CliRunner().invoke(app, ["plan", "--recipes", "--json"]).stdout
+    assert json.loads(as_json) == shown
     assert CliRunner().invoke(app, ["plan"]).exit_code == 2
 
 
