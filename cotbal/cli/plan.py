@@ -79,7 +79,7 @@ def show_plan(project: Project, as_json: bool) -> None:
     from cotbal.files import write_json
     from cotbal.project.changes import done_again, in_words
     from cotbal.project.outline import check_budget, outline, recorded, remedy, throughput
-    from cotbal.project.parts import NO_WEIGHTS
+    from cotbal.project.parts import NO_WEIGHTS, shared_files
     from cotbal.project.work import store_of
 
     data, plan = prepared(project)
@@ -99,6 +99,8 @@ def show_plan(project: Project, as_json: bool) -> None:
             typer.echo(f"Each run is a Slurm job: sbatch {' '.join(named)}")
         if not project.train.takes_weights:
             typer.echo(f"{NO_WEIGHTS}.")
+        for doubt in shared_files(project.tasks):
+            typer.echo(f"{doubt}.")
         if again := done_again(plan, finished, project.out):
             typer.echo(f"{in_words(again)}.")
         if finished:

@@ -31,7 +31,7 @@ from pydantic import (
 
 from cotbal.estimate.rule_names import RULES
 from cotbal.files import is_utf8, writable
-from cotbal.project.parts import Evaluate, Task, Train
+from cotbal.project.parts import Evaluate, Task, Train, trained_files
 from cotbal.project.resources import Resources
 from cotbal.project.strict import PathText, Positive, Strict, Text
 from cotbal.project.template import placeholders
@@ -154,6 +154,19 @@ class Project(Strict):
         weighted = [name for name, task in tasks.items() if task.weight is None]
         if len(weighted) < 2:
             raise ValueError(f"expected at least two tasks without a fixed weight, got {len(weighted)}")
+        return tasks
+
+    @field_validator("tasks")
+    @classmethod
+    def _held_out(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+        trained = trained_files(tasks)
+        for name, task in tasks.items():
+            if task.validation is not None and (others := trained.get(os.path.normpath(task.validation))):
+                raise ValueError(
+                    f"expected a validation file of {name!r} that no task trains on, got {task.validation}, "
+                    f"which is in train of {', '.join(others)}; hold some of its records out in a file of "
+                    "their own"
+                )
         return tasks
 
     @field_validator("rule")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-from cotbal.estimate.recipe import MINI, QUARTER
+from cotbal.estimate.recipe import FULL, MINI, MODES, QUARTER
 from cotbal.files import check_outputs, slug, write_json
 from cotbal.json_records import read_records, record_file, with_task
 from cotbal.project.config import Project
@@ -93,7 +93,8 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
     Raises:
         OSError: a file cannot be read, or the disk cannot take one.
         ValueError: a file does not hold records; the message has the file and the record. Or it lies where
-            the output folder has a file of its own.
+            the output folder has a file of its own, or a probe would train on no more of its task than the
+            mini run does.
     """
     known = project.out / "data" / "index.json"
     written = [project.out / name for name in WRITTEN]
@@ -107,6 +108,7 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
             validation[name] = index.look_at(_absolute(project, task.validation), records=False)
         for of_set, file in task.tests.items():
             test[name, of_set] = index.look_at(_absolute(project, file), records=False)
+    _check_probes(project, full)
     ratios = {MINI: project.ratio} | {share: Fraction(share) for share in shares}
     if project.mode == "cheap":
         ratios[QUARTER] = Fraction(QUARTER)
@@ -126,6 +128,21 @@ def data_files(project: Project) -> list[Path]:
         for task in project.tasks.values()
         for file in (*task.files, *filter(None, [task.validation]), *task.tests.values())
     ]
+
+
+def _check_probes(project: Project, full: Mapping[str, Part]) -> None:
+    """Passes where each probe has more of its task than the mini run: their gain is a denominator."""
+    share = MODES[project.mode].share
+    if share is None:
+        return
+    for name in project.weighted:
+        records = full[name].records
+        mini = subset_size(records, project.ratio)
+        if mini >= (records if share == FULL else subset_size(records, Fraction(share))):
+            raise ValueError(
+                f"tasks.{name}: expected more samples in its probe than in its mini subset, got {mini} of "
+                f"{records} in both; give it more training data, a smaller mini_ratio, or a fixed weight"
+            )
 
 
 def write_mixture(path: Path, parts: Iterable[Part], form: str) -> Path:

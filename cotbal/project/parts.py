@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -160,3 +161,22 @@ class Evaluate(Strict):
     probe_command: Annotated[str, AfterValidator(_evaluate_command)] | None = None
     resume: bool = False
     items_per_gpu_hour: Positive | None = None
+
+
+def trained_files(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
+    """The names of the tasks that train on each file."""
+    found: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        for file in task.files:
+            found.setdefault(os.path.normpath(file), []).append(name)
+    return found
+
+
+def shared_files(tasks: Mapping[str, Task]) -> list[str]:
+    """A sentence on each training file of several tasks, such as records with labels of all of them."""
+    return [
+        f"{', '.join(names)} train on one file, {file}: unless your commands make other samples of its "
+        "records by their `task`, the full data of one task are the others' too"
+        for file, names in trained_files(tasks).items()
+        if len(names) > 1
+    ]

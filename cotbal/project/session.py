@@ -11,7 +11,7 @@ from cotbal.project.config import Project
 from cotbal.project.data import prepare
 from cotbal.project.outcome import Outcome, outcome_of
 from cotbal.project.outline import check_budget, outline, recorded, remedy, throughput
-from cotbal.project.parts import NO_WEIGHTS
+from cotbal.project.parts import NO_WEIGHTS, shared_files
 from cotbal.project.recipe import plan_of
 from cotbal.project.work import store_of, work
 from cotbal.runs.pool import Listener
@@ -44,6 +44,8 @@ def run_project(project: Project, listener: Callable[[], AbstractContextManager[
         with listener() as progress:
             if not project.train.takes_weights:
                 progress.noted(NO_WEIGHTS)
+            for doubt in shared_files(project.tasks):
+                progress.noted(doubt)
             if again:
                 progress.noted(in_words(again))
             execution = work(project, plan, store, progress)

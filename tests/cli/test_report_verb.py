@@ -173,7 +173,7 @@ def test_weights_on_disk_that_are_not_those_of_the_page_are_told(tmp_path, monke
         assert (told in invoke(path).stderr) == bool(changes)
         assert call("run", path).exit_code == 0
         assert told not in invoke(path).stderr
-    (tmp_path / "c.json").write_text("[{}]")
+    (tmp_path / "c.json").write_text("[{}, {}]")
     assert told in invoke(path).stderr
     (tmp_path / "out" / "weights.json").write_text("")
     assert told in invoke(path).stderr

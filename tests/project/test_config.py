@@ -93,6 +93,10 @@ def changed(place, new):
             changed(["tasks", "a", "validation"], "./a.json"),
             "tasks.a: validation: expected a file that is not in train, got ./a.json",
         ),
+        (
+            changed(["tasks", "a", "validation"], "d/../b.jsonl"),
+            "tasks: expected a validation file of 'a' that no task trains on, got d/../b.jsonl",
+        ),
         (changed(["tasks", "mini"], {"train": "x"}), "tasks: expected a task name"),
         (changed(["tasks", "x/y"], {"train": "x"}), "tasks: expected a task name"),
         (

@@ -183,3 +183,10 @@ def test_headline_is_the_score_or_the_samples():
     assert headline(Finished) == "score 0.1235"
     Finished.result = {"samples": 3}
     assert headline(Finished) == "3 samples"
+
+
+def test_a_training_file_of_two_tasks_is_noted(run, tmp_path):
+    tasks = {"a": {"train": "a.json"}, "b": {"train": "./a.json"}, "c": {"train": "c.json"}}
+    _, listener = run(tasks=tasks)
+    (noted,) = listener.about("noted")
+    assert "a, b train on one file, a.json: " in str(noted)
