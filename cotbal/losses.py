@@ -71,6 +71,9 @@ def gtw_cross_entropy(
             is the default denominator, sum_r w_r cw[y_r], as in `torch.nn.functional.cross_entropy`.
         inplace: write the gradient over the logits, which saves their memory. Whatever saved them for its own
             backward pass raises then; do not read them after the loss. Without autograd they are left alone.
+            They have one loss until its backward pass, which raises where anything else, a loss of another
+            slice included, was written over the same tensor. Of `logits.chunk(2)` and other views that come
+            several at once torch lets one be written over: pass slices, or all of them.
             Logits that are no rows of one buffer (`logits[:, :-1]`, transposed) are copied first.
         return_stats: also return TaskStats; needs `task_weights`.
         impl: "auto", "triton", "torch" or "reference".

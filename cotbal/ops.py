@@ -83,6 +83,8 @@ class HeldGradients:
 
     def __init__(self, gradients: tuple[Tensor | None, ...]) -> None:
         self.gradients: tuple[Tensor | None, ...] | None = gradients
+        # Of the first one, where it stands in the logits: whoever writes to them counts it up.
+        self.version: int | None = None
 
     def scaled(self, factor: Tensor, arguments: RowArguments) -> tuple[Tensor | None, ...]:
         """The gradients times `factor`: in place, or in copies where the graph is kept for another pass."""
@@ -92,6 +94,7 @@ class HeldGradients:
                 "expected retain_graph=True at every backward but the last"
             )
         gradients = self.gradients
+        self._refuse_changed(gradients[0])
         # While a graph is traced, a change in place would change what the forward pass returns.
         is_traced = any(type(each) is not Tensor for each in gradients if each is not None)
         if _graph_is_kept() or is_traced:
@@ -104,6 +107,17 @@ class HeldGradients:
                 matrix = each if each.ndim == 2 else each.unsqueeze(0)
                 _scale(matrix, factor, labels, arguments)
         return gradients
+
+    def _refuse_changed(self, first: Tensor | None) -> None:
+        if self.version is None or first is None or torch.compiler.is_compiling():
+            return
+        if first._version != self.version:
+            raise RuntimeError(
+                "inplace=True: expected the logits, which hold the gradient since the loss, to be left alone "
+                f"until its backward pass, got version {first._version} of them instead of {self.version}: "
+                "an operation in place, another loss over them or over a slice of the same tensor, or a "
+                "checkpoint that computes the loss anew; call one loss on all logits, or leave inplace out"
+            )
 
 
 def _scale(gradient: Tensor, factor: Tensor, labels: Tensor | None, arguments: RowArguments) -> None:
@@ -246,6 +260,7 @@ class InplaceGTWCrossEntropy(torch.autograd.Function):
         # What saved the logits for its own backward pass finds them changed, and raises.
         torch.autograd.graph.increment_version(logits)
         _setup_context(ctx, (logits, *row_arguments, True), (*outputs, logits.detach()))
+        ctx.held.version = logits._version
         return tuple(outputs)
 
     @staticmethod

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import cotbal
 from tests.tolerances import LOSS, assert_close, assert_gradients_close
@@ -66,6 +67,51 @@ def test_what_saved_the_logits_before_raises(impl: str, with_loss: bool) -> None
     loss = cotbal.gtw_cross_entropy(logits, LABELS, *TASKS, impl=impl, inplace=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (penalty + loss if with_loss else penalty).backward()
+
+
+def changed_by(how: str, logits: Tensor, impl: str) -> Tensor:
+    """A loss in place, after which something else is written over its gradient."""
+
+    def loss_of(logits: Tensor, rows: slice = slice(None)) -> Tensor:
+        arguments = LABELS[rows], TASKS[0][rows], TASKS[1]
+        return cotbal.gtw_cross_entropy(logits[rows], *arguments, impl=impl, inplace=True)
+
+    if how == "checkpoint":
+        return checkpoint(
+            lambda one: one * loss_of(logits), torch.ones((), requires_grad=True), use_reentrant=False
+        )
+    if how == "slices":
+        return loss_of(logits, slice(0, 1)) + loss_of(logits, slice(1, 2))
+    loss = loss_of(logits)
+    if how == "twice":
+        return loss + loss_of(logits)
+    with torch.no_grad():
+        logits.zero_()
+    return loss
+
+
+@fast_impl
+@pytest.mark.parametrize("how", ["checkpoint", "slices", "twice", "zeroed"])
+def test_logits_that_are_changed_before_the_backward_pass_raise(impl: str, how: str) -> None:
+    """Their values would be taken for the gradient; torch has one version for all slices of a tensor."""
+    loss = changed_by(how, leaf_of() * 1, impl)
+    with pytest.raises(RuntimeError, match=r"inplace=True: .* to be left alone .*, got version"):
+        loss.backward()
+
+
+@fast_impl
+def test_slices_one_after_the_other(impl: str) -> None:
+    """Each runs backward before the next is written over."""
+    leaf, expected = leaf_of(), leaf_of()
+    logits = leaf * 1
+    for first in (0, 1):
+        rows = slice(first, first + 1)
+        arguments = LABELS[rows], TASKS[0][rows], TASKS[1]
+        cotbal.gtw_cross_entropy(logits[rows], *arguments, impl=impl, inplace=True).backward(
+            retain_graph=True
+        )
+        cotbal.gtw_cross_entropy(expected[rows], *arguments, impl=impl).backward()
+    assert_gradients_close(leaf.grad, expected.grad, torch.float32)
 
 
 @fast_impl
