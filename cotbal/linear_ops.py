@@ -10,6 +10,7 @@ from cotbal._compute import outputs_of, row_loss_of, weigh
 from cotbal.ops import (
     HeldGradients,
     refuse_second_derivative,
+    refuse_unformed,
     refuse_vmap,
     save_rows,
     saved_rows,
@@ -18,7 +19,8 @@ from cotbal.ops import (
 from csrc_triton.checks import require
 from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
 
-_N_FEATURES, _N_ROWS = 3, len(RowArguments._fields)
+_FEATURES = ("hidden", "weight", "bias")
+_N_FEATURES, _N_ROWS = len(_FEATURES), len(RowArguments._fields)
 _TASK_WEIGHTS = _N_FEATURES + RowArguments._fields.index("task_weights")
 
 
@@ -127,6 +129,11 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
     if upstream is None:
         return tuple(gradients)
     arguments, sums, features = saved_rows(ctx)
+    formed = zip(ctx.needs_input_grad, ctx.needs, strict=False)
+    refuse_unformed(
+        **dict(zip(_FEATURES, formed, strict=True)),
+        task_weights=(ctx.needs_input_grad[_TASK_WEIGHTS], arguments.reads_unweighted),
+    )
     if any(ctx.needs):
         if ctx.held is None:
             gradients[:_N_FEATURES] = _recomputed(ctx, features, arguments, upstream)

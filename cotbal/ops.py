@@ -147,6 +147,20 @@ def refuse_second_derivative() -> None:
         )
 
 
+def refuse_unformed(**gradients: tuple[bool, bool]) -> None:
+    """Raises where autograd asks for a gradient that the call was not told to form.
+
+    Args:
+        **gradients: by the name of what they are in: whether it is asked for, and whether it was formed.
+    """
+    missing = ", ".join(name for name, (asked, formed) in gradients.items() if asked and not formed)
+    if missing:
+        raise RuntimeError(
+            f"{missing}: expected a loss that was called where they require grad, got a graph captured where "
+            "they did not, frozen or under no_grad, which forms no gradient in them; capture it anew"
+        )
+
+
 class Sums(NamedTuple):
     """Of `LossOutputs` what the gradient in the task weights is made of; what it needs not is None."""
 
@@ -228,6 +242,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     # A zero gradient of the logits' size for each output that has none would be made otherwise.
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
+    ctx.needs = inputs[-1:]
     ctx.held = HeldGradients((gradient if inputs[-1] else None,))
     save_rows(ctx, _TASK_WEIGHTS, arguments, outputs)
 
@@ -239,6 +254,10 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
         return (None,) * n_inputs
     gradients: list[Tensor | None] = [None] * n_inputs
     arguments, sums, _ = saved_rows(ctx)
+    refuse_unformed(
+        logits=(ctx.needs_input_grad[0], *ctx.needs),
+        task_weights=(ctx.needs_input_grad[_TASK_WEIGHTS], arguments.reads_unweighted),
+    )
     if ctx.needs_input_grad[0]:
         gradients[0] = ctx.held.scaled(upstream, arguments)[0]
     if ctx.needs_input_grad[_TASK_WEIGHTS]:

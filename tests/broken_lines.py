@@ -59,6 +59,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "if first._version != self.version:",
             "if False:",
         ),
+        "a gradient that was never formed is left out in silence": ("if missing:", "if False:"),
         "the gradient of the task weights lacks - L m": (
             "numerator = loss_sum - (loss * mass_sum).masked_fill(mass_sum == 0, 0)",
             "numerator = loss_sum",

@@ -115,7 +115,10 @@ def distinct(calls: list[Any]) -> list[Any]:
 def differentiable(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same arguments, with those requiring grad that the losses differentiate."""
     names = [argument.name for argument in func._schema.arguments]
-    trained = {"logits", "hidden", "weight", "bias", "task_weights"}
+    trained = {"logits", "hidden", "weight", "bias"}
+    # Elsewhere their gradient is refused: rows of weight 0 were not read for it.
+    if "reads_unweighted" in names and args[names.index("reads_unweighted")]:
+        trained.add("task_weights")
     return tuple(
         arg.requires_grad_() if name in trained and isinstance(arg, Tensor) else arg
         for name, arg in zip(names, args, strict=False)
@@ -192,6 +195,24 @@ def test_the_kernel_compiles(level: str) -> None:
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     got, expected = step(compiled, model, (TOKENS, LABELS, IDS)), step(model, model, (TOKENS, LABELS, IDS))
     assert_same(got, expected, RELATIVE[torch.float32])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("frozen", ["model", "task weights", "no_grad"])
+def test_a_graph_captured_without_a_gradient_does_not_train(level: str, frozen: str) -> None:
+    """It formed none: what is unfrozen afterwards would stay as it is, and nothing would say so."""
+    model = Model(level, {}).requires_grad_(frozen != "model")
+    weights = torch.tensor([0.5, 2.0], requires_grad=frozen != "task weights")
+    with torch.set_grad_enabled(frozen != "no_grad"):
+        captured = torch.export.export(model, (TOKENS, LABELS, IDS, weights)).module()
+    for parameter in captured.parameters():
+        parameter.requires_grad_()
+    loss = captured(TOKENS, LABELS, IDS, weights.requires_grad_())
+    of_model = "logits" if level == "logits" else "hidden, weight, bias"
+    names = {"model": of_model, "task weights": "task_weights", "no_grad": f"{of_model}, task_weights"}
+    with pytest.raises(RuntimeError, match=f"^{names[frozen]}: expected a loss .*; capture it anew"):
+        loss.backward()
 
 
 # torch's own about what it cannot trace.
