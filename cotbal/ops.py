@@ -62,7 +62,8 @@ def scale_op(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_ind
 
         kernel.scale_rows_(gradient, factor, labels, ignore_index)
     # Reading the factor is free on a CPU and a synchronisation on a GPU.
-    elif factor.ndim:
+    elif factor.ndim or not (factor.is_cuda or factor.isfinite()):
+        factor = factor.expand(gradient.shape[0])
         # At a row whose gradient is 0 the factor may be NaN.
         factor = factor if labels is None else factor.masked_fill(labels == ignore_index, 0)
         gradient.mul_(factor[:, None])
@@ -103,8 +104,8 @@ class HeldGradients:
             self.gradients = None
         for place, each in enumerate(gradients):
             if each is not None:
-                labels = arguments.labels if place == 0 else None
                 matrix = each if each.ndim == 2 else each.unsqueeze(0)
+                labels = _labels_of_weight(arguments, matrix) if place == 0 else None
                 _scale(matrix, factor, labels, arguments)
         return gradients
 
@@ -130,6 +131,14 @@ def _scale(gradient: Tensor, factor: Tensor, labels: Tensor | None, arguments: R
             "is_grads_batched=True, vectorize=True: not through this loss, whose gradient is scaled in "
             'place; take the gradients one by one, or impl="reference"'
         ) from error
+
+
+def _labels_of_weight(arguments: RowArguments, gradient: Tensor) -> Tensor:
+    """The labels; under "none" `ignore_index` at rows of weight 0 too, whose own factor may be NaN."""
+    if arguments.reduction != "none":
+        return arguments.labels
+    is_unweighted = arguments.rows(gradient.shape[1], gradient).weights == 0
+    return arguments.labels.masked_fill(is_unweighted, arguments.ignore_index)
 
 
 def _graph_is_kept() -> bool:

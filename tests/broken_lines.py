@@ -85,6 +85,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "factor if labels is None else factor.masked_fill(labels == ignore_index, 0)",
             "factor",
         ),
+        "a row of weight 0 takes a NaN from above": (
+            "arguments.labels.masked_fill(is_unweighted, arguments.ignore_index)",
+            "arguments.labels",
+        ),
         "a compiled vmap loses the gradient": ('if hasattr(operator, "register_vmap"):', "if False:"),
     },
     "cotbal/linear_ops.py": {

@@ -203,6 +203,38 @@ def test_an_ignored_row_has_no_gradient_whatever_comes_from_above(level: str, im
     assert hidden.grad[[0, 2]].any(dim=1).all()
 
 
+WEIGHT_0 = {
+    "token": {"token_weights": torch.tensor([1.0, 0.0, 1.0])},
+    "task": {"task_ids": torch.tensor([0, 1, 0]), "task_weights": torch.tensor([1.0, 0.0])},
+}
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("level", ["logits", "inplace", "linear"])
+@pytest.mark.parametrize("of", WEIGHT_0)
+def test_a_row_of_weight_0_has_no_gradient_whatever_comes_from_above(level: str, impl: str, of: str) -> None:
+    """A mean over each sample's weights is 0 / 0 where its task is switched off."""
+    hidden = torch.randn(3, 40, requires_grad=True)
+    options = {"reduction": "none", "impl": impl, **WEIGHT_0[of]}
+    if level == "linear":
+        loss = cotbal.linear_gtw_cross_entropy(hidden, torch.randn(50, 40), torch.arange(3), **options)
+    else:
+        inplace = level == "inplace" and impl != "reference"
+        loss = cotbal.gtw_cross_entropy(hidden * 1, torch.arange(3), inplace=inplace, **options)
+    loss.backward(torch.tensor([1.0, math.nan, 1.0]))
+    assert hidden.grad.isfinite().all()
+    assert not hidden.grad[1].any()
+    assert hidden.grad[[0, 2]].any(dim=1).all()
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+def test_without_a_valid_row_an_infinite_gradient_from_above_is_none(impl: str) -> None:
+    logits = torch.randn(2, 5, requires_grad=True)
+    loss = cotbal.gtw_cross_entropy(logits, torch.tensor([-100, -100]), impl=impl)
+    loss.backward(torch.tensor(math.inf))
+    assert torch.equal(logits.grad, torch.zeros(2, 5))
+
+
 @pytest.mark.parametrize("level", ["logits", "linear"])
 def test_the_reference_has_a_second_derivative(level: str) -> None:
     """float64, against finite differences of the first."""
