@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cotbal._arguments import OUTPUT_SCHEMA, ROW_SCHEMA, LossOutputs, RowArguments
 from cotbal._compute import loss_on_logits, outputs_of, weigh
+from csrc_triton import torch_path
 from csrc_triton.task_stats import per_task
 
 _TASK_WEIGHTS = 1 + RowArguments._fields.index("task_weights")
@@ -66,7 +67,7 @@ def scale_op(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_ind
         factor = factor.expand(gradient.shape[0])
         # At a row whose gradient is 0 the factor may be NaN.
         factor = factor if labels is None else factor.masked_fill(labels == ignore_index, 0)
-        gradient.mul_(factor[:, None])
+        torch_path.scale_rows_(gradient, factor)
     elif factor.is_cuda or factor.item() != 1:
         gradient.mul_(factor)
 

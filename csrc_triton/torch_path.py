@@ -242,10 +242,21 @@ def run_blocks(
     return losses, correct
 
 
+def scale_rows_(gradient: Tensor, factor: Tensor) -> None:
+    """Multiplies `gradient` (R, V) in place by `factor` (R,), in whose dtype only a block is held at once."""
+    n_rows = _block_rows(gradient.shape[1])
+    for rows, factors in zip(gradient.split(n_rows), factor.split(n_rows), strict=True):
+        rows.mul_(factors[:, None])
+
+
 def row_blocks(read: Tensor, n_cols: int) -> Iterator[RowBlock]:
     """The rows to read, some at a time: slices (views, no copies) where every row is read."""
-    n_rows = max(1, _BLOCK_ELEMENTS // max(1, n_cols))
+    n_rows = _block_rows(n_cols)
     if bool(read.all()):
         yield from (slice(start, start + n_rows) for start in range(0, read.numel(), n_rows))
     else:
         yield from torch.nonzero(read)[:, 0].split(n_rows)
+
+
+def _block_rows(n_cols: int) -> int:
+    return max(1, _BLOCK_ELEMENTS // max(1, n_cols))

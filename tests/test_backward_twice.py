@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import cotbal
+from cotbal import ops
+from csrc_triton import torch_path
+from tests.csrc_triton.tally import Tally
 from tests.tolerances import LOSS, assert_close, assert_gradients_close
 
 fast_impl = pytest.mark.parametrize("impl", ["torch", "triton"])
@@ -225,6 +228,18 @@ def test_a_row_of_weight_0_has_no_gradient_whatever_comes_from_above(level: str,
     assert hidden.grad.isfinite().all()
     assert not hidden.grad[1].any()
     assert hidden.grad[[0, 2]].any(dim=1).all()
+
+
+def test_rows_are_scaled_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of 16 bits is float32 while it is scaled: all rows at once would be twice the gradient."""
+    monkeypatch.setattr(torch_path, "_BLOCK_ELEMENTS", 200)
+    gradient, factor = torch.randn(17, 40).bfloat16(), torch.randn(17)
+    expected = (gradient * factor[:, None]).bfloat16()
+    with Tally(large=201) as tally:
+        ops.scale_op._init_fn(gradient, factor, None, -100, "torch")
+    assert torch.equal(gradient, expected)
+    assert "aten.mul_.Tensor" in tally.names
+    assert not tally.passes
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
