@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from cotbal._arguments import LossOutputs, RowArguments
@@ -55,10 +54,6 @@ def weigh(arguments: RowArguments, n_cols: int, features: Tensor) -> Weighed:
         ValueError: values out of range, on a CPU; on a GPU a queued assertion fails.
     """
     rows = arguments.rows(n_cols, features)
-    if arguments.reads_unweighted:
-        read = rows.valid & (rows.token_mass != 0)
-        ignored = torch.full_like(rows.labels, rows.ignore_index)
-        rows = replace(rows, labels=torch.where(read, rows.labels, ignored))
     if arguments.impl == "triton":
         weights, mass = _weigh_by_kernel(rows, arguments.denominator)
     else:
@@ -67,6 +62,10 @@ def weigh(arguments: RowArguments, n_cols: int, features: Tensor) -> Weighed:
     divisor = None
     if arguments.reduction == "weighted_mean":
         divisor = mass.sum() if arguments.denominator is None else arguments.denominator
+    if arguments.reads_unweighted:
+        # Not before: what such a row brings is checked as in any other call.
+        read = rows.valid & (rows.token_mass != 0)
+        rows = replace(rows, labels=rows.labels.masked_fill(~read, rows.ignore_index))
     return Weighed(arguments, rows, weights, divisor)
 
 

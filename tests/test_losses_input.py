@@ -103,6 +103,28 @@ def test_bad_input_is_named(name: str, level: str) -> None:
         fn(*features, **arguments)
 
 
+@pytest.mark.parametrize("trained", [False, True], ids=["given weights", "trained weights"])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton", "kernel"])
+@pytest.mark.parametrize(("name", "value"), [("labels", 50), ("task_ids", 7)])
+def test_a_row_of_token_weight_0_is_checked_too(
+    level: str, impl: str, name: str, value: int, trained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the kernel alone on a GPU; trained weights want another choice of rows."""
+    tensors = {"labels": LABELS.clone(), "task_ids": IDS.clone()}
+    tensors[name][3] = value
+    expected = f"{name}: .* got {value} in row 3"
+    if impl == "kernel":
+        impl, expected = "triton", "expected labels in .*, task_ids in "
+        monkeypatch.setattr("cotbal._compute.check_rows", lambda *_: None)
+    weights, tokens = (
+        WEIGHTS.clone().requires_grad_(trained),
+        torch.ones(6).index_fill_(0, torch.tensor(3), 0),
+    )
+    with pytest.raises(ValueError, match=expected):
+        loss_of(level, *tensors.values(), weights, token_weights=tokens, impl=impl)
+
+
 @pytest.mark.parametrize(
     ("hidden", "weight", "options", "error", "message"),
     [
