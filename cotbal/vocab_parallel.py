@@ -261,7 +261,7 @@ class LogitsLevel:
         """See `Level`."""
         logits = features[0]
         weighed = weigh(arguments, self.vocab.piece.n_cols, logits)
-        gradient = torch.empty_like(logits) if needs[0] else None
+        gradient = logits.new_empty(logits.shape) if needs[0] else None
         losses, correct = _loss_on_piece(
             self.vocab, weighed, logits, weighed.rows.labels, weighed.weights, gradient
         )

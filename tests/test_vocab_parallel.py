@@ -278,6 +278,20 @@ def test_not_under_compile(ranks: Ranks) -> None:
     assert got == [None] * len(ranks.processes)
 
 
+@fast_impl
+def test_rows_that_overlap(impl: str) -> None:
+    """Column strides of such logits are 1, but not of a tensor that torch makes like them."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        logits = torch.randn(20).unfold(0, 16, 1).requires_grad_()
+        labels = torch.tensor([3, 0, 15, IGNORE, 7])
+        (got,) = torch.autograd.grad(vocab_parallel_gtw_cross_entropy(logits, labels, impl=impl), logits)
+    finally:
+        dist.destroy_process_group()
+    (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), logits)
+    assert_close(got, expected, RELATIVE[torch.float32])
+
+
 def test_without_a_process_group() -> None:
     with pytest.raises(ValueError, match="init_process_group"):
         vocab_parallel_gtw_cross_entropy(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))
