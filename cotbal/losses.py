@@ -181,8 +181,10 @@ def linear_gtw_cross_entropy(
         return_stats: also return TaskStats; needs `task_weights`.
         impl: "auto", "triton", "torch" or "reference".
         memory_budget: bytes of logits, of their gradient and of gathered states alive at once, more only
-            where one chunk takes no more memory than several; "min": the least memory; None: 128 MiB on a
-            CPU, 2 GiB on a GPU. Logits are float32 (float64 for float64), whatever the dtype of `hidden`.
+            where one chunk takes no more memory than several; None: 128 MiB on a CPU, 2 GiB on a GPU; "min":
+            what the rounding of dW takes anyway, which a tiny number may stay below. Never less than 64 rows,
+            128 on a GPU, whatever the number. Logits are float32 (float64 for float64), whatever the dtype of
+            `hidden`; on a CPU float32 copies of 16-bit factors come besides, 4096 rows of the head at a time.
         valid_count: at least the number of labels that are not `ignore_index` (after the shift). Without it
             a GPU is waited for once, to count them, and a CUDA graph leaves no rows out; the data collator
             knows. Too small a number raises.
