@@ -53,7 +53,7 @@ class Rows:
         if self.task_ids is None or self.task_weights is None:
             return self.token_mass
         # The id of an ignored row may be anything, its padding included.
-        return self.task_weights[self.task_ids * self.valid] * self.token_mass
+        return self.task_weights.gather(0, self.task_ids * self.valid) * self.token_mass
 
     def times_class_weight(self, values: Tensor) -> Tensor:
         """`values` (R,) times cw[y_r]; as they are without class weights."""
