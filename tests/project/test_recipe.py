@@ -91,7 +91,7 @@ def test_items_that_no_file_counts_have_no_price_by_items(made, tmp_path):
     assert priced == {"a": (20, 0.5), "b": (None, None), "c": (20, 0.5)}
     assert (shown["totals"]["items"], shown["totals"]["gpu_hours"]) == (None, None)
     with pytest.raises(ValueError, match="validation files whose items can be counted"):
-        check_budget(project.model_copy(update={"budget": "80 GPU-hours"}), shown["totals"])
+        check_budget(project.model_copy(update={"budget": "80 GPU-hours"}), shown["totals"], "raise it")
     record = Record(evaluations["evaluate mini on b"]["key"], {}, 0.0, 7200.0, 0.0)
     known = throughput(project, plan, {"evaluate mini on b": record})
     assert known == Throughput(50.0, 40.0, 0.5)
