@@ -142,6 +142,7 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
     assert run([*given, *words(world, plain, tmp_path / "out")]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -175,20 +176,6 @@ def test_a_model_and_its_words(refused: Callable[..., str], world: World, tmp_pa
         ),
         ({"lora_rank": 2, "lora_dropout": 1}, "--lora_dropout: expected a number of at least 0 and below 1"),
         ({"label_smoothing_factor": 2}, r"--label_smoothing_factor: expected a number in 0..1, got 2.0"),
-    ],
-)
-def test_a_number_that_no_training_has(
-    words: dict[str, Any], expected: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the records are read."""
-    monkeypatch.setattr(entry, "prepare", None)
-    assert refused(**words).startswith(f"cotbal: {expected}")
-
-
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
         (
             {"eval_on_start": True},
             "--eval_on_start: expected it absent, got True: it has no data to evaluate",
@@ -209,10 +196,10 @@ def test_a_number_that_no_training_has(
         ),
     ],
 )
-def test_words_that_do_not_go_together(
+def test_words_that_no_training_takes(
     words: dict[str, Any], expected: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the records are read; the Trainer says it in a traceback, behind the model."""
+    """Numbers, and words that lack others: before the records are read."""
     monkeypatch.setattr(entry, "prepare", None)
     assert refused(**words).startswith(f"cotbal: {expected}")
 
