@@ -111,6 +111,7 @@ _QUARTERS: dict[str, Any] = {"ranks": 2, "per_device": 2}
 EDGES: dict[str, dict[str, Any]] = {
     "2 ranks x 4": _HALVES,
     "2 ranks x 4, one of them all ignored": {**_HALVES, "data": "ignored rank"},
+    "2 ranks x 4, packed": {**_HALVES, "packed": True},
     "2 ranks x 4, LoRA": {**_HALVES, "lora": True},
     "2 ranks x 4, logits level": {**_HALVES, "level": "logits"},
     "2 ranks x 4, clipping 0.1": {**_HALVES, "clip": 0.1},
@@ -136,11 +137,13 @@ SHORT = (
     *_edges(
         "trainer", "2 ranks x 4", "2 ranks x 4, one of them all ignored", "2 ranks x 2, 2 accumulated, DWA"
     ),
-    *_edges("fsdp2", "2 ranks x 2, 2 accumulated"),
+    *_edges("fsdp2", "2 ranks x 2, 2 accumulated", "2 ranks x 4, packed"),
     *_edges("fsdp2 at load", "2 ranks x 4, clipping 0.1"),
     *_edges("zero1", "2 ranks x 4, logits level"),
     *_edges("zero2", "2 ranks x 2, 2 accumulated", "2 ranks x 4, clipping 0.1"),
-    *_edges("zero3", "2 ranks x 2, 2 accumulated, short last window", "2 ranks x 4, LoRA"),
+    *_edges(
+        "zero3", "2 ranks x 2, 2 accumulated, short last window", "2 ranks x 4, LoRA", "2 ranks x 4, packed"
+    ),
     *_edges("zero3 at load", "2 ranks x 4"),
     Row("4 x 2 accumulated, a loss scaler, a loop", per_device=2, scaler=True, stack="loop"),
     Row("2 sequence shards, a loop", ranks=2, shards=2, stack="loop"),
@@ -154,7 +157,6 @@ WHOLE = (
     Row("4 x 2 accumulated, an empty window", per_device=2, data="empty window"),
     Row("4 x 2 accumulated, clipping 0.1", per_device=2, clip=0.1),
     Row("packed, batch 8", packed=True),
-    Row("packed, 2 ranks x 4", packed=True, **_HALVES),
     Row("LoRA, batch 8", lora=True),
     *(row for stack in STACKS for row in _edges(stack) if row not in SHORT),
     *(_row("2 ranks x 4, tied head", stack, tied=True, **_HALVES) for stack in ("trainer", "fsdp2 at load")),
