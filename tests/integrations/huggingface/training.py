@@ -33,8 +33,6 @@ def tiny_model(n_layers: int = 2, seed: int = 0) -> LlamaForCausalLM:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        # With a cache, transformers 4 takes packed segments for one.
-        use_cache=False,
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():

@@ -22,8 +22,6 @@ def tiny_model(lora: bool = False, tied: bool = False) -> nn.Module:
             max_position_embeddings=64,
             initializer_range=0.1,
             attention_dropout=0.0,
-            # With a cache transformers 4.57 lets packed segments see each other.
-            use_cache=False,
             tie_word_embeddings=tied,
         )
     )
