@@ -46,8 +46,9 @@ class CudaMeter:
 
     # A repetition is worth so much time in all; at least 3 of them, at most 50.
     BUDGET_MS = 250.0
-    # About a millisecond in which the host queues the step's launches, as it does in training.
-    SLEEP_CYCLES = 2_000_000
+    # The device waits for LEAD times what the host takes to queue a step, LEAD_S at least: it finds each
+    # launch queued, as in training. No GPU's clock is faster.
+    LEAD, LEAD_S, CYCLES_PER_S = 2.0, 1e-3, 3e9
 
     def __init__(self) -> None:
         self.device = torch.device("cuda")
@@ -57,21 +58,23 @@ class CudaMeter:
     def milliseconds(self, step: Step) -> list[float]:
         for _ in range(2):
             step()
-        estimate = self._once(step)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        step()
+        lead_s = max(self.LEAD_S, self.LEAD * (time.perf_counter() - began))
+        (estimate,) = self._repeated(step, lead_s, 1)
         count = int(min(50, max(3, self.BUDGET_MS / max(estimate, 1e-3))))
-        events = [self._queue(step) for _ in range(count)]
-        torch.cuda.synchronize()
-        return [start.elapsed_time(stop) for start, stop in events]
+        return self._repeated(step, lead_s, count)
 
-    def _once(self, step: Step) -> float:
-        start, stop = self._queue(step)
+    def _repeated(self, step: Step, lead_s: float, count: int) -> list[float]:
+        events = [self._queue(step, lead_s) for _ in range(count)]
         torch.cuda.synchronize()
-        return float(start.elapsed_time(stop))
+        return [float(start.elapsed_time(stop)) for start, stop in events]
 
-    def _queue(self, step: Step) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    def _queue(self, step: Step, lead_s: float) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._flush.zero_()
-        torch.cuda._sleep(self.SLEEP_CYCLES)
+        torch.cuda._sleep(int(lead_s * self.CYCLES_PER_S))
         start.record()
         step()
         stop.record()

@@ -1,6 +1,7 @@
 """The meter of a GPU without one: each name that it uses exists in this torch, in the right order."""
 
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,9 +53,20 @@ def test_each_repetition_flushes_sleeps_and_records(meter: meters.CudaMeter, cal
     # 250 ms at an estimate of 100: 2, but 3 at least.
     assert times == [100.0] * 3
     assert not meter._flush.any()
-    assert calls[:2] == ["step", "step"]
+    assert calls[:4] == ["step", "step", "synchronize", "step"]
     one = ["event", "event", "_sleep", "record", "step", "record"]
-    assert calls[2:] == [*one, "synchronize", "elapsed", *one * 3, "synchronize", *["elapsed"] * 3]
+    assert calls[4:] == [*one, "synchronize", "elapsed", *one * 3, "synchronize", *["elapsed"] * 3]
+
+
+@pytest.mark.parametrize(("host_s", "least_s"), [(0.0, 1e-3), (0.02, 0.04)])
+def test_the_device_waits_until_the_host_has_queued_the_step(
+    meter: meters.CudaMeter, monkeypatch: pytest.MonkeyPatch, host_s: float, least_s: float
+) -> None:
+    cycles: list[int] = []
+    monkeypatch.setattr(torch.cuda, "_sleep", cycles.append)
+    meter.milliseconds(lambda: time.sleep(host_s))
+    assert len(set(cycles)) == 1
+    assert cycles[0] >= least_s * 3e9
 
 
 def test_the_peak_is_above_what_was_held(meter: meters.CudaMeter, calls: list[str]) -> None:
