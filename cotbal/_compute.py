@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cotbal._arguments import LossOutputs, RowArguments
 from csrc_triton import task_stats, torch_path
-from csrc_triton.checks import check_products, check_rows, require
+from csrc_triton.checks import check_rows, require
 from csrc_triton.linear_gtw_cross_entropy import RowLoss
 from csrc_triton.rows import Rows, scale_of
 
@@ -77,11 +77,10 @@ def _weigh_by_kernel(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Te
     weights, mass, is_right = row_sums.weigh_rows(rows, denominator)
     expected = (
         f"expected labels in 0..{rows.n_cols - 1}, task_ids in 0..{rows.n_tasks - 1}, finite weights >= 0 "
-        "and a denominator > 0; the same call on a CPU says which is not"
+        "whose products are 0 only where one of them is, and a denominator > 0; the same call on a CPU says "
+        "which is not"
     )
     require(is_right, expected, is_right)
-    if rows.labels.is_cuda:
-        check_products(rows, weights)
     return weights, mass
 
 

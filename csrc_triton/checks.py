@@ -12,8 +12,8 @@ from csrc_triton.rows import Rows
 def check_rows(rows: Rows, denominator: Tensor | None) -> None:
     """Checks labels in 0..V-1 and task ids in 0..N-1 at valid rows, the weights and the denominator (0-d).
 
-    Weights are finite and >= 0, their products as of `check_products`; a denominator is finite, and > 0
-    unless no row has any weight.
+    Weights are finite and >= 0; so is the product of a task's and a token's, 0 only where one of them is. A
+    denominator is finite, and > 0 unless no row has any weight.
 
     Raises:
         ValueError: on CPU tensors. On CUDA an assertion is queued, without a synchronisation.
@@ -25,31 +25,10 @@ def check_rows(rows: Rows, denominator: Tensor | None) -> None:
         values = getattr(rows, name)
         if values is not None:
             require_each(values.isfinite() & (values >= 0), f"{name}: expected finite values >= 0", values)
-    check_products(rows, rows.weights)
+    _check_products(rows)
     if denominator is not None:
         is_positive = (denominator > 0) | ((denominator == 0) & (rows.weights == 0).all())
         require(is_positive & denominator.isfinite(), "denominator: expected a finite value > 0", denominator)
-
-
-def check_products(rows: Rows, weights: Tensor) -> None:
-    """Checks that no row is left out whose weight of its task and of its token are both > 0.
-
-    Args:
-        rows: the rows.
-        weights: (R,) w_r, their products.
-
-    Raises:
-        ValueError: as `check_rows`.
-    """
-    if rows.task_ids is None or rows.task_weights is None or rows.token_weights is None:
-        return
-    of_task = rows.task_weights.gather(0, rows.task_ids * rows.valid)
-    hold = (weights != 0) | (torch.minimum(of_task, rows.token_mass) <= 0)
-    expected = (
-        f"token_weights: expected products with task_weights above 0 in {rows.dtype} where both are, as rows "
-        "of weight 0 are not trained on; scale all token weights up, the loss divides by their mean"
-    )
-    require_each(hold, expected, rows.token_weights)
 
 
 def require(holds: Tensor, expected: str, got: Tensor) -> None:
@@ -83,3 +62,15 @@ def _check_range(name: str, values: Tensor, rows: Rows, end: int) -> None:
     elif bool(is_wrong.any()):
         row = int(is_wrong.nonzero()[0])
         raise ValueError(f"{expected}, got {int(values[row])} in row {row}")
+
+
+def _check_products(rows: Rows) -> None:
+    if rows.task_ids is None or rows.task_weights is None or rows.token_weights is None:
+        return
+    of_task = rows.task_weights.gather(0, rows.task_ids * rows.valid)
+    hold = (rows.weights != 0) | (torch.minimum(of_task, rows.token_mass) <= 0)
+    expected = (
+        f"token_weights: expected products with task_weights that {rows.dtype} can hold, above 0 where both "
+        "are, as rows of weight 0 are not trained on; scale all token weights, the loss divides by their mean"
+    )
+    require_each(hold & rows.weights.isfinite(), expected, rows.token_weights)

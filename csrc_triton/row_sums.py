@@ -60,7 +60,10 @@ def _weigh_rows_kernel(
     if HAS_TOKEN_WEIGHTS:
         token_weight = tl.load(token_weights_ptr + rows, mask=is_valid, other=0.0)
         is_bad |= is_valid & (is_weight(token_weight) == 0)
+        are_positive = (weight > 0.0) & (token_weight > 0.0)
         weight *= token_weight
+        # A row of weight 0 is not trained on: none becomes one by rounding.
+        is_bad |= are_positive & ((weight == 0.0) | (weight == float("inf")))
     tl.store(weights_ptr + rows, weight, mask=is_row)
     if HAS_CLASS_WEIGHTS:
         in_range = is_valid & (label >= 0) & (label < n_cols)
@@ -152,8 +155,8 @@ def weigh_rows(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor, 
     """Returns w_r (R,), w_r cw[y_r] (R,) and a 0-d bool: whether all that the rows bring is in range.
 
     Out of range are labels outside 0..V-1 and task ids outside 0..N-1 at valid rows, weights that are not
-    finite and >= 0 (of class weights, those of the labels), a denominator (0-d float32) that is not finite
-    and > 0 while a weight is.
+    finite and >= 0 (of class weights, those of the labels), products of weights > 0 that float32 makes 0 or
+    infinite, a denominator (0-d float32) that is not finite and > 0 while a weight is.
     """
     n_rows = rows.labels.numel()
     weights = torch.empty(n_rows, dtype=torch.float32, device=rows.labels.device)

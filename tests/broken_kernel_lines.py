@@ -11,7 +11,7 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "values.isfinite()",
         ),
         "a product of weights that is 0 is let through": (
-            "require_each(hold, expected, rows.token_weights)",
+            "require_each(hold & rows.weights.isfinite(), expected, rows.token_weights)",
             "pass",
         ),
     },
@@ -95,6 +95,10 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "a token weight out of range is let through (Triton)": (
             "is_bad |= is_valid & (is_weight(token_weight) == 0)",
             "is_bad |= False",
+        ),
+        "a product of weights that is 0 is let through (Triton)": (
+            "is_bad |= are_positive & ",
+            "is_bad |= False & ",
         ),
         "a class weight out of range is let through (Triton)": (
             "is_bad |= is_weight(class_weight) == 0",

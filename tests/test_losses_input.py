@@ -230,7 +230,7 @@ def test_a_product_of_weights_that_float32_makes_0_is_refused(level: str, impl: 
         "token_weights": tokens,
         "impl": impl,
     }
-    with pytest.raises(ValueError, match=r"token_weights: expected products with task_weights above 0 in "):
+    with pytest.raises(ValueError, match=r"token_weights: expected products with task_weights that "):
         loss_of(level, **arguments)
     labels = LABELS.masked_fill(LABELS == 2, -100)
     assert 0 < loss_of(level, **arguments | {"labels": labels}) < 100
@@ -239,6 +239,17 @@ def test_a_product_of_weights_that_float32_makes_0_is_refused(level: str, impl: 
         logits = LOGITS.double().requires_grad_()
         cotbal.gtw_cross_entropy(logits, **arguments).backward()
         assert (logits.grad.abs().sum(1) > 0).tolist() == [True, True, True, False, True, True]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("impl", ["torch", "reference", "triton"])
+def test_a_product_of_weights_that_float32_makes_infinite_is_refused(level: str, impl: str) -> None:
+    """The loss would be NaN, and nothing would say of what."""
+    if impl == "triton":
+        pytest.importorskip("triton")
+    weights = {"task_weights": torch.full((3,), 1e30), "token_weights": torch.full((6,), 1e30)}
+    with pytest.raises(ValueError, match=r"token_weights: expected products with task_weights that "):
+        loss_of(level, labels=LABELS, task_ids=IDS, **weights, impl=impl)
 
 
 def test_what_holds_the_tensor_is_not_the_tensor() -> None:

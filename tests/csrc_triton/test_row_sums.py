@@ -86,6 +86,17 @@ def test_a_value_out_of_range_is_seen_at_a_valid_row(rows: Rows, name: str, valu
         assert row_sums.weigh_rows(with_value(rows, name, IGNORED, value), None)[2]
 
 
+@pytest.mark.parametrize("value", [1e-30, 1e30])
+def test_a_product_that_float32_cannot_hold_is_seen_at_a_valid_row(rows: Rows, value: float) -> None:
+    token_weights = torch.ones(ROWS)
+    token_weights[[VALID, IGNORED]] = value
+    assert rows.task_ids is not None
+    changed = replace(rows, token_weights=token_weights)
+    for task_weight, is_right in ((value, False), (1.0, True), (0.0, True)):
+        task_weights = torch.ones(TASKS).index_fill(0, rows.task_ids[VALID], task_weight)
+        assert row_sums.weigh_rows(replace(changed, task_weights=task_weights), None)[2] == is_right
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, NAN, INF])
 def test_a_denominator_out_of_range_is_seen(rows: Rows, value: float) -> None:
     assert not row_sums.weigh_rows(rows, torch.tensor(value))[2]
