@@ -77,8 +77,8 @@ def _weigh_by_kernel(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Te
     weights, mass, is_right = row_sums.weigh_rows(rows, denominator)
     expected = (
         f"expected labels in 0..{rows.n_cols - 1}, task_ids in 0..{rows.n_tasks - 1}, finite weights >= 0 "
-        "whose products are 0 only where one of them is, and a denominator > 0; the same call on a CPU says "
-        "which is not"
+        "whose products are 0 only where one of them is, with a sum that float32 can divide by, and a "
+        "denominator > 0; the same call on a CPU says which is not"
     )
     require(is_right, expected, is_right)
     return weights, mass

@@ -6,13 +6,13 @@ Shapes and dtypes are checked where the tensors come in; these values are known 
 import torch
 from torch import Tensor
 
-from csrc_triton.rows import Rows
+from csrc_triton.rows import Rows, most_of_a_row
 
 
 def check_rows(rows: Rows, denominator: Tensor | None) -> None:
     """Checks labels in 0..V-1 and task ids in 0..N-1 at valid rows, the weights and the denominator (0-d).
 
-    Weights are finite and >= 0; so is the product of a task's and a token's, 0 only where one of them is. A
+    Weights are finite and >= 0, their products 0 only where one of them is, and at most `most_of_a_row`. A
     denominator is finite, and > 0 unless no row has any weight.
 
     Raises:
@@ -26,6 +26,7 @@ def check_rows(rows: Rows, denominator: Tensor | None) -> None:
         if values is not None:
             require_each(values.isfinite() & (values >= 0), f"{name}: expected finite values >= 0", values)
     _check_products(rows)
+    _check_size(rows)
     if denominator is not None:
         is_positive = (denominator > 0) | ((denominator == 0) & (rows.weights == 0).all())
         require(is_positive & denominator.isfinite(), "denominator: expected a finite value > 0", denominator)
@@ -70,7 +71,17 @@ def _check_products(rows: Rows) -> None:
     of_task = rows.task_weights.gather(0, rows.task_ids * rows.valid)
     hold = (rows.weights != 0) | (torch.minimum(of_task, rows.token_mass) <= 0)
     expected = (
-        f"token_weights: expected products with task_weights that {rows.dtype} can hold, above 0 where both "
-        "are, as rows of weight 0 are not trained on; scale all token weights, the loss divides by their mean"
+        f"token_weights: expected products with task_weights above 0 in {rows.dtype} where both are, as rows "
+        "of weight 0 are not trained on; scale all token weights up, the loss divides by their mean"
     )
-    require_each(hold & rows.weights.isfinite(), expected, rows.token_weights)
+    require_each(hold, expected, rows.token_weights)
+
+
+def _check_size(rows: Rows) -> None:
+    most = most_of_a_row(rows.labels.numel(), rows.dtype)
+    expected = (
+        "task_weights, token_weights, class_weights: expected products whose sum over the rows "
+        f"{rows.dtype} can divide by; scale all down, the loss divides by their mean"
+    )
+    for values in (rows.weights, rows.times_class_weight(rows.weights)):
+        require_each(values <= most, expected, values)

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.launch import compile_options, on_gpu_of
-from csrc_triton.rows import Rows
+from csrc_triton.rows import Rows, most_of_a_row
 from csrc_triton.task_stats import RowSums
 
 _BLOCK, _WARPS = 1024, 4
@@ -38,6 +38,7 @@ def _weigh_rows_kernel(
     n_cols,
     n_tasks,
     ignore_index,
+    most,
     HAS_TASKS: tl.constexpr,
     HAS_TOKEN_WEIGHTS: tl.constexpr,
     HAS_CLASS_WEIGHTS: tl.constexpr,
@@ -63,12 +64,14 @@ def _weigh_rows_kernel(
         are_positive = (weight > 0.0) & (token_weight > 0.0)
         weight *= token_weight
         # A row of weight 0 is not trained on: none becomes one by rounding.
-        is_bad |= are_positive & ((weight == 0.0) | (weight == float("inf")))
+        is_bad |= are_positive & (weight == 0.0)
+    is_bad |= weight > most
     tl.store(weights_ptr + rows, weight, mask=is_row)
     if HAS_CLASS_WEIGHTS:
         in_range = is_valid & (label >= 0) & (label < n_cols)
         class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
         is_bad |= is_weight(class_weight) == 0
+        is_bad |= weight * class_weight > most
         tl.store(mass_ptr + rows, weight * class_weight, mask=is_row)
     if HAS_DENOMINATOR:
         denominator = tl.load(denominator_ptr)
@@ -155,8 +158,9 @@ def weigh_rows(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor, 
     """Returns w_r (R,), w_r cw[y_r] (R,) and a 0-d bool: whether all that the rows bring is in range.
 
     Out of range are labels outside 0..V-1 and task ids outside 0..N-1 at valid rows, weights that are not
-    finite and >= 0 (of class weights, those of the labels), products of weights > 0 that float32 makes 0 or
-    infinite, a denominator (0-d float32) that is not finite and > 0 while a weight is.
+    finite and >= 0 (of class weights, those of the labels), products of weights > 0 that float32 makes 0,
+    w_r and w_r cw[y_r] above `most_of_a_row`, a denominator (0-d float32) that is not finite and > 0 while a
+    weight is.
     """
     n_rows = rows.labels.numel()
     weights = torch.empty(n_rows, dtype=torch.float32, device=rows.labels.device)
@@ -178,6 +182,7 @@ def weigh_rows(rows: Rows, denominator: Tensor | None) -> tuple[Tensor, Tensor, 
                 rows.n_cols,
                 rows.n_tasks,
                 rows.ignore_index,
+                most_of_a_row(n_rows, weights.dtype),
                 HAS_TASKS=rows.task_ids is not None,
                 HAS_TOKEN_WEIGHTS=rows.token_weights is not None,
                 HAS_CLASS_WEIGHTS=rows.class_weights is not None,

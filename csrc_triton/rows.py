@@ -62,6 +62,12 @@ class Rows:
         return values * self.class_weights[self.labels * self.valid]
 
 
+def most_of_a_row(n_rows: int, dtype: torch.dtype) -> float:
+    """The largest w_r and w_r cw[y_r] of R rows: their sum can be divided by, no row's share of it is 0."""
+    # A GPU divides rightly by up to a quarter of the largest number.
+    return torch.finfo(dtype).max / 4 / max(1, n_rows)
+
+
 def scale_of(weights: Tensor, denominator: Tensor | None) -> Tensor:
     """w_r / denominator, the factor of each row's gradient: (R,); all 0 where the denominator is 0."""
     if denominator is None:

@@ -230,7 +230,7 @@ def test_a_product_of_weights_that_float32_makes_0_is_refused(level: str, impl: 
         "token_weights": tokens,
         "impl": impl,
     }
-    with pytest.raises(ValueError, match=r"token_weights: expected products with task_weights that "):
+    with pytest.raises(ValueError, match=r"token_weights: expected products with task_weights above 0 in "):
         loss_of(level, **arguments)
     labels = LABELS.masked_fill(LABELS == 2, -100)
     assert 0 < loss_of(level, **arguments | {"labels": labels}) < 100
@@ -241,15 +241,20 @@ def test_a_product_of_weights_that_float32_makes_0_is_refused(level: str, impl: 
         assert (logits.grad.abs().sum(1) > 0).tolist() == [True, True, True, False, True, True]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("impl", ["torch", "triton", "reference"])
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("impl", ["torch", "reference", "triton"])
-def test_a_product_of_weights_that_float32_makes_infinite_is_refused(level: str, impl: str) -> None:
-    """The loss would be NaN, and nothing would say of what."""
+def test_weights_whose_sum_float32_does_not_hold_are_refused(level: str, impl: str) -> None:
+    """Divided by infinity, loss and gradient would be 0 in silence; infinite products would make them NaN."""
     if impl == "triton":
         pytest.importorskip("triton")
-    weights = {"task_weights": torch.full((3,), 1e30), "token_weights": torch.full((6,), 1e30)}
-    with pytest.raises(ValueError, match=r"token_weights: expected products with task_weights that "):
-        loss_of(level, labels=LABELS, task_ids=IDS, **weights, impl=impl)
+    huge = torch.full((3,), 2.0**126)
+    for more in ({}, {"token_weights": torch.full((6,), 2.0**60)}):
+        with pytest.raises(ValueError, match=r"sum over the rows torch\.float32 can divide by"):
+            loss_of(level, LABELS, IDS, huge, impl=impl, **more)
+    with pytest.raises(ValueError, match=r"sum over the rows torch\.float32 can divide by"):
+        loss_of(level, LABELS, IDS, huge / 64, impl=impl, class_weights=torch.full((50,), 64.0))
+    for options in ({}, {"reduction": "none"}, {"denominator": torch.tensor(2.0**120)}):
+        assert loss_of(level, LABELS, IDS, huge / 64, impl=impl, **options).isfinite().all()
 
 
 def test_what_holds_the_tensor_is_not_the_tensor() -> None:

@@ -20,6 +20,7 @@ POINTERS = {
     "correct_count_ptr": "*i64",
     "gradient_ptr": "*bf16",
 }
+SCALARS = {"most": "fp32"}
 # Rows of a gradient start at whole words and hold whole ones.
 ALIGNED = ("gradient_stride_row", "n_cols")
 KERNELS = {
@@ -46,7 +47,8 @@ def sources(kernel: triton.JITFunction, block: int) -> Iterator[ASTSource]:
             if single is not None:
                 constants[single] = 1
             signature = {
-                name: POINTERS.get(name, "*fp32") if name.endswith("_ptr") else "i32" for name in names
+                name: POINTERS.get(name, "*fp32") if name.endswith("_ptr") else SCALARS.get(name, "i32")
+                for name in names
             }
             yield ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from csrc_triton import row_sums, task_stats
+from csrc_triton import rows as rows_module
 from csrc_triton.rows import Rows
 from csrc_triton.task_stats import RowSums
 from tests.csrc_triton.compiled import TARGETS, compiled, for_targets
@@ -95,6 +96,15 @@ def test_a_product_that_float32_cannot_hold_is_seen_at_a_valid_row(rows: Rows, v
     for task_weight, is_right in ((value, False), (1.0, True), (0.0, True)):
         task_weights = torch.ones(TASKS).index_fill(0, rows.task_ids[VALID], task_weight)
         assert row_sums.weigh_rows(replace(changed, task_weights=task_weights), None)[2] == is_right
+
+
+@pytest.mark.parametrize("name", ["task_weights", "class_weights"])
+def test_a_weight_whose_sum_float32_cannot_divide_by_is_seen(rows: Rows, name: str) -> None:
+    ones = {"task_weights": torch.ones(TASKS), "token_weights": None, "class_weights": torch.ones(VOCABULARY)}
+    plain = replace(rows, **ones)  # type: ignore[arg-type]
+    most = rows_module.most_of_a_row(ROWS, torch.float32)
+    assert row_sums.weigh_rows(with_value(plain, name, VALID, most), None)[2]
+    assert not row_sums.weigh_rows(with_value(plain, name, VALID, 1.001 * most), None)[2]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, NAN, INF])
