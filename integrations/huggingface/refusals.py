@@ -105,6 +105,15 @@ def no_step(came: int, expected: int) -> str:
     )
 
 
+def step_within(step: int) -> str:
+    """What is said where the Trainer made that step before the last micro-batch of its window."""
+    return (
+        f"step {step}: expected it after the last micro-batch of its window, got it before: its gradient "
+        "lacks those to come, which its denominator counts. Leave gradient_accumulation_steps as it is "
+        "within an epoch (a callback may have changed it)"
+    )
+
+
 def _check_processes(known: int) -> None:
     """Each process takes itself for the only one where accelerate was not told of the others."""
     group = dist.get_world_size() if dist.is_initialized() else 1

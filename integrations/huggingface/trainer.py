@@ -20,7 +20,13 @@ from cotbal.integrations.huggingface.known_tasks import check_tasks
 from cotbal.integrations.huggingface.levels import Installed, install_loss
 from cotbal.integrations.huggingface.loaders import TaskLoaders
 from cotbal.integrations.huggingface.packing import batch_targets
-from cotbal.integrations.huggingface.refusals import another_loss, check_steps, check_trainer, no_step
+from cotbal.integrations.huggingface.refusals import (
+    another_loss,
+    check_steps,
+    check_trainer,
+    no_step,
+    step_within,
+)
 from cotbal.integrations.huggingface.restored import RestoredWeights
 from cotbal.integrations.huggingface.segments import Segments
 from cotbal.integrations.huggingface.sft import past_sft
@@ -219,6 +225,8 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The trainer's, after which `compute_loss` must have run."""
+        if self._opened_at is not None and not self._is_in_window:
+            raise ValueError(step_within(self.state.global_step))
         self._has_loss = False
         # Where a class takes no arguments for its loss, older versions would divide by the accumulation.
         accepts, self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs, True

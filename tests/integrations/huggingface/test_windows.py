@@ -179,6 +179,22 @@ def test_a_step_that_trains_on_other_tokens_than_were_counted_is_an_error(
         run.train()
 
 
+class AccumulatesMore(TrainerCallback):
+    """From the second step on: transformers asks for 4 micro-batches then, and steps after 2 of them."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        args.gradient_accumulation_steps = 4
+
+
+def test_a_step_within_a_window_is_an_error(tmp_path: Path) -> None:
+    """Nothing was told where it was not logged: it was 32 % off, and half a window went into the next."""
+    args = arguments(tmp_path, 2, 2, steps=4, logging_strategy="no")
+    options = {"data_collator": collator(), "weights": WEIGHTS, "callbacks": [AccumulatesMore()]}
+    run = OrderedTrainer(tiny_model(), args, train_dataset=records(40), **options)
+    with pytest.raises(ValueError, match=r"step 2: expected it after .* Leave gradient_accumulation_steps "):
+        run.train()
+
+
 class LeavesTheLastOut(LeavesOneOut):
     """The last of the 12 micro-batches, after which no step comes."""
 
