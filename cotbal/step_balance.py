@@ -105,7 +105,8 @@ class StepBalance:
     ) -> Tensor:
         """Sets the weights and the denominator of the step whose micro-batches `normalizer` was given.
 
-        The weights come from the sums of the steps before and the counts of this one, by one collective.
+        The weights come from the sums of the steps before and the counts of this one, by one collective: all
+        ranks make as many steps, as torch's `Join` does nothing here for one whose data has ended.
 
         Args:
             factor: k of `cotbal.normalizer.loss_factor`, the ranks under DDP, FSDP and DeepSpeed.

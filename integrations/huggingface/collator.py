@@ -35,7 +35,9 @@ class TaskCollator:
         field: the key that holds the task where `task` is absent; several are looked up in their order.
         file_field: the key that holds the record's file.
         file_tasks: task by file, for records whose own keys tell none.
-        count_valid: put the number of valid labels into the batch, which saves a GPU a synchronisation.
+        count_valid: put the number of valid labels into the batch, which saves a GPU a synchronisation. False
+            in a loop of one's own whose main process cuts batches up for the others, as accelerate does with
+            an `IterableDataset` (`dispatch_batches`): they can hold tensors only. A trainer sees to it.
 
     Example:
         >>> from transformers import DataCollatorWithFlattening

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cotbal.balancing import Weighting
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
@@ -58,7 +59,7 @@ class ModelLoss:
     Raises:
         TypeError: not a transformers model.
         ValueError: what `install_loss` refuses, or a task without a weight; in training a batch without ids,
-            of the stock Trainer, or in float16.
+            of the stock Trainer, or in float16, or "world" within torch's `Join`.
     """
 
     def __init__(
@@ -157,6 +158,18 @@ class ModelLoss:
             balance.start()
         balance.normalizer.add(targets.labels, targets.task_ids, shift=targets.shift)
         is_world = self.denominator == "world" and dist.is_available() and dist.is_initialized()
+        if is_world and _joins():
+            raise ValueError(
+                "denominator: expected 'micro' within torch's Join, accelerate's join_uneven_inputs, got "
+                "'world': a rank whose data has ended would take no part in its all-reduce. Give every rank "
+                "as many batches (even_batches=True, drop_last=True) and leave Join out, or take 'micro'"
+            )
         ranks = dist.get_world_size() if is_world else 1
         replicas = balance.replicas if is_world else 1
         balance.begin_step(loss_factor("torch", ranks=ranks, replicas=replicas))
+
+
+def _joins() -> bool:
+    """Whether DDP, whose forward this is in, makes the collectives of ranks whose data has ended."""
+    ddp = getattr(DistributedDataParallel, "_active_ddp_module", None)
+    return ddp is not None and ddp._join_config.enable

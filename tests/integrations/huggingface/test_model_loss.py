@@ -12,6 +12,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor
+from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DataCollatorWithFlattening, Trainer
 
@@ -172,9 +173,8 @@ def test_a_plain_function_in_place_of_the_forward() -> None:
 def test_after_unpatch_the_model_is_the_very_one_it_was() -> None:
     ours, theirs, made = model(), model(), batch(micro_batches()[0])
     before = {name: dict(vars(module)) for name, module in ours.named_modules()}
-    handle = put_in(ours)
-    ours(**made)
-    handle.unpatch()
+    with put_in(ours):
+        ours(**made)
     for name, module in ours.named_modules():
         assert vars(module).keys() == before[name].keys()
         assert all(vars(module)[key] is value for key, value in before[name].items())
@@ -236,8 +236,7 @@ def _on_rank(parts: list[list[Record]], level: str, denominator: str) -> list[tu
         parallel = DistributedDataParallel(ours)
         for rows in parts:
             ours.zero_grad()
-            loss = parallel(**batch(rows)).loss
-            loss.backward()
+            (loss := parallel(**batch(rows)).loss).backward()
             outcomes.append((loss.detach(), gradients(ours).clone()))
     return outcomes
 
@@ -267,6 +266,17 @@ def test_a_micro_batch_of_each_device(two: Ranks) -> None:
     for rank, half in enumerate(halves):
         for (loss, _), rows in zip(outcomes[rank], half, strict=True):
             assert relative(loss, eq2(model(), rows)) <= BOUND
+
+
+def _within_join(rows: list[Record]) -> None:
+    with put_in(ours := model(), denominator="world"), Join([ddp := DistributedDataParallel(ours)]):
+        ddp(**batch(rows))
+
+
+def test_ranks_whose_data_may_end_are_refused(two: Ranks) -> None:
+    """The others' all-reduce met one of DDP's, of another size: gloo ended the process."""
+    for outcome in two.run(_within_join, micro_batches()[:2]):
+        assert "denominator: expected 'micro' within torch's Join" in str(outcome)
 
 
 def _on_replica(rows: list[Record], denominator: str) -> Tensor:
