@@ -172,4 +172,4 @@ class ModelLoss:
 def _joins() -> bool:
     """Whether DDP, whose forward this is in, makes the collectives of ranks whose data has ended."""
     ddp = getattr(DistributedDataParallel, "_active_ddp_module", None)
-    return ddp is not None and ddp._join_config.enable
+    return bool(getattr(getattr(ddp, "_join_config", None), "enable", False))
