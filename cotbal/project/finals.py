@@ -81,11 +81,15 @@ def run_finals(
 
 
 def known_methods(project: Project) -> list[Method]:
-    """The methods that were asked for before and that the file still allows, in the order of the paper."""
+    """The methods that were asked for before and that the file still allows, in the order of the paper.
+
+    Raises:
+        OSError: the disk does not give out finals.json, which is written anew from them.
+    """
     try:
         content = json.loads((project.out / FINALS_FILE).read_text(encoding="utf-8"))
         names = list(content["methods"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return []
     found = []
     for name in names:

@@ -20,7 +20,7 @@ from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
 from cotbal.runs import processes
 from cotbal.runs.processes import CommandError
-from cotbal.runs.store import LOG_FILE
+from cotbal.runs.store import LOG_FILE, is_removed
 from cotbal.weights import TaskWeights
 
 # Of `cotbal score`; another script may call its own by any name.
@@ -114,7 +114,7 @@ def _is_of_the_model(output: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the answers in a folder are of this very model: one that is trained again has the same name."""
     try:
         known = json.loads((output / MODEL_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return bool(known == settings.get("made_from"))
 
@@ -198,9 +198,18 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _make_output(output: Path, context: Mapping[str, Any]) -> dict[str, bool]:
-    """Makes {output}; what a result says in addition where the run may go on from what lies there."""
+    """Makes {output}; what a result says in addition where the run may go on from what lies there.
+
+    Raises:
+        CommandError: an earlier try's files stay, of which the command would take some for its own.
+    """
     if not context.get("resume"):
         shutil.rmtree(output, ignore_errors=True)
+        if left := [path for path in output.rglob("*") if path.is_file() and not is_removed(path)]:
+            raise CommandError(
+                f"expected {{output}} empty, got what an earlier try has left and what cannot be removed, "
+                f"such as {left[0]}; remove {output}, perhaps as the user that a container writes as"
+            )
     output.mkdir(parents=True, exist_ok=True)
     return {"resumed": True} if any(path.name != MODEL_FILE for path in output.iterdir()) else {}
 

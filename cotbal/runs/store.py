@@ -124,6 +124,9 @@ class Store:
             key: the run's key.
             made_from: when the runs that it needs have finished, by their keys; None: it needs none. A
                 result that was made from others is None too: they were done again, and so must it be.
+
+        Raises:
+            OSError: the disk does not give out what it holds; whether the run is finished is not known.
         """
         folder = self.folder(key)
         try:
@@ -131,14 +134,14 @@ class Store:
             whole = content["schema_version"] == SCHEMA_VERSION and content["key"] == key
             if not whole or content["versions"] != dict(self.versions):
                 return None
-            if not content["files"].items() <= _file_sizes(folder).items():
+            if any((folder / name).stat().st_size != size for name, size in content["files"].items()):
                 return None
             if not isinstance(content["result"], dict):
                 return None
             started, finished, cpu = (float(content[name]) for name in ("started", "finished", "cpu_seconds"))
             record = Record(key, content["result"], started, finished, cpu, content.get("made_from"))
             return record if record.is_of(made_from or {}) else None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def write(self, record: Record, *, function: str, settings: Mapping[str, Any], name: str = "") -> None:
@@ -171,7 +174,13 @@ def _file_sizes(folder: Path) -> dict[str, int]:
     """Sizes in bytes of the artefacts that a run left in its folder, so that a lost one is noticed."""
     own = {RESULT_FILE, LOG_FILE}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in own)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    kept = [path for path in files if not is_removed(path)]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}
+
+
+def is_removed(path: Path) -> bool:
+    """Whether a file is none any more: NFS and FUSE keep one that is open, as a log that somebody follows."""
+    return path.name.startswith((".nfs", ".fuse_hidden"))
 
 
 def in_use(out: Path) -> bool:

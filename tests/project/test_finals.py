@@ -179,6 +179,11 @@ def test_methods_of_an_earlier_start_are_known_unless_the_file_has_changed_its_m
     assert [method.name for method in known_methods(without)] == ["EW"]
     (folder / "finals.json").write_text("cut")
     assert known_methods(project) == []
+    # Taken for none, the methods would be gone from the file that is written anew.
+    (project.out / "finals.json").unlink()
+    (project.out / "finals.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        known_methods(project)
 
 
 def test_rungs_have_nested_shares_above_the_mini_subset_each_scored_on_its_task(made):

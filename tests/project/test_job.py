@@ -144,6 +144,26 @@ def test_evaluation_that_resumes_keeps_no_answers_of_an_earlier_model(tmp_path):
     assert [result.get("resumed") for result in results] == [None, True, None, True]
 
 
+def test_answers_of_an_earlier_model_that_cannot_be_removed_are_none_of_this_one(tmp_path, monkeypatch):
+    """As those that a container has written as another user: the model had the earlier one's score."""
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    (tmp_path / "outputs" / "model").mkdir(parents=True)
+    command = 'echo try >> {output}/a; echo "{{\\"score\\": $(wc -l < {output}/a)}}" > {scores}'
+    context = {"out": str(tmp_path), "folder": str(tmp_path), "file": None, "python_path": None}
+    settings = {"command": command, "data": None, "needs": {"mini": str(tmp_path / "runs" / "model")}}
+    settings["context"] = context | {"resume": True}
+    job.evaluate(settings | {"made_from": {"model": 1.0}}, folder, lambda done: None)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(job.shutil, "rmtree", lambda folder, ignore_errors: None)
+        with pytest.raises(job.CommandError, match=r"cannot be removed, such as .*outputs/key/\S+; remove"):
+            job.evaluate(settings | {"made_from": {"model": 2.0}}, folder, lambda done: None)
+        # NFS keeps what somebody reads under such a name.
+        for path in (tmp_path / "outputs" / "key").iterdir():
+            path.rename(path.with_name(f".nfs{path.name}"))
+        assert job.evaluate(settings | {"made_from": {"model": 2.0}}, folder, print)["score"] == 1
+
+
 def training(tmp_path, command, **context):
     """The settings of a training on a file of two records."""
     (tmp_path / "a.json").write_text('[{"id": 1}, {"id": 2}]')

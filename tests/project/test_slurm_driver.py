@@ -254,6 +254,31 @@ def test_result_that_the_disk_shows_late_is_taken(cluster, store, monkeypatch):
     assert notes.about("lost") == []
 
 
+def test_disk_that_is_disturbed_for_a_moment_shows_a_result_the_next_time(cluster, store, monkeypatch):
+    whole, disturbed = Store.record, iter([True, True])
+
+    def record(store, key, made_from=None):
+        found = whole(store, key, made_from)
+        if found is not None and next(disturbed, False):
+            raise OSError("Input/output error")
+        return found
+
+    monkeypatch.setattr(Store, "record", record)
+    done, notes = work(store, Plan([spec("a"), spec("b")]))
+    assert len(done.records) == 2
+    assert notes.about("lost") == []
+
+
+def test_ticket_that_the_disk_does_not_give_out_is_told(store):
+    """Taken for none, the run of a job that goes on would begin a second time beside it."""
+    write_ticket(store.out, Ticket("k", "s1", None, "7"))
+    (path,) = (slurm_folder(store.out) / "tickets").iterdir()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        jobs_in_queue(store.out, {})
+
+
 def handed_over(store, job):
     """What submitit leaves once a submission is whole."""
     slurm_folder(store.out).mkdir(exist_ok=True)

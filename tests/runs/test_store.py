@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -121,6 +122,36 @@ def test_result_whose_model_is_lost_or_cut_off_is_not_finished(store):
     assert store.record(RECORD.key) is None
     model.unlink()
     assert store.record(RECORD.key) is None
+
+
+@pytest.mark.parametrize("name", ["result.json", "model.bin"])
+def test_disk_that_does_not_give_out_a_result_is_told_and_the_run_not_done_again(store, monkeypatch, name):
+    """As a network disk for a moment: taken for unfinished, the run began anew and removed its result."""
+    write(store)
+    originals = {"open": Path.open, "stat": Path.stat}
+
+    def disturbed(call):
+        def called(path, *args, **named):
+            if path.name == name:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return originals[call](path, *args, **named)
+
+        return called
+
+    for call in originals:
+        monkeypatch.setattr(Path, call, disturbed(call))
+    with pytest.raises(OSError, match="Input/output error"):
+        store.record(RECORD.key)
+
+
+@pytest.mark.parametrize("name", [".nfs00000001", ".fuse_hidden0001"])
+def test_removed_file_that_somebody_still_reads_is_no_part_of_the_result(store, name):
+    """Such as the log of an earlier try that a user follows: gone later, it took the result with it."""
+    followed = store.folder(RECORD.key) / name
+    followed.write_text("of an earlier try")
+    write(store)
+    followed.unlink()
+    assert store.record(RECORD.key) == RECORD
 
 
 def test_log_that_grows_after_the_result_does_no_harm(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
@@ -191,14 +192,19 @@ class SlurmPool:
 
     def _collect(self) -> None:
         """Takes the results that are on disk."""
-        result = self.execution.record
-        for key in [key for key, live in self._live.items() if result(live.job) is not None]:
+        for key in [key for key, live in self._live.items() if self._is_there(live)]:
             live = self._live.pop(key)
             drop_ticket(self._out, key)
             if not live.started:
                 self.listener.started(live.job.name)
         for name, record in self.execution.take_up(self._live).items():
             self.listener.finished(name, record)
+
+    def _is_there(self, live: Live) -> bool:
+        # A disk that is disturbed for a moment shows its result the next time.
+        with contextlib.suppress(OSError):
+            return self.execution.record(live.job) is not None
+        return False
 
     def _look(self) -> None:
         """Asks Slurm how the jobs are, now and then."""

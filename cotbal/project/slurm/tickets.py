@@ -51,11 +51,15 @@ def write_ticket(out: Path, ticket: Ticket) -> None:
 
 
 def read_ticket(out: Path, key: str) -> Ticket | None:
-    """The ticket of a run, None where there is none."""
+    """The ticket of a run, None where there is none.
+
+    Raises:
+        OSError: the disk does not give it out.
+    """
     try:
         content = json.loads(_path(out, key).read_text(encoding="utf-8"))
         return Ticket(**content) if content.pop("schema_version") == SCHEMA_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
