@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, SupportsFloat
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -68,6 +68,14 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text_atomically(
         path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     )
+
+
+def is_finite(value: SupportsFloat) -> bool:
+    """Whether a float64 holds the number, as it does no whole number of 400 digits, which JSON may have."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def finite_or_null(value: Any) -> Any:

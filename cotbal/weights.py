@@ -11,7 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cotbal.files import distinct_keys, write_text_atomically
+from cotbal.files import distinct_keys, is_finite, write_text_atomically
 from cotbal.tasks import task_names, unknown_task
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def check_float32(weights: Mapping[str, float], parameter: str) -> None:
 
 def _checked_weight(value: object, where: str) -> float:
     number = _checked_number(value, where)
-    if not math.isfinite(number) or number < 0:
+    if number < 0:
         raise ValueError(f"{where}: expected a finite weight >= 0, got {value}")
     return number
 
@@ -206,4 +206,6 @@ def _checked_weight(value: object, where: str) -> float:
 def _checked_number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{where}: expected a number, got {value!r}")
+    if not is_finite(value):
+        raise ValueError(f"{where}: expected a finite number, got {str(value)[:80]}")
     return float(value)

@@ -141,6 +141,7 @@ def test_numbers_of_numpy_are_saved(tmp_path):
         ("3", "expected a JSON object, got int"),
         ("{}", "at least one task"),
         ('{"a": NaN}', "got nan"),
+        (f'{{"a": 1{"0" * 400}}}', r"weights\['a'\]: expected a finite number, got 1000"),
         ('{"a": 1, "a": 2}', "repeated: a"),
         ('{"schema_version": 2, "weights": {"a": 1}}', "schema_version: expected 1, got 2"),
         ('{"weights": {"a": 1}}', r'schema_version: expected 1 .*, got none; write \{"schema_ver'),

@@ -8,12 +8,11 @@ A run is "mini" or the task of a probe; the items stand in the same order in eve
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cotbal.files import distinct_keys, write_text_atomically
+from cotbal.files import distinct_keys, is_finite, write_text_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +110,6 @@ def _lists(value: Any, where: str, kinds: tuple[type, ...] = (int, float)) -> di
         if not isinstance(row, list):
             raise ValueError(f"{where}[{task!r}]: expected a list of {named}")
         # JSON knows no nan, and Python reads it.
-        if wrong := [each for each in row if type(each) not in kinds or not math.isfinite(each)]:
+        if wrong := [each for each in row if type(each) not in kinds or not is_finite(each)]:
             raise ValueError(f"{where}[{task!r}]: expected a list of {named}, got {wrong[0]!r}")
     return {task.strip(): row for task, row in value.items()}

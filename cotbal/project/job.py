@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 import socket
@@ -14,7 +13,7 @@ from statistics import fmean
 from typing import Any, TypeGuard
 
 from cotbal.estimate.items_json import ITEM_TOLERANCE
-from cotbal.files import write_json
+from cotbal.files import distinct_keys, is_finite, write_json
 from cotbal.project.data import Part, check_unchanged, write_mixture
 from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
@@ -161,7 +160,8 @@ def read_score(path: Path, metric: str | None = None) -> dict[str, Any]:
     """
     expected = f'expected {{"score": number, "items": [numbers]?}} in {path}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Editors on Windows put a mark in front.
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=distinct_keys)
     except FileNotFoundError:
         raise CommandError(f"the command ended well but wrote no score; {expected}") from None
     except (OSError, ValueError) as error:
@@ -194,7 +194,7 @@ def read_score(path: Path, metric: str | None = None) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and is_finite(value)
 
 
 def _make_output(output: Path, context: Mapping[str, Any]) -> dict[str, bool]:

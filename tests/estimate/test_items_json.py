@@ -32,6 +32,10 @@ def test_a_file_without_clusters_and_strata_has_none(tmp_path):
         ('{"schema_version": 1, "items": {"mini": {"a": {}}}}', "a list of numbers"),
         ('{"schema_version": 1, "items": {"mini": {"a": [true]}}}', "a list of numbers"),
         ('{"schema_version": 1, "items": {"mini": {"a": [1, NaN]}}}', "a list of numbers, got nan"),
+        (
+            f'{{"schema_version": 1, "items": {{"mini": {{"a": [1{"0" * 400}]}}}}}}',
+            "a list of numbers, got 1000",
+        ),
         ('{"schema_version": 1, "items": {}, "clusters": {"a": [0, 0.5]}}', "whole numbers, got 0.5"),
         (
             '{"schema_version": 1, "items": {}, "strata": {"a": ["testA"]}}',

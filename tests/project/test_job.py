@@ -21,6 +21,8 @@ from cotbal.weights import TaskWeights
         ('{"score": "0.5"}', 'got {"score": "0.5"}'),
         ('{"score": true}', 'got {"score": true}'),
         ('{"score": NaN}', "got "),
+        (f'{{"score": 1{"0" * 400}}}', "got "),
+        ('{"score": 0.1, "score": 0.9}', "got no JSON: each key may stand once, repeated: score"),
         ('{"score": 1, "items": []}', "items that are no list of numbers"),
         ('{"score": 1, "items": [1, null]}', "items that are no list of numbers"),
         ('{"score": 1, "items": {"a": 1}}', "items that are no list of numbers"),
