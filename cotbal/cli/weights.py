@@ -227,11 +227,18 @@ def _without_probes(
 
 def _noise_of(pair: "TwoModels") -> list[str]:
     """What the intervals of two models hold."""
+    from cotbal.estimate.alike import alike
     from cotbal.estimate.few_seeds import few_seeds
 
-    if not pair.by_seed:
-        return [ITEMS_ALONE]
-    return [*few_seeds(len(pair.by_seed)), *([EQUAL_AS_MINI] if pair.equal_is_one_training else [])]
+    of_seeds = [EQUAL_AS_MINI] if pair.equal_is_one_training else []
+    of_seeds = [*few_seeds(len(pair.by_seed)), *of_seeds] if pair.by_seed else [ITEMS_ALONE]
+    scored = [table.items for table in pair.by_seed or [pair]]
+    found = {
+        f"{task} in row {run}": [score for items in scored for score in items[run][task]]
+        for run in ("mini", "equal")
+        for task in pair.tasks
+    }
+    return of_seeds + alike({name: (min(scores), max(scores)) for name, scores in found.items()})
 
 
 def _fixed(pairs: list[str]) -> dict[str, float]:
@@ -312,7 +319,7 @@ def _print(summary: dict[str, Any]) -> None:
 
 def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
     from cotbal.estimate.few_seeds import few_seeds
-    from cotbal.report.noise import ONE_EQUAL, ONE_SEED, PULLED
+    from cotbal.report.noise import ONE_EQUAL, ONE_SEED, PULLED, scored_alike
     from cotbal.report.tables import print_columns
 
     tasks = noise.tasks
@@ -336,7 +343,7 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
         typer.echo(PULLED)
     if noise.n_seeds == 1:
         typer.echo(ONE_SEED)
-    for line in few_seeds(noise.n_seeds):
+    for line in few_seeds(noise.n_seeds) + scored_alike(tasks, noise.to_json()):
         typer.echo(line)
     if noise.equal_is_one_training:
         typer.echo(ONE_EQUAL)

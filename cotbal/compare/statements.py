@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cotbal.estimate.alike import alike
 from cotbal.estimate.few_seeds import few_seeds
 from cotbal.estimate.score_csv import two_scales
 
-MOST_ALIKE = 6
-ROUNDING = 1e-12
 SIGNS = {"delta_i": "ΔI", "delta_e": "ΔE"}
 
 
@@ -117,19 +116,13 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
 
 def _about_items(comparison: Mapping[str, Any]) -> list[str]:
     """The scores whose items are all alike, as where everything is wrong: no draw of them differs."""
-    alike = [
-        f"{row['name']} on {column}"
-        for row in comparison["methods"]
-        for column, (low, high) in (row.get("score_intervals") or {}).items()
-        if high - low <= ROUNDING * abs(high)
-    ]
-    if not alike:
-        return []
-    more = f" and {len(alike) - MOST_ALIKE} more" if len(alike) > MOST_ALIKE else ""
-    return [
-        f"Every item scored alike for {', '.join(alike[:MOST_ALIKE])}{more}: such items show no noise, and "
-        "what is computed from them is less sure than its interval says."
-    ]
+    return alike(
+        {
+            f"{row['name']} on {column}": ends
+            for row in comparison["methods"]
+            for column, ends in (row.get("score_intervals") or {}).items()
+        }
+    )
 
 
 def _about_rows(comparison: Mapping[str, Any]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from cotbal.estimate.alike import alike
 from cotbal.estimate.few_seeds import few_seeds
 from cotbal.estimate.rule_names import USE_ALL2ONE, USE_ONE2ALL
 from cotbal.report import seeds
@@ -66,6 +67,18 @@ def order_of_weights(results: Mapping[str, Any], rule: str) -> list[tuple[str, s
     values = [value.mean or 0.0 for value in seeds.weights(results, rule).values()]
     order = sorted(range(len(tasks)), key=lambda place: values[place], reverse=True)
     return [(tasks[a], tasks[b], of_rule["larger"][a][b]) for a, b in pairwise(order)]
+
+
+def scored_alike(tasks: Sequence[str], intervals: Mapping[str, Any]) -> list[str]:
+    """A sentence on the scores of which every item is alike, by the intervals of an `Uncertainty` as JSON."""
+    rows = {"mini": intervals["mini"], **dict(zip(tasks, intervals["probes"], strict=True))}
+    return alike(
+        {
+            f"{task} in row {row}": ends
+            for row, of_row in rows.items()
+            for task, ends in zip(tasks, of_row, strict=True)
+        }
+    )
 
 
 def named(tasks: Iterable[str]) -> str:
@@ -133,6 +146,7 @@ def _about_intervals(results: Mapping[str, Any]) -> list[str]:
     if seeds.intervals(results).get("n_seeds") == 1:
         lines.append(ONE_SEED)
     lines += few_seeds(seeds.intervals(results).get("n_seeds", 1))
+    lines += scored_alike(results["tasks"], seeds.intervals(results))
     if seeds.intervals(results).get("equal_is_one_training"):
         lines.append(ONE_EQUAL)
     without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]

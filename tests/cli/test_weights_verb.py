@@ -364,3 +364,21 @@ def test_two_seeds_are_said_to_show_little(tmp_path, monkeypatch):
     (line,) = few_seeds(2)
     assert line in done.stdout
     assert line in statements(estimate_results(tables, Settings(), source="two seeds"))
+
+
+def test_scores_of_items_that_are_all_alike_are_named_as_their_intervals_have_no_width(tmp_path, monkeypatch):
+    """They were 0.94 .. 0.94 from three items, without a word."""
+    monkeypatch.chdir(tmp_path)
+    rows = {"mini": (0.2, 0.1), "a": (1.0, 0.3), "b": (0.3, 1.0)}
+    items = {run: {"a": [a, a, a], "b": [b - 0.1, b, b + 0.1]} for run, (a, b) in rows.items()}
+    scores = Scores(["a", "b"], rows["mini"], [rows["a"], rows["b"]], items=items)
+    scores.to_csv("s.csv")
+    write_items("s.json", items)
+    line = "Every item scored alike for a in row mini, a in row a, a in row b: such items show no noise, and "
+    assert line in call("weights", "s.csv", "--items", "s.json").stdout
+    assert line in " ".join(statements(estimate_results([scores], Settings(), source="three items")))
+    # Without probes.
+    (tmp_path / "two.csv").write_text("run,a,b\nmini,0.2,0.1\nequal,1.0,1.0\n")
+    write_items("two.json", {"mini": items["mini"], "equal": {"a": [1, 1, 1], "b": [0.9, 1, 1.1]}})
+    line = "Every item scored alike for a in row mini, a in row equal: such items show no noise, and "
+    assert line in call("weights", "two.csv", "--items", "two.json").stdout
