@@ -81,7 +81,7 @@ def outcome_of(project: Project, data: Data, plan: Plan, execution: Execution) -
     outcome.tables = {seed: scores for seed, scores in tables.items() if scores is not None}
     if 1 < len(outcome.tables) == len(tables):
         _pool(algorithm(next(iter(by_seed.values()))), project, list(outcome.tables.values()), outcome)
-    folders = [project.out, *(project.out / f"seed-{seed}" for seed in project.seeds)]
+    folders = [project.out, *sorted(project.out.glob("seed-*"))]
     left = [folder / name for folder in folders for name in ("scores.csv", "items.json", "weights.json")]
     outcome.stale = [path for path in left if path.exists() and path not in outcome.files.values()]
     return outcome

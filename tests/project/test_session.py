@@ -95,6 +95,15 @@ def test_several_seeds_have_folders_of_their_own_and_the_weights_of_their_mean(r
     assert outcome.complete
 
 
+def test_files_of_seeds_that_the_file_no_longer_has_are_of_an_earlier_start(run, tmp_path):
+    run(seeds=[0, 4])
+    outcome, _ = run(seeds=[4])
+    names = ("scores.csv", "items.json", "weights.json")
+    assert outcome.stale == [tmp_path / "out" / f"seed-{seed}" / name for seed in (0, 4) for name in names]
+    outcome, _ = run(seeds=[0, 4])
+    assert outcome.stale == [tmp_path / "out" / "items.json"]
+
+
 def test_a_seed_that_lacks_a_run_holds_back_its_weights_and_those_of_the_mean(run, tmp_path):
     outcome, _ = run(seeds=[0, 4], fails={"seed 4/evaluate probe a on b"})
     assert outcome.missing == ["seed 4/evaluate probe a on b"]
