@@ -14,6 +14,9 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
     Args:
         folder: an `--output_dir`.
+
+    Raises:
+        OSError: the disk does not give one out; an older one would be scored, or gone on from, in its place.
     """
     found = [path.parent for path in Path(folder).glob(f"checkpoint-*/{_STATE}")]
     steps = {path.name.removeprefix("checkpoint-"): path for path in found}
@@ -46,6 +49,6 @@ def training_state(checkpoint: Path) -> dict[str, Any]:
 def _is_whole(checkpoint: Path) -> bool:
     try:
         training_state(checkpoint)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return False
     return True

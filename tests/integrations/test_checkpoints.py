@@ -30,6 +30,16 @@ def test_no_more_checkpoints_are_read_than_it_takes(
     assert read == names[::-1][: broken + 1]
 
 
+def test_a_checkpoint_that_the_disk_does_not_give_out_is_not_passed_over(tmp_path: Path) -> None:
+    """An older model would be scored in its place, as by ms-swift's recipe, or gone on from on one rank."""
+    for name in ("checkpoint-8", "checkpoint-90"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-90" / "trainer_state.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        checkpoints.newest_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("steps", "callbacks", "is_whole"),
     [(4, [], True), (2, [], False), (2, [EarlyStoppingCallback()], True)],
