@@ -19,6 +19,8 @@ from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
 SCHEMA_VERSION = 1
 BLOCK = 1 << 20
+# In nanoseconds.
+SECOND = 10**9
 # What every command of an estimate writes into its folder, beside the folders of runs.
 WRITTEN = ("plan.json", "scores.csv", "items.json", "weights.json", "finals.json", "state.json")
 
@@ -213,6 +215,41 @@ def check_unchanged(file: str, expected: str, found: str | None = None) -> None:
             f"{file}: expected the file of the plan, SHA-256 {expected[:12]}..., got {found[:12]}...: it has "
             "changed since. Start again, and what depends on it is run with it as it is now; or put the "
             "earlier file back"
+        )
+
+
+def fingerprint(folder: Path, precision: int = 1) -> str:
+    """What tells a model from another one: a hash of its files' names, sizes and times.
+
+    Args:
+        folder: the model.
+        precision: of the times, in nanoseconds; a disk may show other machines less than it shows one.
+
+    Raises:
+        ValueError: there is no such folder, or nothing in it.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise ValueError(f"equal_model: expected the folder of a model, got {folder}")
+    states = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    known = [(name, state.st_size, state.st_mtime_ns // precision) for name, state in states]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def check_model(folder: str, expected: str) -> None:
+    """Passes where a model that exists is still the one that the runs were planned with.
+
+    Args:
+        folder: the model.
+        expected: its fingerprint then, of times in whole seconds.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if fingerprint(Path(folder), SECOND) != expected:
+        raise ValueError(
+            f"{folder}: expected the model of the plan, but a file in it has changed since, or is new. Wait "
+            "until its training is over, let no command write into it, and start again"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.files import distinct_keys, is_finite, write_json
-from cotbal.project.data import Part, check_unchanged, write_mixture
+from cotbal.project.data import Part, check_model, check_unchanged, write_mixture
 from cotbal.project.functions import call, is_function
 from cotbal.project.template import fill
 from cotbal.runs import processes
@@ -86,8 +86,8 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         report: called with the work done.
 
     Raises:
-        CommandError: the model is gone, the data has changed since the plan or while the command ran, the
-            command failed, or wrote no score.
+        CommandError: the model is gone, the data or a model that exists has changed since the plan or while
+            the command ran, the command failed, or wrote no score.
     """
     context = settings["context"]
     trained = next(iter(settings["needs"].items()), None)
@@ -98,14 +98,14 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         raise CommandError(
             f"the model of {trained[0] if trained else 'equal'!r} is gone: {paths['model']}{advice}"
         )
-    _check_data(settings)
+    _check_unchanged(settings)
     output = Path(paths["output"])
     resumes = bool(context.get("resume")) and _is_of_the_model(output, settings)
     resumed = _make_output(output, {"resume": resumes})
     if context.get("resume"):
         write_json(output / MODEL_FILE, settings.get("made_from"))
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
-    _check_data(settings)
+    _check_unchanged(settings)
     return read_score(Path(paths["scores"]), context.get("metric")) | resumed
 
 
@@ -118,12 +118,17 @@ def _is_of_the_model(output: Path, settings: Mapping[str, Any]) -> bool:
     return bool(known == settings.get("made_from"))
 
 
-def _check_data(settings: Mapping[str, Any]) -> None:
-    if settings["data"] is not None:
-        try:
-            check_unchanged(settings["context"]["file"], settings["data"])
-        except ValueError as error:
-            raise CommandError(str(error)) from None
+def _check_unchanged(settings: Mapping[str, Any]) -> None:
+    """Passes where the data, and a model that exists, are those of the plan."""
+    context = settings["context"]
+    try:
+        if settings["data"] is not None:
+            check_unchanged(context["file"], settings["data"])
+        # Absent in a job that an older cotbal has submitted.
+        if context.get("model_files") is not None:
+            check_model(context["model"], context["model_files"])
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def train_paths(out: Path, key: str, form: str) -> dict[str, str]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotbal.estimate.recipe import FULL, MINI, MODES, Recipe
 from cotbal.project.config import Project
-from cotbal.project.data import Data, DataFile, Part
+from cotbal.project.data import SECOND, Data, DataFile, Part, fingerprint
 from cotbal.project.template import LATE, fill
 from cotbal.runs.plan import Plan, Results
 from cotbal.runs.store import RunSpec
@@ -74,7 +71,8 @@ class ProjectRecipe(Recipe):
         """The model of equal weights that the file names."""
         folder = self.project.folder / (self.project.equal_model or "")
         settings = {"data": [{"task": task} for task in self.project.tasks], "model": fingerprint(folder)}
-        return RunSpec(self._named("equal"), GIVEN, settings, 0, context={"model": os.path.abspath(folder)})
+        context = {"model": os.path.abspath(folder), "model_files": fingerprint(folder, SECOND)}
+        return RunSpec(self._named("equal"), GIVEN, settings, 0, context=context)
 
     def final(self, rule: str, weights: Mapping[str, float]) -> RunSpec:
         """The final run under a rule's weights."""
@@ -243,19 +241,6 @@ def _weights_settings(weights: TaskWeights | Weighting | None, tasks: Sequence[s
 
 def _samples(parts: Sequence[Part]) -> int:
     return sum(part.records for part in parts)
-
-
-def fingerprint(folder: Path) -> str:
-    """What tells a model from another one: a hash of its files' names, sizes and times.
-
-    Raises:
-        ValueError: there is no such folder, or nothing in it.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not files:
-        raise ValueError(f"equal_model: expected the folder of a model, got {folder}")
-    known = [(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def recipes(project: Project, data: Data) -> dict[int, ProjectRecipe]:

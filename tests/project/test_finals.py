@@ -7,7 +7,7 @@ import pytest
 
 from cotbal.estimate import Scores, estimate_weights
 from cotbal.project.config import load_project
-from cotbal.project.data import prepare
+from cotbal.project.data import SECOND, fingerprint, prepare
 from cotbal.project.final_plan import final_plan, left_to_do
 from cotbal.project.finals import collected, known_methods, same_models
 from cotbal.project.methods import parse_methods
@@ -133,6 +133,9 @@ def test_equal_weights_are_the_model_that_the_file_has(made, tmp_path):
     assert list(wanted.plan) == [f"evaluate equal on {task}" for task in "abc"]
     left = left_to_do(project, prepare(project), wanted, store_of(project))
     assert str(tmp_path / "equal") in left["runs"][0]["command"]
+    # By which an evaluation tells that it is another one by then.
+    known = fingerprint(tmp_path / "equal", SECOND)
+    assert {wanted.plan[name].context["model_files"] for name in wanted.plan} == {known}
     (ew,) = (
         collected(project, prepare(project), parse_methods(["EW"], project), store_of(project))
         .models["EW"]

@@ -6,6 +6,7 @@ import pytest
 
 from cotbal.collect.scoring import METRICS
 from cotbal.project import job
+from cotbal.project.data import SECOND, fingerprint
 from cotbal.project.job import read_score
 from cotbal.runs import processes
 from cotbal.runs.processes import CommandError
@@ -238,6 +239,30 @@ def test_evaluation_on_data_that_changes_is_refused(tmp_path, when):
     with pytest.raises(CommandError, match=r"val\.csv: expected the file of .*it has changed since"):
         job.evaluate(settings, folder, lambda done: None)
     assert (tmp_path / "outputs" / "key" / "begun").exists() == (when == "while it runs")
+
+
+@pytest.mark.parametrize("when", ["before", "while it runs", "never"])
+def test_evaluation_of_a_model_that_exists_and_changes_is_refused(tmp_path, when):
+    """One whose training still went on had the scores of several models in one row."""
+    (folder := tmp_path / "runs" / "key").mkdir(parents=True)
+    (model := tmp_path / "equal").mkdir()
+    (model / "weights").write_text("of now")
+    context = {"out": str(tmp_path), "folder": str(tmp_path), "file": None, "python_path": None}
+    context |= {"model": str(model), "model_files": fingerprint(model, SECOND)}
+    if when == "before":
+        (model / "weights").write_text("of then, longer")
+    command = "echo '{{\"score\": 1}}' > {scores}" + (
+        "; touch {model}/new" if when == "while it runs" else ""
+    )
+    settings = {"command": command, "data": None, "needs": {}, "context": context}
+    if when == "never":
+        assert job.evaluate(settings, folder, lambda done: None)["score"] == 1
+        return
+    with pytest.raises(
+        CommandError, match=r"equal: expected the model of the plan, but a file .* is new\. Wait"
+    ):
+        job.evaluate(settings, folder, lambda done: None)
+    assert (folder / "scores.json").exists() == (when == "while it runs")
 
 
 def test_training_that_fails_or_leaves_nothing_is_told(tmp_path):
