@@ -115,7 +115,9 @@ def writing_atomically(path: str | Path) -> Iterator[BinaryIO]:
             error.filename = str(target)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where it cannot be removed, that says nothing: on a disk that is read-only it was never made.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def check_writable(path: str | Path) -> None:

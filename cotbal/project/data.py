@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -292,7 +293,9 @@ class _Index:
         found = DataFile(str(path), state.st_size, state.st_mtime_ns, digest, count)
         self._files[str(path)] = found
         files = [asdict(file) for file in self._files.values()]
-        write_json(self._path, {"schema_version": SCHEMA_VERSION, "files": files})
+        # It only saves time: a copy of a project on a disk that is read-only has its status and its report.
+        with contextlib.suppress(OSError):
+            write_json(self._path, {"schema_version": SCHEMA_VERSION, "files": files})
         return found
 
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -45,6 +46,18 @@ def test_second_time_reads_and_writes_nothing(project, monkeypatch):
     monkeypatch.setattr("cotbal.project.data.read_records", fail)
     assert prepare(project) == data
     assert {path: path.stat().st_mtime_ns for path in project.out.rglob("*")} == files
+
+
+def test_a_copy_on_a_disk_that_is_read_only_is_looked_at(project, monkeypatch):
+    """For its status and its report; what is known of its files only saves time."""
+    data = prepare(project)
+    (project.out / "data" / "index.json").unlink()
+
+    def refuse(path, content):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("cotbal.project.data.write_json", refuse)
+    assert prepare(project) == data
 
 
 def test_another_process_with_another_hash_seed_writes_the_same_bytes(project, tmp_path):
