@@ -269,6 +269,17 @@ def test_disk_that_is_disturbed_for_a_moment_shows_a_result_the_next_time(cluste
     assert notes.about("lost") == []
 
 
+def test_job_of_another_name_under_a_ticket_s_id_is_not_its_job(cluster, store):
+    """Of another cluster, or of one that was installed anew: it would be waited for, or cancelled."""
+    key = run_key(plan()["a"])
+    write_ticket(store.out, Ticket(key, "s7", None, "7"))
+    cluster.queue["7"] = QueuedJob("7", "RUNNING", "None", "thesis")
+    done, _ = work(store)
+    assert len(done.records) == 3
+    assert cluster.submissions == [["b", "a"], ["c"]]
+    assert cluster.cancelled == []
+
+
 def test_ticket_that_the_disk_does_not_give_out_is_told(store):
     """Taken for none, the run of a job that goes on would begin a second time beside it."""
     write_ticket(store.out, Ticket("k", "s1", None, "7"))

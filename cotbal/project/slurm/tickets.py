@@ -79,7 +79,8 @@ def jobs_in_queue(out: Path, queue: Mapping[str, QueuedJob]) -> dict[str, tuple[
     found = {}
     for ticket in tickets:
         job = active.get(ticket.job) if ticket.job else _named(out, ticket, active)
-        if job is not None:
+        # Ids begin anew on another cluster, or after a reinstallation: this one may be any job of the user.
+        if job is not None and job.name.endswith(f"-{ticket.submission}"):
             found[ticket.key] = (ticket, job)
     return found
 
