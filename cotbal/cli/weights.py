@@ -140,9 +140,10 @@ def _rows(table: "Scores | TwoModels") -> dict[str, list[float]]:
 def _with_probes(
     tables: "list[Scores]", rule: str, options: dict[str, Any], out: Path, as_json: bool
 ) -> None:
+    from cotbal.estimate.few_items import few_items
     from cotbal.estimate.rules import estimate_weights, seed_spread, weights_by_rule
     from cotbal.estimate.uncertainty import uncertainty
-    from cotbal.report.findings import no_intervals
+    from cotbal.report.findings import n_items, no_intervals
     from cotbal.report.noise import FROM_EQUAL
 
     by_rule, missing = weights_by_rule(tables, **options)
@@ -169,7 +170,7 @@ def _with_probes(
     if tables[0].equal is not None and not options["precise"]:
         typer.echo(FROM_EQUAL)
     if noise is not None:
-        _print_noise(noise, chosen)
+        _print_noise(noise, chosen, few_items(n_items(tables)))
     elif any(table.items for table in tables):
         typer.echo(f"There are no intervals, as {reason}.")
     typer.echo(f"Wrote {out} (rule {rule}).")
@@ -227,8 +228,9 @@ def _without_probes(
 
 def _noise_of(pair: "TwoModels") -> list[str]:
     """What the intervals of two models hold."""
-    from cotbal.estimate.alike import alike
+    from cotbal.estimate.few_items import alike, few_items
     from cotbal.estimate.few_seeds import few_seeds
+    from cotbal.report.findings import n_items
 
     of_seeds = [EQUAL_AS_MINI] if pair.equal_is_one_training else []
     of_seeds = [*few_seeds(len(pair.by_seed)), *of_seeds] if pair.by_seed else [ITEMS_ALONE]
@@ -238,7 +240,8 @@ def _noise_of(pair: "TwoModels") -> list[str]:
         for run in ("mini", "equal")
         for task in pair.tasks
     }
-    return of_seeds + alike({name: (min(scores), max(scores)) for name, scores in found.items()})
+    same = alike({name: (min(scores), max(scores)) for name, scores in found.items()})
+    return of_seeds + few_items(n_items(pair.by_seed or [pair])) + same
 
 
 def _fixed(pairs: list[str]) -> dict[str, float]:
@@ -317,7 +320,7 @@ def _print(summary: dict[str, Any]) -> None:
         typer.echo(f"No weights by {', '.join(rules)}: {reason}.")
 
 
-def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
+def _print_noise(noise: "Uncertainty", chosen: "TaskWeights", few: list[str]) -> None:
     from cotbal.estimate.few_seeds import few_seeds
     from cotbal.report.noise import ONE_EQUAL, ONE_SEED, PULLED, scored_alike
     from cotbal.report.tables import print_columns
@@ -343,7 +346,7 @@ def _print_noise(noise: "Uncertainty", chosen: "TaskWeights") -> None:
         typer.echo(PULLED)
     if noise.n_seeds == 1:
         typer.echo(ONE_SEED)
-    for line in few_seeds(noise.n_seeds) + scored_alike(tasks, noise.to_json()):
+    for line in [*few_seeds(noise.n_seeds), *few, *scored_alike(tasks, noise.to_json())]:
         typer.echo(line)
     if noise.equal_is_one_training:
         typer.echo(ONE_EQUAL)

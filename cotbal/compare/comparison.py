@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cotbal.compare.finals import Finals, Model
-from cotbal.compare.noise import Drawn, draw, why_no_intervals
+from cotbal.compare.noise import Drawn, draw, n_items, why_no_intervals
 from cotbal.compare.statements import statements
 from cotbal.metrics import delta_e, delta_i, improvement
 
@@ -59,6 +59,7 @@ def compare(
         "seeds": sorted({seed for name in whole for seed in finals.models[name]}),
         "one_training": [name for name in whole if _is_one_training(finals.models[name].values())],
         "level": None if drawn is None else LEVEL,
+        "n_items": None if drawn is None else n_items(finals, whole[0]),
         "no_intervals": reason,
         "no_measures": refused,
         "methods": [

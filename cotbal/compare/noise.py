@@ -126,6 +126,14 @@ def why_no_intervals(finals: Finals, methods: Sequence[str]) -> str | None:
     return None
 
 
+def n_items(finals: Finals, method: str) -> dict[str, int]:
+    """How many items, or clusters of them, each column is scored on; of methods that allow intervals."""
+    model = next(iter(finals.models[method].values()))
+    return {
+        name: len(set(finals.clusters.get(name, range(len(items))))) for name, items in model.items.items()
+    }
+
+
 def draw(finals: Finals, methods: Sequence[str], baseline: str | None, draws: int) -> Drawn:
     """The scores of methods in every draw, of items and, where there are several, of seeds.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotbal.estimate.alike import alike
+from cotbal.estimate.few_items import alike, few_items
 from cotbal.estimate.few_seeds import few_seeds
 from cotbal.estimate.score_csv import two_scales
 
@@ -111,7 +111,8 @@ def _about_noise(comparison: Mapping[str, Any]) -> list[str]:
             "One seed: the intervals are of the test items alone. Another training of the same method may "
             "differ by more; several seeds tell."
         )
-    return lines + few_seeds(len(comparison["seeds"])) + _about_items(comparison)
+    lines += few_seeds(len(comparison["seeds"])) + few_items(comparison.get("n_items") or {})
+    return lines + _about_items(comparison)
 
 
 def _about_items(comparison: Mapping[str, Any]) -> list[str]:

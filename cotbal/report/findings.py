@@ -88,6 +88,7 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "seed_sd": _spread(tables, settings),
         "shrink": _is_shrunk(signals),
         "intervals": intervals,
+        "n_items": None if reason else n_items(tables),
         "no_intervals": reason,
         "no_weights": refused,
     }
@@ -101,13 +102,26 @@ def no_intervals(tables: Sequence[ScoreTable]) -> str | None:
         return f"there are no per-item scores of {named(lacking)} in every run"
     if lacking:
         return "no per-item scores were given"
-    single = [task for task in tables[0].tasks if _n_groups(tables[0], task) < 2]
+    single = [task for task, count in n_items(tables).items() if count < 2]
     return f"all items of {named(single)} are one, or belong together" if single else None
 
 
-def _n_groups(table: ScoreTable, task: str) -> int:
-    """How many items, or clusters of them, a task is scored on."""
-    return len(set(map(int, table.clusters[task])) if task in table.clusters else table.items[MINI][task])
+def n_items(tables: Sequence[ScoreTable]) -> dict[str, int]:
+    """Return how many items, or clusters of them, each task is scored on, in tables that have them all.
+
+    Of several validation sets it is the smallest one's: the score is the plain mean over them.
+    """
+    return {task: _fewest(tables[0], task) for task in tables[0].tasks}
+
+
+def _fewest(table: ScoreTable, task: str) -> int:
+    places = range(len(table.items[MINI][task]))
+    found: dict[int, set[int]] = {}
+    for cluster, of_set in zip(
+        table.clusters.get(task, places), table.strata.get(task, [0] * len(places)), strict=True
+    ):
+        found.setdefault(int(of_set), set()).add(int(cluster))
+    return min(map(len, found.values()))
 
 
 def _weights(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from cotbal.estimate.alike import alike
+from cotbal.estimate.few_items import alike, few_items
 from cotbal.estimate.few_seeds import few_seeds
 from cotbal.estimate.rule_names import USE_ALL2ONE, USE_ONE2ALL
 from cotbal.report import seeds
@@ -146,7 +146,9 @@ def _about_intervals(results: Mapping[str, Any]) -> list[str]:
     if seeds.intervals(results).get("n_seeds") == 1:
         lines.append(ONE_SEED)
     lines += few_seeds(seeds.intervals(results).get("n_seeds", 1))
-    lines += scored_alike(results["tasks"], seeds.intervals(results))
+    lines += few_items(results.get("n_items") or {}) + scored_alike(
+        results["tasks"], seeds.intervals(results)
+    )
     if seeds.intervals(results).get("equal_is_one_training"):
         lines.append(ONE_EQUAL)
     without = [rule for rule, of_rule in _judged(results).items() if of_rule is None]

@@ -382,3 +382,21 @@ def test_scores_of_items_that_are_all_alike_are_named_as_their_intervals_have_no
     write_items("two.json", {"mini": items["mini"], "equal": {"a": [1, 1, 1], "b": [0.9, 1, 1.1]}})
     line = "Every item scored alike for a in row mini, a in row equal: such items show no noise, and "
     assert line in call("weights", "two.csv", "--items", "two.json").stdout
+
+
+@pytest.mark.parametrize(("sets", "told"), [(None, "of b (4)"), ([0] * 3 + [1] * 9, "of a (3), b (4)")])
+def test_few_items_or_pictures_or_of_one_set_are_said_to_show_little(sets, told, tmp_path, monkeypatch):
+    """Of 3 a 95 % interval of the difficulty holds the truth in three of four cases, of 2 in half of them."""
+    monkeypatch.chdir(tmp_path)
+    rows = {"mini": (0.2, 0.1), "a": (0.9, 0.3), "b": (0.3, 0.9)}
+    # Each three of them have the same mean.
+    items = {
+        run: {"a": [a - 0.1, a, a + 0.1] * 4, "b": [b - 0.1, b, b + 0.1] * 4} for run, (a, b) in rows.items()
+    }
+    options = {"clusters": {"b": [0, 1, 2, 3] * 3}, "strata": None if sets is None else {"a": sets}}
+    scores = Scores(["a", "b"], rows["mini"], [rows["a"], rows["b"]], items=items, **options)
+    scores.to_csv("s.csv")
+    write_items("s.json", items, **options)
+    line = f"Fewer than 10 items, or clusters of them, {told}: so few show little of their noise. "
+    assert line in call("weights", "s.csv", "--items", "s.json").stdout
+    assert line in " ".join(statements(estimate_results([scores], Settings(), source="few items")))

@@ -19,6 +19,21 @@ def test_items_that_are_all_alike_are_not_taken_for_a_sure_score(right):
     assert not any(line.startswith("Every item") for line in compare(finals)["statements"])
 
 
+@pytest.mark.parametrize(("n", "few"), [(3, True), (9, True), (10, False)])
+def test_few_items_are_said_to_show_little(n, few):
+    """Of 3 a 95 % interval holds the truth in three of four cases."""
+    content = compare(drawn(n=n))
+    assert content["n_items"] == dict.fromkeys(("a", "b/one", "b/two", "c"), n)
+    told = [line for line in content["statements"] if line.startswith("Fewer than 10 items, or clusters of")]
+    assert [f" a ({n}), b/one ({n}), b/two ({n}), c ({n}): so few show little" in line for line in told] == [
+        True
+    ] * few
+    # Questions on three pictures.
+    finals = drawn(n=30)
+    of_pictures = Finals(finals.columns, finals.models, {"a": [number % 3 for number in range(30)]})
+    assert compare(of_pictures)["n_items"]["a"] == 3
+
+
 def test_one_model_under_all_seeds_shows_no_noise_between_trainings():
     """As that of equal weights which mode cheap starts from: only its evaluation is made again."""
     finals = drawn(seeds=(0, 1))
