@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cotbal.data.inputs import Inputs
+from cotbal.data.own_folder import begin, check_own, finish
 from cotbal.data.table1 import FIXED, TABLE
 from cotbal.data.task_folder import PREPARED, SCHEMA_VERSION
 from cotbal.files import check_outputs, json_object, remove_leftovers, slug, write_json, writing_atomically
@@ -115,7 +116,7 @@ def write_mix(
     Raises:
         OSError: a file cannot be read or written.
         ValueError: a prepared file was changed, `fixed` names no task of them, two tasks need the same file,
-            `out` is a folder of prepared data.
+            `out` is a folder of prepared data, or has files of another origin.
             An older mixture is then as it was, but where a file of held-out questions has changed.
     """
     names = [each.task for each in found]
@@ -134,6 +135,7 @@ def write_mix(
     ]
     read = [each.folder / what["file"] for each in found for what in each.splits.values()]
     check_outputs([("--out", out / name) for name in written], read)
+    check_own("--out", out, MIX, written)
     before = _all_files(load_mix(out)) if (out / MIX).is_file() else set()
     for folder in (".", "mini", "probes", "validation", "test"):
         remove_leftovers(out / folder)
@@ -148,7 +150,7 @@ def write_mix(
             _spread(each, staged, weighted, inputs, ratio, seed)
         for name, file in staged.items():
             files[f"{name}.{form}"] = {"records": file.records, "sha256": file.close()}
-        (out / MIX).unlink(missing_ok=True)
+        begin(out, MIX)
     tasks = {
         each.task: {
             **_sizes(each, ratio if each.task in weighted else None),
@@ -161,6 +163,7 @@ def write_mix(
     for name in before - _all_files(content):
         (out / name).unlink(missing_ok=True)
     write_json(out / MIX, content)
+    finish(out)
     return content
 
 

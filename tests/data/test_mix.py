@@ -138,6 +138,33 @@ def test_mix_leaves_no_file_of_the_one_before(data, tmp_path):
     assert everything(tmp_path / "mix") == new | {"validation/answers.jsonl": b"mine"}
 
 
+@pytest.mark.parametrize("name", ["mixture.json", "mini/GQA.json", "test/GQA.jsonl"])
+def test_a_folder_of_another_origin_keeps_its_files(data, tmp_path, name):
+    (tmp_path / "mix" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "mix" / name).write_text("mine")
+    (tmp_path / "mix" / "notes.txt").write_text("not in the way")
+    before = everything(tmp_path / "mix")
+    with pytest.raises(ValueError, match=f"--out: expected a new folder, or one .* with a {name} of another"):
+        write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    assert everything(tmp_path / "mix") == before
+    (tmp_path / "mix" / name).unlink()
+    write_mix(find_prepared(data), tmp_path / "mix", inputs())
+
+
+def test_a_mix_that_stopped_half_way_goes_on_in_its_folder(data, tmp_path):
+    write_mix(find_prepared(data), tmp_path / "whole", inputs())
+    path = data / "GQA" / "val.jsonl"
+    questions = path.read_text()
+    path.write_text(questions.replace("a", "b"))
+    with pytest.raises(ValueError, match=r"GQA/val\.jsonl: expected the file that was prepared"):
+        write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    assert (tmp_path / "mix" / "mixture.json").exists()
+    assert not (tmp_path / "mix" / "mix.json").exists()
+    path.write_text(questions)
+    write_mix(find_prepared(data), tmp_path / "mix", inputs())
+    assert everything(tmp_path / "mix") == everything(tmp_path / "whole")
+
+
 def test_fixed_task_that_is_not_there_is_told(data, tmp_path):
     with pytest.raises(ValueError, match=r"--fixed: expected one of ShareGPT, .* got 'Sharegpt'"):
         write_mix(find_prepared(data), tmp_path / "mix", inputs(), fixed=["Sharegpt"])
