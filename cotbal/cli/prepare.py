@@ -250,12 +250,12 @@ def generic(
     annotations: Annotated[Path, typer.Option(help="A .csv, .tsv, .json, .jsonl or .parquet file.")],
     task: Annotated[str, typer.Option(help="The task's name.")],
     column: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="FIELD=COLUMN",
-            help="question and answer; image, id and split where other than these names; id= takes none.",
+            help="question, answer, image, id and split, where other than these names; id= takes none.",
         ),
-    ],
+    ] = None,
     images: Images = "",
     out: Out = Path("data"),
     image_folder: ImageFolder = None,
@@ -282,7 +282,7 @@ def generic(
     from cotbal.data.generic import COLUMNS, OPTIONAL, prepare_generic
 
     columns: dict[str, str] = {}
-    for pair in column:
+    for pair in column or ():
         name, equals, value = pair.partition("=")
         is_whole = equals and (value or name in OPTIONAL)
         if name not in COLUMNS or not is_whole or name in columns:

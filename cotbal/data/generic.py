@@ -20,12 +20,13 @@ from cotbal.json_window import Digest
 from cotbal.tasks import task_names
 
 COLUMNS = {
-    "question": "what is asked (needed)",
-    "answer": "what is to be said (needed)",
+    "question": "what is asked",
+    "answer": "what is to be said",
     "image": "the picture's path inside --images; without the column the task is text alone",
     "id": "tells the row; its number by default",
     "split": "train, val or test; train by default",
 }
+NEEDED = ("question", "answer")
 # By default the columns of these very names, where the table has them.
 OPTIONAL = ("image", "id", "split")
 SPLITS = ("train", "val", "test")
@@ -55,8 +56,8 @@ def prepare_generic(
         target: where to.
         inputs: what is read.
         task: its name.
-        columns: the table's column for each of `COLUMNS`; "": none, of `OPTIONAL` those of their own names
-            are taken otherwise.
+        columns: the table's column for each of `COLUMNS`, otherwise that of its own name; of `OPTIONAL`
+            where there is one, and "": none.
         instruction: response format instruction.
         merge: questions on one picture become one conversation.
         most_turns: of a conversation.
@@ -69,7 +70,8 @@ def prepare_generic(
             a folder of pictures and no column with their paths.
     """
     task_names([task], "--task")
-    if missing := [name for name in ("question", "answer") if not columns.get(name)]:
+    columns = {name: name for name in NEEDED if name not in columns.values()} | dict(columns)
+    if missing := [name for name in NEEDED if not columns.get(name)]:
         raise ValueError(
             f"--column: expected one for {', '.join(missing)}, as in --column {missing[0]}=COLUMN"
         )
@@ -174,9 +176,11 @@ def _all(
     """The split and the turn of each row; ValueError for one with a field that is `late`."""
     number = 0
     for number, row in enumerate(_rows(path, columns, inputs), start=1):
-        if number == 1 and (absent := [name for name in columns.values() if name not in row.fields]):
+        if number == 1 and (absent := [pair for pair in columns.items() if pair[1] not in row.fields]):
+            field, column = absent[0]
             raise ValueError(
-                f"{path}: expected the column {absent[0]!r}, got {', '.join(map(str, row.fields))}"
+                f"{path}: expected the column {column!r}, got {', '.join(map(str, row.fields))}; "
+                f"--column {field}=COLUMN names the one with the {field}"
             )
         if found := sorted(late & row.fields.keys()):
             raise row.error(

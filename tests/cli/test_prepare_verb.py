@@ -127,6 +127,12 @@ def test_own_table_by_its_columns(release):
     assert run("generic", *options, "--column", "id=").exit_code == 0
 
 
+def test_own_table_without_a_word_of_its_columns(tmp_path):
+    (tmp_path / "t.csv").write_text("question,answer\nwhat?,this\n")
+    told = run("generic", "--annotations", tmp_path / "t.csv", "--task", "T", "--out", tmp_path / "out")
+    assert (told.exit_code, told.output) == (0, "T:\n  train           1 records, 1 turns\n")
+
+
 @pytest.mark.parametrize(("validation", "test"), [(3, 0), (500, 0), (2, 1)])
 def test_a_table_of_which_all_would_be_held_out(tmp_path, monkeypatch, validation, test):
     monkeypatch.chdir(tmp_path)

@@ -182,7 +182,7 @@ def test_rows_of_text_that_have_ids_may_stand_in_any_order(tmp_path, text_rows):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("t.csv", b"Q,B\na,b\n", "expected the column 'A', got Q, B"),
+        ("t.csv", b"Q,B\na,b\n", "expected the column 'A', got Q, B; --column answer=COLUMN names the one"),
         ("t.csv", b"Q,A\na\n", "record 1: expected a table, is it whole. expected 2 cells, got 1"),
         ("t.csv", b"Q,A\na,b\n\xff,c\n", "record 2: expected UTF-8"),
         ("t.csv", b'Q,A\na,"b', "is it whole"),
@@ -237,6 +237,24 @@ def test_columns_of_the_fields_own_names_are_taken(kind, tmp_path):
     held = {name: rows(tmp_path / "out" / "T" / f"{name}.jsonl") for name in ("val", "test")}
     ids = {name: sorted(row["question_id"] for row in found) for name, found in held.items()}
     assert ids == {"val": ["i1", "i4"], "test": ["i2", "i5"]}
+
+
+def test_a_table_of_the_fields_own_names_needs_no_columns(tmp_path):
+    (tmp_path / "t.csv").write_text("answer,question\nblue,which colour?\n")
+    options = {"task": "T", "columns": {}}
+    (told,) = prepare_generic(tmp_path / "t.csv", target(tmp_path / "out"), inputs(), **options)
+    assert told["options"]["columns"] == {"question": "question", "answer": "answer"}
+    values = [turn["value"] for turn in train(tmp_path / "out" / "T")[0]["conversations"]]
+    assert values == ["which colour?", "blue"]
+    # The column is another field's: nothing is its own question.
+    with pytest.raises(ValueError, match="--column: expected one for question, as in"):
+        prepare_generic(
+            tmp_path / "t.csv",
+            target(tmp_path / "out"),
+            inputs(),
+            task="T",
+            columns={"answer": "question"},
+        )
 
 
 def test_a_column_of_a_fields_name_may_be_declined_or_another_field(tmp_path):
