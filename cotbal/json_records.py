@@ -12,6 +12,8 @@ from typing import BinaryIO, NamedTuple
 from cotbal.files import writing_atomically
 from cotbal.json_window import Digest, Record, Window
 
+# By the ending: a JSON file may have any.
+_TABLES = (".csv", ".tsv", ".parquet")
 _ENDS = {"json": ("[\n", ",\n", "\n]\n"), "jsonl": ("", "\n", "\n")}
 
 
@@ -59,7 +61,8 @@ def read_each(path: str | Path, digest: Digest | None = None) -> Iterator[Record
     Raises:
         OSError: the file cannot be read.
     """
-    number, lines = 0, Path(path).suffix.lower() == ".jsonl"
+    suffix = Path(path).suffix.lower()
+    number, lines = 0, suffix == ".jsonl"
     with open(path, "rb") as stream:
         window = Window(stream, digest)
         array = window.next_character() == "["
@@ -73,7 +76,9 @@ def read_each(path: str | Path, digest: Digest | None = None) -> Iterator[Record
                 number += 1
                 goes_on = lines and not array
                 own = window.mistake_of_line() if goes_on else None
-                yield Broken(own or str(error), not goes_on)
+                table = number == 1 and suffix in _TABLES
+                hint = "; `cotbal prepare generic` makes records of a table" if table else ""
+                yield Broken(f"{own or error}{hint}", not goes_on)
                 if not goes_on:
                     return
                 window.skip_line()

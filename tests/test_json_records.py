@@ -74,6 +74,18 @@ def test_bytes_that_are_no_utf_8(tmp_path):
         list(read_records(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "data"), [("t.csv", b"Q,A\nwhat?,this\n"), ("T.PARQUET", b"PAR1\x15\xc8"), ("t.tsv", b"Q\tA\n")]
+)
+def test_a_table_is_told_how_it_becomes_records(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=f"{name}, record 1: .*; `cotbal prepare generic` makes records of a"
+    ):
+        list(read_records(path))
+
+
 @pytest.mark.parametrize("broken", [b'{"a": [1, {', b'{"b": "\xff"}', b"nothing", b'{"a": "' + b"x" * 3000])
 def test_broken_line_is_passed_over_whatever_the_chunks(tmp_path, chunk, monkeypatch, broken):
     monkeypatch.setattr(json_window, "MAX_RECORD", 2000)
