@@ -45,7 +45,7 @@ class Answers:
             ValueError: there are answers of other settings.
         """
         if self._out.exists():
-            self._check(self._done, f"{self._out} (and {self._done.name})")
+            self._check(self._done, str(self._out))
             return False
         settings = self._parts / "settings.json"
         try:
@@ -131,14 +131,17 @@ class Answers:
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            known = {}
+            raise ValueError(
+                f"--out: expected a new file or answers of this command, got {what} without "
+                f"{path.name}, which tells what they come from; move it away, or name another file"
+            ) from None
         names = [name for name in {**known, **self._settings} if known.get(name) != self._settings.get(name)]
         if names:
             told = ", ".join(f"{name} {known.get(name)!r}" for name in names)
             asked = ", ".join(f"{name} {self._settings.get(name)!r}" for name in names)
             raise ValueError(
-                f"--out: expected answers of the same settings in {what}, got {told}, not {asked}; move them "
-                "away, or name another file"
+                f"--out: expected answers of the same settings in {what} (with {path.name}), got {told}, not "
+                f"{asked}; move them away, or name another file"
             )
 
 

@@ -44,6 +44,19 @@ def test_settings_that_no_answer_came_of_may_change(tmp_path: Path) -> None:
         answers("typo").begin()
 
 
+def test_a_file_of_another_origin_is_told_and_kept(tmp_path: Path) -> None:
+    """It was compared, and thirteen settings were said to be None."""
+    out = tmp_path / "a.jsonl"
+    out.write_text("mine")
+    answers = Answers(out, {"model": "m"}, [Question(1, "?", None, None)], [[0]])
+    with pytest.raises(
+        ValueError, match=r"got .*a\.jsonl without a\.jsonl\.settings\.json, .*; move it away"
+    ) as told:
+        answers.begin()
+    assert "None" not in str(told.value)
+    assert out.read_text() == "mine"
+
+
 def _settings_of(model: Path) -> dict[str, Any]:
     words = ["--model", str(model), "--questions", "q", "--out", "o"]
     return _settings(parser_of("ask", "", "").parse_args(words), "digest", 128, torch.device("cpu"))
