@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -221,6 +222,8 @@ def _make_output(output: Path, context: Mapping[str, Any]) -> dict[str, bool]:
 
 def _run(command: str, context: Mapping[str, Any], folder: Path, report: Report) -> None:
     """Runs a command or a function to its end; whatever it has started ends with it."""
+    # Weights that the user's shell names would be trained on wherever the command has no {weights}.
+    os.environ.pop("COTBAL_WEIGHTS", None)
     if is_function(command):
         call(command, folder, Path(context["folder"]), report)
         return

@@ -297,6 +297,25 @@ def test_the_end_of_the_log_is_that_of_the_training_and_not_of_torchrun(tmp_path
         job.train(told, folder, lambda done: None)
 
 
+@pytest.mark.parametrize(
+    "command", ['echo "$COTBAL_WEIGHTS" > {output}/told', "python:weights_told:write to={output}/told"]
+)
+def test_weights_that_the_shell_names_are_no_runs(tmp_path, monkeypatch, command):
+    """Probes of a command without {weights} were trained under them, and counted as those of weights 1."""
+    monkeypatch.setenv("COTBAL_WEIGHTS", "weights.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "weights_told.py").write_text(
+        "import os, pathlib\n"
+        "def write(report, to):\n"
+        "    pathlib.Path(to).write_text(os.environ.get('COTBAL_WEIGHTS', ''))\n"
+    )
+    folder = tmp_path / "runs" / "key"
+    folder.mkdir(parents=True)
+    job.train(training(tmp_path, command), folder, lambda done: None)
+    assert (tmp_path / "outputs" / "key" / "told").read_text().strip() == ""
+
+
 def test_training_has_its_rule_and_a_free_port_and_leaves_no_process(tmp_path):
     folder = tmp_path / "runs" / "key"
     folder.mkdir(parents=True)
