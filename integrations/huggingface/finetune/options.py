@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,11 @@ class Options:
     data: list[str] = field(metadata={"help": "JSON or JSONL files of records, each with its task"})
     image_folder: str = field(default=".", metadata={"help": "of the pictures"})
     weights: str | None = field(
-        default=None,
-        metadata={"help": "a file: weights by task, or a rule that changes them, as below (default: all 1)"},
+        default_factory=lambda: os.environ.get("COTBAL_WEIGHTS") or None,
+        metadata={
+            "help": "a file: weights by task, or a rule that changes them, as below (default: the file that "
+            "COTBAL_WEIGHTS names, else all 1)"
+        },
     )
     tasks: list[str] = field(
         default_factory=list, metadata={"help": "FILE=TASK, for records that do not name theirs"}

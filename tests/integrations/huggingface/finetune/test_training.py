@@ -327,12 +327,16 @@ def begun(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_without_weights_and_by_a_rule(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = write(tmp_path, mixture(is_pictured=False))
     options = {"max_steps": 1, "save_strategy": "no"}
     assert run([*given[:2], *words(world, world.text, tmp_path / "ones", **options)]) == 0
     assert "12 records: chat 6, vqa 6; weights all 1" in capsys.readouterr().out
+    # As everywhere else: they were left out without a word.
+    monkeypatch.setenv("COTBAL_WEIGHTS", given[3])
+    assert run([*given[:2], *words(world, world.text, tmp_path / "named", **options)]) == 0
+    assert "weights vqa 0.5, chat 2" in capsys.readouterr().out
     save_rule(DWA(window=2), tmp_path / "weights.json")
     assert run([*given, *words(world, world.text, tmp_path / "rule", **options | {"max_steps": 3})]) == 0
     said = capsys.readouterr().out
