@@ -201,7 +201,10 @@ def _dialogue(record: Mapping[str, Any]) -> Dialogue:
     Raises:
         ValueError: it is not so.
     """
-    form = "conversations" if record.get("messages") is None else "messages"
+    given = [form for form in ("conversations", "messages") if record.get(form)]
+    if len(given) == 2:
+        raise ValueError("expected its turns in `conversations` or in `messages`, got both; keep one")
+    form = given[0] if given else "conversations"
     dialogue = read_dialogue(record, form)
     _refuse_unread(record, form)
     shown = [turn.text.count(IMAGE) for turn in dialogue.turns]

@@ -30,6 +30,14 @@ def test_several_files(tmp_path: Path) -> None:
     assert read.images == {f"{2 * n}.png": 2 * n for n in range(6)}
 
 
+def test_turns_under_both_keys_are_refused(tmp_path: Path) -> None:
+    """Those under `conversations`, which `cotbal data check` looks at, were left out without a word."""
+    turns = [{"role": "user", "content": "which number"}, {"role": "assistant", "content": "seven"}]
+    (tmp_path / "a.json").write_text(json.dumps([record(1, ("what", "red")) | {"messages": turns}]))
+    with pytest.raises(ValueError, match=r"record 1: expected its turns in .* or in `messages`, got both"):
+        read_files([str(tmp_path / "a.json")])
+
+
 def test_messages_that_are_null_are_none(tmp_path: Path) -> None:
     """As exports of a table write the columns that a record does not use."""
     (tmp_path / "t.json").write_text(json.dumps([mixture()[1] | {"messages": None, "image": None}]))
