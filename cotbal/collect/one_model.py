@@ -50,15 +50,17 @@ def score_file(
     Args:
         questions: of `cotbal prepare` or `prepare mix`, or another file with right answers.
         predictions: a JSONL or JSON file with an answer for each question's id.
-        task: whose questions they are; by default what they say.
+        task: whose questions they are, where they do not say it.
         metric: by default that of the task.
         options: matching rules and fields' names, as of the format `predictions`.
 
     Raises:
         OSError: a file cannot be read.
         ValueError: an answer is missing, stands twice or is to no question; no metric for the task; questions
-            without public answers.
+            of another task, or without public answers.
     """
+    if task is not None:
+        _check_task(questions, task)
     name = task or task_of(questions, metric)
     if metric is None and name not in TASK_METRICS:
         raise ValueError(
@@ -103,6 +105,15 @@ def task_of(questions: Path, metric: str | None = None) -> str:
         if record.fields.get("task") != task:
             raise record.error("task", f"{task!r}, as in the first")
     return task
+
+
+def _check_task(questions: Path, task: str) -> None:
+    """Raise ValueError for a question that names another task."""
+    for record in read_records(questions):
+        if record.fields.get("task") not in (None, task):
+            raise record.error(
+                "task", f"{task!r}, as --task says; give that task's questions, or leave it out"
+            )
 
 
 def write_scores(path: Path, scored: Scored) -> Path:

@@ -85,10 +85,11 @@ def test_the_recipes_evaluation_is_understood(name):
     command = yaml.safe_load(recipe)["evaluate"]["command"].partition("cotbal score ")[2]
     words = shlex.split(command.replace("{", "").replace("}", ""))
     parsed = typer.main.get_command(app).commands["score"].make_context("score", words).params
-    assert {str(parsed[name]) for name in ("questions", "predictions", "scores")} == {
+    assert {str(parsed[name]) for name in ("questions", "predictions", "scores", "task")} == {
         "data",
         "output/answers.jsonl",
         "scores",
+        "task",
     }
 
 
@@ -97,6 +98,7 @@ def test_the_recipes_evaluation_is_understood(name):
     [
         (["--questions", "dev.jsonl"], "not public: score mixture/validation, or write the server's file"),
         (["--questions", "none.jsonl"], "none.jsonl: no such file"),
+        (["--questions", "q.jsonl", "--task", "GQA"], "line 1, field 'task': expected 'GQA', as --task says"),
         (["--questions", "q.jsonl", "--metric", "IoU"], "the paper's IoU is Acc@IoU"),
         (["--questions", "q.jsonl", "--fill", "x"], "--fill: expected --upload beside it"),
         (["--questions", "q.jsonl", "--upload", "u", "--scores", "s"], "--scores: expected no score beside"),
