@@ -13,11 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
-
 from benchmarks.prepare_mix import head, report
-from cotbal.estimate.items_json import write_items
-from cotbal.estimate.scores import Scores
 
 N_TASKS = 64
 N_ITEMS = 200
@@ -80,6 +76,12 @@ def record(task: str, number: int) -> dict[str, object]:
 
 def write_table(folder: Path) -> None:
     """Writes scores.csv and items.json of right-or-wrong items."""
+    # Not before: a process counts its parent's memory as its own peak until it runs.
+    import torch
+
+    from cotbal.estimate.items_json import write_items
+    from cotbal.estimate.scores import Scores
+
     generator = torch.Generator().manual_seed(0)
     luck = torch.rand(N_TASKS, N_ITEMS, generator=generator)
     mini = 0.2 + 0.2 * torch.rand(N_TASKS, generator=generator)

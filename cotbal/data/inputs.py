@@ -1,6 +1,7 @@
 """The files that a preparation reads: their hashes, how far it is, and the records that it leaves out."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -48,10 +49,8 @@ class Inputs:
 
     def hashes(self) -> dict[str, str]:
         """The SHA-256 of every file read through, by its name with its folder's."""
-        return {
-            writable(f"{path.parent.name}/{path.name}"): each.sha256.hexdigest()
-            for path, each in self._files.items()
-        }
+        files = [(Path(os.path.abspath(path)), each) for path, each in self._files.items()]
+        return {writable(f"{path.parent.name}/{path.name}"): each.sha256.hexdigest() for path, each in files}
 
     def sha256(self, path: Path) -> str:
         """The SHA-256 of what has been read of a file."""

@@ -2,11 +2,12 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from cotbal.data.generic import prepare_generic
-from tests.data.reading import inputs, pairs, rows, target, train
+from tests.data.reading import everything, inputs, pairs, rows, target, train
 
 ROWS = [{"Q": f'What {n}, "now"?', "A": f"é{n}", "file": f"{n % 4}.jpg"} for n in range(12)]
 COLUMNS = {"question": "Q", "answer": "A", "image": "file"}
@@ -237,6 +238,20 @@ def test_columns_of_the_fields_own_names_are_taken(kind, tmp_path):
     held = {name: rows(tmp_path / "out" / "T" / f"{name}.jsonl") for name in ("val", "test")}
     ids = {name: sorted(row["question_id"] for row in found) for name, found in held.items()}
     assert ids == {"val": ["i1", "i4"], "test": ["i2", "i5"]}
+
+
+def test_what_is_written_is_the_same_from_any_folder(tmp_path, monkeypatch):
+    """A table in the folder of now was said to lie in the root of the disk."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "t.csv").write_text("question,answer\nwho?,me\n")
+    found = []
+    for folder, path in ((tmp_path, "tables/t.csv"), (tmp_path / "tables", "t.csv")):
+        monkeypatch.chdir(folder)
+        out = tmp_path / f"out of {folder.name}"
+        (told,) = prepare_generic(Path(path), target(out), inputs(), task="T", columns={})
+        found.append(everything(out))
+    assert found[0] == found[1]
+    assert list(told["inputs"]) == ["tables/t.csv"]
 
 
 def test_a_table_of_the_fields_own_names_needs_no_columns(tmp_path):
