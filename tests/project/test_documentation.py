@@ -13,7 +13,8 @@ from cotbal.project.parts import Evaluate, Task, Train
 from cotbal.project.resources import Resources, Slurm
 from cotbal.project.template import EVALUATE, TRAIN
 
-TEXT = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "estimate.md").read_text()
 
 
 OF_MODEL = pytest.mark.parametrize(
@@ -27,6 +28,15 @@ OF_MODEL = pytest.mark.parametrize(
         (Slurm, "slurm."),
     ],
 )
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/estimate.md"])
+def test_the_install_line_brings_what_the_page_and_the_comparison_need(document):
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "cotbal report estimate.yaml" in block)
+    extras = re.search(r'pip install ".*\[(.*)\]"', block)
+    assert extras is not None
+    assert extras[1].split(",") == ["estimate", "report"]
 
 
 @OF_MODEL
