@@ -89,7 +89,7 @@ def row_arguments(
         z_loss=float(z_loss),
         softcap=None if softcap is None else float(softcap),
         want_correct=return_stats,
-        reads_unweighted=_needs_gradient(task_weights),
+        reads_unweighted=_needs_gradient(task_weights) or _has_other_derivative(impl, task_weights),
         impl=impl,
     )
 
@@ -244,6 +244,15 @@ def check_accumulation(weight: Tensor, reduction: str, impl: str) -> None:
 
 def _needs_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
+
+
+def _has_other_derivative(impl: str, tensor: Tensor | None) -> bool:
+    """Whether torch.func or forward mode differentiates by the tensor, which the reference alone is asked."""
+    if impl != "reference" or tensor is None or torch.compiler.is_compiling():
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _is_count(value: Any, least: int) -> bool:

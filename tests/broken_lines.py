@@ -24,8 +24,8 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "task_ids = task_ids",
         ),
         "rows of tasks of weight 0 are not read for the weight's gradient": (
-            "reads_unweighted=_needs_gradient(task_weights)",
-            "reads_unweighted=False",
+            "reads_unweighted=_needs_gradient(task_weights) or",
+            "reads_unweighted=False and",
         ),
         "vmap loses the gradient in silence": (
             "any(map(torch._C._functorch.is_functorch_wrapped_tensor, given))",

@@ -325,6 +325,26 @@ def test_a_derivative_that_would_be_0_in_silence_is_refused(level: str) -> None:
     torch.testing.assert_close(tangent, (gradient * at).sum(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_the_reference_has_every_derivative_by_a_weight_of_0() -> None:
+    """The rows of a task of weight 0 are read whichever way its weight is differentiated."""
+    weights = torch.tensor([2.0, 0.0, 0.5])
+
+    def loss(logits: Tensor, weights: Tensor) -> Any:
+        return cotbal.gtw_cross_entropy(logits, LABELS, IDS, weights, impl="reference")
+
+    logits, leaf = LOGITS.clone().requires_grad_(), weights.clone().requires_grad_()
+    by_logits, by_weights = torch.autograd.grad(loss(logits, leaf), (logits, leaf), create_graph=True)
+    assert by_weights[1] != 0
+    torch.testing.assert_close(torch.func.jacfwd(loss, 1)(LOGITS, weights), by_weights.detach())
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(weights, torch.tensor([0.0, 1.0, 0.0]))
+        torch.testing.assert_close(forward_ad.unpack_dual(loss(LOGITS, dual)).tangent, by_weights[1].detach())
+    (mixed,) = torch.autograd.grad(by_logits.square().sum(), leaf)
+    by_functions = torch.func.grad(lambda each: torch.func.grad(loss)(LOGITS, each).square().sum())(weights)
+    torch.testing.assert_close(by_functions, mixed)
+
+
 @pytest.mark.parametrize("at", ["weight", "bias", "task_weights"])
 def test_torch_func_is_refused_in_whatever_has_a_gradient(at: str) -> None:
     tensors = {"weight": HEAD, "bias": torch.zeros(50), "task_weights": WEIGHTS}
