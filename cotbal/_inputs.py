@@ -67,7 +67,7 @@ def row_arguments(
     _check_number("z_loss", z_loss, lambda value: 0 <= value < math.inf, "finite and >= 0")
     if softcap is not None:
         _check_number("softcap", softcap, lambda value: 0 < value < math.inf, "finite and > 0, or None")
-    if not isinstance(ignore_index, Integral):
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
         raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}")
     if shift and labels.ndim == 0:
         raise ValueError("shift=True: expected labels (..., S), got a single label")
@@ -266,7 +266,8 @@ def _plain(count: Any) -> Any:
 
 
 def _check_number(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:
-    if not isinstance(value, Real) or not holds(value):
+    # True would be 1: that on a smoothing, say, is one that leaves nothing of the labels.
+    if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
         raise ValueError(f"{name}: expected a number {expected}, got {value!r}")
 
 

@@ -196,6 +196,8 @@ def test_ids_of_ignored_rows_may_be_padding() -> None:
         ({"ignore_index": None}, TypeError, "ignore_index: expected an int, got None"),
         ({"ignore_index": -100.0}, TypeError, "ignore_index: expected an int, got -100.0"),
         ({"label_smoothing": None}, ValueError, r"label_smoothing: expected a number in 0\.\.1, got None"),
+        ({"ignore_index": True}, TypeError, "ignore_index: expected an int, got True"),
+        ({"label_smoothing": True}, ValueError, r"label_smoothing: expected a number in 0\.\.1, got True"),
         ({"softcap": "30"}, ValueError, "softcap: expected a number finite and > 0, or None, got '30'"),
     ],
 )
