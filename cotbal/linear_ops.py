@@ -1,5 +1,6 @@
 """The loss on hidden states and head as an operator of torch.library, and its gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -161,8 +162,9 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
     """`linear_gtw_cross_entropy_op` that adds dW to `weight.grad` in the forward pass, without a buffer."""
 
     @staticmethod
-    def forward(ctx: Any, weight_grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        """Returns `LossOutputs`; `weight_grad` (V, D) has grown by dW."""
+    def forward(ctx: Any, gradient_of: Callable[[], Tensor], *inputs: Any) -> tuple[Tensor, ...]:
+        """Returns `LossOutputs`; `weight.grad` (V, D), which `gradient_of` gives, has grown by dW."""
+        weight_grad = gradient_of()
         hidden, weight, bias, *rest = inputs
         row_upstream, *needs, memory_budget, valid_count = rest[_N_ROWS:]
         arguments = RowArguments(*rest[:_N_ROWS])
@@ -180,6 +182,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.gradients = hidden_gradient, None, bias_gradient
+        ctx.added = gradient_of, weight_grad, weight_grad[0].any()
         save_rows(ctx, 1 + _TASK_WEIGHTS, arguments, outputs)
         return tuple(outputs)
 
@@ -192,12 +195,27 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
                 "backward a second time with accumulate_weight_grad=True: the weight's gradient was added "
                 "once, in the forward pass; expected one backward pass for each call"
             )
+        _refuse_lost(*ctx.added)
         gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         factor = torch.zeros(()) if upstream is None else upstream
         expected = "an upstream gradient of 1; fold constants into denominator"
         require(factor == 1, f"accumulate_weight_grad=True: expected {expected}", factor)
-        gradients[1 : 1 + _N_FEATURES], ctx.gradients = ctx.gradients, None
+        gradients[1 : 1 + _N_FEATURES], ctx.gradients, ctx.added = ctx.gradients, None, None
         arguments, sums, _ = saved_rows(ctx)
         if ctx.needs_input_grad[1 + _TASK_WEIGHTS]:
             gradients[1 + _TASK_WEIGHTS] = task_weights_gradient(arguments, sums, factor)
         return tuple(gradients)
+
+
+def _refuse_lost(gradient_of: Callable[[], Tensor | None], added_to: Tensor, had_values: Tensor) -> None:
+    """Raises where `weight.grad` no longer has the dW of the forward pass: the head would not be trained."""
+    expected = (
+        "accumulate_weight_grad=True: expected weight.grad to keep the dW that the loss has added until its "
+        "backward pass; call zero_grad before the loss"
+    )
+    gradient = gradient_of()
+    if gradient is None or gradient.data_ptr() != added_to.data_ptr():
+        raise RuntimeError(f"{expected}, got {'None' if gradient is None else 'another tensor'}")
+    # One row, all of which cannot come to 0 by itself: the whole would take a pass over the head.
+    row = added_to[0]
+    require(row.any() | ~had_values, expected, row.abs().max())

@@ -190,8 +190,9 @@ def linear_gtw_cross_entropy(
             knows. Too small a number raises.
         accumulate_weight_grad: where `weight.grad` exists, add dW to it in the forward pass, which saves a
             (V, D) buffer. One backward pass with an upstream gradient of 1 must follow: another raises, and
-            where none does, as in a step that is skipped, dW stays in `weight.grad`. Hooks of `weight` see no
-            gradient. Not in a checkpoint: it would be added twice, so it raises.
+            where none does, as in a step that is skipped, dW stays in `weight.grad`. `zero_grad` comes before
+            the loss: in between it would lose dW, so that raises. Hooks of `weight` see no gradient. Not in a
+            checkpoint: it would be added twice, so it raises.
 
     Returns:
         The loss, or the pair (loss, TaskStats), as `gtw_cross_entropy`.
@@ -244,7 +245,7 @@ def linear_gtw_cross_entropy(
     inputs = (flat, weight, bias, *arguments, None, *needs, budget, valid_count)
     adds_in_place = accumulate_weight_grad and needs[1] and has_values(flat)
     if adds_in_place and parameter.grad is not None:
-        outputs = AccumulatingLinearGTWCrossEntropy.apply(parameter.grad, *inputs)
+        outputs = AccumulatingLinearGTWCrossEntropy.apply(lambda: parameter.grad, *inputs)
     else:
         outputs = linear_gtw_cross_entropy_op(*inputs)
     return finish(LossOutputs(*outputs[:6]), arguments, labels)

@@ -101,9 +101,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "require(factor == factor,",
         ),
         "an accumulated gradient is handed out twice": (
-            "gradients[1 : 1 + _N_FEATURES], ctx.gradients = ctx.gradients, None",
+            "gradients[1 : 1 + _N_FEATURES], ctx.gradients, ctx.added = ctx.gradients, None, None",
             "gradients[1 : 1 + _N_FEATURES] = ctx.gradients",
         ),
+        "an accumulated gradient is lost where it is made 0": ("| ~had_values", "| True"),
     },
     "cotbal/_arguments.py": {
         "traced losses have the logits' dtype": (

@@ -179,6 +179,31 @@ def test_an_accumulated_weight_gradient_has_one_backward(impl: str) -> None:
         loss.backward()
 
 
+@fast_impl
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_weight_gradient_that_zero_grad_loses_raises(impl: str, set_to_none: bool) -> None:
+    """dW was in it already: the head would be trained on nothing, in silence, from the second step on."""
+    leaves = problem("linear", impl, torch.float32)()[1]
+    optimizer = torch.optim.SGD([leaves[1]], lr=0.1)
+
+    def loss_of() -> Any:
+        return cotbal.linear_gtw_cross_entropy(
+            *leaves[:2], LABELS, IDS, leaves[2], impl=impl, accumulate_weight_grad=True
+        )
+
+    loss = loss_of()
+    # There is none to be added to yet.
+    optimizer.zero_grad(set_to_none)
+    loss.backward()
+    first, second = loss_of(), loss_of()
+    second.backward()
+    first.backward()
+    loss = loss_of()
+    optimizer.zero_grad(set_to_none)
+    with pytest.raises((RuntimeError, ValueError), match="call zero_grad before the loss"):
+        loss.backward()
+
+
 def test_a_checkpoint_does_not_accumulate_twice() -> None:
     """Its recomputation is a second forward pass, which would add dW to weight.grad once more."""
     leaves = problem("linear", "torch", torch.float32)()[1]
