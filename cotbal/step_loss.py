@@ -99,9 +99,11 @@ class StepLoss:
             raise ValueError(f"weights: expected the shape ({self.n_tasks},), got {tuple(weights.shape)}")
         if denominator.ndim != 0:
             raise ValueError(f"denominator: expected a 0-d tensor, got the shape {tuple(denominator.shape)}")
-        self._weights, self._loss_scale = weights.detach(), loss_scale
+        # Copies: who counts the next step meanwhile may do so in the same tensors.
+        self._weights, self._loss_scale = weights.detach().clone(), loss_scale
         self.auxiliary_share = auxiliary_share
-        self._denominator = denominator.detach() if loss_scale is None else denominator.detach() / loss_scale
+        denominator = denominator.detach()
+        self._denominator = denominator.clone() if loss_scale is None else denominator / loss_scale
         # Not in the micro-batch: a compiled model would be traced anew where the sums begin.
         if self._sums is None:
             self._sums = self._zeros()

@@ -181,6 +181,20 @@ def test_a_loss_without_a_gradient_is_not_what_is_trained_on() -> None:
             step_loss.leads_to(loss + hidden.sum())
 
 
+def test_a_step_keeps_its_constants_whatever_becomes_of_the_tensors() -> None:
+    """As where the next step's tokens are counted in the same tensor while this one's micro-batches run."""
+    step_loss, weights, denominator = StepLoss(3), WEIGHTS.clone(), torch.tensor(10.0)
+    logits, labels = torch.randn(3, 5, 11), torch.arange(15).view(3, 5) % 11
+    step_loss.begin_step(weights, denominator)
+    losses = []
+    for _ in range(2):
+        with step_loss.micro_batch(torch.arange(3)):
+            losses.append(step_loss.on_logits(logits, labels))
+        weights.mul_(2)
+        denominator.add_(7)
+    assert torch.equal(*losses)
+
+
 def test_sums_gather_over_steps_and_one_task_is_enough() -> None:
     hidden, head, labels, _ = batch()
     step_loss, ids = StepLoss(1), torch.zeros(5, dtype=torch.int64)
