@@ -26,7 +26,6 @@ def check_rows(rows: Rows, denominator: Tensor | None) -> None:
         if values is not None:
             require_each(values.isfinite() & (values >= 0), f"{name}: expected finite values >= 0", values)
     _check_products(rows)
-    _check_size(rows)
     if denominator is not None:
         is_positive = (denominator > 0) | ((denominator == 0) & (rows.weights == 0).all())
         require(is_positive & denominator.isfinite(), "denominator: expected a finite value > 0", denominator)
@@ -66,22 +65,26 @@ def _check_range(name: str, values: Tensor, rows: Rows, end: int) -> None:
 
 
 def _check_products(rows: Rows) -> None:
-    if rows.task_ids is None or rows.task_weights is None or rows.token_weights is None:
-        return
-    of_task = rows.task_weights.gather(0, rows.task_ids * rows.valid)
-    hold = (rows.weights != 0) | (torch.minimum(of_task, rows.token_mass) <= 0)
-    expected = (
-        f"token_weights: expected products with task_weights above 0 in {rows.dtype} where both are, as rows "
-        "of weight 0 are not trained on; scale all token weights up, the loss divides by their mean"
-    )
-    require_each(hold, expected, rows.token_weights)
-
-
-def _check_size(rows: Rows) -> None:
-    most = most_of_a_row(rows.labels.numel(), rows.dtype)
+    """Each factor may be right, and what float32 makes of two of them not."""
+    if rows.task_ids is not None and rows.task_weights is not None and rows.token_weights is not None:
+        of_task = rows.task_weights.gather(0, rows.task_ids * rows.valid)
+        _refuse_vanished("token_weights", "task_weights", of_task, rows.token_mass, rows.weights)
+    mass = rows.weights
+    if rows.class_weights is not None:
+        of_class = rows.times_class_weight(rows.valid.to(rows.dtype))
+        mass = rows.times_class_weight(rows.weights)
+        _refuse_vanished("class_weights", "the weights of rows", of_class, rows.weights, mass)
     expected = (
         "task_weights, token_weights, class_weights: expected products whose sum over the rows "
         f"{rows.dtype} can divide by; scale all down, the loss divides by their mean"
     )
-    for values in (rows.weights, rows.times_class_weight(rows.weights)):
-        require_each(values <= most, expected, values)
+    most = most_of_a_row(rows.labels.numel(), rows.dtype)
+    require_each(torch.maximum(rows.weights, mass) <= most, expected, mass)
+
+
+def _refuse_vanished(name: str, others: str, a: Tensor, b: Tensor, product: Tensor) -> None:
+    expected = (
+        f"{name}: expected products with {others} above 0 in {product.dtype} where both are, as rows "
+        "of weight 0 are not trained on; scale all of them up, the loss divides by their mean"
+    )
+    require_each((product != 0) | (torch.minimum(a, b) <= 0), expected, b)

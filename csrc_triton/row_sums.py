@@ -61,10 +61,9 @@ def _weigh_rows_kernel(
     if HAS_TOKEN_WEIGHTS:
         token_weight = tl.load(token_weights_ptr + rows, mask=is_valid, other=0.0)
         is_bad |= is_valid & (is_weight(token_weight) == 0)
-        are_positive = (weight > 0.0) & (token_weight > 0.0)
-        weight *= token_weight
         # A row of weight 0 is not trained on: none becomes one by rounding.
-        is_bad |= are_positive & (weight == 0.0)
+        is_bad |= (weight > 0.0) & (token_weight > 0.0) & (weight * token_weight == 0.0)
+        weight *= token_weight
     is_bad |= weight > most
     tl.store(weights_ptr + rows, weight, mask=is_row)
     if HAS_CLASS_WEIGHTS:
@@ -72,6 +71,7 @@ def _weigh_rows_kernel(
         class_weight = tl.load(class_weights_ptr + label, mask=in_range, other=0.0)
         is_bad |= is_weight(class_weight) == 0
         is_bad |= weight * class_weight > most
+        is_bad |= (weight > 0.0) & (class_weight > 0.0) & (weight * class_weight == 0.0)
         tl.store(mass_ptr + rows, weight * class_weight, mask=is_row)
     if HAS_DENOMINATOR:
         denominator = tl.load(denominator_ptr)

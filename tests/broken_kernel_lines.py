@@ -11,11 +11,11 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "values.isfinite()",
         ),
         "a product of weights that is 0 is let through": (
-            "require_each(hold, expected, rows.token_weights)",
+            "require_each((product != 0) | (torch.minimum(a, b) <= 0), expected, b)",
             "pass",
         ),
         "weights whose sum is infinite are let through": (
-            "require_each(values <= most, expected, values)",
+            "require_each(torch.maximum(rows.weights, mass) <= most, expected, mass)",
             "pass",
         ),
     },
@@ -101,7 +101,11 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "is_bad |= False",
         ),
         "a product of weights that is 0 is let through (Triton)": (
-            "is_bad |= are_positive & ",
+            "is_bad |= (weight > 0.0) & (token_weight > 0.0) & ",
+            "is_bad |= False & ",
+        ),
+        "a product with a class weight that is 0 is let through (Triton)": (
+            "is_bad |= (weight > 0.0) & (class_weight > 0.0) & ",
             "is_bad |= False & ",
         ),
         "a weight too large for a sum is let through (Triton)": (

@@ -243,6 +243,20 @@ def test_a_product_of_weights_that_float32_makes_0_is_refused(level: str, impl: 
         assert (logits.grad.abs().sum(1) > 0).tolist() == [True, True, True, False, True, True]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("impl", ["torch", "reference", "triton"])
+def test_a_product_with_a_class_weight_that_float32_makes_0_is_refused(level: str, impl: str) -> None:
+    """All such rows together had a loss of 0, in silence."""
+    if impl == "triton":
+        pytest.importorskip("triton")
+    arguments = {"labels": LABELS, "task_ids": IDS, "task_weights": torch.full((3,), 1e-30), "impl": impl}
+    with pytest.raises(
+        ValueError, match=r"class_weights: expected products with the weights of rows above 0"
+    ):
+        loss_of(level, **arguments, class_weights=torch.full((50,), 1e-30))
+    assert 0 < loss_of(level, **arguments, class_weights=torch.ones(50).index_fill(0, LABELS[:1], 0.0)) < 100
+
+
 @pytest.mark.parametrize("impl", ["torch", "triton", "reference"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_weights_whose_sum_float32_does_not_hold_are_refused(level: str, impl: str) -> None:

@@ -98,6 +98,15 @@ def test_a_product_that_float32_cannot_hold_is_seen_at_a_valid_row(rows: Rows, v
         assert row_sums.weigh_rows(replace(changed, task_weights=task_weights), None)[2] == is_right
 
 
+def test_a_product_with_a_class_weight_that_float32_makes_0_is_seen(rows: Rows) -> None:
+    changed = replace(rows, token_weights=None, task_weights=torch.full((TASKS,), 1e-30))
+    for class_weight, is_right in ((1e-30, False), (1e-10, True), (0.0, True)):
+        assert (
+            row_sums.weigh_rows(with_value(changed, "class_weights", VALID, class_weight), None)[2]
+            == is_right
+        )
+
+
 @pytest.mark.parametrize("name", ["task_weights", "class_weights"])
 def test_a_weight_whose_sum_float32_cannot_divide_by_is_seen(rows: Rows, name: str) -> None:
     ones = {"task_weights": torch.ones(TASKS), "token_weights": None, "class_weights": torch.ones(VOCABULARY)}
