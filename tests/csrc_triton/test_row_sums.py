@@ -109,8 +109,8 @@ def test_a_product_with_a_class_weight_that_float32_makes_0_is_seen(rows: Rows) 
 
 @pytest.mark.parametrize("name", ["task_weights", "class_weights"])
 def test_a_weight_whose_sum_float32_cannot_divide_by_is_seen(rows: Rows, name: str) -> None:
-    ones = {"task_weights": torch.ones(TASKS), "token_weights": None, "class_weights": torch.ones(VOCABULARY)}
-    plain = replace(rows, **ones)  # type: ignore[arg-type]
+    class_weights = torch.ones(VOCABULARY) if name == "class_weights" else None
+    plain = replace(rows, task_weights=torch.ones(TASKS), token_weights=None, class_weights=class_weights)
     most = rows_module.most_of_a_row(ROWS, torch.float32)
     assert row_sums.weigh_rows(with_value(plain, name, VALID, most), None)[2]
     assert not row_sums.weigh_rows(with_value(plain, name, VALID, 1.001 * most), None)[2]
