@@ -303,7 +303,7 @@ def test_answers_of_other_settings_are_refused(
     assert ask("out.jsonl", "--shard", "0/2") == 0
     assert ask("out.jsonl", "--max-new-tokens", 3) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "out.jsonl.parts, got max_new_tokens 12, not max_new_tokens 3; move them away" in said
+    assert "parts (with settings.json), got max_new_tokens 12, not max_new_tokens 3; move them away" in said
     assert ask("out.jsonl") == 0
     assert ask("out.jsonl", "--max-new-tokens", 3) == 2
     (tmp_path / "other.jsonl").write_text("mine\n")
