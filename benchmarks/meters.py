@@ -157,15 +157,15 @@ def make_meter(device: str) -> CudaMeter | CpuMeter:
     """The meter of "cuda" or "cpu".
 
     Raises:
-        ValueError: there is no such device here.
+        SystemExit: there is no such device here; a command ends with that line.
     """
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("device: expected a CUDA GPU, found none; --device cpu runs the same on a CPU")
+            raise SystemExit("--device: expected a CUDA GPU, found none; --device cpu runs the same on a CPU")
         return CudaMeter()
     if device == "cpu":
         return CpuMeter()
-    raise ValueError(f"device: expected cuda or cpu, got {device!r}")
+    raise SystemExit(f"--device: expected cuda or cpu, got {device!r}")
 
 
 def ceilings(meter: Meter, *, tiny: bool = False) -> dict[str, float]:

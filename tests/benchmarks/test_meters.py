@@ -109,5 +109,5 @@ def test_a_lost_device_is_a_result_of_the_rival_that_lost_it(
 
 def test_no_gpu_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="--device cpu"):
+    with pytest.raises(SystemExit, match="--device cpu"):
         meters.make_meter("cuda")
