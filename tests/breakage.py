@@ -22,6 +22,7 @@ TESTS = (
     "tests/laws/test_gtw_laws.py",
     "tests/test_losses.py",
     "tests/test_losses_input.py",
+    "tests/test_weight_products.py",
     "tests/csrc_triton/test_row_sums.py",
     "tests/csrc_triton/test_gtw_cross_entropy.py",
     "tests/test_inplace.py",

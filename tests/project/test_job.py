@@ -130,14 +130,25 @@ def test_answers_of_an_evaluation_that_resumes_are_kept_and_otherwise_removed(tm
     assert scores == ([1, 2] if resume else [1, 1])
 
 
-def test_evaluation_that_resumes_keeps_no_answers_of_an_earlier_model(tmp_path):
+def resuming(tmp_path):
+    """The folder and the settings of an evaluation whose score is how many tries are among its answers."""
     folder = tmp_path / "runs" / "key"
     folder.mkdir(parents=True)
     (tmp_path / "outputs" / "model").mkdir(parents=True)
     command = 'echo try >> {output}/a; echo "{{\\"score\\": $(wc -l < {output}/a)}}" > {scores}'
-    context = {"out": str(tmp_path), "folder": str(tmp_path), "file": None, "python_path": None}
-    settings = {"command": command, "data": None, "needs": {"mini": str(tmp_path / "runs" / "model")}}
-    settings["context"] = context | {"resume": True}
+    context = {
+        "out": str(tmp_path),
+        "folder": str(tmp_path),
+        "file": None,
+        "python_path": None,
+        "resume": True,
+    }
+    needs = {"mini": str(tmp_path / "runs" / "model")}
+    return folder, {"command": command, "data": None, "needs": needs, "context": context}
+
+
+def test_evaluation_that_resumes_keeps_no_answers_of_an_earlier_model(tmp_path):
+    folder, settings = resuming(tmp_path)
     # Trained once, and a second time after a mistake in the script.
     results = [
         job.evaluate(settings | {"made_from": {"model": finished}}, folder, lambda done: None)
@@ -149,13 +160,7 @@ def test_evaluation_that_resumes_keeps_no_answers_of_an_earlier_model(tmp_path):
 
 def test_answers_of_an_earlier_model_that_cannot_be_removed_are_none_of_this_one(tmp_path, monkeypatch):
     """As those that a container has written as another user: the model had the earlier one's score."""
-    folder = tmp_path / "runs" / "key"
-    folder.mkdir(parents=True)
-    (tmp_path / "outputs" / "model").mkdir(parents=True)
-    command = 'echo try >> {output}/a; echo "{{\\"score\\": $(wc -l < {output}/a)}}" > {scores}'
-    context = {"out": str(tmp_path), "folder": str(tmp_path), "file": None, "python_path": None}
-    settings = {"command": command, "data": None, "needs": {"mini": str(tmp_path / "runs" / "model")}}
-    settings["context"] = context | {"resume": True}
+    folder, settings = resuming(tmp_path)
     job.evaluate(settings | {"made_from": {"model": 1.0}}, folder, lambda done: None)
     with monkeypatch.context() as stuck:
         stuck.setattr(job.shutil, "rmtree", lambda folder, ignore_errors: None)
