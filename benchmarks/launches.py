@@ -6,13 +6,15 @@
 
 bfloat16, every row valid. A line holds the share of a copy's bandwidth, counting a logit read once and its
 gradient written once (for the loss alone: read once), and the largest error of loss and gradient against
-float64. The launch of the table stands first. A candidate that wins still has to compile without spills:
-`python -m benchmarks.machine_code`, for pipelines `pytest tests/csrc_triton/test_compile.py -k pipelines`.
+float64. The launch of the table stands first, then another kernel (`benchmarks.packed_rows`). A candidate
+that wins still has to compile without spills: `python -m benchmarks.machine_code`, for pipelines and that
+kernel `pytest tests/csrc_triton/test_compile.py -k "pipelines or packed"`.
 """
 
 import argparse
+import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from unittest.mock import patch
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
+from benchmarks import packed_rows
 from benchmarks.meters import Meter, ceilings, device_name, make_meter
 from csrc_triton import gtw_cross_entropy
 from csrc_triton.launch import WORD, Launch, row_launch, takes_long_steps
@@ -50,6 +53,15 @@ class Shape:
     def n_bytes(self) -> int:
         return self.rows * self.vocabulary * 2 * (1 if self.form == "loss alone" else 2)
 
+    @property
+    def width(self) -> int:
+        """Columns of the whole words that hold a row, wherever it starts."""
+        return self.vocabulary + (WORD - 1 if self.vocabulary % WORD else 0)
+
+    @property
+    def takes_packed(self) -> bool:
+        return self.form == "gradient" and self.width <= packed_rows.LAUNCH.block
+
     def candidates(self, logits: Tensor) -> Iterator[Launch]:
         """The table's own for them, then the others that hold a row or go through it in two passes."""
         table = row_launch(
@@ -63,16 +75,15 @@ class Shape:
         if table.by_word or table.step > table.block // 2:
             # The next rows, or steps, read into shared memory while one is computed.
             yield from (replace(table, stages=stages) for stages in (2, 3))
-        width = self.vocabulary + (WORD - 1 if self.vocabulary % WORD else 0)
         for block in (512 << power for power in range(7)):
             for warps in (4, 8, 16, 32):
                 # 8 to 64 columns of a thread.
-                if not 8 <= block // (32 * warps) <= 64 or block >= 2 * width:
+                if not 8 <= block // (32 * warps) <= 64 or block >= 2 * self.width:
                     continue
-                for step in (0,) if width <= block else (block, 2 * block):
+                for step in (0,) if self.width <= block else (block, 2 * block):
                     if step <= 32768 and (launch := Launch(block, warps, step)) != table:
                         yield launch
-                if block < width and block == 32 * 32 * warps and warps < 32:
+                if block < self.width and block == 32 * 32 * warps and warps < 32:
                     # Several programs at a time: one waits for its row while another writes.
                     yield Launch(block, warps, block // 2, registers=64)
 
@@ -114,32 +125,42 @@ def measure(shape: Shape, meter: Meter, copied: float) -> None:
     labels = torch.randint(shape.vocabulary, (shape.rows,), generator=generator, device=meter.device)
     weights = 0.5 + torch.rand(shape.rows, generator=generator, device=meter.device)
     gradient = None if shape.form == "loss alone" else torch.empty_like(logits)
-    for place, launch in enumerate(shape.candidates(logits)):
-        with patch.object(gtw_cross_entropy, "row_launch", lambda *_, given=launch, **__: given):
-            step = partial(
-                gtw_cross_entropy.gtw_cross_entropy_forward,
-                logits,
-                labels,
-                weights,
-                weights.sum(),
-                shape.options,
-                gradient=gradient,
-                want_correct=False,
-                ignore_index=-100,
-            )
-            try:
-                losses, _ = step()
-                error = checked(shape, logits, labels, weights, losses, gradient)
-                milliseconds = statistics.median(meter.milliseconds(step))
-            except (RuntimeError, AssertionError, OutOfResources) as wrong:
-                outcome = f"{type(wrong).__name__}: {str(wrong).splitlines()[0][:60]}"
-            else:
-                share = shape.n_bytes / (milliseconds / 1e3) / copied
-                outcome = f"{milliseconds:8.3f} {share:8.3f}  {error}"
-        chosen = "  the table's" if place == 0 else ""
+    denominator = weights.sum()
+
+    def of_table() -> Tensor:
+        losses, _ = gtw_cross_entropy.gtw_cross_entropy_forward(
+            logits,
+            labels,
+            weights,
+            denominator,
+            shape.options,
+            gradient=gradient,
+            want_correct=False,
+            ignore_index=-100,
+        )
+        return losses
+
+    def line(launch: Launch, step: Callable[[], Tensor], note: str) -> None:
+        if gradient is not None:
+            gradient.fill_(math.nan)
+        try:
+            error = checked(shape, logits, labels, weights, step(), gradient)
+            milliseconds = statistics.median(meter.milliseconds(step))
+        except (RuntimeError, AssertionError, OutOfResources) as wrong:
+            outcome = f"{type(wrong).__name__}: {str(wrong).splitlines()[0][:60]}"
+        else:
+            share = shape.n_bytes / (milliseconds / 1e3) / copied
+            outcome = f"{milliseconds:8.3f} {share:8.3f}  {error}"
         columns = f"{launch.block:>6} {launch.num_warps:>5} {launch.step:>6} {launch.stages:>6}"
         columns += f" {launch.registers or '-':>9}"
-        print(f"{shape.vocabulary:>7} {shape.form:<10} {columns} {outcome}{chosen}", flush=True)
+        print(f"{shape.vocabulary:>7} {shape.form:<10} {columns} {outcome}{note}", flush=True)
+
+    for place, launch in enumerate(shape.candidates(logits)):
+        with patch.object(gtw_cross_entropy, "row_launch", lambda *_, given=launch, **__: given):
+            line(launch, of_table, "  the table's" if place == 0 else "")
+        if place == 0 and gradient is not None and shape.takes_packed:
+            step = partial(packed_rows.packed_forward, logits, labels, weights, denominator, gradient)
+            line(packed_rows.LAUNCH, step, "  packed")
 
 
 def checked(
@@ -159,6 +180,7 @@ def checked(
     assert of_loss <= MOST_LOSS_ERROR, f"the loss is off by {of_loss:.1e}"
     if gradient is None:
         return f"{of_loss:.0e}"
+    assert bool(gradient.isfinite().all()), "the gradient is not finite, or not written"
     of_gradient = float((gradient[few].double() - wanted).abs().max() / wanted.abs().max())
     assert of_gradient <= MOST_GRADIENT_ERROR, f"the gradient is off by {of_gradient:.1e} of its largest"
     return f"{of_loss:.0e}, {of_gradient:.0e} of the largest"

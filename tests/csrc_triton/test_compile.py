@@ -90,6 +90,19 @@ def test_pipelines_of_rows_and_steps_compile_without_spills(tmp_path: Path, dtyp
         assert 2 * 32768 * 2 <= line["shared_bytes"] <= 227 * 1024
 
 
+@pytest.mark.parametrize("target", ["sm_90", pytest.param("sm_80", marks=pytest.mark.full)])
+def test_packed_rows_leave_room_for_a_second_program(tmp_path: Path, target: str) -> None:
+    """Another kernel that `benchmarks.launches` times: one row computes while another is on its way."""
+    lines = compiled("packed_compile", tmp_path, f"--target={target}")
+    assert [line["edges"] for line in lines] == [False, True]
+    for line in lines:
+        assert line["spill_bytes"] == 0, line
+        assert line["wide_loads"], line
+        assert line["wide_stores"], line
+        # Twice 16 warps of 64 registers are the 65536 of a multiprocessor.
+        assert line["registers"] <= 64
+
+
 def test_rows_of_16_bits_start_all_loads_before_they_compute(tmp_path: Path) -> None:
     """And compute little: with one program to a multiprocessor each instruction delays the row's gradient."""
     arguments = ("--target=sm_90", "--dtype=bf16", "--options=counted")
