@@ -23,7 +23,8 @@ BLOCK = 1 << 20
 # In nanoseconds.
 SECOND = 10**9
 # What every command of an estimate writes into its folder, beside the folders of runs.
-WRITTEN = ("plan.json", "scores.csv", "items.json", "weights.json", "finals.json", "state.json")
+OF_A_SEED = ("scores.csv", "items.json", "weights.json")
+WRITTEN = ("data/index.json", "plan.json", *OF_A_SEED, "finals.json", "state.json")
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
     Raises:
         OSError: a file cannot be read, or the disk cannot take one.
         ValueError: a file does not hold records; the message has the file and the record. Or it lies where
-            the output folder has a file of its own, or a probe would train on no more of its task than the
-            mini run does.
+            the output folder has a file of its own, that folder has files of another origin, or a probe would
+            train on no more of its task than the mini run does.
     """
-    known = project.out / "data" / "index.json"
-    written = [project.out / name for name in WRITTEN]
-    check_outputs([("output", path) for path in (known, *written)], data_files(project))
-    index = _Index(known)
+    written = [*WRITTEN, *(f"seed-{seed}/{name}" for seed in project.seeds for name in OF_A_SEED)]
+    check_outputs([("output", project.out / name) for name in written], data_files(project))
+    _check_own(project.out, written)
+    index = _Index(project.out / "data" / "index.json")
     full, validation, test = {}, {}, {}
     for name, task in project.tasks.items():
         found = [index.look_at(_absolute(project, file), records=True) for file in task.files]
@@ -122,6 +123,19 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
                 path = _write_subset(project, seed, full[name], ratio)
                 subsets[share][seed, name] = _part(name, share, [index.look_at(path, records=True)])
     return Data(full, subsets.pop(MINI), validation, subsets, test)
+
+
+def _check_own(out: Path, names: Iterable[str]) -> None:
+    """Passes where the folder is one of an estimate, by its index or its plan, or has none of the files."""
+    for name, keys in (("data/index.json", {"files"}), ("plan.json", {"runs", "totals"})):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if json.loads((out / name).read_text(encoding="utf-8")).keys() >= {"schema_version", *keys}:
+                return
+    if there := [name for name in names if (out / name).exists()]:
+        raise ValueError(
+            f"output: expected a new folder, or one of an estimate with its plan.json, got {out} with a "
+            f"{there[0]} of another origin; move that away, or name another folder"
+        )
 
 
 def data_files(project: Project) -> list[Path]:

@@ -11,6 +11,7 @@ import pytest
 from cotbal.project.config import load_project
 from cotbal.project.data import prepare, write_mixture
 from cotbal.project.subsets import largest_chosen
+from tests.cli.commands import call
 from tests.project.toy import SIZES, write
 
 
@@ -96,6 +97,26 @@ def test_changed_data_make_another_subset_and_leave_the_old_one(project):
     assert after.sha256 != before.sha256
     assert after.files != before.files
     assert all(os.path.exists(file) for part in (before, after) for file in part.files)
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "plan.json", "data/index.json", "seed-7/weights.json"])
+def test_a_file_of_another_origin_is_not_written_over(tmp_path, name):
+    path = write(tmp_path, output=".", seeds=[3, 7])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=rf"output: expected a new folder.* got .* with a {name} of another"):
+        prepare(load_project(path))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("gone", ["", "plan.json", "data/index.json"])
+def test_a_folder_of_an_estimate_takes_its_files_again(tmp_path, gone):
+    path = write(tmp_path, output=".")
+    assert call("plan", path).exit_code == 0
+    (tmp_path / "scores.csv").write_text("run,a,b,c\n")
+    (tmp_path / gone).unlink() if gone else None
+    prepare(load_project(path))
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl"])

@@ -97,8 +97,9 @@ def test_weights_of_an_earlier_start_are_called_old_under_every_seed(tmp_path):
     (tmp_path / "ew" / "model.json").write_text("{}")
     evaluate = {"command": "echo '{{\"score\": 0}}' > {scores}; test -d {model}"}
     path = write(tmp_path, seeds=[0, 3], mode="no-probes", equal_model="ew", evaluate=evaluate)
+    assert call("plan", path).exit_code == 0
     old = tmp_path / "out" / "seed-3" / "weights.json"
-    old.parent.mkdir(parents=True)
+    old.parent.mkdir()
     old.write_text("{}")
     result = CliRunner().invoke(app, ["run", str(path)])
     assert result.exit_code == 1
