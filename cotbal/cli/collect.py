@@ -25,7 +25,8 @@ def collect(
     ],
     out: Annotated[Path, typer.Option(help="Where the score table goes.")] = Path("scores.csv"),
     items: Annotated[
-        Path | None, typer.Option(help="Where per-item scores go; items.json beside the table by default.")
+        Path | None,
+        typer.Option(help="Where per-item scores go; beside a.csv its a.items.json by default."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -35,9 +36,9 @@ def collect(
     vlmevalkit, llava, visatb, csv. A metric whose direction the format does not tell needs better=higher,
     better=reciprocal or better=complement:BOUND. An unknown option is answered with those of its format.
 
-    The score of a task with several validation sets is their plain mean. Besides the table, items.json holds
-    the scores by item for `cotbal weights --items`, and scores.provenance.json the files read, with their
-    SHA-256, and the matching rules.
+    The score of a task with several validation sets is their plain mean. Besides the table, scores.items.json
+    holds the scores by item for `cotbal weights --items`, and scores.provenance.json the files read, with
+    their SHA-256, and the matching rules.
 
     Example: cotbal collect --run mini=eval/mini --run VQAv2=eval/VQAv2 --run Caption=eval/Caption
     --task "VQAv2: format=lmms-eval from=vqav2_val metric=exact_match"
@@ -47,7 +48,7 @@ def collect(
     from cotbal.collect import parse_source
     from cotbal.files import check_outputs
 
-    items = items or out.with_name("items.json")
+    items = items or out.with_name(f"{out.stem}.items.json")
     outputs = [("--out", out), ("--out", _provenance(out)), ("--items", items)]
     sources = [parse_source(text) for text in task]
     check_outputs(outputs, [source.options.get("truth") for source in sources])

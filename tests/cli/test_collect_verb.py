@@ -18,7 +18,7 @@ TASKS = [
     "ocr: format=visatb from=vqa-val-6_*.json metric=EM",
 ]
 FOLDERS = [text for run in RUNS for text in ("--run", f"{run}=eval/{run}")]
-WRITTEN = ("scores.csv", "items.json", "scores.provenance.json")
+WRITTEN = ("scores.csv", "scores.items.json", "scores.provenance.json")
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def test_the_table_and_its_items_become_weights_with_intervals(evaluated):
     assert (done.exit_code, done.stderr) == (0, "")
     assert "vqa: exact_match of vqav2_val_lite (10 items, higher is better)" in done.stdout
     assert "rule=strict" in done.stdout
-    assert "Wrote scores.csv, scores.provenance.json, items.json." in done.stdout
-    read = read_items(evaluated / "items.json")
+    assert "Wrote scores.csv, scores.provenance.json, scores.items.json." in done.stdout
+    read = read_items(evaluated / "scores.items.json")
     scores = Scores.from_csv(evaluated / "scores.csv", items=read.items)
     for place, run in enumerate(RUNS):
         row = [scores.mini, *scores.probes][place].tolist()
         assert row == [sum(each) / len(each) for each in read.items[run].values()]
     assert read.clusters == {"ocr": [n // 2 for n in range(12)]}
-    weighed = call("weights", "scores.csv", "--items", "items.json", "--rule", "difficulty")
+    weighed = call("weights", "scores.csv", "--items", "scores.items.json", "--rule", "difficulty")
     assert weighed.exit_code in (0, 2), weighed.stderr
     assert "bootstrap" in weighed.stdout or "standard errors" in weighed.stderr
 
@@ -62,11 +62,11 @@ def test_several_sets_of_a_task_stay_apart_up_to_the_intervals(tmp_path, monkeyp
     sets = [("box", "large"), ("box", "small"), ("other", "one")]
     texts = [f"{task}: format=csv from={name}.csv metric=hit better=higher" for task, name in sets]
     assert call("collect", *folders, *[t for text in texts for t in ("--task", text)]).exit_code == 0
-    read = read_items(tmp_path / "items.json")
+    read = read_items(tmp_path / "scores.items.json")
     assert read.strata == {"box": [0] * 300 + [1] * 10}
     assert set(read.items["mini"]["box"]) == {0.0, 1.0}
     error = (0.5 * 0.5 / 299 + 0.5 * 0.5 / 9) ** 0.5 / 2
-    weighed = call("weights", "scores.csv", "--items", "items.json", "--json")
+    weighed = call("weights", "scores.csv", "--items", "scores.items.json", "--json")
     assert weighed.exit_code == 0, weighed.stderr
     low, high = json.loads(weighed.stdout)["uncertainty"]["mini"][0]
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
@@ -77,9 +77,19 @@ def test_the_json_has_scores_files_and_rules(evaluated):
     assert done.exit_code == 0
     summary = json.loads(done.stdout)
     assert summary["runs"]["mini"]["vqa"] == pytest.approx(0.3)
-    assert summary["written"] == ["new/t.csv", "new/t.provenance.json", "new/items.json"]
+    assert summary["written"] == ["new/t.csv", "new/t.provenance.json", "new/t.items.json"]
     assert json.loads((evaluated / "new" / "t.provenance.json").read_text()) == summary["provenance"]
     assert summary["provenance"]["runs"]["ocr"] == "eval/ocr"
+
+
+def test_two_tables_in_one_folder_keep_their_items(evaluated):
+    assert call("collect", *FOLDERS, *TASKS, "--out", "a.csv").exit_code == 0
+    first = (evaluated / "a.items.json").read_bytes()
+    lmms_eval(evaluated / "eval" / "new", items("ocr"))
+    visatb(evaluated / "eval" / "new", items("mini", "ocr"))
+    assert call("collect", "--run", "mini=eval/new", *FOLDERS[2:], *TASKS, "--out", "b.csv").exit_code == 0
+    assert (evaluated / "a.items.json").read_bytes() == first
+    assert (evaluated / "b.items.json").read_bytes() != first
 
 
 def assert_refused(done, folder, message):
@@ -151,7 +161,7 @@ def test_a_metric_of_unknown_direction_is_refused(evaluated):
 def test_items_of_an_older_table_are_not_left_beside_a_table_without_any(evaluated):
     alone = ["--task", TASKS[1] + " items=no", "--task", TASKS[1].replace("vqa:", "ocr:") + " items=no"]
     done = CliRunner().invoke(app, ["collect", *FOLDERS, *alone])
-    assert_refused(done, evaluated, "items.json: no task has items, and these are of another table")
+    assert_refused(done, evaluated, "scores.items.json: no task has items, and these are of another table")
 
 
 def test_a_failing_write_leaves_all_files_as_they_were(evaluated, monkeypatch):
