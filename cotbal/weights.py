@@ -149,6 +149,12 @@ class TaskWeights(Mapping[str, float]):
     def _from_json(cls, content: object) -> TaskWeights:
         if not isinstance(content, dict):
             raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+        # A task may be called rule: its weight is no text.
+        if isinstance(content.get("rule"), str) and "weights" not in content:
+            raise ValueError(
+                f"expected {{task: weight}}, got the rule {content['rule']!r}, which makes its weights in "
+                "every step and has none in its file; give a file of weights"
+            )
         if "schema_version" not in content:
             if isinstance(content.get("weights"), dict):
                 raise ValueError(

@@ -147,6 +147,7 @@ def test_numbers_of_numpy_are_saved(tmp_path):
         ('{"weights": {"a": 1}}', r'schema_version: expected 1 .*, got none; write \{"schema_ver'),
         ('{"schema_version": 1}', "expected a key 'weights'"),
         ('{"schema_version": 1, "weights": {"a": 1}, "temprature": 1}', "unknown keys: temprature"),
+        ('{"schema_version": 1, "rule": "TLA", "options": {}, "tasks": ["a"]}', "got the rule 'TLA'"),
         ('{"schema_version": 1, "weights": {"a": 1}, "provenance": null}', "provenance"),
     ],
 )

@@ -48,7 +48,11 @@ def check(
     max_length: Annotated[int, typer.Option(min=1, help="LLaVA's model_max_length.")] = 2048,
     image_tokens: Annotated[int, typer.Option(min=1, help="Positions that a picture becomes.")] = 576,
     task: Annotated[
-        list[str] | None, typer.Option(help="A task that there is; any other is an error. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A task that there is; any other is an error. They name a list of weights in its order. "
+            "Repeatable."
+        ),
     ] = None,
     file_task: Annotated[
         list[str] | None,
@@ -58,7 +62,7 @@ def check(
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="weights.json: a task without a weight in it is an error.")
+        Path | None, typer.Option(help="weights.json, or a list: a task without a weight in it is an error.")
     ] = None,
     instruction: Annotated[
         list[str] | None,
@@ -133,7 +137,10 @@ def check(
     if weights is not None:
         from cotbal.weights import TaskWeights
 
-        known += TaskWeights.load(weights).weights
+        try:
+            known += [name for name in TaskWeights.load(weights, task) if name not in known]
+        except ValueError as error:
+            raise ValueError(f"{error}; --task names the tasks where the file does not") from error
     sources = find_sources(file or (), split or ())
     settings = Settings(
         tuple(known),

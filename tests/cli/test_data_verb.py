@@ -187,3 +187,33 @@ def test_page_and_mended_copies_are_written_where_the_outputs_reader_is_gone(tmp
     result = run(tmp_path / "train.json", "--records-only", "--html", out / "check.html", "--fix", out)
     assert result.exit_code == 1
     assert {"check.html", "train.json", "changes.jsonl"} <= {path.name for path in out.iterdir()}
+
+
+def weighted(folder, text, *options):
+    write(folder / "two.json", [record("a?", "b", task=task) for task in ("A", "B")])
+    (folder / "weights.json").write_text(text)
+    return run(folder / "two.json", "--records-only", "--weights", folder / "weights.json", *options)
+
+
+def test_a_list_of_weights_has_its_tasks_from_the_options(folder):
+    result = weighted(folder, "[1.0, 2.0]", "--task", "A", "--task", "B")
+    assert result.exit_code == 0, result.output
+    assert "error task: 1" in weighted(folder, "[1.0, 2.0]", "--task", "A", "--task", "C").output
+
+
+@pytest.mark.parametrize("options", [(), ("--task", "A")])
+def test_a_list_of_weights_without_a_task_for_each_names_the_option(folder, options):
+    result = weighted(folder, "[1.0, 2.0]", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "weights.json: tasks: expected the names of the list's 2 weights" in result.stderr
+    assert "--task" in result.stderr
+
+
+def test_the_file_of_a_rule_is_told_as_one(folder):
+    rule = {"schema_version": 1, "rule": "DWA", "options": {"window": 25}, "fixed": {}, "tasks": ["A", "B"]}
+    result = weighted(folder, json.dumps(rule))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert (
+        "expected {task: weight}, got the rule 'DWA', which makes its weights in every step" in result.stderr
+    )
+    assert "--task names" in result.stderr

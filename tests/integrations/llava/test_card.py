@@ -125,7 +125,7 @@ def test_a_rule_is_kept_with_its_options(tmp_path: Path) -> None:
         "fixed": {"chat": 1.0},
         "tasks": list(WEIGHTS),
     }
-    with pytest.raises(ValueError, match="unknown keys: options, tasks"):
+    with pytest.raises(ValueError, match="got the rule"):
         TaskWeights.load(path)
 
 
