@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionConfig, CLIPVisionModel, CohereConfig, CohereForCausalLM
 
 from cotbal.doctor import (
@@ -24,8 +25,10 @@ from cotbal.doctor.batches import check_batch
 from cotbal.doctor.compare import _on
 from cotbal.doctor.engine import compare_under_deepspeed
 from cotbal.doctor.measure import MIB, peak_mib
+from cotbal.doctor.runners import Plain
 from cotbal.integrations.huggingface import TaskCollator, levels
 from cotbal.integrations.huggingface.loss_position import LogitShape
+from tests.generators import of_gpus, seeds
 from tests.integrations.huggingface.level_cases import FROM_5, Size, build
 from tests.integrations.huggingface.routed import COEFFICIENT, routed
 
@@ -84,6 +87,24 @@ def test_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not seeds, "the generators of GPUs were seeded"
     compare(model, random_batch(model))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_generators_of_all_gpus_of_the_model_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model with a layer on cuda:1: cuda:0, on which it has nothing, is not seeded at all."""
+    generators, during = of_gpus(monkeypatch), []
+    before = [each.get_state() for each in generators]
+
+    class Seen(Plain):
+        def backward(self, loss: torch.Tensor) -> None:
+            during.append(seeds())
+            super().backward(loss)
+
+    model = load_model()
+    with FakeTensorMode():
+        model.register_buffer("elsewhere", torch.ones(1, device="cuda:1"))
+    compare(model, random_batch(model), runner=Seen(model))
+    assert during == [[7, 0, 9]] * len(during) != []
+    assert all(torch.equal(one.get_state(), state) for one, state in zip(generators, before, strict=True))
 
 
 def test_a_batch_with_nothing_to_train_on_is_refused() -> None:

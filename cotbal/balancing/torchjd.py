@@ -2,14 +2,14 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from cotbal._draws import own_draws
 from cotbal._float64 import float64_device
 from cotbal.balancing._json import from_json, to_json
 from cotbal.balancing.base import LEAST, Weighting
@@ -102,7 +102,8 @@ class TorchJDWeighting(Weighting):
     def observe(self, loss: Tensor, present: Tensor) -> None:
         """Takes u at these losses, and one step of the scalarizer's parameters."""
         values = loss.to(torch.float32)
-        with torch.enable_grad(), self._own_draws():
+        seed = random.Random(f"{self._seed} {self.step}").getrandbits(31)
+        with torch.enable_grad(), own_draws(seed, [self.device]):
             if hasattr(self.scalarizer, "update") and self.step > 0:
                 self.scalarizer.update(values)
             leaf = values.detach().requires_grad_()
@@ -168,17 +169,6 @@ class TorchJDWeighting(Weighting):
             parameter.grad = gradient
         self._optimizer.step()
         self._optimizer.zero_grad()
-
-    @contextmanager
-    def _own_draws(self) -> Iterator[None]:
-        """Draws inside depend on the seed and the step alone, and leave the generators as they were."""
-        seed = random.Random(f"{self._seed} {self.step}").getrandbits(31)
-        on_cuda = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if on_cuda else []):
-            torch.default_generator.manual_seed(seed)
-            if on_cuda:
-                torch.cuda.manual_seed(seed)
-            yield
 
 
 def _content(value: Any) -> Any:

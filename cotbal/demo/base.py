@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from cotbal._draws import own_draws
 from cotbal.balancing import StaticWeights
 from cotbal.demo.batches import IGNORE, encode_record, epoch_batches, to_pixels
 from cotbal.demo.model import build_model
@@ -60,8 +61,7 @@ def train_vision(
 ) -> None:
     """The vision tower learns to tell digit, colour and box of each patch by heads that are thrown away."""
     tower = model.model.vision_tower
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_draws(seed):
         heads = torch.nn.Linear(profile.vision_hidden, sum(_HEADS)).to(model.device)
     module = torch.nn.ModuleList([tower, heads]).train()
     optimizer, schedule = make_optimizer(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from cotbal._draws import own_draws
 from cotbal.demo.batches import PATCH
 from cotbal.demo.profiles import Profile
 from cotbal.demo.tokenizer import END_ID, IMAGE_ID, PAD_ID, VOCABULARY
@@ -50,9 +50,8 @@ def build_model(profile: Profile, seed: int) -> LlavaForConditionalGeneration:
         vision_feature_layer=-1,
         initializer_range=_INITIALIZER_RANGE,
     )
-    # The libraries draw from the global generator; fork_rng puts the caller's state back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # The libraries draw from the global generator.
+    with own_draws(seed):
         return LlavaForConditionalGeneration(config)
 
 

@@ -1,12 +1,13 @@
 """One batch through a model with its own loss and with ours: loss, gradients, time and peak memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cotbal._draws import devices_of, own_draws
 from cotbal._float64 import as_float64, widest_float
 from cotbal.doctor.batches import check_batch
 from cotbal.doctor.float32_head import heads_of, in_float32
@@ -122,13 +123,17 @@ def compare(
     # The model rounds its logits to 16 bits, which costs a gradient percents; ours at that level does not.
     rounded = installed.level == "linear" and any(head.weight.dtype.itemsize == 2 for head in heads)
     router = router_coefficient(inner_model(model))
-    check = _Check(runner, inputs, step_loss, heads if rounded else (), router.value if router else 0.0)
+    check = _Check(
+        runner,
+        inputs,
+        step_loss,
+        devices_of(model),
+        heads if rounded else (),
+        router.value if router else 0.0,
+    )
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            own = check.pair(
-                "the model's own loss", lambda: runner(**inputs).loss, "ours, all weights 1", _ONES
-            )
-            by_hand = check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
+        own = check.pair("the model's own loss", lambda: runner(**inputs).loss, "ours, all weights 1", _ONES)
+        by_hand = check.pair("weighted by hand", check.by_hand(), "ours, weighted", _WEIGHTS)
     finally:
         installed.restore()
     tolerance = max(TOLERANCE[dtype] for dtype in _dtypes(model))
@@ -154,6 +159,7 @@ class _Check:
     runner: Runner
     inputs: dict[str, Any]
     step_loss: StepLoss
+    devices: Set[torch.device]
     rounding_heads: tuple[nn.Linear, ...] = ()
     coefficient: float = 0.0
 
@@ -218,10 +224,10 @@ class _Check:
         device = self.inputs["labels"].device
 
         def step() -> float:
-            torch.manual_seed(0)
             self.runner.clear()
-            loss = loss_of()
-            self.runner.backward(loss)
+            with own_draws(0, self.devices):
+                loss = loss_of()
+                self.runner.backward(loss)
             return float(loss.detach())
 
         loss, gradients = step(), self.runner.gradients()

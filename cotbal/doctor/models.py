@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotbal._draws import own_draws
 from cotbal.doctor.batches import special_ids
 from cotbal.files import json_object, write_bytes_atomically
 
@@ -158,9 +159,7 @@ def _class(config: Any) -> Any:
 
 
 def _random(config: Any) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: it would seed the GPUs' generators, which nothing here puts back.
-        torch.default_generator.manual_seed(0)
+    with own_draws(0):
         return _class(config)(config)
 
 

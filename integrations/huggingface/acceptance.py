@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cotbal._draws import own_draws
 from cotbal.integrations.huggingface.loss_position import LogitShape, LossPosition, NoLossFunctionError
 from cotbal.integrations.huggingface.routers import router_coefficient
 from cotbal.step_loss import StepLoss
@@ -54,8 +55,7 @@ def accepted_shape(model: Any) -> LogitShape:
 
 
 def _accepted(model: Any) -> LogitShape:
-    # Dropout between body and head would draw, and draw differently in each pass.
-    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.enable_grad():
+    with torch.autocast("cpu", enabled=False), torch.enable_grad():
         batch = _Batch.random(model)
         expected = batch.run(model)
         smallest = float("inf")
@@ -110,8 +110,6 @@ class _Batch:
 
     def run(self, model: Any, shape: LogitShape | None = None) -> list[Tensor]:
         """The loss and its gradients for the hidden states and the head; with a shape at the linear level."""
-        # Not torch.manual_seed: it would seed the GPUs' generators, which nothing here puts back.
-        torch.default_generator.manual_seed(0)
         twin, step_loss = self._twin(model), StepLoss(2)
         # On the batch's device in its dtype, whatever torch takes by default.
         weights, denominator = self.hidden.new_tensor([0.25, 4.0]), self.hidden.new_tensor(10.0)
@@ -122,7 +120,8 @@ class _Batch:
         # What the routers of a stand-in body would add is no part of the question.
         options = {} if router_coefficient(model) is None else {"output_router_logits": False}
         try:
-            with step_loss.micro_batch(self.task_ids):
+            # Dropout between body and head draws alike in each pass.
+            with own_draws(0), step_loss.micro_batch(self.task_ids):
                 outputs = twin.forward(
                     input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=self.labels, **options
                 )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cotbal._draws import devices_of, own_draws
 from cotbal.integrations.huggingface.collator import TASK_IDS, VALID_COUNT
 from cotbal.integrations.huggingface.packing import IGNORE_INDEX, is_packed
 
@@ -32,7 +33,7 @@ class Segments:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.name = type(model).__name__
+        self.name, self._model = type(model).__name__, model
         parameters = signature(model.forward).parameters
         takes_more = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
         self._takes_use_cache = takes_more or "use_cache" in parameters
@@ -72,7 +73,7 @@ class Segments:
     def _ask(self, forward: Callable[..., Any], *probes: dict[str, Any]) -> bool:
         """Whether positions are to be given in four rows."""
         try:
-            if _are_apart(forward, *probes):
+            if self._are_apart(forward, *probes):
                 return False
         except Exception as error:  # a model's own code may fail with anything
             _logger.warning(
@@ -82,7 +83,7 @@ class Segments:
                 error,
             )
             return False
-        if _are_apart_in_four_rows(forward, *probes):
+        if self._are_apart_in_four_rows(forward, *probes):
             return True
         raise ValueError(
             f"position_ids: expected {self.name} to keep the segments of a packed row apart, got a second "
@@ -91,33 +92,31 @@ class Segments:
             'attn_implementation="flash_attention_2"; under prefix tuning no class keeps them apart'
         )
 
+    def _are_apart(self, forward: Callable[..., Any], first: dict[str, Any], other: dict[str, Any]) -> bool:
+        """Whether two batches that differ in their first segment alone have the same logits in the second."""
+        logits = []
+        for probe in (first, other):
+            # Of a sharded model some parameters may be elsewhere than it computes.
+            given = {each.device for each in probe.values() if isinstance(each, Tensor)}
+            # The same dropout in both.
+            with own_draws(0, devices_of(self._model) | given), torch.no_grad(), _uncompiled():
+                outputs = forward(**probe)
+            own = (outputs[0] if isinstance(outputs, tuple) else outputs["logits"])[0, -_LENGTH:]
+            logits.append(own.full_tensor() if hasattr(own, "full_tensor") else own)
+        one, two = logits
+        rounding = _ROUNDING * torch.finfo(one.dtype).eps * one.abs().max()
+        return bool((one - two).abs().max() <= rounding)
 
-def _are_apart(forward: Callable[..., Any], first: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two batches that differ in their first segment alone have the same logits in the second."""
-    logits = []
-    for probe in (first, other):
-        devices = {each.device for each in probe.values() if isinstance(each, Tensor) and each.is_cuda}
-        # The same dropout in both.
-        with torch.random.fork_rng(list(devices)), torch.no_grad(), _uncompiled():
-            torch.manual_seed(0)
-            outputs = forward(**probe)
-        own = (outputs[0] if isinstance(outputs, tuple) else outputs["logits"])[0, -_LENGTH:]
-        logits.append(own.full_tensor() if hasattr(own, "full_tensor") else own)
-    one, two = logits
-    rounding = _ROUNDING * torch.finfo(one.dtype).eps * one.abs().max()
-    return bool((one - two).abs().max() <= rounding)
-
-
-def _are_apart_in_four_rows(forward: Callable[..., Any], *probes: dict[str, Any]) -> bool:
-    """The same with positions as Qwen-VL has them: the text's, which tell the segments, and three more."""
-    positions = probes[0].get("position_ids")
-    if positions is None or positions.ndim == 3:
-        return False
-    first, other = ({**probe, "position_ids": _four_rows(positions)} for probe in probes)
-    try:
-        return _are_apart(forward, first, other)
-    except Exception:  # most classes have no use for such positions
-        return False
+    def _are_apart_in_four_rows(self, forward: Callable[..., Any], *probes: dict[str, Any]) -> bool:
+        """The same with positions as Qwen-VL has them: the text's, which tell segments, and three more."""
+        positions = probes[0].get("position_ids")
+        if positions is None or positions.ndim == 3:
+            return False
+        first, other = ({**probe, "position_ids": _four_rows(positions)} for probe in probes)
+        try:
+            return self._are_apart(forward, first, other)
+        except Exception:  # most classes have no use for such positions
+            return False
 
 
 def _probes(batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -14,6 +14,7 @@ from cotbal.balancing import DWA, TorchJDWeighting
 from cotbal.step_balance import StepBalance
 from cotbal.step_loss import StepLoss
 from tests.balancing.histories import NAMES
+from tests.generators import of_gpus, seeds
 
 LOSSES = 0.5 + 3 * torch.rand(9, 3, generator=torch.Generator().manual_seed(0))
 COUNTS = torch.tensor([2, 5, 1])
@@ -87,6 +88,36 @@ def test_what_random_draws_is_the_same_on_every_rank_and_leaves_the_generator_al
     assert torch.equal(torch.stack(first), torch.stack(second))
     assert len({tuple(weights.tolist()) for weights in first}) == len(LOSSES)
     assert not torch.equal(first[0], play(TorchJDWeighting(Random(), seed=5))[0])
+
+
+class Seen(Scalarizer):
+    """Draws nothing; keeps from which seeds the GPUs' generators would have drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.during: list[list[int]] = []
+
+    def forward(self, values: Tensor, /) -> Tensor:
+        self.during.append(seeds())
+        return values.sum()
+
+
+@pytest.mark.parametrize("index", [None, 1])
+def test_it_draws_on_its_own_gpu_whichever_is_the_current_one(
+    index: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generators = of_gpus(monkeypatch)
+    before = [each.get_state() for each in generators]
+    rule = TorchJDWeighting(Seen()).bind(TASKS)
+    # Where its state would be; what it computes stays here.
+    rule.device = torch.device("cuda" if index is None else f"cuda:{index}")
+    for loss in LOSSES[:2]:
+        rule.observe(loss, torch.ones(3, dtype=torch.bool))
+    first, second = rule.scalarizer.during
+    own = index or 0
+    assert [at for at, each in enumerate(first) if each != 7 + at] == [own]
+    assert [at for at, each in enumerate(second) if each != 7 + at] == [own]
+    assert all(torch.equal(one.get_state(), state) for one, state in zip(generators, before, strict=True))
 
 
 def test_the_scalarizer_given_stays_as_it_is_and_a_second_run_starts_from_it() -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import DataCollatorWithFlattening, LlamaConfig, LlamaForCausalLM
 
 import cotbal
 from cotbal.integrations.huggingface import TaskCollator
 from cotbal.integrations.huggingface.segments import Segments
+from tests.generators import of_gpus, seeds
 from tests.integrations.huggingface.level_cases import CASES, build
 from tests.integrations.huggingface.training import TASKS, OrderedTrainer, arguments, records
 
@@ -81,6 +83,26 @@ def test_the_model_and_the_random_state_stay_as_they_are() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_generators_of_all_gpus_of_a_model_are_seeded_and_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its layers are on cuda:1 and cuda:2, its batch is on neither; another rank's draws are on cuda:0."""
+    model = made("LlamaForCausalLM")
+    generators = of_gpus(monkeypatch)
+    with FakeTensorMode():
+        for device in ("cuda:1", "cuda:2"):
+            model.register_buffer(f"on_{device[-1]}", torch.ones(1, device=device))
+    before, during = [each.get_state() for each in generators], []
+
+    def forward(**given: Any) -> Any:
+        during.append(seeds())
+        return model(**given)
+
+    Segments(model).keep_apart(forward, packed(model)[1])
+    assert during == [[7, 0, 0]] * 2
+    assert all(torch.equal(one.get_state(), state) for one, state in zip(generators, before, strict=True))
 
 
 def test_it_is_asked_once_for_each_layout_and_not_of_rows_that_are_not_packed() -> None:
