@@ -236,6 +236,12 @@ def check_accumulation(weight: Tensor, reduction: str, impl: str) -> None:
         )
     if not weight.is_leaf:
         raise ValueError("accumulate_weight_grad=True: expected a parameter as weight, got a computed tensor")
+    if weight._backward_hooks:
+        raise ValueError(
+            "accumulate_weight_grad=True: expected a weight without hooks of register_hook, which would be "
+            f"given no gradient, got {len(weight._backward_hooks)}; use register_post_accumulate_grad_hook, "
+            "or leave it out"
+        )
     if reduction == "none" or impl == "reference":
         raise ValueError(
             'accumulate_weight_grad=True: not with reduction="none" or impl="reference"; leave it out there'

@@ -19,6 +19,7 @@ from cotbal.ops import (
 )
 from csrc_triton.checks import require
 from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
+from csrc_triton.task_stats import weighted_losses
 
 _FEATURES = ("hidden", "weight", "bias")
 _N_FEATURES, _N_ROWS = len(_FEATURES), len(RowArguments._fields)
@@ -182,7 +183,8 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.gradients = hidden_gradient, None, bias_gradient
-        ctx.added = gradient_of, weight_grad, weight_grad[0].any()
+        label = _label_of_most(arguments, weight, outputs.losses)
+        ctx.added = gradient_of, weight_grad, label, weight_grad.index_select(0, label).any()
         save_rows(ctx, 1 + _TASK_WEIGHTS, arguments, outputs)
         return tuple(outputs)
 
@@ -207,7 +209,16 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         return tuple(gradients)
 
 
-def _refuse_lost(gradient_of: Callable[[], Tensor | None], added_to: Tensor, had_values: Tensor) -> None:
+def _label_of_most(arguments: RowArguments, weight: Tensor, losses: Tensor) -> Tensor:
+    """The label whose row of dW can least be 0: that of the largest w_r c_r, (1,); (0,) where no row is."""
+    rows = arguments.rows(weight.shape[0], losses)
+    row = weighted_losses(losses, rows.weights).topk(min(1, losses.numel())).indices
+    return (rows.labels * rows.valid).index_select(0, row)
+
+
+def _refuse_lost(
+    gradient_of: Callable[[], Tensor | None], added_to: Tensor, label: Tensor, had_values: Tensor
+) -> None:
     """Raises where `weight.grad` no longer has the dW of the forward pass: the head would not be trained."""
     expected = (
         "accumulate_weight_grad=True: expected weight.grad to keep the dW that the loss has added until its "
@@ -216,5 +227,6 @@ def _refuse_lost(gradient_of: Callable[[], Tensor | None], added_to: Tensor, had
     gradient = gradient_of()
     if gradient is None or gradient.data_ptr() != added_to.data_ptr():
         raise RuntimeError(f"{expected}, got {'None' if gradient is None else 'another tensor'}")
-    # One row, all of which cannot come to 0 by itself: the whole would take a pass over the head.
-    require(added_to[0].any() | ~had_values, expected, added_to[0, 0])
+    # One row, which cannot come to 0 by itself: the whole would take a pass over the head.
+    row = added_to.index_select(0, label)
+    require(row.any() | ~had_values, expected, row.abs().sum())

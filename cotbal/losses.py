@@ -191,8 +191,9 @@ def linear_gtw_cross_entropy(
         accumulate_weight_grad: where `weight.grad` exists, add dW to it in the forward pass, which saves a
             (V, D) buffer. One backward pass with an upstream gradient of 1 must follow: another raises, and
             where none does, as in a step that is skipped, dW stays in `weight.grad`. `zero_grad` comes before
-            the loss: in between it would lose dW, so that raises. Hooks of `weight` see no gradient. Not in a
-            checkpoint: it would be added twice, so it raises.
+            the loss: in between it would lose dW, so that raises. Of the hooks of `weight` those of
+            `register_post_accumulate_grad_hook` are called; those of `register_hook`, which would see no
+            gradient, raise. Not in a checkpoint: it would be added twice, so it raises.
 
     Returns:
         The loss, or the pair (loss, TaskStats), as `gtw_cross_entropy`.

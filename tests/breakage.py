@@ -27,6 +27,7 @@ TESTS = (
     "tests/csrc_triton/test_gtw_cross_entropy.py",
     "tests/test_inplace.py",
     "tests/test_backward_twice.py",
+    "tests/test_accumulated_weight.py",
     "tests/traps",
     "tests/laws",
     "tests/csrc_triton/test_linear_gtw_cross_entropy.py",

@@ -36,6 +36,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "weight.ndim != 2",
         ),
         "a computed weight is let through to accumulation": ("if not weight.is_leaf:", "if False:"),
+        "a hook of a weight that accumulates is given None": ("if weight._backward_hooks:", "if False:"),
         "a checkpoint accumulates twice": ("if torch._C._current_graph_task_id() >= 0:", "if False:"),
         "a smoothing above 1 is let through": (
             'lambda value: 0 <= value <= 1, "in 0..1"',
@@ -103,6 +104,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "an accumulated gradient is handed out twice": (
             "gradients[1 : 1 + _N_FEATURES], ctx.gradients, ctx.added = ctx.gradients, None, None",
             "gradients[1 : 1 + _N_FEATURES] = ctx.gradients",
+        ),
+        "a lost gradient is looked for in the first class alone": (
+            "(rows.labels * rows.valid).index_select(0, row)",
+            "0 * (rows.labels * rows.valid).index_select(0, row)",
         ),
         "an accumulated gradient is lost where it is made 0": ("| ~had_values", "| True"),
     },

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -164,57 +163,6 @@ def test_a_second_derivative_is_refused(level: str, impl: str) -> None:
     loss, leaves = problem(level, impl, torch.float32)()
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(loss, leaves, create_graph=True)
-
-
-@fast_impl
-def test_an_accumulated_weight_gradient_has_one_backward(impl: str) -> None:
-    """It was added to weight.grad in the forward pass; a second backward has nothing to add."""
-    leaves = problem("linear", impl, torch.float32)()[1]
-    leaves[1].grad = torch.zeros_like(leaves[1])
-    loss = cotbal.linear_gtw_cross_entropy(
-        *leaves[:2], LABELS, IDS, leaves[2], impl=impl, accumulate_weight_grad=True
-    )
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="accumulate_weight_grad"):
-        loss.backward()
-
-
-@fast_impl
-@pytest.mark.parametrize("set_to_none", [True, False])
-def test_a_weight_gradient_that_zero_grad_loses_raises(impl: str, set_to_none: bool) -> None:
-    """dW was in it already: the head would be trained on nothing, in silence, from the second step on."""
-    leaves = problem("linear", impl, torch.float32)()[1]
-    optimizer = torch.optim.SGD([leaves[1]], lr=0.1)
-
-    def loss_of() -> Any:
-        return cotbal.linear_gtw_cross_entropy(
-            *leaves[:2], LABELS, IDS, leaves[2], impl=impl, accumulate_weight_grad=True
-        )
-
-    loss = loss_of()
-    # There is none to be added to yet.
-    optimizer.zero_grad(set_to_none)
-    loss.backward()
-    first, second = loss_of(), loss_of()
-    second.backward()
-    first.backward()
-    loss = loss_of()
-    optimizer.zero_grad(set_to_none)
-    with pytest.raises((RuntimeError, ValueError), match="call zero_grad before the loss"):
-        loss.backward()
-
-
-def test_a_checkpoint_does_not_accumulate_twice() -> None:
-    """Its recomputation is a second forward pass, which would add dW to weight.grad once more."""
-    leaves = problem("linear", "torch", torch.float32)()[1]
-    leaves[1].grad = torch.zeros_like(leaves[1])
-
-    def loss_of(hidden: Tensor) -> Any:
-        return cotbal.linear_gtw_cross_entropy(hidden, leaves[1], LABELS, accumulate_weight_grad=True)
-
-    loss = checkpoint(loss_of, leaves[0], use_reentrant=False)
-    with pytest.raises(ValueError, match="not in a checkpoint"):
-        loss.backward()
 
 
 @fast_impl
