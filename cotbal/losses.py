@@ -239,8 +239,7 @@ def linear_gtw_cross_entropy(
     if accumulate_weight_grad:
         check_accumulation(parameter, reduction, impl)
     if impl == "reference":
-        logits = flat @ weight.t() if bias is None else flat @ weight.t() + bias
-        return finish(_reference.loss(logits, arguments), arguments, labels)
+        return finish(_reference.linear_loss(flat, weight, bias, arguments), arguments, labels)
     needs = needs_gradients(flat, weight, bias)
     budget = 0 if memory_budget == "min" else memory_budget
     inputs = (flat, weight, bias, *arguments, None, *needs, budget, valid_count)

@@ -276,6 +276,27 @@ def test_the_logits_are_left_alone(impl: str) -> None:
     assert torch.equal(logits, before)
 
 
+@every_impl
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "none"])
+def test_hidden_states_of_rows_that_are_not_read_reach_no_gradient(
+    impl: str, value: float, reduction: str
+) -> None:
+    """0 times NaN is NaN in the sum over the rows: of padding, of a token and of a task of weight 0."""
+    hidden, head, bias = (rows(*shape)[0] for shape in [(6, 8), (50, 8), (1, 50)])
+    options = {"token_weights": torch.tensor([1.0, 1, 0, 1, 1, 1]), "reduction": reduction, "impl": impl}
+    ids, weights = torch.tensor([0, 0, 0, 1, 0, 0]), torch.tensor([2.0, 0.0])
+    labels, results = torch.tensor([7, -100, 3, 9, 49, 0]), []
+    for fill in (0.0, value):
+        states = hidden.index_fill(0, torch.tensor([1, 2, 3]), fill)
+        leaves = [leaf.clone().requires_grad_() for leaf in (states, head, bias[0])]
+        loss = cotbal.linear_gtw_cross_entropy(*leaves[:2], labels, ids, weights, bias=leaves[2], **options)
+        results.append((loss, *torch.autograd.grad(loss.sum(), leaves)))
+    for expected, got in zip(*results, strict=True):
+        assert torch.equal(got, expected)
+        assert got.any()
+
+
 @fast_impl
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_autocast_takes_the_product_to_its_dtype(impl: str, dtype: torch.dtype) -> None:
