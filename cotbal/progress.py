@@ -8,19 +8,25 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from cotbal.runs.course import Course
-from cotbal.runs.plan import Plan
-from cotbal.runs.store import Record
+from cotbal.runs.plan import LateSpec, Plan
+from cotbal.runs.store import Record, RunSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
 Headline = Callable[[Record], str]
+Size = Callable[[RunSpec | LateSpec], str]
 # Without a terminal, a line about the whole at most so often (seconds) when no run starts or ends.
 QUIET_SECONDS = 30.0
 # Who does the runs, and how many of the runs in a queue the live view shows.
 CREW = "worker process(es)"
 QUEUED_SHOWN = 5
+
+
+def in_steps(spec: RunSpec | LateSpec) -> str:
+    """The size of a run whose work is steps."""
+    return f"{spec.steps} steps"
 
 
 class PlainProgress:
@@ -30,7 +36,7 @@ class PlainProgress:
         stream: takes the lines.
         headline: says the most important of a finished run in a few words.
         clock: seconds of a steady clock.
-        unit: what a run's work is counted in.
+        size: says how large a run is.
         crew: what does the runs, with its plural's ending in brackets.
     """
 
@@ -39,10 +45,10 @@ class PlainProgress:
         stream: IO[str],
         headline: Headline,
         clock: Callable[[], float] = time.monotonic,
-        unit: str = "steps",
+        size: Size = in_steps,
         crew: str = CREW,
     ) -> None:
-        self._stream, self._headline, self._clock, self._unit = stream, headline, clock, unit
+        self._stream, self._headline, self._clock, self._size = stream, headline, clock, size
         self._crew = crew
         self._course = Course(clock)
         self._last = clock()
@@ -67,7 +73,7 @@ class PlainProgress:
     def started(self, name: str) -> None:
         """Says that a run starts."""
         self._course.start(name)
-        self._say(f"start   {name} ({self._course.plan[name].steps} {self._unit})")
+        self._say(f"start   {name} ({self._size(self._course.plan[name])})")
 
     def advanced(self, name: str, steps: int) -> None:
         """Counts the steps."""
@@ -236,9 +242,9 @@ def opening(plan: Plan, finished: Mapping[str, Record], workers: int, crew: str 
 
 
 def progress_on(
-    console: Console, headline: Headline, unit: str = "steps", crew: str = CREW
+    console: Console, headline: Headline, size: Size = in_steps, crew: str = CREW
 ) -> LiveProgress | PlainProgress:
     """The live view where the console is a terminal, plain lines elsewhere."""
     if console.is_terminal:
         return LiveProgress(console, headline, crew)
-    return PlainProgress(console.file, headline, unit=unit, crew=crew)
+    return PlainProgress(console.file, headline, size=size, crew=crew)

@@ -20,9 +20,9 @@ def watched(project: Project) -> Iterator[Callable[[], AbstractContextManager[Li
     from rich.console import Console
 
     from cotbal.progress import progress_on
-    from cotbal.project.work import headline
+    from cotbal.project.work import headline, size
 
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     crew = {"local": "worker process(es)", "slurm": "Slurm job(s)"}[project.resources.executor]
     with stoppable(notes):
-        yield lambda: progress_on(notes, headline, "samples", crew)
+        yield lambda: progress_on(notes, headline, size, crew)

@@ -9,9 +9,9 @@ from cotbal.project.config import Project
 from cotbal.project.slurm.driver import work_on_slurm
 from cotbal.project.slurm.tickets import refuse_beside_jobs
 from cotbal.runs.execution import Execution
-from cotbal.runs.plan import Plan
+from cotbal.runs.plan import LateSpec, Plan
 from cotbal.runs.pool import Crew, Listener, work_on
-from cotbal.runs.store import Record, Store
+from cotbal.runs.store import Record, RunSpec, Store
 
 # The final models that were asked for, and their scores.
 FINALS_FILE = "finals.json"
@@ -42,6 +42,15 @@ def work(project: Project, plan: Plan, store: Store, listener: Listener) -> Exec
     environments = resources.environments(os.environ.get("CUDA_VISIBLE_DEVICES"))
     number = "resources.gpus" if resources.gpus else "resources.slots"
     return work_on(plan, store, noted, Crew(environments, resources.retries, keep_going=True, number=number))
+
+
+def size(spec: RunSpec | LateSpec) -> str:
+    """The samples of a training, as `cotbal plan` has them, or the items of an evaluation."""
+    assert isinstance(spec, RunSpec)
+    if "samples" in spec.context:
+        return f"{spec.context['samples']} samples"
+    items = spec.context["items"]
+    return "items that no file counts" if items is None else f"{items} items"
 
 
 def headline(record: Record) -> str:

@@ -1,6 +1,7 @@
 """What `cotbal run` prints of an outcome."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -46,6 +47,22 @@ def test_that_one_cluster_of_items_allows_no_intervals_is_told_once(tmp_path, mo
     assert shown.output.count(f"There are no intervals, as {reason}.") == (clusters == (7, 7))
     found = json.loads(call("run", path, "--json").stdout)
     assert found["no_intervals"] == (reason if clusters == (7, 7) else None)
+
+
+def test_samples_are_counted_as_in_the_plan_from_start_to_end(tmp_path):
+    """Whatever the epochs; an evaluation has items."""
+    path = write(tmp_path)
+    content = json.loads(path.read_text())
+    content["train"]["epochs"] = 3
+    path.write_text(json.dumps(content))
+    told = call("run", path).stderr
+    counted = [
+        line.rpartition("(")[2].split(")")[0] for line in told.splitlines() if line.startswith("start")
+    ]
+    counted += [line.split(", ")[1].split(";")[0] for line in told.splitlines() if line.startswith("done")]
+    samples = Counter(text for text in counted if text.endswith("samples"))
+    assert samples == {f"{size} samples": 2 for size in (25, 81, 109, 60)}
+    assert counted.count("20 items") == 12
 
 
 def test_a_bound_far_above_every_score_is_told_once(tmp_path, monkeypatch):
