@@ -5,12 +5,12 @@
 Each step runs in a process of its own: `plan` writes the mini subsets of all tasks, half of them JSON arrays
 and half JSONL; `again` finds them there; `report` makes the page from a table of 64 tasks with 200 items
 each. The peak is the resident set of the process, Python and its libraries included; `empty` is that of the
-command line alone. The folder `estimate-scale` is left behind to look at, without the records.
+command line alone.
 """
 
 import json
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from benchmarks.prepare_mix import head, report
@@ -18,24 +18,22 @@ from benchmarks.prepare_mix import head, report
 N_TASKS = 64
 N_ITEMS = 200
 TASKS = [f"task{number:02d}" for number in range(N_TASKS)]
-OUT = Path("estimate-scale")
 QUESTION = "<image>\nWhat is the colour of the thing in the picture that is called number {}?"
 
 
 def main() -> None:
     """Prints the rows of each number of records given, and that of the report."""
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir()
     head()
     report(0, "empty", Path.cwd(), "--version")
     for size in map(int, sys.argv[1:]):
-        folder = OUT / str(size)
-        write_project(size, folder)
-        for step in ("plan", "again"):
-            report(size, step, folder, "plan", "estimate.yaml")
-        shutil.rmtree(folder / "data")
-    write_table(OUT)
-    report(N_TASKS, "report", OUT, "report", "scores.csv", "--items", "items.json", "--out", "report")
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            write_project(size, Path(folder))
+            for step in ("plan", "again"):
+                report(size, step, Path(folder), "plan", "estimate.yaml")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        write_table(Path(folder))
+        scores = ("scores.csv", "--items", "items.json")
+        report(N_TASKS, "report", Path(folder), "report", *scores, "--out", "report")
 
 
 def write_project(size: int, folder: Path) -> None:
