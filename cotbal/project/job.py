@@ -17,7 +17,7 @@ from cotbal.estimate.items_json import ITEM_TOLERANCE
 from cotbal.files import distinct_keys, is_finite, write_json
 from cotbal.project.data import Part, check_model, check_unchanged, write_mixture
 from cotbal.project.functions import call, is_function
-from cotbal.project.template import fill
+from cotbal.project.template import fill, placeholders
 from cotbal.runs import processes
 from cotbal.runs.processes import CommandError
 from cotbal.runs.store import LOG_FILE, is_removed
@@ -88,7 +88,7 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
 
     Raises:
         CommandError: the model is gone, the data or a model that exists has changed since the plan or while
-            the command ran, the command failed, or wrote no score.
+            the command ran, the command failed, or wrote no score, or that of fewer items than records.
     """
     context = settings["context"]
     trained = next(iter(settings["needs"].items()), None)
@@ -107,7 +107,21 @@ def evaluate(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[
         write_json(output / MODEL_FILE, settings.get("made_from"))
     _run(fill(settings["command"], paths | {"port": _free_port()}), context, folder, report)
     _check_unchanged(settings)
-    return read_score(Path(paths["scores"]), context.get("metric")) | resumed
+    found = read_score(Path(paths["scores"]), context.get("metric"))
+    if "data" in placeholders(settings["command"]):
+        _check_all_scored(found["items"], context)
+    return found | resumed
+
+
+def _check_all_scored(items: list[float] | None, context: Mapping[str, Any]) -> None:
+    """Passes where there are no fewer items than records in the file, as of a trial or of one process."""
+    records = context.get("items")
+    if items is not None and records is not None and len(items) < records:
+        raise CommandError(
+            f"expected a score on each of the {records} records of {context['file']}, got one on {len(items)} "
+            "items in {scores}; score them all, and where several processes share them let one process write "
+            "the score of all, as each takes the place of another's"
+        )
 
 
 def _is_of_the_model(output: Path, settings: Mapping[str, Any]) -> bool:

@@ -187,12 +187,12 @@ def test_changed_file_and_other_items_are_told_at_once_and_old_weights_are_calle
     changed["evaluate"]["command"] += " {data}"
     path.write_text(json.dumps(changed))
     assert "Changed: command, '{data}' is new." in call("plan", path).stdout
-    script(tmp_path, **{"probe a on b": {"short": 9}})
+    script(tmp_path, **{"probe a on b": {"doubled": 9}})
     result = call("run", path)
     assert result.exit_code == 1
     assert "note    finished under other settings and done again: evaluate mini on a, " in result.stderr
     wrong = re.escape(str(tmp_path / "out" / "runs" / states(path)["evaluate probe a on b"]["key"]))
-    note = rf"note    evaluate \w+ ?\w? on b has \d items, .*no weights follow.*{wrong}"
+    note = rf"note    evaluate \w+ ?\w? on b has \d+ items, .*no weights follow.*{wrong}"
     assert re.search(note, result.stderr), result.stderr
     assert re.search(note, result.stderr).start() < result.stderr.index("100 %")
     assert f"{tmp_path / 'out' / 'weights.json'} is of an earlier start" in result.stderr

@@ -227,6 +227,43 @@ def test_training_on_data_that_has_changed_since_the_plan_is_refused(tmp_path):
     assert list((tmp_path / "outputs" / "key").iterdir()) == []
 
 
+def shard(*items):
+    """A process that looks at the questions and writes the score of its items."""
+    mean = f'{{{{"score": {sum(items) / len(items)}, "items": {list(items)}}}}}'
+    return f"cat {{data}}; echo '{mean}' > {{scores}}"
+
+
+@pytest.mark.parametrize(
+    ("command", "score"),
+    [
+        # Of two processes one takes the place of the other's score.
+        (f"({shard(1, 1)}) & wait; {shard(1, 0)}", None),
+        (shard(1, 1, 0), None),
+        (shard(1, 1, 1, 0), 0.75),
+        # Several questions to a record; a score alone; questions that the command has by itself.
+        (shard(1, 1, 1, 1, 0), 0.8),
+        ("cat {data}; echo '{{\"score\": 0.5}}' > {scores}", 0.5),
+        (shard(1, 0).partition("; ")[2], 0.5),
+    ],
+)
+def test_a_score_on_fewer_items_than_the_questions_is_refused(tmp_path, command, score):
+    folder, file = tmp_path / "runs" / "key", tmp_path / "val.jsonl"
+    folder.mkdir(parents=True)
+    (tmp_path / "outputs" / "model").mkdir(parents=True)
+    file.write_text('{"text": "why?"}\n' * 4)
+    context = {"out": str(tmp_path), "folder": str(tmp_path), "file": str(file), "model": "model"}
+    settings = {"command": command, "data": hashlib.sha256(file.read_bytes()).hexdigest(), "needs": {}}
+    settings["context"] = {**context, "python_path": None, "items": 4}
+    if score is not None:
+        assert job.evaluate(settings, folder, lambda done: None)["score"] == score
+        return
+    message = (
+        r"expected a score on each of the 4 records of .*val\.jsonl, got one on [23] items .* one process"
+    )
+    with pytest.raises(CommandError, match=message):
+        job.evaluate(settings, folder, lambda done: None)
+
+
 @pytest.mark.parametrize("when", ["before", "while it runs", "never"])
 def test_evaluation_on_data_that_changes_is_refused(tmp_path, when):
     folder, file = tmp_path / "runs" / "key", tmp_path / "val.csv"

@@ -117,12 +117,14 @@ def _score(run, model, task, scores, data=None):
     counts = {other: count * weights.get(other, 1.0) for other, count in model["counts"].items()}
     score = sum(count**0.5 * (1.0 if other == task else 0.2) for other, count in counts.items()) / 20
     # Another file has other questions.
-    score += 0.0 if data is None else len(Path(data).read_text().splitlines()) / 1000
-    items = [score - 0.01, score, score + 0.01]
-    if "short" in how:
-        Path(scores).write_text(json.dumps({"score": score, "items": items[::2], "clusters": [0, 1]}))
-        return
-    content = {"score": score} if "bare" in how else {"score": score, "items": items, "clusters": [0, 0, 1]}
+    count = 3 if data is None else len(Path(data).read_text().splitlines())
+    score += 0.0 if data is None else count / 1000
+    items = [score + 0.02 * place / (count - 1) - 0.01 for place in range(count)]
+    content = {"score": score, "items": items, "clusters": [0, *range(count - 1)]}
+    if "doubled" in how:
+        content |= {"items": items * 2, "clusters": [*range(2 * count)]}
+    if "bare" in how:
+        content = {"score": score}
     Path(scores).write_text(json.dumps(content))
 
 
