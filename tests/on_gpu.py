@@ -17,40 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TASKS, ROWS = 3, 48
-Check = tuple[str, Callable[[], None]]
+from tests.gpu_inputs import PLAIN, Check, every_option, inputs, normal
+from tests.on_gpu_rows import left_out, not_finite, views
+
+ROWS = 48
 # One block, rows that start inside a word, two passes.
 VOCABULARIES = (1000, 4096, 32000, 32003, 65536, 128256, 152064, 262144)
 TINY = (40,)
-PLAIN: dict[str, Any] = {}
-
-
-def inputs(device: str, *, rows: int, n_cols: int) -> dict[str, Tensor]:
-    """Labels from end to end of the vocabulary, a third of them ignored, and tasks; the same each time."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(n_cols, (rows,), generator=generator)
-    labels[1], labels[2], labels[::3] = 0, n_cols - 1, -100
-    return {
-        "labels": labels.to(device),
-        "task_ids": torch.randint(TASKS, (rows,), generator=generator).to(device),
-        "task_weights": torch.tensor([0.5, 0.0, 2.0], device=device),
-    }
-
-
-def every_option(device: str, n_cols: int, rows: int) -> dict[str, Any]:
-    generator = torch.Generator(device).manual_seed(2)
-    return {
-        "token_weights": torch.rand(rows, generator=generator, device=device),
-        "class_weights": torch.rand(n_cols, generator=generator, device=device),
-        "label_smoothing": 0.1,
-        "z_loss": 1e-3,
-        "softcap": 20.0,
-    }
-
-
-def normal(*shape: int, device: str, dtype: torch.dtype) -> Tensor:
-    generator = torch.Generator(device).manual_seed(1)
-    return torch.randn(shape, generator=generator, device=device).to(dtype)
 
 
 def accuracy(device: str, vocabularies: tuple[int, ...], rows: int) -> Iterator[Check]:
@@ -175,25 +148,32 @@ def both_levels(device: str, rows: int = 512, n_cols: int = 1003) -> Iterator[tu
     yield "linear", on_hidden
 
 
-def weightings() -> Iterator[tuple[str, Callable[[], None]]]:
+def weightings(device: str) -> Iterator[Check]:
     """Steps of every weighting that asks for no number in Python; none where torchjd is not installed."""
     if importlib.util.find_spec("torchjd") is None:
         print("skip  weightings: torchjd is not installed", flush=True)
         return
     from tests.balancing.rules import all_rules
-    from tests.balancing.test_base import WAITS, use
+    from tests.balancing.test_base import WAITS
 
-    for name in sorted(all_rules(4).keys() - WAITS):
-        rule = all_rules(4)[name]()
-        use(rule, "cuda")
-        counts, sums = torch.ones(4, device="cuda"), torch.ones(4, device="cuda")
-        yield name, partial(weighting_steps, rule, counts, sums)
+    for name, make in sorted(all_rules(4).items()):
+        if name not in WAITS:
+            yield f"weighting {name}, nothing waits", partial(weighting_waits_for_nothing, make, device)
 
 
-def weighting_steps(rule: Any, counts: Tensor, sums: Tensor) -> None:
-    for _ in range(5):
-        rule.weights(counts)
-        rule.update(sums, counts)
+def weighting_waits_for_nothing(make: Callable[[], Any], device: str) -> None:
+    from tests.balancing.test_base import use
+
+    rule = make()
+    use(rule, device)
+    counts, sums = torch.ones(4, device=device), torch.ones(4, device=device)
+
+    def steps() -> None:
+        for _ in range(5):
+            rule.weights(counts)
+            rule.update(sums, counts)
+
+    waits_for_nothing(steps)
 
 
 def same_bits(step: Callable[[], tuple[Tensor, ...]]) -> None:
@@ -225,20 +205,37 @@ def in_a_cuda_graph(step: Callable[[], tuple[Tensor, ...]]) -> None:
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
 
 
-def checks(device: str, *, tiny: bool) -> Iterator[Check]:
-    for group in (accuracy, statistics, pieces):
-        yield from group(device, TINY, 12) if tiny else group(device, VOCABULARIES, ROWS)
+def levels(device: str, *, tiny: bool) -> Iterator[Check]:
+    """Steps of both levels: what they give, on every GPU, and that the host waits for none."""
     for level, step in both_levels(device, 32 if tiny else 512):
         yield f"{level}, the same bits twice", partial(same_bits, step)
     if device == "cuda":
         for level, step in both_levels(device):
             yield f"{level}, nothing waits", partial(waits_for_nothing, step)
             yield f"{level}, in a CUDA graph", partial(in_a_cuda_graph, step)
-        for name, rule in weightings():
-            yield f"weighting {name}, nothing waits", partial(waits_for_nothing, rule)
         if torch.cuda.device_count() > 1:
             for level, step in both_levels("cuda:1"):
                 yield f"{level}, on the second GPU", partial(same_bits, step)
+
+
+def groups(device: str, *, tiny: bool) -> Iterator[tuple[str, Iterator[Check]]]:
+    for group in (accuracy, statistics, pieces, left_out, not_finite, views):
+        yield group.__name__, group(device, TINY, 12) if tiny else group(device, VOCABULARIES, ROWS)
+    yield "levels", levels(device, tiny=tiny)
+    if device == "cuda":
+        yield "weightings", weightings(device)
+
+
+def passes(name: str, check: Callable[[], None]) -> bool:
+    """Makes a check and prints its line."""
+    try:
+        check()
+    # Whatever goes wrong is a line, and the other checks are still made.
+    except Exception as error:
+        print(f"FAIL  {name}: {type(error).__name__}: {error}", flush=True)
+        return False
+    print(f"pass  {name}", flush=True)
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -254,17 +251,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     failed = 0
-    for name, check in checks(options.device, tiny=options.tiny):
-        if options.only not in name:
-            continue
+    for group, made in groups(options.device, tiny=options.tiny):
         try:
-            check()
-        # Whatever goes wrong is a line, and the other checks are still made.
+            for name, check in made:
+                failed += options.only in name and not passes(name, check)
+        # Of what the next check needs: whichever are asked for may be among those that are missing.
         except Exception as error:
             failed += 1
-            print(f"FAIL  {name}: {type(error).__name__}: {error}", flush=True)
-        else:
-            print(f"pass  {name}", flush=True)
+            print(f"FAIL  {group}, its other checks: {type(error).__name__}: {error}", flush=True)
     print(f"{failed} failed")
     return 1 if failed else 0
 

@@ -3,16 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
 
 import csrc_triton.gtw_cross_entropy as kernel
-from csrc_triton import vocab_parallel
-from tests import on_gpu
+from cotbal.balancing import StaticWeights
+from csrc_triton import compact, linear_gtw_cross_entropy, vocab_parallel
+from csrc_triton.compact import CUDA_ALIGNMENT
+from tests import gpu_inputs, on_gpu, on_gpu_rows
 
 HAS_GPU = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
 
@@ -31,8 +37,10 @@ def test_the_checks_pass_in_the_interpreter(capsys: pytest.CaptureFixture[str]) 
     assert on_gpu.main(["--device", "cpu", "--tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()
     # Three dtypes, with and without options, four ways; two dtypes of statistics and, with and without
-    # options, of pieces; and the same bits twice.
-    assert len([line for line in lines if line.startswith("pass")]) == 3 * 2 * 4 + 2 + 2 * 2 + 2
+    # options, of pieces, of rows left out in three ways, and all, and of what is not finite in four; three
+    # views, three ways; and the same bits twice.
+    many = 3 * 2 * 4 + 2 + 2 * 2 + 2 * 2 * 3 + 2 + 2 * 2 * 4 + 3 * 3 + 2
+    assert len([line for line in lines if line.startswith("pass")]) == many
 
 
 def test_a_wrong_kernel_fails_them(
@@ -74,6 +82,118 @@ def test_a_wrong_piece_fails_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocab_parallel, "piece_losses", wrong)
     which = "pieces, V = 40, torch.float32, no options"
     assert on_gpu.main(["--device", "cpu", "--tiny", "--only", which]) == 1
+
+
+def changed_after(monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]) -> None:
+    """The kernel, and then a change: of the logits, the labels, the weights and the gradient."""
+    right = kernel.gtw_cross_entropy_forward
+
+    def wrong(logits: Tensor, labels: Tensor, weights: Tensor, *others: Any, **options: Any) -> Any:
+        result = right(logits, labels, weights, *others, **options)
+        change(logits, labels, weights, options["gradient"])
+        return result
+
+    monkeypatch.setattr(kernel, "gtw_cross_entropy_forward", wrong)
+
+
+def unwritten(logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor) -> None:
+    gradient[weights == 0] = torch.nan
+
+
+def finite(logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor) -> None:
+    gradient.nan_to_num_()
+
+
+def beside(logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor) -> None:
+    if gradient.stride(0) > gradient.shape[1]:
+        gradient.as_strided(gradient.shape, gradient.stride(), gradient.storage_offset() + 1)[:, -1] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "which"),
+    [
+        (unwritten, "left out, logits, V = 40, torch.bfloat16, no options"),
+        (unwritten, "left out, logits, all rows"),
+        (unwritten, "not finite, apart from column 0, V = 40, torch.bfloat16, no options"),
+        (finite, "not finite, in place from column 0, V = 40, torch.bfloat16, no options"),
+        (beside, "not finite, in place from column 3, V = 40, torch.bfloat16, no options"),
+        (beside, "not finite, apart from column 0, V = 40, torch.bfloat16, no options"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_what_a_row_is_given_wrongly_fails_them(
+    change: Callable[..., None], which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--device", "cpu", "--tiny", "--only", which]
+    assert on_gpu.main(arguments) == 0
+    changed_after(monkeypatch, change)
+    assert on_gpu.main(arguments) == 1
+
+
+def test_rows_that_are_put_back_wrongly_fail_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(losses: Tensor, correct: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        return compact.put_rows(losses, correct, inverse.roll(1))
+
+    wrong = replace(compact.IN_TORCH, put=shifted)
+    monkeypatch.setattr(linear_gtw_cross_entropy, "IN_TORCH", wrong)
+    which = "left out, linear, V = 40, torch.bfloat16, no options"
+    assert on_gpu.main(["--device", "cpu", "--tiny", "--only", which]) == 1
+
+
+@pytest.mark.parametrize("n_cols", on_gpu.VOCABULARIES)
+def test_rows_are_really_left_out_on_a_gpu(n_cols: int) -> None:
+    """Padded to a multiple of 128 they are still fewer than all: else each keeps its place."""
+    n_rows = on_gpu_rows.MORE_ROWS * on_gpu.ROWS
+    count = int((on_gpu_rows.few("cpu", n_rows, n_cols)["labels"] >= 0).sum())
+    assert 0 < count <= CUDA_ALIGNMENT < n_rows / 2
+
+
+def test_a_view_that_is_taken_for_its_rows_fails_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = kernel.gtw_cross_entropy_forward
+
+    def wrong(logits: Tensor, *others: Any, **options: Any) -> Any:
+        return right(logits.as_strided(logits.shape, (logits.shape[1], 1)), *others, **options)
+
+    monkeypatch.setattr(kernel, "gtw_cross_entropy_forward", wrong)
+    for view in on_gpu_rows.VIEWS[:2]:
+        arguments = ["--device", "cpu", "--tiny", "--only", f"views, logits, {view.__name__}"]
+        assert on_gpu.main(arguments) == 1
+
+
+def test_a_weighting_that_cannot_be_made_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> Any:
+        raise ValueError("no such rule")
+
+    rules = {"a": broken, "b": StaticWeights, "torchjd GeometricMean": broken}
+    monkeypatch.setattr("tests.balancing.rules.all_rules", lambda n_tasks: rules)
+    monkeypatch.setattr(on_gpu, "waits_for_nothing", lambda step: step())
+    monkeypatch.setattr(on_gpu, "groups", lambda *_, **__: [("weightings", on_gpu.weightings("cpu"))])
+    assert on_gpu.main(["--device", "cpu"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "FAIL  weighting a, nothing waits: ValueError: no such rule",
+        "pass  weighting b, nothing waits",
+        "1 failed",
+    ]
+
+
+def test_checks_that_cannot_be_made_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def first() -> Iterator[gpu_inputs.Check]:
+        yield "one", lambda: None
+        raise RuntimeError("out of memory")
+
+    second: Iterator[gpu_inputs.Check] = iter([("two", lambda: None)])
+    monkeypatch.setattr(on_gpu, "groups", lambda *_, **__: [("first", first()), ("second", second)])
+    # Whatever was asked for: it may be among those that are missing.
+    assert on_gpu.main(["--device", "cpu", "--only", "two"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "FAIL  first, its other checks: RuntimeError: out of memory",
+        "pass  two",
+        "1 failed",
+    ]
 
 
 @pytest.mark.parametrize("n_cols", on_gpu.VOCABULARIES)
