@@ -1,5 +1,7 @@
 """The loss as `csrc_triton.reference` states it, from the operators' arguments; autograd does the rest."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ def loss(logits: Tensor, arguments: RowArguments) -> LossOutputs:
     """Returns the loss on logits (R, V) and its sums per task, which are detached."""
     rows = arguments.rows(logits.shape[1], logits)
     weights, read = _weights_and_read(rows, arguments)
+    above = _FromAbove()
+    logits, weights = above.given_back_to(logits), above.given_back_to(weights)
     class_weights = reference.class_weight_of(rows.labels, read, arguments.options, rows.dtype)
     divisor = (weights * class_weights).sum() if arguments.denominator is None else arguments.denominator
     adds_nothing = weights == 0
@@ -31,7 +35,7 @@ def loss(logits: Tensor, arguments: RowArguments) -> LossOutputs:
     is_spoilt = adds_nothing & ~losses.isfinite()
     logits = logits.where(~is_spoilt[:, None], logits.detach())
     losses = reference.row_losses(logits, rows.labels, read, arguments.options)
-    total = reference.reduce_losses(losses, weights, divisor, arguments.reduction)
+    total = above.taken_from(reference.reduce_losses(losses, weights, divisor, arguments.reduction))
     tokens = read.to(rows.dtype) if rows.token_weights is None else rows.token_weights
     correct = reference.top1_correct(logits.detach(), rows.labels, read, arguments.options.softcap)
     counted = (tokens * losses.detach(), tokens * class_weights, read.long(), correct.long())
@@ -50,3 +54,37 @@ def _weights_and_read(rows: Rows, arguments: RowArguments) -> tuple[Tensor, Tens
         reference.row_weights(rows.labels, None, None, *others) if arguments.reads_unweighted else weights
     )
     return weights, read_by != 0
+
+
+class _FromAbove:
+    """What comes from above and is not finite is applied last, so that 0 stays 0: 0 times NaN is none."""
+
+    def __init__(self) -> None:
+        self._factor = torch.ones(())
+
+    def taken_from(self, loss: Tensor) -> Tensor:
+        """The loss, 0-d or (R,), whose gradient is taken for 1 where it is not finite."""
+
+        def take(gradient: Tensor) -> Tensor:
+            self._factor = gradient.masked_fill(gradient.isfinite(), 1)
+            return gradient.masked_fill(~gradient.isfinite(), 1)
+
+        return _hooked(loss, take)
+
+    def given_back_to(self, values: Tensor) -> Tensor:
+        """The same values, (R, V) or (R,), whose gradient is multiplied by what was taken."""
+
+        def give_back(gradient: Tensor) -> Tensor:
+            factor = self._factor.to(gradient.dtype)
+            factor = factor[:, None] if factor.ndim == 1 < gradient.ndim else factor
+            return torch.where(gradient == 0, gradient, gradient * factor)
+
+        return _hooked(values, give_back)
+
+
+def _hooked(values: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same values; `hook` changes their gradient where there is one."""
+    if values.requires_grad:
+        values = values.view_as(values)
+        values.register_hook(lambda gradient: None if gradient is None else hook(gradient))
+    return values

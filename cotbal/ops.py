@@ -56,20 +56,16 @@ def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 def scale_op(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str) -> None:
     """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass.
 
-    With `labels` (R,), the rows of `ignore_index` have a gradient of 0, which need not be scaled.
+    What is 0 stays 0, whatever the factor. With `labels` (R,), the rows of `ignore_index` have a gradient of
+    0, which need not be scaled.
     """
     if impl == "triton":
         from csrc_triton import gtw_cross_entropy as kernel
 
         kernel.scale_rows_(gradient, factor, labels, ignore_index)
     # Reading the factor is free on a CPU and a synchronisation on a GPU.
-    elif factor.ndim or not (factor.is_cuda or factor.isfinite()):
-        factor = factor.expand(gradient.shape[0])
-        # At a row whose gradient is 0 the factor may be NaN.
-        factor = factor if labels is None else factor.masked_fill(labels == ignore_index, 0)
+    elif factor.ndim or factor.is_cuda or factor.item() != 1:
         torch_path.scale_rows_(gradient, factor)
-    elif factor.is_cuda or factor.item() != 1:
-        gradient.mul_(factor)
 
 
 @scale_op.register_fake
@@ -106,8 +102,7 @@ class HeldGradients:
         for place, each in enumerate(gradients):
             if each is not None:
                 matrix = each if each.ndim == 2 else each.unsqueeze(0)
-                labels = _labels_of_weight(arguments, matrix) if place == 0 else None
-                _scale(matrix, factor, labels, arguments)
+                _scale(matrix, factor, arguments.labels if place == 0 else None, arguments)
         return gradients
 
     def _refuse_changed(self, first: Tensor | None) -> None:
@@ -132,14 +127,6 @@ def _scale(gradient: Tensor, factor: Tensor, labels: Tensor | None, arguments: R
             "is_grads_batched=True, vectorize=True: not through this loss, whose gradient is scaled in "
             'place; take the gradients one by one, or impl="reference"'
         ) from error
-
-
-def _labels_of_weight(arguments: RowArguments, gradient: Tensor) -> Tensor:
-    """The labels; under "none" `ignore_index` at rows of weight 0 too, whose own factor may be NaN."""
-    if arguments.reduction != "none":
-        return arguments.labels
-    is_unweighted = arguments.rows(gradient.shape[1], gradient).weights == 0
-    return arguments.labels.masked_fill(is_unweighted, arguments.ignore_index)
 
 
 def _graph_is_kept() -> bool:
@@ -218,20 +205,25 @@ def task_weights_gradient(arguments: RowArguments, sums: Sums, upstream: Tensor)
     assert arguments.task_weights is not None
     if sums.losses is not None:
         rows = arguments.rows(0, sums.losses)
-        return per_task(upstream * rows.token_mass * sums.losses, rows, rows.valid)
+        return per_task(_scaled(rows.token_mass * sums.losses, upstream), rows, rows.valid)
     loss, _, loss_sum, mass_sum = sums
     assert loss is not None
     assert loss_sum is not None
     assert mass_sum is not None
     if arguments.reduction == "sum":
-        return upstream * loss_sum
+        return _scaled(loss_sum, upstream)
     if arguments.denominator is None:
         denominator = (arguments.task_weights * mass_sum).sum()
         # A loss that is infinite is none of a task that is absent.
         numerator = loss_sum - (loss * mass_sum).masked_fill(mass_sum == 0, 0)
     else:
         denominator, numerator = arguments.denominator, loss_sum
-    return torch.where(denominator > 0, upstream * numerator / denominator, torch.zeros_like(numerator))
+    return torch.where(denominator > 0, _scaled(numerator, upstream) / denominator, 0)
+
+
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """A gradient of 0 stays 0, whatever comes from above."""
+    return torch.where(gradient == 0, 0, upstream * gradient)
 
 
 def refuse_vmap(operator: Any) -> None:

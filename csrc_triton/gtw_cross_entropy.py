@@ -266,7 +266,10 @@ def _scale_rows_kernel(
 @triton.jit
 def _scale(pointers, is_col, factor):
     gradient = tl.load(pointers, mask=is_col, other=0.0)
-    tl.store(pointers, (gradient.to(tl.float32) * factor).to(gradient.dtype), mask=is_col)
+    scaled = gradient.to(tl.float32)
+    # A factor may be NaN or inf, which times 0 is no 0.
+    scaled = tl.where(scaled == 0.0, 0.0, scaled * factor)
+    tl.store(pointers, scaled.to(gradient.dtype), mask=is_col)
 
 
 def gtw_cross_entropy_forward(
@@ -369,7 +372,8 @@ def scale_rows_(
 ) -> None:
     """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); a factor of 1 costs no pass.
 
-    With `labels` (R,) int64 the rows of `ignore_index`, whose gradient is 0, cost none either.
+    What is 0 stays 0, whatever the factor. With `labels` (R,) int64 the rows of `ignore_index`, whose
+    gradient is 0, cost no pass either.
     """
     n_rows, n_cols = gradient.shape
     if not n_rows or not n_cols:

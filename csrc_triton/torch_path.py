@@ -243,10 +243,18 @@ def run_blocks(
 
 
 def scale_rows_(gradient: Tensor, factor: Tensor) -> None:
-    """Multiplies `gradient` (R, V) in place by `factor` (R,), in whose dtype only a block is held at once."""
+    """Multiplies `gradient` (R, V) in place by `factor`, 0-d or (R,); what is 0 stays 0, whatever the factor.
+
+    Only a block of rows is held at once in the dtype of `factor`.
+    """
     n_rows = _block_rows(gradient.shape[1])
-    for rows, factors in zip(gradient.split(n_rows), factor.split(n_rows), strict=True):
+    # Reading the factor is free on a CPU and a synchronisation on a GPU.
+    keeps_zeros = factor.is_cuda or not bool(factor.isfinite().all())
+    for rows, factors in zip(gradient.split(n_rows), factor.expand(len(gradient)).split(n_rows), strict=True):
+        zeros = rows == 0 if keeps_zeros else None
         rows.mul_(factors[:, None])
+        if zeros is not None:
+            rows.masked_fill_(zeros, 0)
 
 
 def row_blocks(read: Tensor, n_cols: int) -> Iterator[RowBlock]:

@@ -164,6 +164,10 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "    _clear_unweighted_(exps, scale)\n",
             "",
         ),
+        "a gradient of 0 takes a NaN from above (torch)": (
+            "rows.masked_fill_(zeros, 0)",
+            "pass",
+        ),
         "a row of -inf and blocks of it give NaN (torch)": (
             "z.sub_(finite_or_zero(largest)).exp_()",
             "z.sub_(z[:, :1]).exp_()",
@@ -318,6 +322,10 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "rows with a label are not scaled (Triton)": (
             "other=ignore_index) != ignore_index",
             "other=ignore_index) == ignore_index",
+        ),
+        "a gradient of 0 takes a NaN from above (Triton)": (
+            "tl.where(scaled == 0.0, 0.0, scaled * factor)",
+            "scaled * factor",
         ),
         "the upstream gradient is not applied (Triton)": (
             "is_scaled = factor != 1.0",

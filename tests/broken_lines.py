@@ -74,7 +74,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "denominator = arguments.denominator\n        numerator = loss_sum - loss * mass_sum",
         ),
         "the upstream gradient is not applied to the task weights of a sum": (
-            "return upstream * loss_sum",
+            "return _scaled(loss_sum, upstream)",
             "return loss_sum",
         ),
         "the operator does not say that it scales in place": (
@@ -82,13 +82,9 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             'mutates_args=(),\n    schema="(Tensor gradient',
         ),
         "a second derivative is let through": ("if torch.is_grad_enabled():", "if False:"),
-        "an ignored row takes a NaN from above": (
-            "factor if labels is None else factor.masked_fill(labels == ignore_index, 0)",
-            "factor",
-        ),
-        "a row of weight 0 takes a NaN from above": (
-            "arguments.labels.masked_fill(is_unweighted, arguments.ignore_index)",
-            "arguments.labels",
+        "a task weight takes a NaN from above where it is 0": (
+            "torch.where(gradient == 0, 0, upstream * gradient)",
+            "upstream * gradient",
         ),
         "a compiled vmap loses the gradient": ('if hasattr(operator, "register_vmap"):', "if False:"),
     },

@@ -203,6 +203,65 @@ def test_a_row_of_weight_0_has_no_gradient_whatever_comes_from_above(level: str,
     assert hidden.grad[[0, 2]].any(dim=1).all()
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("level", ["logits", "inplace", "linear"])
+@pytest.mark.parametrize("n_cols", [40, 33])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum"])
+@pytest.mark.parametrize("above", [math.nan, -math.inf])
+def test_a_gradient_of_0_stays_0_whatever_comes_from_above(
+    level: str, impl: str, n_cols: int, reduction: str, above: float
+) -> None:
+    """Of padding, of a task of weight 0 that is read, of a class of -inf, of a task that is absent."""
+    generator, gradients = torch.Generator().manual_seed(1), []
+    features = [torch.randn(5, n_cols, generator=generator)]
+    features[0][:, 7] = -math.inf
+    if level == "linear":
+        features = [torch.randn(rows, 5, generator=generator) for rows in (5, n_cols)]
+        features.append(torch.zeros(n_cols).index_fill(0, torch.tensor(7), -math.inf))
+    features.append(torch.tensor([1.0, 0.0, 2.0, 0.5]))
+    arguments = (torch.tensor([3, -100, 12, 0, 5]), torch.tensor([0, 0, 1, 0, 3]))
+    options = {"reduction": reduction, "impl": impl}
+    for upstream in (1.0, above):
+        leaves = [feature.clone().requires_grad_() for feature in features]
+        if level == "linear":
+            hidden, head, bias, weights = leaves
+            loss = cotbal.linear_gtw_cross_entropy(hidden, head, *arguments, weights, bias=bias, **options)
+        else:
+            inplace = level == "inplace" and impl != "reference"
+            loss = cotbal.gtw_cross_entropy(leaves[0] * 1, *arguments, leaves[1], inplace=inplace, **options)
+        gradients.append(torch.autograd.grad(loss, leaves, torch.tensor(upstream)))
+    for ordinary, got in zip(*gradients, strict=True):
+        assert ordinary.isfinite().all()
+        assert ordinary.any()
+        assert torch.equal(got == 0, ordinary == 0)
+        assert not got[got != 0].isfinite().any()
+    assert all((gradients[1][0][row] == 0).all() for row in (1, 2))
+    assert gradients[1][-1][2] == 0
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("level", ["logits", "linear"])
+def test_a_task_weight_takes_no_nan_of_a_row_without_a_loss(level: str, impl: str) -> None:
+    """Its gradient is the sum over the rows of what comes from above times their loss."""
+    features = [torch.randn(4, 5, requires_grad=True), torch.randn(40, 5)][: 1 + (level == "linear")]
+    weights = torch.tensor([1.0, 0.0, 2.0], requires_grad=True)
+    fn = cotbal.gtw_cross_entropy if level == "logits" else cotbal.linear_gtw_cross_entropy
+    loss = fn(
+        *features,
+        torch.tensor([1, -100, 2, 3]),
+        torch.tensor([0, 0, 2, 1]),
+        weights,
+        token_weights=torch.tensor([1.0, 1.0, 0.0, 1.0]),
+        reduction="none",
+        impl=impl,
+    )
+    gradients = torch.autograd.grad(loss, [features[0], weights], torch.tensor([1.0, *[math.nan] * 3]))
+    assert [row.any().item() for row in gradients[0]] == [True, False, False, False]
+    assert gradients[0].isfinite().all()
+    assert gradients[1].isfinite().tolist() == [True, False, True]
+    assert gradients[1][2] == 0
+
+
 def test_rows_are_scaled_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of 16 bits is float32 while it is scaled: all rows at once would be twice the gradient."""
     monkeypatch.setattr(torch_path, "_BLOCK_ELEMENTS", 200)
