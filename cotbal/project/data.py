@@ -97,8 +97,9 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
     Raises:
         OSError: a file cannot be read, or the disk cannot take one.
         ValueError: a file does not hold records; the message has the file and the record. Or it lies where
-            the output folder has a file of its own, that folder has files of another origin, or a probe would
-            train on no more of its task than the mini run does.
+            the output folder has a file of its own, that folder has files of another origin, a validation or
+            test file has the bytes of a training file, or a probe would train on no more of its task than the
+            mini run does.
     """
     written = [*WRITTEN, *(f"seed-{seed}/{name}" for seed in project.seeds for name in OF_A_SEED)]
     check_outputs([("output", project.out / name) for name in written], data_files(project))
@@ -112,6 +113,7 @@ def prepare(project: Project, shares: Iterable[str] = ()) -> Data:
             validation[name] = index.look_at(_absolute(project, task.validation), records=False)
         for of_set, file in task.tests.items():
             test[name, of_set] = index.look_at(_absolute(project, file), records=False)
+    _check_held_out(full, validation, test)
     _check_probes(project, full)
     ratios = {MINI: project.ratio} | {share: Fraction(share) for share in shares}
     if project.mode == "cheap":
@@ -145,6 +147,25 @@ def data_files(project: Project) -> list[Path]:
         for task in project.tasks.values()
         for file in (*task.files, *filter(None, [task.validation]), *task.tests.values())
     ]
+
+
+def _check_held_out(
+    full: Mapping[str, Part], validation: Mapping[str, DataFile], test: Mapping[tuple[str, str], DataFile]
+) -> None:
+    """Passes where no model is scored on a file that is trained on: a copy and a link are that file too."""
+    trained = {
+        digest: f"{file}, in train of {task}"
+        for task, part in full.items()
+        for file, digest in zip(part.files, part.sha256, strict=True)
+    }
+    scored = {f"tasks.{task}: validation": file for task, file in validation.items()}
+    scored |= {f"tasks.{task}: test{name and '.'}{name}": file for (task, name), file in test.items()}
+    for where, file in scored.items():
+        if file.sha256 in trained:
+            raise ValueError(
+                f"{where}: expected a file that no task trains on, got {file.path}, the bytes of "
+                f"{trained[file.sha256]}; hold some of its records out in a file of their own"
+            )
 
 
 def _check_probes(project: Project, full: Mapping[str, Part]) -> None:

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -165,6 +166,24 @@ def test_validation_and_test_files_of_another_kind_are_only_hashed(tmp_path):
     assert data.test["a", ""] == facts
     assert facts.records is None
     assert facts.sha256 == hashlib.sha256((tmp_path / "val.csv").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("as_test", [False, True])
+@pytest.mark.parametrize("again", [shutil.copy, os.link, os.symlink])
+def test_a_training_file_under_another_name_is_no_evaluation_file(tmp_path, again, as_test):
+    tasks = {"a": {"train": "a.json", "validation": "val.jsonl"}, "b": {"train": ["c.json", "b.jsonl"]}}
+    tasks["a"] |= (
+        {"test": {"near": "val.jsonl", "far": "held.jsonl"}} if as_test else {"validation": "held.jsonl"}
+    )
+    tasks["b"]["validation"] = "val.jsonl"
+    evaluate = {"command": "score {model} {scores} {data}"}
+    path = write(tmp_path, tasks=tasks, evaluate=evaluate)
+    again(tmp_path / "b.jsonl", tmp_path / "held.jsonl")
+    key = "test.far" if as_test else "validation"
+    message = rf"tasks\.a: {key}: .*got .*held\.jsonl, the bytes of .*b\.jsonl, in train of b; hold"
+    with pytest.raises(ValueError, match=message):
+        prepare(load_project(path))
+    assert not (tmp_path / "out" / "data" / "mini").exists()
 
 
 def peak(folder, count):

@@ -107,7 +107,7 @@ def test_a_test_file_changes_the_scoring_of_final_models_and_nothing_else(made, 
     project, data, before = made("EW", evaluate={"command": SCORE})
     of_estimate = run_keys(plan_of(project, data))
     tasks = content(tmp_path)["tasks"]
-    tasks["a"]["test"], tasks["b"]["test"] = "a.jsonl", {"one": "a.jsonl", "two": "b.jsonl"}
+    tasks["a"]["test"], tasks["b"]["test"] = "a.jsonl", {"one": "a.jsonl", "two": "b.json"}
     project, data, after = made("EW", tasks=tasks, evaluate={"command": SCORE})
     assert run_keys(plan_of(project, data)) == of_estimate
     assert list(after.plan) == [
@@ -122,7 +122,7 @@ def test_a_test_file_changes_the_scoring_of_final_models_and_nothing_else(made, 
     assert (test.context["items"], test.settings["task"]) == (96, "b")
     found = collected(project, data, [], store_of(project))
     assert [column.source for column in found.columns] == ["test", "test", "test", "validation"]
-    files = {"a": "a.jsonl", "b/one": "a.jsonl", "b/two": "b.jsonl", "c": tasks["c"]["validation"]}
+    files = {"a": "a.jsonl", "b/one": "a.jsonl", "b/two": "b.json", "c": tasks["c"]["validation"]}
     assert found.sha256 == {
         name: hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() for name, file in files.items()
     }
