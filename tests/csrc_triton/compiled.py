@@ -41,3 +41,9 @@ def compiled(script: str, cache: Path, *arguments: str) -> list[dict[str, Any]]:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def assert_read_before_written(line: dict[str, Any]) -> None:
+    """Of a row that may be written over itself; the same code without its barriers is told from it."""
+    assert line["unordered_stores"] == 0, line
+    assert line["stores_behind_barriers"] >= 3, line

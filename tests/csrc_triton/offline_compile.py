@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 from csrc_triton import gtw_cross_entropy as kernels
 from csrc_triton import launch as table
 from csrc_triton.launch import Launch
+from tests.csrc_triton.barriers import unordered_stores
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -141,14 +142,22 @@ def has_long_steps(target: str, dtype: str) -> bool:
     return target == "sm_90" and dtype in ("bf16", "fp16")
 
 
-def inspect_cubin(cubin: bytes) -> dict[str, int | bool]:
-    """Instructions, registers, bytes spilled, whether 128 bits move at a time, loads ahead."""
+def inspect_cubin(cubin: bytes, *, counts_unordered: bool = False) -> dict[str, int | bool]:
+    """Instructions, registers, bytes spilled, whether 128 bits move at a time, loads ahead.
+
+    With `counts_unordered` also `unordered_stores`, and how many there would be without barriers.
+    """
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         usage = _output("cuobjdump", "--dump-resource-usage", file.name)
         machine_code = _output("nvdisasm", file.name)
-    return {
+    unordered = {}
+    if counts_unordered:
+        unordered["unordered_stores"] = unordered_stores(machine_code)
+        without_barriers = re.sub(r".*\bBAR\..*\n", "", machine_code)
+        unordered["stores_behind_barriers"] = unordered_stores(without_barriers)
+    return unordered | {
         "instructions": len(re.findall(r"^ +/\*[0-9a-f]{4,}\*/ +(?!NOP)\S", machine_code, re.MULTILINE)),
         "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
         "spill_bytes": int(re.findall(r"STACK:(\d+)", usage)[0]),
@@ -191,7 +200,10 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
         "shared_bytes": compiled.metadata.shared,
     }
     if "cubin" in compiled.asm:
-        line |= inspect_cubin(compiled.asm["cubin"])
+        has_class_weights = "HAS_CLASS_WEIGHTS" in OPTIONS[entry.options]
+        is_ordered = "HAS_GRADIENT" in OPTIONS[entry.options] and launch.stages == 1
+        counts = is_ordered and not has_class_weights
+        line |= inspect_cubin(compiled.asm["cubin"], counts_unordered=counts)
     return line
 
 

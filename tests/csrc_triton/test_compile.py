@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from csrc_triton import gtw_cross_entropy
 from csrc_triton import launch as table
 from csrc_triton.options import LossOptions
-from tests.csrc_triton.compiled import compiled
+from tests.csrc_triton.compiled import assert_read_before_written, compiled
 from tests.csrc_triton.offline_compile import GRADIENT_OPTIONS, has_long_steps
 
 # fp16 moves as bf16 does, and fp32 takes the most registers: the long matrix has all four for each.
@@ -109,6 +109,7 @@ def test_rows_of_16_bits_start_all_loads_before_they_compute(tmp_path: Path) -> 
     lines = compiled("offline_compile", tmp_path, *arguments)
     for line in lines:
         assert_wide_without_spills(line)
+        assert_read_before_written(line)
     (row,) = (line for line in lines if line["entry"] == "32768, 1 read" and not line["edges"])
     (long,) = (line for line in lines if line["entry"].endswith(f"by {table.LONG_STEPS.step}"))
     # A thread's 32 columns of a block, 8 to a load.
