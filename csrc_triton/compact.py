@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from csrc_triton.launch import on_gpu_of
+
 # Whole tiles for the products: rows of a compact array on a GPU.
 CUDA_ALIGNMENT = 128
 
@@ -100,7 +102,7 @@ def compact_rows(
     Raises:
         ValueError: more rows are read than `valid_count`, on a CPU. On a GPU a queued assertion fails.
     """
-    if valid_count is None and weights.is_cuda and torch.cuda.is_current_stream_capturing():
+    if valid_count is None and weights.is_cuda and _is_captured(weights):
         # While a CUDA graph is captured, as by torch.compile's "reduce-overhead", nothing can be waited for.
         valid_count = weights.numel()
     is_counted = valid_count is None or not weights.is_cuda
@@ -122,6 +124,13 @@ def compact_rows(
     if not is_counted:
         torch._assert_async(fits, f"valid_count: more rows are read than {count}")
     return rows
+
+
+def _is_captured(tensor: Tensor) -> bool:
+    """Whether a CUDA graph is being captured on the tensor's GPU, or on the current one."""
+    with on_gpu_of(tensor):
+        is_on_own = torch.cuda.is_current_stream_capturing()
+    return is_on_own or torch.cuda.is_current_stream_capturing()
 
 
 def compact_to(

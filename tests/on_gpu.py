@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.gpu_inputs import PLAIN, Check, every_option, inputs, normal
-from tests.on_gpu_rows import left_out, not_finite, views
+from tests.on_gpu_rows import beyond_31_bits, left_out, not_finite, views
 
 ROWS = 48
 # One block, rows that start inside a word, two passes.
@@ -221,6 +221,7 @@ def levels(device: str, *, tiny: bool) -> Iterator[Check]:
 def groups(device: str, *, tiny: bool) -> Iterator[tuple[str, Iterator[Check]]]:
     for group in (accuracy, statistics, pieces, left_out, not_finite, views):
         yield group.__name__, group(device, TINY, 12) if tiny else group(device, VOCABULARIES, ROWS)
+    yield "beyond_31_bits", beyond_31_bits(device, tiny=tiny)
     yield "levels", levels(device, tiny=tiny)
     if device == "cuda":
         yield "weightings", weightings(device)

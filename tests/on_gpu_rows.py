@@ -1,4 +1,4 @@
-"""Checks of a real GPU on rows that are left out, that are not finite, or that lie apart in memory."""
+"""Checks of a real GPU on rows that are left out, not finite, apart in memory, or very many."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -182,3 +182,32 @@ def through_view(
     features = [view(each) for each in arguments[:count]]
     assert not any(each.is_contiguous() for each in features)
     return fn(*features, *arguments[count:], **options)
+
+
+def beyond_31_bits(device: str, *, tiny: bool) -> Iterator[Check]:
+    """The last rows of 2^31 logits (4.3 GB) and more, over themselves: 32 bits do not reach them."""
+    from tests.csrc_triton.row_kernels import piece_gradient, row_gradient
+
+    n_elements, n_cols = (400, 40) if tiny else (2**31, 131072)
+    for kernel in (row_gradient, piece_gradient):
+        check = partial(last_rows_are_reached, kernel, device, n_elements // n_cols + 3, n_cols)
+        yield f"beyond 2^31 elements, {kernel.__name__}", check
+
+
+def last_rows_are_reached(kernel: Callable[..., Tensor], device: str, n_rows: int, n_cols: int) -> None:
+    from csrc_triton.gather_rows import gather_rows
+    from csrc_triton.gtw_cross_entropy import scale_rows_
+
+    half, own = torch.tensor(0.5, device=device), normal(3, n_cols, device=device, dtype=torch.bfloat16)
+    labels = torch.full((n_rows,), -100, device=device)
+    labels[-3:] = torch.tensor([0, 1, n_cols - 1], device=device)
+    logits = own.new_zeros(n_rows, n_cols)
+    logits[-3:] = own
+    for rows, theirs in ((logits, labels), (own, labels[-3:])):
+        kernel(rows, rows, theirs)
+        scale_rows_(rows, half, theirs)
+    last = torch.arange(n_rows - 3, n_rows, device=device)
+    assert torch.equal(gather_rows(logits, last, out=torch.empty_like(own)), own)
+    assert own.isfinite().all()
+    assert own.any(1).all()
+    assert not logits[:-3].any(), "a row that is left out was written"

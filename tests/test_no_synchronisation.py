@@ -32,6 +32,7 @@ from csrc_triton import (
 from csrc_triton.options import LossOptions
 from csrc_triton.vocab_pieces import N_STATISTICS, Piece
 from tests.csrc_triton.tally import Tally
+from tests.csrc_triton.test_compile import kernels_of_the_package
 
 ROWS, VOCABULARY, WIDTH, TASKS = 4096, 32003, 512, 5
 KERNELS = {
@@ -48,16 +49,19 @@ CURRENT, OWN = 0, 1
 
 
 class Gpus:
-    """Which GPU is the current one; takes the place of `torch.cuda.device_of`, which asks for a real one."""
+    """Which GPU is the current one, and on which a graph is captured; `torch.cuda` would ask real ones."""
 
     def __init__(self) -> None:
-        self.current = CURRENT
+        self.current, self.capturing = CURRENT, -1
 
     @contextmanager
     def device_of(self, tensor: Tensor) -> Iterator[None]:
         before, self.current = self.current, tensor.get_device()
         yield
         self.current = before
+
+    def is_current_stream_capturing(self) -> bool:
+        return self.current == self.capturing
 
 
 class Kernel:
@@ -81,12 +85,16 @@ class Kernel:
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def gpus() -> Gpus:
+    return Gpus()
+
+
+@pytest.fixture
+def launches(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Kernels launched, in order, while the operators run their own code."""
     launched: list[str] = []
-    gpus = Gpus()
-    monkeypatch.setattr(torch.cuda, "device_of", gpus.device_of)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for name in ("device_of", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, name, getattr(gpus, name))
     for module, names in KERNELS.items():
         for name in names:
             monkeypatch.setattr(module, name, Kernel(name, launched, gpus))
@@ -224,6 +232,11 @@ def test_a_piece_of_the_vocabulary(launches: list[str]) -> None:
     assert tally.devices == {"cuda"}
 
 
+def test_every_kernel_is_among_them() -> None:
+    """Each is launched by a test of this file: none may start on another GPU than its tensors'."""
+    assert {name for names in KERNELS.values() for name in names} == kernels_of_the_package()
+
+
 def test_a_wait_would_be_seen(launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the count of valid rows, which only the GPU knows."""
     run_through(losses.linear_gtw_cross_entropy_op, monkeypatch, "linear_gtw_cross_entropy_op")
@@ -231,10 +244,13 @@ def test_a_wait_would_be_seen(launches: list[str], monkeypatch: pytest.MonkeyPat
         cotbal.linear_gtw_cross_entropy(on_gpu(ROWS, WIDTH), on_gpu(VOCABULARY, WIDTH), **rows())
 
 
-def test_a_cuda_graph_takes_every_row(launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("capturing", [CURRENT, OWN])
+def test_a_cuda_graph_takes_every_row(
+    capturing: int, gpus: Gpus, launches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A compiled model has no count to give: a wait would end the capture, and with it the training."""
     run_through(losses.linear_gtw_cross_entropy_op, monkeypatch, "linear_gtw_cross_entropy_op")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    gpus.capturing = capturing
     with Tally(large=1):
         cotbal.linear_gtw_cross_entropy(on_gpu(ROWS, WIDTH), on_gpu(VOCABULARY, WIDTH), **rows())
     assert launches.count("_compact_rows_kernel") == 1

@@ -5,7 +5,7 @@ are real; an operation whose shape or result depends on data raises, as it would
 the gather kernel and the row loss are stand-ins there: their own launches are not seen.
 """
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -177,6 +177,7 @@ def test_products_of_a_training_step(
 
 def test_without_the_count_a_gpu_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_of", nullcontext)
     with pytest.raises(DataDependentOutputException):
         on_fake_cuda(Tally(large=1), valid_count=None)
 

@@ -278,7 +278,7 @@ def test_an_autotuner_that_corrupts_data_in_place() -> None:
 
 
 def test_offsets_of_every_kernel_are_64_bit() -> None:
-    """A row number times a stride passes 2^31; the interpreter shows it of the logits alone."""
+    """A row number times a stride passes 2^31: in words, as the interpreter dies of it (`test_far_rows`)."""
     programs = []
     for path in Path(csrc_triton.__file__).parent.glob("*.py"):
         for kernel in path.read_text().split("@triton.jit")[1:]:
