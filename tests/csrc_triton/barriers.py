@@ -3,7 +3,8 @@
 All warps read a row's label, the label's word and its edges, and a tie of top-1 is looked up in columns that
 other threads hold; but one thread writes each column. So a barrier must stand between what is read before the
 first column is written and that write; there is one in each sum over a row. Of what is read later, in the
-steps of a long row, each thread writes what it has read itself.
+steps of a long row, each thread writes what it has read itself; so it is in the kernel of a piece of the
+vocabulary, which has its sums from another, and in the one that scales rows.
 """
 
 import re

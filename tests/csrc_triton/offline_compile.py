@@ -183,7 +183,7 @@ def _output(tool: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
+def inspect(entry: Entry, target: str, dtype: str, *, counts_unordered: bool = False) -> dict[str, object]:
     """What the machine code of an entry does; for AMD that it compiles."""
     gpu = TARGETS[target]
     launch = entry.launch
@@ -200,10 +200,7 @@ def inspect(entry: Entry, target: str, dtype: str) -> dict[str, object]:
         "shared_bytes": compiled.metadata.shared,
     }
     if "cubin" in compiled.asm:
-        has_class_weights = "HAS_CLASS_WEIGHTS" in OPTIONS[entry.options]
-        is_ordered = "HAS_GRADIENT" in OPTIONS[entry.options] and launch.stages == 1
-        counts = is_ordered and not has_class_weights
-        line |= inspect_cubin(compiled.asm["cubin"], counts_unordered=counts)
+        line |= inspect_cubin(compiled.asm["cubin"], counts_unordered=counts_unordered)
     return line
 
 
@@ -222,12 +219,15 @@ def main() -> None:
     parser.add_argument("--options", choices=OPTIONS, action="append", help="default: all")
     parser.add_argument("--step", type=int, default=0, help="only launches of steps as long (default: all)")
     parser.add_argument("--stages", type=int, help="pipelines of as many stages in place of the table")
+    parser.add_argument(
+        "--unordered", action="store_true", help="count what no barrier keeps behind the reads"
+    )
     arguments = parser.parse_args()
     for target in arguments.target or TARGETS:
         for dtype in arguments.dtype or DTYPES:
             for entry in pipelines(arguments.stages) if arguments.stages else entries(target, dtype):
                 if entry.options in (arguments.options or OPTIONS) and entry.launch.step >= arguments.step:
-                    line = inspect(entry, target, dtype)
+                    line = inspect(entry, target, dtype, counts_unordered=arguments.unordered)
                     text = " ".join(f"{value!s:>{len(key)}}" for key, value in line.items())
                     print(text if arguments.table else json.dumps(line), flush=True)
 
