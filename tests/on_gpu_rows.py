@@ -98,15 +98,16 @@ def every_row_is_written(
     """As float64 has it, 0 at rows that are left out; what is beside the rows is neither read nor written."""
     from csrc_triton import gtw_cross_entropy as kernel
     from csrc_triton import reference
+    from csrc_triton.launch import WORD
     from csrc_triton.options import LossOptions
 
     given = every_option(device, n_cols, rows) if has_options else {}
     weights = given.pop("token_weights", torch.zeros(rows, device=device)) + 0.5
     options, labels = LossOptions(**given), inputs(device, rows=rows, n_cols=n_cols)["labels"]
     weights[labels < 0], weights[UNREAD] = 0, 0
-    # Nor do all rows begin at the same place in a word.
-    columns = slice(start, start + n_cols)
-    held = torch.full((rows, start + n_cols + 9), BESIDE, device=device, dtype=dtype)
+    # Rows that all begin with a word where the vocabulary ends with one, and rows that begin anywhere in it.
+    columns, width = slice(start, start + n_cols), start + n_cols + (9 if start else WORD)
+    held = torch.full((rows, width), BESIDE, device=device, dtype=dtype)
     logits = held[:, columns]
     logits.copy_(normal(rows, n_cols, device=device, dtype=dtype))
     logits[weights == 0] = math.nan
