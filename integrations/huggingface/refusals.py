@@ -110,8 +110,23 @@ def step_within(step: int) -> str:
     return (
         f"step {step}: expected it after the last micro-batch of its window, got it before: its gradient "
         "lacks those to come, which its denominator counts. Leave gradient_accumulation_steps as it is "
-        "within an epoch (a callback may have changed it)"
+        "during a training (a callback may have changed it)"
     )
+
+
+def check_accumulation(trainer: Any, planned: int) -> None:
+    """Checks that the windows are as long as the steps of the epochs were planned for.
+
+    Raises:
+        ValueError: they are not.
+    """
+    came = trainer.args.gradient_accumulation_steps
+    if came != planned:
+        raise ValueError(
+            f"gradient_accumulation_steps: expected {planned}, by which the steps are planned, got "
+            f"{came} after step {trainer.state.global_step}: epochs would leave data out. Leave it as it is "
+            "during a training (a callback may have changed it)"
+        )
 
 
 def _check_processes(known: int) -> None:

@@ -22,6 +22,7 @@ from cotbal.integrations.huggingface.loaders import TaskLoaders
 from cotbal.integrations.huggingface.packing import batch_targets
 from cotbal.integrations.huggingface.refusals import (
     another_loss,
+    check_accumulation,
     check_steps,
     check_trainer,
     no_step,
@@ -122,6 +123,8 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
         self._held: list[Any] = []
         self._opened_at: int | None = None
         self._has_begun = False
+        # Of the steps of the training that runs.
+        self._planned_accumulation = self.args.gradient_accumulation_steps
         # The epoch that was resumed within.
         self._resumed: Iterator[Any] | None = None
         self._install(self.model)
@@ -168,6 +171,7 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
         check_tasks(self)
         tell_precision(self)
         self._held, self._opened_at, self._has_begun = [], None, False
+        self._planned_accumulation = self.args.gradient_accumulation_steps
         try:
             outcome = super()._inner_training_loop(*args, **kwargs)
         finally:
@@ -184,6 +188,7 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
 
         The step's weights are computed here, from the sums of the steps before and the counts of this one.
         """
+        check_accumulation(self, self._planned_accumulation)
         if not self._has_begun:
             self._has_begun = True
             self._resumed = epoch_iterator if self.state.global_step else None

@@ -179,20 +179,51 @@ def test_a_step_that_trains_on_other_tokens_than_were_counted_is_an_error(
         run.train()
 
 
-class AccumulatesMore(TrainerCallback):
-    """From the second step on: transformers asks for 4 micro-batches then, and steps after 2 of them."""
+def accumulates(event: str, from_step: int, accumulation: int) -> TrainerCallback:
+    """Sets another gradient_accumulation_steps at the event, from that step on."""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        args.gradient_accumulation_steps = 4
+    def change(_: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= from_step:
+            args.gradient_accumulation_steps = accumulation
+
+    return type("Accumulates", (TrainerCallback,), {event: change})()
+
+
+def run_accumulating(folder: Path, accumulation: int, callback: TrainerCallback) -> Any:
+    """20 micro-batches an epoch, of which there are two."""
+    args = arguments(folder, 2, accumulation, steps=40 // accumulation, logging_strategy="no")
+    options = {"data_collator": collator(), "weights": WEIGHTS, "callbacks": [callback]}
+    run = OrderedTrainer(tiny_model(), args, train_dataset=records(40), **options)
+    run.train()
+    return run
 
 
 def test_a_step_within_a_window_is_an_error(tmp_path: Path) -> None:
     """Nothing was told where it was not logged: it was 32 % off, and half a window went into the next."""
-    args = arguments(tmp_path, 2, 2, steps=4, logging_strategy="no")
-    options = {"data_collator": collator(), "weights": WEIGHTS, "callbacks": [AccumulatesMore()]}
-    run = OrderedTrainer(tiny_model(), args, train_dataset=records(40), **options)
     with pytest.raises(ValueError, match=r"step 2: expected it after .* Leave gradient_accumulation_steps "):
-        run.train()
+        run_accumulating(tmp_path, 4, accumulates("on_substep_end", from_step=1, accumulation=1))
+
+
+@pytest.mark.parametrize(
+    ("event", "from_step"),
+    [("on_train_begin", 0), ("on_step_end", 1), ("on_epoch_end", 1), ("on_epoch_begin", 10)],
+)
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_another_accumulation_within_a_training_is_an_error(
+    tmp_path: Path, event: str, from_step: int, accumulation: int
+) -> None:
+    """The steps of an epoch are planned at the start: data was left out, and its length was blamed."""
+    callback = accumulates(event, from_step, accumulation)
+    message = rf"gradient_accumulation_steps: expected 2, .* got {accumulation} after step {from_step and 1}"
+    with pytest.raises(ValueError, match=message):
+        run_accumulating(tmp_path, 2, callback)
+
+
+def test_another_accumulation_between_trainings_is_none(tmp_path: Path) -> None:
+    run = run_accumulating(tmp_path, 2, TrainerCallback())
+    run.args.gradient_accumulation_steps, run.args.max_steps = 4, 10
+    run.train()
+    assert run.state.global_step == 10
 
 
 class LeavesTheLastOut(LeavesOneOut):
