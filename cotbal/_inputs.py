@@ -63,19 +63,23 @@ def row_arguments(
     _check_weights("token_weights", token_weights, features, tuple(labels.shape))
     _check_weights("class_weights", class_weights, features, (n_cols,))
     _check_denominator(denominator, reduction, features)
+    dtype = accumulation_dtype(features.dtype)
+    least, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
     _check_number("label_smoothing", label_smoothing, lambda value: 0 <= value <= 1, "in 0..1")
-    _check_number("z_loss", z_loss, lambda value: 0 <= value < math.inf, "finite and >= 0")
+    _check_number("z_loss", z_loss, lambda value: 0 <= value <= most, f">= 0 and <= {most:.3g}")
     if softcap is not None:
-        _check_number("softcap", softcap, lambda value: 0 < value < math.inf, "finite and > 0, or None")
+        what = f"of {least:.3g} to {most:.3g}, or None"
+        _check_number("softcap", softcap, lambda value: least <= value <= most, what)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
         raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index: expected an int of 64 bits, as labels are, got {ignore_index}")
     if shift and labels.ndim == 0:
         raise ValueError("shift=True: expected labels (..., S), got a single label")
     if shift:
         labels = _shifted(labels, ignore_index)
         task_ids = None if task_ids is None else _shifted(task_ids, 0)
         token_weights = None if token_weights is None else _shifted(token_weights, 0)
-    dtype = accumulation_dtype(features.dtype)
     return RowArguments(
         labels=labels.reshape(-1).contiguous(),
         task_ids=None if task_ids is None else task_ids.reshape(-1).contiguous(),

@@ -6,6 +6,7 @@ do. Eager only.
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -121,9 +122,9 @@ def _place_in(group: dist.ProcessGroup | None) -> tuple[int, int]:
 
 def _checked(vocab_range: tuple[int, int]) -> tuple[int, int]:
     is_pair = isinstance(vocab_range, tuple | list) and len(vocab_range) == 2
-    if not is_pair or not all(isinstance(number, int) for number in vocab_range):
+    if not is_pair or not all(isinstance(n, Integral) and not isinstance(n, bool) for n in vocab_range):
         raise ValueError(f"vocab_range: expected (start, V), two ints, got {vocab_range!r}")
-    return vocab_range
+    return int(vocab_range[0]), int(vocab_range[1])
 
 
 def _gather(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -198,7 +198,16 @@ def test_ids_of_ignored_rows_may_be_padding() -> None:
         ({"label_smoothing": None}, ValueError, r"label_smoothing: expected a number in 0\.\.1, got None"),
         ({"ignore_index": True}, TypeError, "ignore_index: expected an int, got True"),
         ({"label_smoothing": True}, ValueError, r"label_smoothing: expected a number in 0\.\.1, got True"),
-        ({"softcap": "30"}, ValueError, "softcap: expected a number finite and > 0, or None, got '30'"),
+        ({"softcap": "30"}, ValueError, "softcap: expected a number .*, or None, got '30'"),
+        (
+            {"softcap": 1e-40},
+            ValueError,
+            r"softcap: expected a number of 1\.18e-38 to 3\.4e\+38, .* got 1e-40",
+        ),
+        ({"softcap": 1e39}, ValueError, r"softcap: expected a number .* got 1e\+39"),
+        ({"z_loss": 1e39}, ValueError, r"z_loss: expected a number >= 0 and <= 3\.4e\+38, got 1e\+39"),
+        ({"ignore_index": 2**63}, ValueError, "ignore_index: expected an int of 64 bits, .* got 92233720"),
+        ({"ignore_index": -(2**70)}, ValueError, "ignore_index: expected an int of 64 bits, .* got -118"),
     ],
 )
 def test_another_type_is_named(level: str, changes: dict[str, Any], error: type, message: str) -> None:
@@ -326,6 +335,16 @@ def test_counts_may_be_numpys() -> None:
     for name, wrong in wrong_ones:
         with pytest.raises(ValueError, match=f"{name}: expected"):
             loss_of("linear", LABELS, IDS, WEIGHTS, **{name: wrong})
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+def test_numbers_at_the_end_of_their_range_are_taken(impl: str) -> None:
+    tiny = cotbal.gtw_cross_entropy(LOGITS, LABELS, softcap=1.2e-38, impl=impl)
+    assert tiny.item() == pytest.approx(math.log(50))
+    huge = cotbal.gtw_cross_entropy(LOGITS, LABELS, softcap=1e30, ignore_index=2**63 - 1, impl=impl)
+    assert huge.item() == pytest.approx(cotbal.gtw_cross_entropy(LOGITS, LABELS).item())
+    if impl != "triton":
+        cotbal.gtw_cross_entropy(LOGITS.double(), LABELS, softcap=1e-50, z_loss=1e50, impl=impl)
 
 
 def test_a_name_from_the_environment_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -263,6 +264,7 @@ def test_what_is_not_supported_says_so(ranks: Ranks) -> None:
         ({"impl": "reference"}, "reference"),
         ({"accumulate_weight_grad": True}, "accumulate"),
         ({"vocab_range": 120}, "vocab_range: expected (start, V), two ints, got 120"),
+        ({"vocab_range": (False, 120)}, "vocab_range: expected (start, V), two ints, got (False, 120)"),
         # As a DeviceMesh has it.
         ({"group": SimpleNamespace(get_group=None)}, "got SimpleNamespace; pass its .get_group()"),
     ]:
@@ -285,7 +287,9 @@ def test_rows_that_overlap(impl: str) -> None:
     try:
         logits = torch.randn(20).unfold(0, 16, 1).requires_grad_()
         labels = torch.tensor([3, 0, 15, IGNORE, 7])
-        (got,) = torch.autograd.grad(vocab_parallel_gtw_cross_entropy(logits, labels, impl=impl), logits)
+        # NumPy's ints are ints.
+        options = {"impl": impl, "vocab_range": (np.int64(0), np.int32(16))}
+        (got,) = torch.autograd.grad(vocab_parallel_gtw_cross_entropy(logits, labels, **options), logits)
     finally:
         dist.destroy_process_group()
     (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), logits)
