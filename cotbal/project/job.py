@@ -118,9 +118,9 @@ def _check_all_scored(items: list[float] | None, context: Mapping[str, Any]) -> 
     records = context.get("items")
     if items is not None and records is not None and len(items) < records:
         raise CommandError(
-            f"expected a score on each of the {records} records of {context['file']}, got one on {len(items)} "
-            "items in {scores}; score them all, and where several processes share them let one process write "
-            "the score of all, as each takes the place of another's"
+            f"expected a score on each of the {records} records of {context['file']}, got one on "
+            f"{len(items)} items in {{scores}}; score them all, and where several processes share them let "
+            "one process write the score of all, as each takes the place of another's"
         )
 
 
