@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,6 +133,7 @@ def _project(
     from cotbal.files import check_outputs
     from cotbal.project.account import account
     from cotbal.project.data import data_files
+    from cotbal.project.outcome import other_weights
     from cotbal.project.work import store_of
 
     project = load(file, precise, step_matched, mode)
@@ -149,10 +148,15 @@ def _project(
     store = store_of(project)
     results, refused = _results(project, data, plan, store)
     runs = account(project, plan, store) | {"refused": refused}
-    finals = _finals(project, data, store)
+    try:
+        finals = _finals(project, data, store)
+    except ValueError as error:
+        # The page shows all else.
+        finals = None
+        typer.echo(f"No final models on the page: {error}", err=True)
     _write(results, runs, folder, as_json, finals)
     chosen = results["by_seed"]["0"]["weights"].get(project.rule) if results else None
-    if not _holds(project.out / "weights.json", chosen or {}):
+    if other_weights(project.out / "weights.json", chosen or {}) is not None:
         typer.echo(
             f"{project.out / 'weights.json'} holds other weights than this page, as of an earlier start or "
             "of other options; `cotbal run` with the options of this call writes those of the page",
@@ -200,21 +204,6 @@ def _results(
         return None, [*refused, f"No weights for the mean over seeds: {error}."]
     results["statements"] += refused
     return results, refused
-
-
-def _holds(path: Path, weights: Mapping[str, float]) -> bool:
-    """Whether a file of weights is absent or has these, but for the last digits of another machine."""
-    from cotbal.weights import TaskWeights
-
-    if not path.exists():
-        return True
-    try:
-        found = TaskWeights.load(path)
-    except ValueError:
-        return False
-    return found.keys() == weights.keys() and all(
-        math.isclose(found[task], weight, rel_tol=1e-6) for task, weight in weights.items()
-    )
 
 
 def _finals(project: "Project", data: "Data", store: "Store") -> dict[str, Any] | None:

@@ -13,7 +13,8 @@ from cotbal.compare import Column, Finals, Model, add_clusters, write_finals
 from cotbal.project.config import Project
 from cotbal.project.data import Data, prepare
 from cotbal.project.final_plan import final_plan, finished, left_to_do
-from cotbal.project.methods import NAMES, Method, parse_method
+from cotbal.project.methods import NAMES, Method, default_method, parse_method
+from cotbal.project.outcome import other_weights
 from cotbal.project.outline import check_budget, run_keys
 from cotbal.project.recipe import GIVEN, ProjectRecipe, recipes
 from cotbal.project.work import FINALS_FILE, store_of, work
@@ -54,7 +55,8 @@ def run_finals(
         listener: opens the view on the progress.
 
     Raises:
-        ValueError: the estimate is not finished, weights cannot reach the training, or the budget is less.
+        ValueError: the estimate is not finished, weights cannot reach the training, weights.json has other
+            weights, or the budget is less.
         OutputInUseError, OSError: as of `cotbal.project.session.run_project`.
     """
     with locked(project.out):
@@ -101,7 +103,11 @@ def known_methods(project: Project) -> list[Method]:
 
 
 def collected(project: Project, data: Data, methods: Iterable[Method], store: Store) -> Finals:
-    """What the models of methods scored so far."""
+    """What the models of methods scored so far.
+
+    Raises:
+        ValueError: weights.json has other weights than the method of the file's own rule is trained under.
+    """
     distinct = {method.name: method for method in methods}.values()
     models: dict[str, dict[int, Model]] = {}
     clusters: dict[str, Sequence[int]] = {}
@@ -117,7 +123,21 @@ def collected(project: Project, data: Data, methods: Iterable[Method], store: St
             seed: _model(recipe, wanted.trainings.get((method.name, seed), []), results, keys, clusters)
             for seed, recipe in recipes(project, data).items()
         }
+        if method == default_method(project):
+            _check_weights(project, method, models[method.name].values())
     return Finals(columns(project), models, clusters, _sha256(project, data))
+
+
+def _check_weights(project: Project, method: Method, models: Iterable[Model]) -> None:
+    path = project.out / "weights.json"
+    for model in models:
+        other = other_weights(path, model.details["weights"]) if model.details["weights"] else None
+        if other is not None:
+            raise ValueError(
+                f"{path}: expected the weights of {method.name}, under which its final models are trained, "
+                f"got others, as of an earlier start or of other options ({other}); `cotbal run` with the "
+                "options of this call writes these, or move the file away"
+            )
 
 
 def columns(project: Project) -> tuple[Column, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +68,29 @@ def algorithm(recipe: ProjectRecipe) -> Algorithm1:
         project.mode,
         project.shrink,
     )
+
+
+def other_weights(path: Path, weights: Mapping[str, float]) -> str | None:
+    """How a file's weights differ from these, but for the last digits of another machine.
+
+    Args:
+        path: the file.
+        weights: of every task.
+
+    Returns:
+        The first difference in words; None where there is none, or no file.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = TaskWeights.load(path).weights
+    except ValueError as error:
+        return str(error)
+    for task in {**weights, **found}:
+        here, there = weights.get(task, math.nan), found.get(task, math.nan)
+        if not math.isclose(here, there, rel_tol=1e-6):
+            return f"task {task!r}: {there:g} there, {here:g} here"
+    return None
 
 
 def outcome_of(project: Project, data: Data, plan: Plan, execution: Execution) -> Outcome:

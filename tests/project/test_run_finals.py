@@ -15,6 +15,7 @@ from cotbal.project.methods import parse_methods
 from cotbal.project.recipe import plan_of
 from cotbal.project.rungs import run_rungs
 from cotbal.project.work import store_of
+from cotbal.weights import TaskWeights
 from tests.cli.commands import call
 from tests.project.instant import instantly
 from tests.project.toy import content, write
@@ -128,6 +129,34 @@ def test_methods_are_known_from_the_start_on_and_those_without_an_estimate_have_
     found = train("EW", changed=other).finals.models
     assert found["CoTBal"] == {}
     assert set(found["EW"][0].scores) == set("abc")
+
+
+def test_final_models_are_trained_under_the_weights_of_weights_json_or_refused(
+    estimated, tmp_path, monkeypatch
+):
+    """Others, written by hand or by a start with other options, were those of the models in name alone."""
+    project, train = estimated
+    file, finals_file, plans, pages = project.out / "weights.json", project.out / "finals.json", [], []
+    used = TaskWeights(train("CoTBal").finals.models["CoTBal"][0].details["weights"])
+    used.save(file)
+    assert train("CoTBal").missing == []
+    before = finals_file.read_bytes()
+    monkeypatch.setattr("cotbal.cli.report._write", lambda *given: pages.append(given[-1]))
+    told = (
+        "weights.json: expected the weights of CoTBal, under which its final models are trained, got others"
+    )
+    for weights in (dict(used) | {"b": used["b"] + 0.01}, {"a": 1.0}):
+        TaskWeights(weights).save(file)
+        with pytest.raises(ValueError, match=rf"{told}, .*\(task '[bc]': .* there, .* here\); `cotbal run`"):
+            train("CoTBal", plans=plans)
+        compared = call("compare", tmp_path / "toy.yaml", "--no-run", "--baseline", "CoTBal")
+        assert (compared.exit_code, compared.stdout) == (2, "")
+        assert told in compared.stderr
+        assert told in call("report", tmp_path / "toy.yaml").stderr
+    assert (plans, pages, finals_file.read_bytes()) == ([], [None, None], before)
+    # Others have weights of their own.
+    finals_file.unlink()
+    assert train("EW", "CoTBal T=1").missing == []
 
 
 def test_scores_that_allow_no_weights_are_told_with_the_method(estimated, tmp_path):
