@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_utils import load_image
 
 from cotbal.integrations.pictures import open_rgb
 
@@ -36,6 +37,15 @@ def test_of_thirty_two_bits_nothing_tells_the_scale(kind: type, tmp_path: Path) 
         ValueError, match=r"expected a picture in .*x\.tiff: 32 bits a channel, .* save it with 8"
     ):
         open_rgb(tmp_path / "x.tiff")
+
+
+def test_what_exif_turns_is_taken_as_it_is_stored(tmp_path: Path) -> None:
+    """As LLaVA takes it; transformers turns what it loads itself, as `cotbal data check` says."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.jpg", exif=exif)
+    assert open_rgb(tmp_path / "x.jpg").size == (40, 30)
+    assert load_image(str(tmp_path / "x.jpg")).size == (30, 40)
 
 
 def test_what_is_no_picture(tmp_path: Path) -> None:

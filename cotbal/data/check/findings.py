@@ -66,6 +66,11 @@ KINDS = {
     "repeated-question": Kind(WARNING, "take the turn out, unless it is meant to count twice"),
     "leaked-picture": Kind(WARNING, "part the splits of a task by picture"),
     "shared-picture": Kind(WARNING, "known pictures can raise a held-out score; part the splits by picture"),
+    "turned-picture": Kind(
+        WARNING,
+        "save them turned and without the tag: LLaVA and cotbal train on them as they are stored, and "
+        "transformers' load_image turns them",
+    ),
     "copied-picture": Kind(
         WARNING, "keep one, unless they stand for different things; often a failed download"
     ),

@@ -1,13 +1,17 @@
 """Whether a picture is there and decodes, its size, and a hash that tells equal files."""
 
+import contextlib
 import hashlib
 import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cotbal.data.turns import temporary_database
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # What image folders hold. Pillow has decoders for many more, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -15,6 +19,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MOST_PIXELS = 89_478_485
 # A JPEG is decoded at the smallest scale above this: all of its data is read, a fraction is computed.
 SMALL = (64, 64)
+# The number of EXIF's tag.
+ORIENTATION = 0x0112
 _BLOCK = 1 << 20
 
 
@@ -26,6 +32,7 @@ class Look(NamedTuple):
         expected, got: of the finding.
         digest: 16 bytes of the file's hash; b"" where it cannot be read.
         width, height: pixels.
+        orientation: EXIF's, 2 to 8 where it turns or mirrors what is stored, else 1.
     """
 
     kind: str | None
@@ -34,6 +41,7 @@ class Look(NamedTuple):
     digest: bytes
     width: int
     height: int
+    orientation: int = 1
 
 
 def look(path: Path) -> Look:
@@ -74,6 +82,7 @@ def _decoded(path: Path, digest: bytes) -> Look:
                 # Pillow's "I" of these two has 16 bits; of others, in RGB, it is white, and "F" black.
                 if image.mode in ("I", "F") and image.format not in ("PNG", "PPM"):
                     return Look("broken-picture", "8 or 16 bits a channel", "32", digest, width, height)
+                orientation = _orientation(image)
         except Image.DecompressionBombError as error:
             return Look(
                 "broken-picture", f"at most {MOST_PIXELS:,} pixels", str(error), digest, width, height
@@ -83,7 +92,16 @@ def _decoded(path: Path, digest: bytes) -> Look:
             what = "no picture of these" if isinstance(error, UnidentifiedImageError) else str(error)
             expected = f"a whole picture ({', '.join(FORMATS)})"
             return Look("broken-picture", expected, what or type(error).__name__, digest, width, height)
-    return Look(None, "", "", digest, width, height)
+    return Look(None, "", "", digest, width, height, orientation)
+
+
+def _orientation(image: "Image.Image") -> int:
+    """That of a picture which is loaded: of a TIFF Pillow has done by then what it asks for."""
+    # What reads broken metadata has errors of its own; they break no picture.
+    with contextlib.suppress(Exception):
+        found = image.getexif().get(ORIENTATION, 1)
+        return int(found) if found in range(2, 9) else 1
+    return 1
 
 
 class Seen:
@@ -93,18 +111,20 @@ class Seen:
         self._database = temporary_database()
         self._database.execute(
             "CREATE TABLE picture (path TEXT PRIMARY KEY, kind TEXT, expected TEXT, got TEXT, digest BLOB, "
-            "width INTEGER, height INTEGER, place BLOB) WITHOUT ROWID"
+            "width INTEGER, height INTEGER, orientation INTEGER, place BLOB) WITHOUT ROWID"
         )
 
     def get(self, path: str) -> Look | None:
         """What the picture is; None where it was not looked at."""
-        query = "SELECT kind, expected, got, digest, width, height FROM picture WHERE path = ?"
+        query = "SELECT kind, expected, got, digest, width, height, orientation FROM picture WHERE path = ?"
         found = self._database.execute(query, (path,)).fetchone()
         return None if found is None else Look(*found)
 
     def put(self, path: str, found: Look, place: bytes) -> None:
         """Takes what a picture is, and the place of the first record with it."""
-        self._database.execute("INSERT INTO picture VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (path, *found, place))
+        self._database.execute(
+            "INSERT INTO picture VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (path, *found, place)
+        )
 
     def copies(self) -> Iterator[tuple[bytes, int, str, str]]:
         """Pictures under several paths: the last one's place, how many, and the paths of first and last."""

@@ -1,6 +1,7 @@
 """The check of files of records: every record, every picture, and what stands twice."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,17 @@ class _Batch(NamedTuple):
         return [item.record for item in self.items]
 
 
+@dataclass
+class _Turned:
+    """Records of a task with pictures that EXIF turns: the first, and how many."""
+
+    task: str
+    place: Place
+    image: str
+    orientation: int
+    records: int = 0
+
+
 class Check:
     """The check of some files.
 
@@ -97,6 +109,8 @@ class Check:
         # None of a file that could not be read to its end.
         self._hashes: list[str | None] = [None] * len(sources)
         self._seen = Seen()
+        # By the number of the task.
+        self._turned: dict[int, _Turned] = {}
 
     def run(self) -> None:
         """Reads everything once.
@@ -114,6 +128,12 @@ class Check:
             where = Place.from_bytes(place)
             got = f"{count:,} files of the same bytes, {first!r} and {last!r} among them"
             self._add(where, "copied-picture", "image", "a picture of its own", got)
+        for each in self._turned.values():
+            got = (
+                f"{each.records:,} record{'s' * (each.records > 1)} of {each.task} with one that EXIF turns, "
+                f"such as {each.image!r} (orientation {each.orientation})"
+            )
+            self._add(each.place, "turned-picture", "image", "pictures stored as they are to be seen", got)
 
     def content(self) -> dict[str, Any]:
         """All but the findings themselves."""
@@ -213,6 +233,10 @@ class Check:
             self._add(place, found.kind, "image", f"{found.expected} at {each.image!r}", found.got)
         elif found is not None:
             self._boxes(place, each, found)
+            if found.orientation != 1:
+                task = "no task" if each.task is None else f"task {each.task!r}"
+                first = _Turned(task, place, each.image, found.orientation)
+                self._turned.setdefault(self.tally.number(each.task), first).records += 1
         if found is not None and found.digest:
             return found.digest
         return blake2b(each.image.encode(), digest_size=16).digest()

@@ -122,3 +122,45 @@ def test_box_in_the_padding_is_told(tmp_path, size, box, padded):
     asked = question(1, "where?", "1.png", answer=box)
     found = check(tmp_path, {"val": [asked]}, images=tmp_path)
     assert findings(found) == ([("box-in-padding", "val", 1, "answer")] if padded else [])
+
+
+def turned(path, orientation, **options):
+    """A picture that EXIF turns, as of a telephone held upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.effect_noise((40, 30), 50 + orientation).convert("RGB").save(path, exif=exif, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_what_exif_turns_is_stored_as_it_was_taken(tmp_path, suffix, orientation):
+    found = look(turned(tmp_path / f"a.{suffix}", orientation))
+    assert (found.kind, found.width, found.height, found.orientation) == (None, 40, 30, orientation)
+
+
+def test_what_pillow_turns_itself_and_what_is_no_orientation(tmp_path):
+    assert look(turned(tmp_path / "a.tiff", 6)).orientation == 1
+    assert look(turned(tmp_path / "a.jpg", 9)).orientation == 1
+    Image.effect_noise((40, 30), 50).save(tmp_path / "b.jpg", exif=b"Exif\0\0MM\0*\0\0")
+    found = look(tmp_path / "b.jpg")
+    assert (found.kind, found.orientation) == (None, 1)
+
+
+def test_turned_pictures_are_counted_by_task_with_one_example(tmp_path):
+    """LLaVA and cotbal see them as stored, transformers' own loading as EXIF turns them."""
+    for name, orientation in (("1.jpg", 6), ("2.jpg", 1), ("3.jpg", 8), ("4.jpg", 3)):
+        turned(tmp_path / name, orientation)
+    named = [("A", "2.jpg"), ("A", "1.jpg"), ("B", "2.jpg"), ("A", "3.jpg"), ("C", "4.jpg"), ("A", "1.jpg")]
+    train = [record(f"{n}?", "b", image=name, task=task) for n, (task, name) in enumerate(named)]
+    found = check(tmp_path, {"train": train}, images=tmp_path)
+    assert found.findings.of("warning") == {"turned-picture": 2}
+    assert findings(found) == [
+        ("turned-picture", "train", 2, "image"),
+        ("turned-picture", "train", 5, "image"),
+    ]
+    first, second = (each.got for each in found.findings.first["turned-picture"])
+    assert first == "3 records of task 'A' with one that EXIF turns, such as '1.jpg' (orientation 6)"
+    assert second == "1 record of task 'C' with one that EXIF turns, such as '4.jpg' (orientation 3)"
+    with_workers = check(tmp_path, {"train": train}, images=tmp_path, workers=2)
+    assert list(with_workers.findings.lines()) == list(found.findings.lines())
