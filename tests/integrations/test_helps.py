@@ -1,5 +1,6 @@
 """The commands of other trainers' packages tell their words where these are not installed."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -38,6 +39,18 @@ def test_llama_factorys_training(words: list[str], capsys: pytest.CaptureFixture
     fields = {f"cotbal_{name}" for name in options.Options.__dataclass_fields__}
     assert fields == set(options.KEYS)
     assert all(f"  {key}\n" in shown for key in fields)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_llama_factorys_training_where_the_reader_is_gone(unbuffered: str) -> None:
+    """As `| head`, which ends after ten lines."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "cotbal.integrations.llamafactory", "--help"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(
