@@ -96,7 +96,9 @@ def _decoded(path: Path, digest: bytes) -> Look:
 
 
 def _orientation(image: "Image.Image") -> int:
-    """That of a picture which is loaded: of a TIFF Pillow has done by then what it asks for."""
+    """EXIF's; 1 for a TIFF, which Pillow turns itself, though an older one leaves the tag."""
+    if image.format == "TIFF":
+        return 1
     # What reads broken metadata has errors of its own; they break no picture.
     with contextlib.suppress(Exception):
         found = image.getexif().get(ORIENTATION, 1)
