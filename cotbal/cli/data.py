@@ -140,7 +140,9 @@ def check(
         try:
             known += [name for name in TaskWeights.load(weights, task) if name not in known]
         except ValueError as error:
-            raise ValueError(f"{error}; --task names the tasks where the file does not") from error
+            # Of a list, by the parameter's name.
+            hint = "; --task names them" if f"{weights}: tasks: " in str(error) else ""
+            raise ValueError(f"{error}{hint}") from error
     sources = find_sources(file or (), split or ())
     settings = Settings(
         tuple(known),
