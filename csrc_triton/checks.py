@@ -85,6 +85,7 @@ def _check_products(rows: Rows) -> None:
 def _refuse_vanished(name: str, others: str, a: Tensor, b: Tensor, product: Tensor) -> None:
     expected = (
         f"{name}: expected products with {others} above 0 in {product.dtype} where both are, as rows "
-        "of weight 0 are not trained on; scale all of them up, the loss divides by their mean"
+        "of weight 0 are not trained on; scale all of them up, the loss divides by their mean, or give 0 "
+        "where a row is to be left out"
     )
     require_each((product != 0) | (torch.minimum(a, b) <= 0), expected, b)
