@@ -69,16 +69,7 @@ def _or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0) if gradient is None else gradient
 
 
-@torch.library.custom_op(
-    "cotbal::linear_gtw_cross_entropy",
-    mutates_args=(),
-    schema=f"(Tensor hidden, Tensor weight, Tensor? bias, {ROW_SCHEMA}, Tensor? row_upstream, "
-    "bool needs_hidden, bool needs_weight, bool needs_bias, int? memory_budget, SymInt? valid_count) -> "
-    f"({OUTPUT_SCHEMA}, Tensor hidden_gradient, Tensor weight_gradient, Tensor bias_gradient)",
-)
-def linear_gtw_cross_entropy_op(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
-) -> tuple[Tensor, ...]:
+def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     """Returns `LossOutputs` and the gradients in hidden, weight and bias, empty where none is needed.
 
     Args:
@@ -95,6 +86,16 @@ def linear_gtw_cross_entropy_op(
         hidden, weight, bias, rows, row_upstream, needs_now, memory_budget, valid_count
     )
     return *outputs, *(_or_empty(gradient, hidden) for gradient in gradients)
+
+
+linear_gtw_cross_entropy_op = torch.library.custom_op(
+    "cotbal::linear_gtw_cross_entropy",
+    _forward,
+    mutates_args=(),
+    schema=f"(Tensor hidden, Tensor weight, Tensor? bias, {ROW_SCHEMA}, Tensor? row_upstream, "
+    "bool needs_hidden, bool needs_weight, bool needs_bias, int? memory_budget, SymInt? valid_count) -> "
+    f"({OUTPUT_SCHEMA}, Tensor hidden_gradient, Tensor weight_gradient, Tensor bias_gradient)",
+)
 
 
 @linear_gtw_cross_entropy_op.register_fake
@@ -157,6 +158,14 @@ def _recomputed(
 
 linear_gtw_cross_entropy_op.register_autograd(_backward, setup_context=_setup_context)
 refuse_vmap(linear_gtw_cross_entropy_op)
+
+
+class LinearGTWCrossEntropy(torch.autograd.Function):
+    """`linear_gtw_cross_entropy_op` for a plain call."""
+
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
 
 
 class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):

@@ -16,8 +16,12 @@ from cotbal._inputs import (
     refuse_other_derivatives,
     row_arguments,
 )
-from cotbal.linear_ops import AccumulatingLinearGTWCrossEntropy, linear_gtw_cross_entropy_op
-from cotbal.ops import InplaceGTWCrossEntropy, gtw_cross_entropy_op
+from cotbal.linear_ops import (
+    AccumulatingLinearGTWCrossEntropy,
+    LinearGTWCrossEntropy,
+    linear_gtw_cross_entropy_op,
+)
+from cotbal.ops import GTWCrossEntropy, InplaceGTWCrossEntropy, gtw_cross_entropy_op, is_plain_call
 from cotbal.vocab_losses import vocab_parallel_gtw_cross_entropy, vocab_parallel_linear_gtw_cross_entropy
 
 __all__ = [
@@ -128,7 +132,8 @@ def gtw_cross_entropy(
     if inplace and needs_gradient and has_values(flat):
         outputs = InplaceGTWCrossEntropy.apply(flat, *arguments)
     else:
-        outputs = gtw_cross_entropy_op(flat, *arguments, needs_gradient)
+        run = GTWCrossEntropy.apply if is_plain_call(flat, *arguments[:6]) else gtw_cross_entropy_op
+        outputs = run(flat, *arguments, needs_gradient)
     return finish(LossOutputs(*outputs[:6]), arguments, labels)
 
 
@@ -247,5 +252,6 @@ def linear_gtw_cross_entropy(
     if adds_in_place and parameter.grad is not None:
         outputs = AccumulatingLinearGTWCrossEntropy.apply(lambda: parameter.grad, *inputs)
     else:
-        outputs = linear_gtw_cross_entropy_op(*inputs)
+        is_plain = is_plain_call(flat, weight, bias, *arguments[:6])
+        outputs = (LinearGTWCrossEntropy.apply if is_plain else linear_gtw_cross_entropy_op)(*inputs)
     return finish(LossOutputs(*outputs[:6]), arguments, labels)

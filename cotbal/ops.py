@@ -14,6 +14,20 @@ from csrc_triton import torch_path
 from csrc_triton.task_stats import per_task
 
 _TASK_WEIGHTS = 1 + RowArguments._fields.index("task_weights")
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_plain_call(*tensors: Tensor | None) -> bool:
+    """Whether autograd alone follows what is done to the tensors: then a call need not be an operator.
+
+    Nothing compiles it, no mode looks at it, and none of the tensors is of another class or without values.
+    Torch's way to an operator that is written in Python takes the host as long as all else that a loss does.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return all(type(each) in _PLAIN and not each.is_meta for each in tensors if each is not None)
 
 
 def _compute(logits: Tensor, arguments: RowArguments, gradient: Tensor | None) -> LossOutputs:
@@ -23,12 +37,7 @@ def _compute(logits: Tensor, arguments: RowArguments, gradient: Tensor | None) -
     return outputs_of(weighed, losses, correct)
 
 
-@torch.library.custom_op(
-    "cotbal::gtw_cross_entropy",
-    mutates_args=(),
-    schema=f"(Tensor logits, {ROW_SCHEMA}, bool needs_gradient) -> ({OUTPUT_SCHEMA}, Tensor gradient)",
-)
-def gtw_cross_entropy_op(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Returns `LossOutputs` and the gradient (R, V) of the loss, (0, V) where none is needed.
 
     Args:
@@ -41,6 +50,14 @@ def gtw_cross_entropy_op(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return *_compute(logits, RowArguments(*row_arguments), target), gradient
 
 
+gtw_cross_entropy_op = torch.library.custom_op(
+    "cotbal::gtw_cross_entropy",
+    _forward,
+    mutates_args=(),
+    schema=f"(Tensor logits, {ROW_SCHEMA}, bool needs_gradient) -> ({OUTPUT_SCHEMA}, Tensor gradient)",
+)
+
+
 @gtw_cross_entropy_op.register_fake
 def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     *row_arguments, needs_gradient = arguments
@@ -48,12 +65,7 @@ def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return *LossOutputs.fake(RowArguments(*row_arguments), logits), gradient
 
 
-@torch.library.custom_op(
-    "cotbal::scale_",
-    mutates_args=("gradient",),
-    schema="(Tensor(a!) gradient, Tensor factor, Tensor? labels, int ignore_index, str impl) -> ()",
-)
-def scale_op(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str) -> None:
+def _scale_(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str) -> None:
     """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass.
 
     What is 0 stays 0, whatever the factor. With `labels` (R,), the rows of `ignore_index` have a gradient of
@@ -66,6 +78,14 @@ def scale_op(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_ind
     # Reading the factor is free on a CPU and a synchronisation on a GPU.
     elif factor.ndim or factor.is_cuda or factor.item() != 1:
         torch_path.scale_rows_(gradient, factor)
+
+
+scale_op = torch.library.custom_op(
+    "cotbal::scale_",
+    _scale_,
+    mutates_args=("gradient",),
+    schema="(Tensor(a!) gradient, Tensor factor, Tensor? labels, int ignore_index, str impl) -> ()",
+)
 
 
 @scale_op.register_fake
@@ -118,6 +138,12 @@ class HeldGradients:
 
 
 def _scale(gradient: Tensor, factor: Tensor, labels: Tensor | None, arguments: RowArguments) -> None:
+    # What is_grads_batched=True makes of the factor has the class of a tensor.
+    if is_plain_call(gradient, factor) and not torch._C._functorch.is_legacy_batchedtensor(factor):
+        _scale_(gradient, factor, labels, arguments.ignore_index, arguments.impl)
+        # As the operator does: the gradient may stand in logits that something saved meanwhile.
+        torch.autograd.graph.increment_version(gradient)
+        return
     try:
         scale_op(gradient, factor, labels, arguments.ignore_index, arguments.impl)
     except RuntimeError as error:
@@ -269,6 +295,14 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
 
 gtw_cross_entropy_op.register_autograd(_backward, setup_context=_setup_context)
 refuse_vmap(gtw_cross_entropy_op)
+
+
+class GTWCrossEntropy(torch.autograd.Function):
+    """`gtw_cross_entropy_op` for a plain call."""
+
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
 
 
 class InplaceGTWCrossEntropy(torch.autograd.Function):
