@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from cotbal._arguments import LossOutputs, RowArguments
 from csrc_triton import reference
@@ -11,6 +12,9 @@ from csrc_triton.checks import check_rows
 from csrc_triton.rows import Rows
 
 
+# Not to be compiled: which rows it reads depends on data, and torch 2.11's compiler fails on its hooks. The
+# public decorator would import the compiler for everybody.
+@_disable_dynamo
 def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: RowArguments) -> LossOutputs:
     """Returns `loss` on logits = hidden @ weight.T + bias, of hidden (R, D), weight (V, D) and bias (V,)."""
     _, read = _weights_and_read(arguments.rows(weight.shape[0], hidden), arguments)
@@ -19,6 +23,7 @@ def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: 
     return loss(logits if bias is None else logits + bias, arguments)
 
 
+@_disable_dynamo
 def loss(logits: Tensor, arguments: RowArguments) -> LossOutputs:
     """Returns the loss on logits (R, V) and its sums per task, which are detached."""
     rows = arguments.rows(logits.shape[1], logits)
