@@ -89,7 +89,8 @@ class TaskCollator:
         )
         if self.makes_ids and any(map(self.tells_task, features)):
             check_order(features, batch)
-            batch[TASK_IDS] = torch.tensor([self.task_id(record) for record in features], dtype=torch.int64)
+            told = _segments(features, batch)
+            batch[TASK_IDS] = torch.tensor([self.task_id(record) for record in told], dtype=torch.int64)
             labels = batch.get("shift_labels", batch.get("labels"))
             if self.count_valid and isinstance(labels, Tensor):
                 batch[VALID_COUNT] = int((labels != -100).sum())
@@ -137,6 +138,13 @@ class TaskCollator:
 def collator_tasks(collator: object) -> tuple[str, ...] | None:
     """The task names of a `TaskCollator`, in the order of their ids; None of another collator."""
     return collator.tasks if isinstance(collator, TaskCollator) else None
+
+
+def _segments(records: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records that an id is needed for: one without tokens is no segment of a flattened row."""
+    rows = batch.get("input_ids")
+    is_flat = isinstance(rows, Tensor) and len(rows) == 1 < len(records)
+    return [record for record in records if not is_flat or len(record.get("input_ids", ".")) > 0]
 
 
 def _check_mapping(name: str, value: object, holds: str) -> None:

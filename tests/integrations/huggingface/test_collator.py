@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from cotbal.integrations.huggingface import TaskCollator
+from cotbal.integrations.huggingface.packing import batch_targets
 from tests.examples import check_examples
 
 RECORDS = [
@@ -49,6 +50,18 @@ def test_one_id_per_segment_of_a_flattened_row() -> None:
     batch = TaskCollator(DataCollatorWithFlattening(), ["a", "b"])(RECORDS)
     assert batch["input_ids"].shape == (1, 6)
     assert batch["cotbal_task_ids"].tolist() == [1, 0]
+
+
+def test_a_record_without_tokens_is_no_segment_of_a_flattened_row() -> None:
+    """Padding behind the segments stood in for it: the records behind it had the task of the one before."""
+    flattening = pytest.importorskip("trl.trainer.sft_trainer").DataCollatorForLanguageModeling
+    records = [{"input_ids": [], "labels": [], "task": "a"}, *RECORDS]
+    packs = TaskCollator(flattening(pad_token_id=0, padding_free=True, pad_to_multiple_of=8), ["a", "b"])
+    batch = packs(records)
+    assert batch["cotbal_task_ids"].tolist() == [1, 0]
+    assert batch_targets(batch).task_ids[0, :6].tolist() == [1, 1, 1, 0, 0, 0]
+    padded = TaskCollator(flattening(pad_token_id=0, pad_to_multiple_of=8), ["a", "b"])(records)
+    assert padded["cotbal_task_ids"].tolist() == [0, 1, 0]
 
 
 def test_the_task_is_read_from_another_field_or_from_the_file() -> None:
