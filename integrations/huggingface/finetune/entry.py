@@ -337,7 +337,10 @@ def _settings(
     order = args.data_seed, getattr(args, "train_sampling_strategy", "random"), args.dataloader_drop_last
     settings |= dict(zip(_ORDER, order, strict=True))
     if groups_lengths(args):
-        settings |= {"group_by_length": True, "records_per_micro_batch": n_batch}
+        settings["group_by_length"] = True
+    if groups_lengths(args) or args.dataloader_drop_last:
+        # Of smaller ones an epoch may have more steps.
+        settings["records_per_micro_batch"] = n_batch
     given = getattr(weighting, "given", None)
     rule = rule_content(weighting) if weighting is not None and given is None else None
     weights = None if given is None else dict(given)

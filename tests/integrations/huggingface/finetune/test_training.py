@@ -211,6 +211,22 @@ def test_checkpoints_of_another_training_are_refused(
     assert named in said.rpartition("another")[0] or named in said
 
 
+def test_smaller_batches_that_drop_fewer_records_are_refused(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 10 records, two batches of 4 made two steps and five of 2 make three: one was trained on twice."""
+    given, out = write(tmp_path, mixture(is_pictured=False)[:10]), tmp_path / "out"
+    common = {"dataloader_drop_last": True, "save_steps": 1}
+    assert run([*given, *words(world, world.text, out, max_steps=3, **common)]) == 0
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    assert run([*given, *words(world, world.text, out, **common, **sizes)]) == 2
+    assert "records_per_micro_batch (4, now 2)" in capsys.readouterr().err
+    shutil.rmtree(out)
+    del common["dataloader_drop_last"]
+    assert run([*given, *words(world, world.text, out, max_steps=3, **common)]) == 0
+    assert run([*given, *words(world, world.text, out, **common, **sizes)]) == 0
+
+
 def test_files_of_one_task_may_have_other_names(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
