@@ -33,7 +33,8 @@ def _own_column(label, start, n_cols):
     return tl.where(is_own, label - start, -1).to(tl.int32), is_own
 
 
-@triton.jit
+# Unspecialised, as in the kernel of whole rows.
+@triton.jit(do_not_specialize=["n_rows"])
 def piece_statistics_fwd_kernel(
     logits_ptr,
     logits_stride_row,
@@ -57,8 +58,8 @@ def piece_statistics_fwd_kernel(
     N_LANES: tl.constexpr,
 ):
     """Writes the first four statistics of a row's piece."""
-    # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes.
-    row = tl.program_id(0).to(tl.int64)
+    # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes, rows * statistics may.
+    row, n_rows = tl.program_id(0).to(tl.int64), n_rows.to(tl.int64)
     label = tl.load(labels_ptr + row)
     if not reads_row(tl.load(weights_ptr + row), label, ignore_index, READS_UNWEIGHTED):
         # Numbers of no row, but numbers: nothing else is told to the other ranks.
@@ -129,7 +130,7 @@ def piece_statistics_fwd_kernel(
     tl.store(statistics_ptr + 3 * n_rows + row, beaten * 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def piece_losses_fwd_kernel(
     logits_ptr,
     logits_stride_row,
@@ -163,7 +164,7 @@ def piece_losses_fwd_kernel(
     WORD: tl.constexpr,
 ):
     """Writes a row's loss, whether it is correct, and the gradient of its piece."""
-    row = tl.program_id(0).to(tl.int64)
+    row, n_rows = tl.program_id(0).to(tl.int64), n_rows.to(tl.int64)
     label = tl.load(labels_ptr + row)
     weight = tl.load(weights_ptr + row)
     logits_row_ptr = logits_ptr + row * logits_stride_row
