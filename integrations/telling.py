@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,15 +23,6 @@ def data_in_words(counts: Mapping[Any, int], tasks: Iterable[str], weighting: We
     if given is not None:
         rule = "weights " + ", ".join(f"{name} {given[name]:g}" for name in tasks)
     return f"{sum(counts.values())} records: {', '.join(f'{name} {counts[name]}' for name in tasks)}; {rule}"
-
-
-def show(text: str) -> None:
-    """Prints a help, of which `| head` reads a part."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python would tell of what it could not write once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def refuse(reason: Exception | str) -> int:

@@ -8,6 +8,7 @@ OWN = {
     "cotbal._arguments": {"csrc_triton"},
     "cotbal._calls": {"cotbal._arguments"},
     "cotbal._draws": set(),
+    "cotbal._ending": set(),
     "cotbal._float64": set(),
     "cotbal._compute": {"csrc_triton", "cotbal._arguments"},
     "cotbal._implementation": set(),
@@ -90,6 +91,7 @@ OWN = {
     "cotbal.integrations": {
         "csrc_triton",
         "cotbal._draws",
+        "cotbal._ending",
         "cotbal._on_demand",
         "cotbal.balancing",
         "cotbal.files",
@@ -126,6 +128,7 @@ OWN = {
     "cotbal.demo": {
         "cotbal",
         "cotbal._draws",
+        "cotbal._ending",
         "cotbal.balancing",
         "cotbal.estimate",
         "cotbal.files",

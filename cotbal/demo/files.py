@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image as Picture
 
+from cotbal._ending import ends
 from cotbal.demo.base import train_base
 from cotbal.demo.job import MODEL_FILE
 from cotbal.demo.model import build_model, save_model
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ends(main)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotbal._ending import ends
 from cotbal.files import json_object
 from cotbal.integrations.answering.command import exit_code, generate, parser_of
 from cotbal.integrations.huggingface.finetune import SETTINGS_FILE
@@ -148,4 +149,4 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    ends(main)

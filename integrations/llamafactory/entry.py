@@ -9,7 +9,7 @@ from typing import Any
 
 from cotbal.integrations.llamafactory.options import KEYS, RefusedError, StoppedError, take_options
 from cotbal.integrations.llamafactory.records import read_tasks
-from cotbal.integrations.telling import refuse, show
+from cotbal.integrations.telling import refuse
 
 _USAGE = "python -m cotbal.integrations.llamafactory train [my.yaml] [key=value ...]"
 _HELP = f"""\
@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     # LLaMA-Factory's launcher starts this under torchrun without it.
     words = words[1:] if words[:1] == ["train"] else words
     if words[:1] in (["-h"], ["--help"]):
-        show(_HELP + "\n".join(f"  {key}\n      {says}" for key, says in KEYS.items()))
+        print(_HELP + "\n".join(f"  {key}\n      {says}" for key, says in KEYS.items()))
         return 0
     if not words or not (words[0].endswith(_YAML) or "=" in words[0]):
         return refuse(f"expected a yaml file or key=value, got {words[0] if words else 'none'}; {_USAGE}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
+from cotbal._ending import ends
 from cotbal.integrations.answering.command import exit_code, generate, parser_of
 from cotbal.integrations.answering.questions import Batch, Question
 from cotbal.integrations.llava.versions import llava_package
@@ -102,4 +103,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    ends(main)

@@ -7,12 +7,20 @@ is none: for `--resume_from_checkpoint`, which takes nothing for a start from th
 import argparse
 from pathlib import Path
 
+from cotbal._ending import ends
 from cotbal.integrations.checkpoints import newest_checkpoint
 
-parser = argparse.ArgumentParser(prog="python -m cotbal.integrations.swift", description=__doc__)
-parser.add_argument("--checkpoint", metavar="FOLDER", help="print its newest whole checkpoint instead")
-options = parser.parse_args()
-if options.checkpoint is None:
-    print(Path(__file__).with_name("cotbal_plugin.py"))
-else:
-    print(newest_checkpoint(options.checkpoint) or "")
+
+def main() -> None:
+    """Prints a path."""
+    parser = argparse.ArgumentParser(prog="python -m cotbal.integrations.swift", description=__doc__)
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="print its newest whole checkpoint instead")
+    options = parser.parse_args()
+    if options.checkpoint is None:
+        print(Path(__file__).with_name("cotbal_plugin.py"))
+    else:
+        print(newest_checkpoint(options.checkpoint) or "")
+
+
+if __name__ == "__main__":
+    ends(main)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from cotbal._ending import ends
 from cotbal.integrations.answering.command import exit_code, generate, parser_of
 from cotbal.integrations.swift.checkpoints import trained_checkpoint
 
@@ -66,4 +67,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    ends(main)

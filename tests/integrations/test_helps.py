@@ -42,11 +42,24 @@ def test_llama_factorys_training(words: list[str], capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_llama_factorys_training_where_the_reader_is_gone(unbuffered: str) -> None:
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cotbal.demo.files",
+        "cotbal.integrations.huggingface.finetune",
+        "cotbal.integrations.huggingface.generate",
+        "cotbal.integrations.llamafactory",
+        "cotbal.integrations.llava",
+        "cotbal.integrations.llava.generate",
+        "cotbal.integrations.swift",
+        "cotbal.integrations.swift.generate",
+    ],
+)
+def test_a_help_whose_reader_is_gone(module: str, unbuffered: str) -> None:
     """As `| head`, which ends after ten lines."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "cotbal.integrations.llamafactory", "--help"]
+    command = [sys.executable, "-m", module, "--help"]
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment, check=False)
     os.close(writing)

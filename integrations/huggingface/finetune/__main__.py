@@ -2,6 +2,8 @@
 
 import sys
 
+from cotbal._ending import ends
+
 
 def main() -> int:
     """The exit code; the command's own words are told without what trains, which takes seconds to import."""
@@ -16,4 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    ends(main)
