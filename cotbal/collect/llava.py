@@ -81,7 +81,7 @@ def _reviews(files: list[Path], metric: str) -> Found:
             f"{files[0]}: field 'tuple': the reference's scores are all 0, nothing is relative to them"
         )
     score = 100 * fmean(model for _, model in pairs.values()) / reference
-    return Found(tuple(files), score=score, higher_is_better=True)
+    return Found(tuple(files), score=score, higher_is_better=True, number=len(pairs))
 
 
 def _pair(record: Record) -> tuple[float, float]:

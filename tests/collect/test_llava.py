@@ -1,5 +1,7 @@
 import pytest
 
+from cotbal.collect.align import align
+from cotbal.collect.source import parse_source
 from tests.collect.publishers import llava, write_json, write_jsonl
 from tests.collect.reading import ITEMS, read
 
@@ -82,6 +84,19 @@ def test_reviews(tmp_path):
     assert (found.items, found.higher_is_better) == ({"0": 6.0, "1": 3.0}, True)
     relative = read(tmp_path, "format=llava from=r.jsonl metric=relative")
     assert (relative.items, relative.score, relative.higher_is_better) == (None, 50.0, True)
+
+
+def test_runs_of_other_numbers_of_reviews_are_refused(tmp_path):
+    """A part was lost, or a review that has not ended: the score alone does not show it."""
+    rows = [review(0, 8, 6), review(1, 10, 3.0), review(2, 10, 9)]
+    for run, told in {"mini": rows, "vqa": rows[:2]}.items():
+        write_jsonl(tmp_path / run / "r.jsonl", told)
+    source = parse_source("vqa: format=llava from=r.jsonl metric=relative")
+    found = {
+        run: read(tmp_path / run, "format=llava from=r.jsonl metric=relative") for run in ("mini", "vqa")
+    }
+    with pytest.raises(ValueError, match=r"got 3 items in run 'mini' \(.*\) and 2 in 'vqa'"):
+        align(source, found)
 
 
 @pytest.mark.parametrize(
