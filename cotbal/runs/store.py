@@ -227,22 +227,37 @@ def locked(out: Path, instead: str = "") -> Iterator[None]:
         OSError: the folder cannot be written to, or its disk has no locks.
     """
     out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _held(out, instead)
     try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        yield
+    finally:
+        # While it is held.
+        with contextlib.suppress(OSError):
+            (out / ".lock").unlink()
+        os.close(handle)
+
+
+def _held(out: Path, instead: str) -> int:
+    while True:
+        handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(handle)
+            # Whoever held it may have removed it since it was opened.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(out / ".lock")):
+                    return handle
+            os.close(handle)
         except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(handle)
             advice = f"Wait for it, stop it, or {instead}" if instead else "Wait for it or stop it"
             raise OutputInUseError(f"{out} is in use by {holder}. {advice}") from None
         except OSError as error:
+            os.close(handle)
             raise OSError(
                 f"{out}: expected a disk with file locks (flock), which keep two starts apart, got: "
                 f"{error.strerror}; have it mounted with them (on Lustre the option flock), or name an "
                 "output folder on another disk"
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        yield
-    finally:
-        os.close(handle)

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -217,6 +218,20 @@ def test_lock_goes_with_its_process_even_by_kill_9(tmp_path):
         pass
 
 
+def test_lock_leaves_no_file_behind_and_keeps_apart_who_waited_for_it(tmp_path, monkeypatch):
+    """Who opened the file before it was removed must not hold a file that nobody else sees."""
+    with pytest.raises(ValueError, match="refused"), locked(tmp_path):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    first.enter_context(locked(tmp_path))
+    monkeypatch.setattr("cotbal.runs.store.time.sleep", lambda _: first.close())
+    second.enter_context(locked(tmp_path))
+    with second, pytest.raises(OutputInUseError, match="Wait for it"), locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_whether_a_folder_is_in_use_can_be_asked_without_disturbing_its_user(tmp_path):
     assert not in_use(tmp_path / "out")
     with locked(tmp_path / "out"):
@@ -238,9 +253,7 @@ def test_disk_without_locks_is_told_with_what_helps(tmp_path, monkeypatch):
 
 
 def test_lock_waits_for_one_who_only_asks(tmp_path, monkeypatch):
-    with locked(tmp_path):
-        pass
-    handle = os.open(tmp_path / ".lock", os.O_RDONLY)
+    handle = os.open(tmp_path / ".lock", os.O_RDONLY | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_SH)
     monkeypatch.setattr("cotbal.runs.store.time.sleep", lambda _: fcntl.flock(handle, fcntl.LOCK_UN))
     try:
