@@ -73,12 +73,11 @@ def _no_intervals(outcome: Outcome) -> str | None:
 
 
 def _doubts(outcome: Outcome) -> list[str]:
-    """What may be wrong with the transforms, which are those of every seed, by the first one's scores."""
-    from cotbal.cli.weights import _rows
-    from cotbal.estimate.transforms import far_bounds
+    """What may be wrong with the scales of the scores."""
+    from cotbal.estimate.doubts import doubts
 
-    first = next(iter(outcome.tables.values()), None)
-    return [] if first is None else far_bounds(first.tasks, _rows(first), first.transforms)
+    tables = {f"seed {seed}": table for seed, table in outcome.tables.items()}
+    return doubts(tables) if tables else []
 
 
 def _print(outcome: Outcome) -> None:

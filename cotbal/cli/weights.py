@@ -70,18 +70,17 @@ def weights(
 
     Example: cotbal weights scores.csv --items items.json --fixed chat=1.0 --out weights.json
     """
+    from cotbal.estimate.doubts import doubts
     from cotbal.estimate.no_probes import TwoModels
-    from cotbal.estimate.score_csv import two_scales
-    from cotbal.estimate.transforms import far_bounds
+    from cotbal.estimate.seeds import check_alike
     from cotbal.files import check_outputs
 
     check_outputs([("--out", out)], [*scores, *(items or [])])
     stated = _fixed(fixed or [])
     tables = _read(scores, items or [])
-    for path, table in zip(scores, tables, strict=True):
-        rows = _rows(table)
-        for doubt in two_scales(table.tasks, rows) + far_bounds(table.tasks, rows, table.transforms):
-            typer.echo(f"{path}: {doubt}", err=True)
+    check_alike(tables)
+    for doubt in doubts(dict(zip(map(str, scores), tables, strict=True))):
+        typer.echo(f"{scores[0]}: {doubt}" if len(scores) == 1 else doubt, err=True)
     models = [table for table in tables if isinstance(table, TwoModels)]
     if models:
         if shrink:
@@ -106,6 +105,7 @@ def weights(
 
 def _read(paths: list[Path], items: list[Path]) -> list[Any]:
     """The tables, all of one mode, with their items."""
+    from cotbal.estimate.doubts import rows_of
     from cotbal.estimate.items_json import read_items
     from cotbal.estimate.no_probes import TwoModels
     from cotbal.estimate.scores import Scores
@@ -122,19 +122,12 @@ def _read(paths: list[Path], items: list[Path]) -> list[Any]:
     for place, table in enumerate(tables):
         for other in range(place):
             # Two trainings never agree in every score: the noise between them would seem to be none.
-            if _rows(table) == _rows(tables[other]):
+            if rows_of(table) == rows_of(tables[other]):
                 raise ValueError(
                     "SCORES: expected a table of its own for every seed, got the same scores in "
                     f"{paths[other]} and {paths[place]}; give each table once, or train under another seed"
                 )
     return tables
-
-
-def _rows(table: "Scores | TwoModels") -> dict[str, list[float]]:
-    """The scores of a table by the names of its rows."""
-    found = {name: getattr(table, name, None) for name in ("mini", "equal", "single_mini", "single_full")}
-    found |= dict(zip(table.tasks, getattr(table, "probes", ()), strict=False))
-    return {name: [float(score) for score in row] for name, row in found.items() if row is not None}
 
 
 def _with_probes(

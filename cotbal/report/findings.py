@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cotbal.estimate.doubts import doubts
 from cotbal.estimate.resample import tasks_without_items
 from cotbal.estimate.rule_names import RULES
 from cotbal.estimate.rules import seed_spread, weights_by_rule
@@ -92,7 +93,8 @@ def estimate_results(tables: Sequence[Scores], settings: Settings, *, source: st
         "no_intervals": reason,
         "no_weights": refused,
     }
-    return {**results, "statements": statements(results)}
+    scales = doubts({f"table {number}": table for number, table in enumerate(tables, start=1)})
+    return {**results, "statements": [f"Of the scales: {doubt}." for doubt in scales] + statements(results)}
 
 
 def no_intervals(tables: Sequence[ScoreTable]) -> str | None:

@@ -81,3 +81,25 @@ def test_a_bound_far_above_every_score_is_told_once(tmp_path, monkeypatch):
         shown.stderr.count("task 'b': the bound of complement: 100 is far above its largest score, 0.6") == 1
     )
     assert shown.stderr.count("far above") == 1
+
+
+@pytest.mark.parametrize("wrong", ["seed 1/evaluate probe a on b", "seed 1/"])
+def test_percentages_among_shares_are_told(tmp_path, monkeypatch, wrong):
+    """As of an evaluation that was changed between the runs, of which the key of a run knows nothing."""
+    monkeypatch.setattr(
+        session,
+        "work",
+        instantly(lambda name, task: score(name, task) * (100 if name.startswith(wrong) else 1)),
+    )
+    path = write(tmp_path, seeds=[0, 1])
+    shown = call("run", path)
+    assert shown.exit_code == 0, shown.output
+    told = [line for line in shown.stderr.splitlines() if "write the column in one scale" in line]
+    assert ["task 'b': " in line and " of seed 1'; if" in line for line in told].count(True) == 1, (
+        shown.stderr
+    )
+    assert len(told) == (1 if "probe" in wrong else 3)
+    assert call("report", path).stdout.count("write the column in one scale.") == len(told)
+    tables = [tmp_path / "out" / f"seed-{seed}" / "scores.csv" for seed in (0, 1)]
+    of_tables = call("weights", *tables, "--out", tmp_path / "w.json")
+    assert of_tables.stderr.count("write the column in one scale") == len(told), of_tables.output
