@@ -180,7 +180,6 @@ def _number(text: str, key: str, value: str) -> float | int:
 
 
 def _spell(kind: str, options: Mapping[str, Any]) -> str:
-    words = [
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in options.items()
-    ]
+    # finals.json keeps names alone.
+    words = [f"{key}={str(value).removesuffix('.0')}" for key, value in options.items()]
     return " ".join([kind, *words])

@@ -34,6 +34,16 @@ def test_a_method_is_named_as_it_was_asked_for_and_trained_by_what_differs_from_
         assert (method.name, method.run_name(toy)) == (name, run)
 
 
+@pytest.mark.parametrize("text", ["CoTBal T=0.33333333 alpha=1e-7", "CoTBal T=1e6", "CoTBal T=12345678.5"])
+def test_the_name_of_a_method_says_all_digits(project, text):
+    """finals.json has the names alone: a model of rounded ones is another, and never found again."""
+    toy = project()
+    method = parse_method(text, toy)
+    assert parse_method(method.name, toy) == method
+    other = text.replace("T=0.33333333", "T=0.33333331").replace("T=12345678.5", "T=12345678.25")
+    assert len(parse_methods([text, other], toy)) == 1 + (text != other)
+
+
 def test_equal_methods_train_the_same_models(project):
     toy = project()
     assert parse_method("CoTBal T=0.5 alpha=0.5 D=real", toy) == parse_method("CoTBal", toy)
