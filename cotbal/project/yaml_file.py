@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -123,7 +124,10 @@ def _in_words(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
     message = str(mistake["msg"]).removeprefix("Value error, ")
     if mistake["type"] == "value_error":
         return message
-    return f"{message[0].lower()}{message[1:]}, got {_shown(mistake['input'])}"
+    # YAML reads `on`, 7 and 2024-01-01 as something else than text.
+    scalar = isinstance(mistake["input"], bool | int | float | date)
+    remedy = "; write it in quotes" if mistake["type"] == "string_type" and scalar else ""
+    return f"{message[0].lower()}{message[1:]}, got {_shown(mistake['input'])}{remedy}"
 
 
 def _shown(value: Any) -> str:

@@ -84,7 +84,10 @@ def changed(place, new):
         ),
         (changed(["tasks", "a", "weight"], -1), "tasks.a.weight: input should be greater"),
         (changed(["tasks", "a", "train"], []), "tasks.a.train: expected a file or a list of files"),
-        (changed(["tasks", "a", "train"], 3), "tasks.a.train: input should be a valid string, got 3"),
+        (
+            changed(["tasks", "a", "train"], 3),
+            "tasks.a.train: input should be a valid string, got 3; write it in quotes",
+        ),
         (
             changed(["tasks", "a", "train"], ["x.json", "d/../x.json"]),
             "tasks.a: train: expected each file once, got x.json, d/../x.json",
@@ -321,3 +324,13 @@ def test_an_option_is_blamed_for_its_own_value(tmp_path, option, message):
     load(tmp_path, content(tmp_path))
     with pytest.raises(ValueError, match=rf"^{message}"):
         load_project(tmp_path / "toy.yaml", **option)
+
+
+@pytest.mark.parametrize(("key", "read"), [("on", "True"), ("2", "2"), ("2024-01-01", "datetime.date")])
+def test_a_task_whose_name_yaml_takes_for_something_else_needs_quotes(tmp_path, key, read):
+    text = yaml.safe_dump(content(tmp_path), sort_keys=False)
+    with pytest.raises(ValueError, match=rf"tasks: input .* string, got {read}.*; write it in quotes$"):
+        load(tmp_path, text.replace("\n  a:\n", f"\n  {key}:\n"))
+    assert key in load(tmp_path, text.replace("\n  a:\n", f"\n  '{key}':\n")).tasks
+    with pytest.raises(ValueError, match=r"base_model: input should be a valid string, got None$"):
+        load(tmp_path, content(tmp_path, base_model=None))
