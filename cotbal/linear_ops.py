@@ -1,7 +1,8 @@
 """The loss on hidden states and head as an operator of torch.library, and its gradients."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -175,6 +176,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, gradient_of: Callable[[], Tensor], *inputs: Any) -> tuple[Tensor, ...]:
         """Returns `LossOutputs`; `weight.grad` (V, D), which `gradient_of` gives, has grown by dW."""
         weight_grad = gradient_of()
+        _Added.look_at_those_in(weight_grad)
         hidden, weight, bias, *rest = inputs
         row_upstream, *needs, memory_budget, valid_count = rest[_N_ROWS:]
         arguments = RowArguments(*rest[:_N_ROWS])
@@ -192,8 +194,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.gradients = hidden_gradient, None, bias_gradient
-        label = _label_of_most(arguments, weight, outputs.losses)
-        ctx.added = gradient_of, weight_grad, label, weight_grad.index_select(0, label).any()
+        ctx.added = _Added(gradient_of, weight_grad, _label_of_most(arguments, weight, outputs.losses))
         save_rows(ctx, 1 + _TASK_WEIGHTS, arguments, outputs)
         return tuple(outputs)
 
@@ -206,7 +207,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
                 "backward a second time with accumulate_weight_grad=True: the weight's gradient was added "
                 "once, in the forward pass; expected one backward pass for each call"
             )
-        _refuse_lost(*ctx.added)
+        ctx.added.refuse_lost()
         gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         factor = torch.zeros(()) if upstream is None else upstream
         expected = "an upstream gradient of 1; fold constants into denominator"
@@ -225,17 +226,45 @@ def _label_of_most(arguments: RowArguments, weight: Tensor, losses: Tensor) -> T
     return (rows.labels * rows.valid).index_select(0, row)
 
 
-def _refuse_lost(
-    gradient_of: Callable[[], Tensor | None], added_to: Tensor, label: Tensor, had_values: Tensor
-) -> None:
-    """Raises where `weight.grad` no longer has the dW of the forward pass: the head would not be trained."""
-    expected = (
-        "accumulate_weight_grad=True: expected weight.grad to keep the dW that the loss has added until its "
-        "backward pass; call zero_grad before the loss"
-    )
-    gradient = gradient_of()
-    if gradient is None or gradient.data_ptr() != added_to.data_ptr():
-        raise RuntimeError(f"{expected}, got {'None' if gradient is None else 'another tensor'}")
-    # One row, which cannot come to 0 by itself: the whole would take a pass over the head.
-    row = added_to.index_select(0, label)
-    require(row.any() | ~had_values, expected, row.abs().sum())
+class _Added:
+    """What a loss has added to `weight.grad`: without it the head would not be trained.
+
+    Args:
+        gradient_of: gives `weight.grad`.
+        to: (V, D), `weight.grad` in the forward pass.
+        label: (1,), one whose row of dW can least come to 0 by itself: the whole would take a pass over the
+            head. (0,) where there is none.
+    """
+
+    _all: ClassVar["WeakSet[_Added]"] = WeakSet()
+
+    def __init__(self, gradient_of: Callable[[], Tensor | None], to: Tensor, label: Tensor) -> None:
+        self._gradient_of, self._to, self._label = gradient_of, to, label
+        self._had_values = self._row().any()
+        self._is_lost = torch.zeros_like(self._had_values)
+        _Added._all.add(self)
+
+    def _row(self) -> Tensor:
+        return self._to.index_select(0, self._label)
+
+    def _look(self) -> None:
+        self._is_lost = self._is_lost | (self._had_values & ~self._row().any())
+
+    @classmethod
+    def look_at_those_in(cls, gradient: Tensor) -> None:
+        """Before another loss adds to the same tensor, after which nothing could be seen."""
+        for each in list(cls._all):
+            if each._to.data_ptr() == gradient.data_ptr():
+                each._look()
+
+    def refuse_lost(self) -> None:
+        """Raises where `weight.grad` no longer has the dW of the forward pass."""
+        expected = (
+            "accumulate_weight_grad=True: expected weight.grad to keep the dW that the loss has added until "
+            "its backward pass; call zero_grad before the loss"
+        )
+        gradient = self._gradient_of()
+        if gradient is None or gradient.data_ptr() != self._to.data_ptr():
+            raise RuntimeError(f"{expected}, got {'None' if gradient is None else 'another tensor'}")
+        self._look()
+        require(~self._is_lost, expected, self._row().abs().sum())

@@ -105,7 +105,14 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "(rows.labels * rows.valid).index_select(0, row)",
             "0 * (rows.labels * rows.valid).index_select(0, row)",
         ),
-        "an accumulated gradient is lost where it is made 0": ("| ~had_values", "| True"),
+        "an accumulated gradient is lost where it is made 0": (
+            "(self._had_values & ~self._row().any())",
+            "(self._had_values & False)",
+        ),
+        "an accumulated gradient is lost before another loss": (
+            "_Added.look_at_those_in(weight_grad)",
+            "pass",
+        ),
     },
     "cotbal/_arguments.py": {
         "traced losses have the logits' dtype": (

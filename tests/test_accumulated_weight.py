@@ -62,6 +62,33 @@ def test_a_weight_gradient_that_zero_grad_loses_raises(impl: str, set_to_none: b
 
 
 @fast_impl
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_weight_gradient_that_is_lost_between_two_losses_raises(
+    impl: str, set_to_none: bool, order: tuple[int, int]
+) -> None:
+    """The second adds its own to the same rows, in which the first one's is looked for."""
+    leaves = leaves_of_a_loss()
+    leaves[1].grad = torch.zeros_like(leaves[1])
+    optimizer = torch.optim.SGD([leaves[1]], lr=0.1)
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none)
+        leaves[1].grad = torch.zeros_like(leaves[1]) if leaves[1].grad is None else leaves[1].grad
+        losses.append(
+            cotbal.linear_gtw_cross_entropy(
+                *leaves[:2], LABELS, IDS, leaves[2], impl=impl, accumulate_weight_grad=True
+            )
+        )
+    for place in order:
+        if place == 1:
+            losses[1].backward()
+        else:
+            with pytest.raises((RuntimeError, ValueError), match="call zero_grad before the loss"):
+                losses[0].backward()
+
+
+@fast_impl
 def test_a_lost_weight_gradient_is_seen_where_most_of_it_was(impl: str) -> None:
     """dW is 0 for class 0, whose probability is exactly 0, and for the label of a row of weight 0."""
     hidden, head = torch.ones(3, 5, requires_grad=True), torch.zeros(40, 5)
