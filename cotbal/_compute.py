@@ -133,6 +133,43 @@ def row_loss_of(weighed: Weighed) -> RowLoss:
     return row_loss
 
 
+def with_upstream(row_loss: RowLoss, impl: str) -> RowLoss:
+    """`row_loss` for weights that are multiplied by what comes from above, which may be inf or NaN.
+
+    That is applied last, so that a gradient of 0 stays 0. Rows of finite weight cost no pass; in plain torch
+    on a GPU, where the others could not be told from them without waiting, it is left out.
+    """
+
+    def apart(
+        logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if gradient is None or (weights.is_cuda and impl != "triton"):
+            return row_loss(logits, labels, weights, gradient)
+        is_finite = weights.isfinite()
+        result = row_loss(logits, labels, weights.masked_fill(~is_finite, 1), gradient)
+        scale_rows_(gradient, weights.masked_fill(is_finite, 1), None, 0, impl)
+        return result
+
+    return apart
+
+
+def scale_rows_(
+    gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str
+) -> None:
+    """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); factors of 1 alone cost no pass.
+
+    What is 0 stays 0, whatever the factor. With `labels` (R,), the rows of `ignore_index` have a gradient of
+    0, which need not be scaled.
+    """
+    if impl == "triton":
+        from csrc_triton import gtw_cross_entropy as kernel
+
+        kernel.scale_rows_(gradient, factor, labels, ignore_index)
+    # Reading the factor is free on a CPU and a synchronisation on a GPU.
+    elif factor.is_cuda or bool((factor != 1).any()):
+        torch_path.scale_rows_(gradient, factor)
+
+
 def outputs_of(weighed: Weighed, losses: Tensor, correct: Tensor) -> LossOutputs:
     """Eq. 2 and the sums per task from c (R,) and correct (R,) bool; 0 where the denominator is 0."""
     arguments, rows, weights, divisor = weighed.arguments, weighed.rows, weighed.weights, weighed.divisor

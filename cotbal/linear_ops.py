@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cotbal._arguments import OUTPUT_SCHEMA, ROW_SCHEMA, LossOutputs, RowArguments
-from cotbal._compute import outputs_of, row_loss_of, weigh
+from cotbal._compute import outputs_of, row_loss_of, weigh, with_upstream
 from cotbal.ops import (
     HeldGradients,
     refuse_second_derivative,
@@ -40,14 +40,16 @@ def _compute(
 ) -> tuple[LossOutputs, tuple[Tensor | None, ...]]:
     """The loss, and the gradients in hidden, weight and bias as far as needed."""
     weighed = weigh(arguments, weight.shape[0], hidden)
-    weights = weighed.weights if row_upstream is None else weighed.weights * row_upstream
+    weights, row_loss = weighed.weights, row_loss_of(weighed)
+    if row_upstream is not None:
+        weights, row_loss = weighed.weights * row_upstream, with_upstream(row_loss, arguments.impl)
     result = linear_gtw_cross_entropy_forward(
         hidden,
         weight,
         bias,
         weighed.rows.labels,
         weights,
-        row_loss_of(weighed),
+        row_loss,
         read=weighed.read_apart(row_upstream),
         ignore_index=arguments.ignore_index,
         needs_hidden_gradient=needs[0],

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cotbal._arguments import OUTPUT_SCHEMA, ROW_SCHEMA, LossOutputs, RowArguments
-from cotbal._compute import loss_on_logits, outputs_of, weigh
-from csrc_triton import torch_path
+from cotbal._compute import loss_on_logits, outputs_of, scale_rows_, weigh
 from csrc_triton.task_stats import per_task
 
 _TASK_WEIGHTS = 1 + RowArguments._fields.index("task_weights")
@@ -65,24 +64,9 @@ def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return *LossOutputs.fake(RowArguments(*row_arguments), logits), gradient
 
 
-def _scale_(gradient: Tensor, factor: Tensor, labels: Tensor | None, ignore_index: int, impl: str) -> None:
-    """Multiplies `gradient` (R, V) by `factor`, 0-d or (R,); a factor 0-d of 1 costs no pass.
-
-    What is 0 stays 0, whatever the factor. With `labels` (R,), the rows of `ignore_index` have a gradient of
-    0, which need not be scaled.
-    """
-    if impl == "triton":
-        from csrc_triton import gtw_cross_entropy as kernel
-
-        kernel.scale_rows_(gradient, factor, labels, ignore_index)
-    # Reading the factor is free on a CPU and a synchronisation on a GPU.
-    elif factor.ndim or factor.is_cuda or factor.item() != 1:
-        torch_path.scale_rows_(gradient, factor)
-
-
 scale_op = torch.library.custom_op(
     "cotbal::scale_",
-    _scale_,
+    scale_rows_,
     mutates_args=("gradient",),
     schema="(Tensor(a!) gradient, Tensor factor, Tensor? labels, int ignore_index, str impl) -> ()",
 )
@@ -140,7 +124,7 @@ class HeldGradients:
 def _scale(gradient: Tensor, factor: Tensor, labels: Tensor | None, arguments: RowArguments) -> None:
     # What is_grads_batched=True makes of the factor has the class of a tensor.
     if is_plain_call(gradient, factor) and not torch._C._functorch.is_legacy_batchedtensor(factor):
-        _scale_(gradient, factor, labels, arguments.ignore_index, arguments.impl)
+        scale_rows_(gradient, factor, labels, arguments.ignore_index, arguments.impl)
         # As the operator does: the gradient may stand in logits that something saved meanwhile.
         torch.autograd.graph.increment_version(gradient)
         return

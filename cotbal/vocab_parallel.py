@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cotbal._arguments import LossOutputs, RowArguments
-from cotbal._compute import Weighed, outputs_of, weigh
+from cotbal._compute import Weighed, outputs_of, weigh, with_upstream
 from cotbal.ops import (
     HeldGradients,
     refuse_second_derivative,
@@ -297,18 +297,19 @@ class LinearLevel:
         assert weight is not None
         vocab, weighed = self.vocab, weigh(arguments, self.vocab.piece.n_cols, hidden)
 
-        def row_loss(
+        def on_piece(
             z: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor | None
         ) -> tuple[Tensor, Tensor]:
             return _loss_on_piece(vocab, weighed, z, labels, weights, gradient)
 
+        weights = weighed.weights if row_upstream is None else weighed.weights * row_upstream
         result = linear_gtw_cross_entropy_forward(
             hidden,
             weight,
             bias,
             weighed.rows.labels,
-            weighed.weights if row_upstream is None else weighed.weights * row_upstream,
-            row_loss,
+            weights,
+            on_piece if row_upstream is None else with_upstream(on_piece, arguments.impl),
             read=weighed.read_apart(row_upstream),
             ignore_index=arguments.ignore_index,
             needs_hidden_gradient=needs[0],

@@ -175,12 +175,13 @@ class LogitsGradient:
     def splitting(cls, values: Tensor, columns: Tensor) -> "LogitsGradient":
         """Takes the labels' entries out of `values`; a column outside of 0..V-1 is no label's."""
         n_cols = values.shape[1]
-        is_own = (columns >= 0) & (columns < n_cols)
+        is_own = ((columns >= 0) & (columns < n_cols)).unsqueeze(1)
         columns = columns.clamp(0, n_cols - 1)
         column = columns.unsqueeze(1)
         found = values.gather(1, column)
-        label_values = torch.where(is_own.unsqueeze(1), found, torch.zeros_like(found))
-        values.scatter_(1, column, found - label_values)
+        nothing = torch.zeros_like(found)
+        label_values = torch.where(is_own, found, nothing)
+        values.scatter_(1, column, torch.where(is_own, nothing, found))
         return cls(values, label_values, columns)
 
     def write_product(self, out: Tensor, weight: Tensor) -> None:

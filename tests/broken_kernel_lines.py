@@ -42,9 +42,12 @@ BROKEN_KERNEL_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "pass",
         ),
         "a label's term of the hidden gradient is dropped": ("out.addcmul_(", "out.clone().addcmul_("),
-        "a label's term stays in the products too": ("found - label_values)", "found)"),
+        "a label's term stays in the products too": (
+            "torch.where(is_own, nothing, found)",
+            "found",
+        ),
         "another piece's label takes the entry at the edge away": (
-            "values.scatter_(1, column, found - label_values)",
+            "values.scatter_(1, column, torch.where(is_own, nothing, found))",
             "values.scatter_(1, column, 0.0)",
         ),
         "a chunk's pieces write over each other's gradient": (

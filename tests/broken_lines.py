@@ -13,6 +13,10 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "rows.weights",
         ),
         "rows of weight 0 are read": ("return weights != 0", "return labels != self.rows.ignore_index"),
+        "a row that is given an infinite gradient spoils the classes without one": (
+            "weights.masked_fill(~is_finite, 1)",
+            "weights",
+        ),
     },
     "cotbal/_inputs.py": {
         "shift leaves the token weights where they are": (

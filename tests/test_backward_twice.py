@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -237,6 +238,36 @@ def test_a_gradient_of_0_stays_0_whatever_comes_from_above(
         assert not got[got != 0].isfinite().any()
     assert all((gradients[1][0][row] == 0).all() for row in (1, 2))
     assert gradients[1][-1][2] == 0
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize("n_cols", [40, 33])
+@pytest.mark.parametrize("options", [{}, {"class_weights": True}, {"z_loss": 1e-3}], ids=str)
+@pytest.mark.parametrize("above", [math.nan, -math.inf])
+def test_a_row_that_is_given_no_finite_gradient_spoils_no_class_without_one(
+    impl: str, n_cols: int, options: dict[str, Any], above: float
+) -> None:
+    """Of probability 0, that is: the products sum over the rows, and one NaN in a column is a row of dW."""
+    generator = torch.Generator().manual_seed(1)
+    features = [torch.randn(rows, 5, generator=generator) for rows in (5, n_cols)]
+    features.append(torch.zeros(n_cols).index_fill(0, torch.tensor([7, 8]), -1e4))
+    labels, ids = torch.tensor([3, -100, 12, 0, 3]), torch.tensor([0, 0, 1, 0, 2])
+    weights, upstream = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([above, 1.0, 0.5, -2.0, above])
+    options = options | {"reduction": "none"}
+    if "class_weights" in options:
+        options["class_weights"] = torch.rand(n_cols, generator=generator)
+    gradients = []
+    for each in (impl, "reference"):
+        leaves = [feature.clone().requires_grad_() for feature in features]
+        hidden, head, bias = leaves
+        loss = cotbal.linear_gtw_cross_entropy(
+            hidden, head, labels, ids, weights, bias=bias, impl=each, **options
+        )
+        gradients.append(torch.autograd.grad(loss, leaves, upstream))
+    for got, expected in zip(*gradients, strict=True):
+        assert torch.equal(got.isfinite(), expected.isfinite())
+        assert_gradients_close(got.nan_to_num(), expected.nan_to_num(), torch.float32)
+    assert not gradients[0][1][[7, 8]].any()
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch", "triton"])

@@ -108,6 +108,20 @@ def test_each_row_with_its_own_gradient_from_above(ranks: Ranks, level: str, imp
     assert_outcomes_close(got, outcome(call.double()), call)
 
 
+@fast_impl
+def test_a_row_that_is_given_an_infinite_gradient(ranks: Ranks, impl: str) -> None:
+    """A class of probability 0 has none of it, as in a single process."""
+    call = call_of("linear", torch.float32, impl=impl, reduction="none")
+    hidden, head, bias = call.features
+    bias = bias.index_fill(0, torch.tensor([7, 100]), -1e4)
+    upstream = torch.ones(2, 7).index_fill(1, torch.tensor(2), torch.inf)
+    call = replace(call, features=(hidden, head, bias), upstream=upstream)
+    got, alone = run(ranks, replace(call, cuts=EVEN[len(ranks.processes)])), outcome(call)
+    assert not got.gradients[1][[7, 100]].any()
+    for one, other in zip(got.gradients, alone.gradients, strict=True):
+        assert torch.equal(one.isnan(), other.isnan())
+
+
 @every_level
 def test_chunks_are_the_same_on_every_rank(ranks: Ranks, level: str) -> None:
     """200 rows in chunks of 64, whatever the size of a piece; other budgets give the same numbers."""

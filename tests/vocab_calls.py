@@ -112,7 +112,7 @@ def assert_same(one: Tensor | None, other: Tensor | None) -> None:
     """To the bit."""
     assert (one is None) == (other is None)
     if one is not None and other is not None:
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def joined(call: Call, outcomes: list[Outcome]) -> Outcome:
