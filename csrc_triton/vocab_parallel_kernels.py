@@ -59,7 +59,8 @@ def piece_statistics_fwd_kernel(
 ):
     """Writes the first four statistics of a row's piece."""
     # 64-bit offsets: rows * vocabulary passes 2^31 elements at ordinary sizes, rows * statistics may.
-    row, n_rows = tl.program_id(0).to(tl.int64), n_rows.to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
+    n_rows = n_rows.to(tl.int64)
     label = tl.load(labels_ptr + row)
     if not reads_row(tl.load(weights_ptr + row), label, ignore_index, READS_UNWEIGHTED):
         # Numbers of no row, but numbers: nothing else is told to the other ranks.
@@ -164,7 +165,8 @@ def piece_losses_fwd_kernel(
     WORD: tl.constexpr,
 ):
     """Writes a row's loss, whether it is correct, and the gradient of its piece."""
-    row, n_rows = tl.program_id(0).to(tl.int64), n_rows.to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
+    n_rows = n_rows.to(tl.int64)
     label = tl.load(labels_ptr + row)
     weight = tl.load(weights_ptr + row)
     logits_row_ptr = logits_ptr + row * logits_stride_row
