@@ -17,6 +17,7 @@ from cotbal.ops import (
     save_rows,
     saved_rows,
     task_weights_gradient,
+    wanted_now,
 )
 from csrc_triton.checks import require
 from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
@@ -140,23 +141,23 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
         **dict(zip(_FEATURES, formed, strict=True)),
         task_weights=(ctx.needs_input_grad[_TASK_WEIGHTS], arguments.reads_unweighted),
     )
-    if any(ctx.needs):
-        if ctx.held is None:
-            gradients[:_N_FEATURES] = _recomputed(ctx, features, arguments, upstream)
-        else:
-            gradients[:_N_FEATURES] = ctx.held.scaled(upstream, arguments)
+    wanted = wanted_now(ctx, ctx.needs)
+    if ctx.held is not None and any(ctx.needs):
+        gradients[:_N_FEATURES] = ctx.held.scaled(upstream, arguments, wanted)
+    elif any(wanted):
+        gradients[:_N_FEATURES] = _recomputed(ctx, features, arguments, upstream, wanted)
     if ctx.needs_input_grad[_TASK_WEIGHTS]:
         gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, sums, upstream)
     return tuple(gradients)
 
 
 def _recomputed(
-    ctx: Any, features: tuple[Any, ...], arguments: RowArguments, upstream: Tensor
+    ctx: Any, features: tuple[Any, ...], arguments: RowArguments, upstream: Tensor, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Gradients in hidden, weight and bias of sum_r upstream_r w_r c_r."""
     plain = arguments._replace(reduction="sum", want_correct=False, reads_unweighted=False)
-    output = linear_gtw_cross_entropy_op(*features, *plain, upstream, *ctx.needs, *ctx.chunks)
-    return [each if needed else None for each, needed in zip(output[6:], ctx.needs, strict=True)]
+    output = linear_gtw_cross_entropy_op(*features, *plain, upstream, *wanted, *ctx.chunks)
+    return [each if needed else None for each, needed in zip(output[6:], wanted, strict=True)]
 
 
 linear_gtw_cross_entropy_op.register_autograd(_backward, setup_context=_setup_context)

@@ -3,6 +3,7 @@
 The gradient is formed in the forward pass; the backward pass scales it by the upstream gradient.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -88,15 +89,22 @@ class HeldGradients:
         # Of the first one, where it stands in the logits: whoever writes to them counts it up.
         self.version: int | None = None
 
-    def scaled(self, factor: Tensor, arguments: RowArguments) -> tuple[Tensor | None, ...]:
-        """The gradients times `factor`: in place, or in copies where the graph is kept for another pass."""
+    def scaled(
+        self, factor: Tensor, arguments: RowArguments, wanted: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients times `factor`: in place, or in copies where the graph is kept for another pass.
+
+        None for those that are not `wanted`.
+        """
         if self.gradients is None:
             raise RuntimeError(
                 "backward a second time through this loss: its gradient was handed out and scaled in place; "
                 "expected retain_graph=True at every backward but the last"
             )
-        gradients = self.gradients
-        self._refuse_changed(gradients[0])
+        self._refuse_changed(self.gradients[0])
+        gradients = tuple(
+            each if is_wanted else None for each, is_wanted in zip(self.gradients, wanted, strict=True)
+        )
         # While a graph is traced, a change in place would change what the forward pass returns.
         is_traced = any(type(each) is not Tensor for each in gradients if each is not None)
         if _graph_is_kept() or is_traced:
@@ -137,6 +145,25 @@ def _scale(gradient: Tensor, factor: Tensor, labels: Tensor | None, arguments: R
             "is_grads_batched=True, vectorize=True: not through this loss, whose gradient is scaled in "
             'place; take the gradients one by one, or impl="reference"'
         ) from error
+
+
+def wanted_now(ctx: Any, needed: Sequence[bool]) -> tuple[bool, ...]:
+    """Which of the first tensors' gradients the running backward pass is for.
+
+    `torch.autograd.grad` and `backward(inputs=...)` may be for some alone, of those that are `needed`.
+    """
+    return tuple(is_needed and _leads_on(ctx, place) for place, is_needed in enumerate(needed))
+
+
+def _leads_on(ctx: Any, place: int) -> bool:
+    """Whether the backward pass goes on behind a tensor; True where torch cannot say, as of some leaves."""
+    asks = getattr(torch._C, "_will_engine_execute_node", None)
+    if asks is None or torch.compiler.is_compiling():
+        return True
+    try:
+        return asks(ctx.next_functions[place][0])
+    except RuntimeError:
+        return True
 
 
 def _graph_is_kept() -> bool:
@@ -271,7 +298,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Ten
         task_weights=(ctx.needs_input_grad[_TASK_WEIGHTS], arguments.reads_unweighted),
     )
     if ctx.needs_input_grad[0]:
-        gradients[0] = ctx.held.scaled(upstream, arguments)[0]
+        gradients[:1] = ctx.held.scaled(upstream, arguments, wanted_now(ctx, ctx.needs))
     if ctx.needs_input_grad[_TASK_WEIGHTS]:
         gradients[_TASK_WEIGHTS] = task_weights_gradient(arguments, sums, upstream)
     return tuple(gradients)

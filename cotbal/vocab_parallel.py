@@ -21,6 +21,7 @@ from cotbal.ops import (
     save_rows,
     saved_rows,
     task_weights_gradient,
+    wanted_now,
 )
 from csrc_triton import vocab_pieces
 from csrc_triton.checks import require
@@ -364,7 +365,7 @@ class VocabParallelLoss(torch.autograd.Function):
             return tuple(gradients)
         arguments, sums, features = saved_rows(ctx)
         if ctx.held is not None and any(ctx.needs):
-            gradients[2 : 2 + _N_FEATURES] = ctx.held.scaled(upstream, arguments)
+            gradients[2 : 2 + _N_FEATURES] = ctx.held.scaled(upstream, arguments, wanted_now(ctx, ctx.needs))
         elif any(ctx.needs):
             plain = arguments._replace(reduction="sum", want_correct=False, reads_unweighted=False)
             _, gradients[2 : 2 + _N_FEATURES] = ctx.level.compute(features, plain, ctx.needs, upstream)
