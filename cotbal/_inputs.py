@@ -112,10 +112,14 @@ def check_tensors(*, optional: bool = False, **arguments: Any) -> None:
             # By its name: to import it takes time, and while a graph is traced there is none.
             if torch.compiler.is_compiling() or type(value).__name__ != "DTensor":
                 continue
-            remedy = (
-                "; run the loss where the module's parameters are gathered, or pass its .full_tensor(), or "
-                "pieces of the vocabulary, each rank's .to_local(), to the vocab_parallel losses"
-            )
+            remedy = "; pass its .full_tensor()"
+            if name in ("weight", "bias"):
+                # Without the placements each rank's rows would get the gradient of its own data alone.
+                remedy = (
+                    "; run the loss where the module's parameters are gathered, or where FSDP2 has sharded "
+                    'it pass its .full_tensor(grad_placements=[Partial("avg")])'
+                )
+            remedy += ", or under tensor parallelism each rank's .to_local() to the vocab_parallel losses"
         if isinstance(value, Mapping) and name == "task_weights":
             remedy = "; use TaskWeights(...).to_tensor(tasks), tasks in the order of the ids"
         elif isinstance(getattr(value, name, None), Tensor):

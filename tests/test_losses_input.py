@@ -368,7 +368,7 @@ def test_a_sharded_tensor_is_refused(tmp_path: Path) -> None:
         head, logits = (
             tensor.distribute_tensor(each.clone(), mesh, [tensor.Shard(0)]) for each in (HEAD, LOGITS)
         )
-        with pytest.raises(TypeError, match=r"weight: expected a tensor, got DTensor; .*\.full_tensor\(\)"):
+        with pytest.raises(TypeError, match=r"weight: expected a tensor, got DTensor; .*grad_placements="):
             cotbal.linear_gtw_cross_entropy(HIDDEN, head, LABELS)
         with pytest.raises(TypeError, match=r"logits: expected a tensor, got DTensor; .*\.to_local\(\)"):
             cotbal.gtw_cross_entropy(logits, LABELS)
