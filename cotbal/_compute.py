@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from cotbal._arguments import LossOutputs, RowArguments
@@ -146,8 +147,8 @@ def with_upstream(row_loss: RowLoss, impl: str) -> RowLoss:
         if gradient is None or (weights.is_cuda and impl != "triton"):
             return row_loss(logits, labels, weights, gradient)
         is_finite = weights.isfinite()
-        result = row_loss(logits, labels, weights.masked_fill(~is_finite, 1), gradient)
-        scale_rows_(gradient, weights.masked_fill(is_finite, 1), None, 0, impl)
+        result = row_loss(logits, labels, torch.where(is_finite, weights, 1.0), gradient)
+        scale_rows_(gradient, torch.where(is_finite, 1.0, weights), None, 0, impl)
         return result
 
     return apart
