@@ -20,6 +20,8 @@ from cotbal.project.subsets import largest_chosen, sample_numbers, subset_size
 
 SCHEMA_VERSION = 1
 BLOCK = 1 << 20
+# Characters of keys in a message.
+SHOWN = 80
 # In nanoseconds.
 SECOND = 10**9
 # What every command of an estimate writes into its folder, beside the folders of runs.
@@ -336,13 +338,27 @@ class _Index:
 
 def _read_through(path: Path, records: bool) -> tuple[str, int | None]:
     digest = hashlib.sha256()
+    count, keys = 0, ""
     try:
-        count = sum(1 for _ in read_records(path, digest))
+        for record in read_records(path, digest):
+            keys = keys if count else ", ".join(record.content)
+            count += 1
+        # As publishers have their questions: {"questions": [...]}.
+        if count == 1 and path.suffix.lower() != ".jsonl" and not _is_array(path):
+            raise ValueError(
+                f"{path}: expected a JSON array of records, or JSONL by that ending, got one object with "
+                f"{keys[:SHOWN] or 'nothing'}; write the list alone"
+            )
     except ValueError:
         if records:
             raise
         return _sha256(path), None
     return digest.hexdigest(), count
+
+
+def _is_array(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig") as stream:
+        return stream.read(BLOCK).lstrip()[:1] == "["
 
 
 def _sha256(path: Path) -> str:

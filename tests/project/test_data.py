@@ -224,3 +224,21 @@ def test_data_in_the_place_of_a_file_of_the_estimate_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"output: expected a place of its own, got .*items\.json, which is"):
         prepare(project)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_inside_of_an_object_is_not_one_record(tmp_path, indent):
+    """As VQAv2's {"questions": [...]}, which a plan priced as one item, and a list of records to train on."""
+    path = write(tmp_path)
+    wrapped = json.dumps({"info": {}, "questions": [{"question_id": n} for n in range(7)]}, indent=indent)
+    (tmp_path / "val.json").write_text(wrapped)
+    path.write_text(path.read_text().replace("val.jsonl", "val.json"))
+    assert prepare(load_project(path)).validation["a"].records is None
+    # A line is a record.
+    (tmp_path / "val.jsonl").write_text('{"question_id": 1}\n')
+    path.write_text(path.read_text().replace("val.json", "val.jsonl"))
+    assert prepare(load_project(path)).validation["a"].records == 1
+    (tmp_path / "chat.json").write_text(wrapped)
+    told = r"chat.json: expected a JSON array .*, got one object with info, questions; write the list alone"
+    with pytest.raises(ValueError, match=told):
+        prepare(load_project(path))
