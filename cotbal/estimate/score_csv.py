@@ -53,7 +53,7 @@ def table_lines(path: str | Path) -> list[list[str]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: text that is not UTF-8, or another header.
+        ValueError: text that is not UTF-8, another header, or one whose last column has no name.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
@@ -74,6 +74,11 @@ def table_lines(path: str | Path) -> list[list[str]]:
         if lines and lines[0][0].startswith("{"):
             got = "JSON; the table comes first, and --items takes its items"
         raise ValueError(f"expected the header 'run,<task>,<task>,...', got {got[:160]}")
+    if not lines[0][-1]:
+        raise ValueError(
+            f"expected a name in each column of the header, got none in the last of {len(lines[0])}; remove "
+            "the comma at the end of each line, which a spreadsheet's empty column leaves"
+        )
     return lines
 
 

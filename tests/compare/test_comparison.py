@@ -342,6 +342,7 @@ def test_finals_go_through_their_file(tmp_path):
         ("a.csv", "run,a\nx,1\nx,2\n", "row 'x': expected it once, with 1 scores"),
         ("a.csv", "run,a\nx,one\n", "row 'x', task 'a': expected a number, got 'one'"),
         ("a.csv", "Run,a\nx,nan\n", "row 'x', task 'a': expected a finite number, got nan; leave the row"),
+        ("a.csv", "run,a,\nx,1,\n", "each column of the header, got none in the last of 3; remove the comma"),
         ("a.csv", "run;a\nx;1\n", "got 'run;a'; separate the cells by commas"),
         # Whatever stood there once meant that lower is better.
         (

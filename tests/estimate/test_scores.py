@@ -181,6 +181,10 @@ def test_writing_and_reading_keeps_every_bit(tmp_path, data):
         ("", "expected the header"),
         ("task,a,b\n", "expected the header"),
         (TABLE.replace(",", ";"), "got 'run;a;b'; separate the cells by commas"),
+        (
+            TABLE.replace("\n", ",\n"),
+            "a name in each column of the header, got none in the last of 4; remove",
+        ),
         ('{"schema_version": 1, "items": {}}', "got JSON; the table comes first"),
         (TABLE.replace(",", "\t"), "separate the cells by commas"),
         ("run\nmini\n", "at least one task"),
