@@ -148,7 +148,9 @@ class ProjectRecipe(Recipe):
         project, samples = self.project, _samples(parts)
         work = math.ceil((samples if matched_to is None else matched_to) * project.train.epochs)
         steps = None if project.train.batch_size is None else math.ceil(work / project.train.batch_size)
-        known = self._known(run) | {"steps": steps, "samples": samples, "epochs": f"{project.train.epochs:g}"}
+        epochs = project.train.epochs
+        epochs = int(epochs) if epochs.is_integer() else epochs
+        known = self._known(run) | {"steps": steps, "samples": samples, "epochs": epochs}
         settings = {
             "command": fill(command, known, LATE),
             "format": project.train.format,

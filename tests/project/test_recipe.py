@@ -27,6 +27,12 @@ def runs(shown, kind):
     return {run["name"]: run for run in shown["runs"] if run["kind"] == kind}
 
 
+@pytest.mark.parametrize(("epochs", "written"), [(2.0, "2"), (0.5, "0.5"), (1 / 3, "0.3333333333333333")])
+def test_a_command_gets_all_digits_of_its_epochs(epochs, written, made):
+    *_, shown = made(train={"command": "t {data} {output} {seed} {epochs}", "epochs": epochs})
+    assert runs(shown, "train")["mini"]["command"].endswith(f" {written}")
+
+
 def test_plan_has_the_mini_run_the_probes_and_their_evaluations_with_samples_and_price(made):
     train = {"command": STEPS, "epochs": 2.0, "batch_size": 10, "samples_per_gpu_hour": 50.0}
     evaluate = {"command": "e {model} {task} {scores} {data}", "items_per_gpu_hour": 40.0}
