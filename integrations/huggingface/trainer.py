@@ -74,6 +74,7 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
 
     installed: Installed | None = None
     model_accepts_loss_kwargs: bool
+    _tr_loss: Tensor
 
     def __init__(
         self,
@@ -332,6 +333,11 @@ class CoTBalMixin(TaskLoaders, RestoredWeights):
         # First: a checkpoint that was cut short has it, or is none.
         save_weighting(self, self.balance, trial)
         super()._save_checkpoint(model, trial, *args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's; in its `train_loss` the losses since the last logging step are of all ranks."""
+        self._tr_loss = self.accelerator.gather(self._tr_loss).mean()
+        return super()._finalize_training(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -12,6 +12,7 @@ from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from packaging.version import Version
 from torch import Tensor
+from transformers import Trainer
 
 from cotbal.balancing import DWA
 from cotbal.integrations.huggingface import TaskCollator
@@ -84,9 +85,10 @@ def _train(rank: int, folder: Path, data: list[Record], options: dict[str, Any])
         data_collator=make_batch,
         weights=weights,
     )
-    trainer.train(resume_from_checkpoint=resume)
+    done = trainer.train(resume_from_checkpoint=resume)
     trainer.flush()
     return {
+        "train_loss": done.training_loss,
         "parameters": parameters(trainer.model),
         "losses": [loss.item() for loss in trainer.losses],
         "logged": [entry for entry in trainer.state.log_history if "task_tokens/short" in entry],
@@ -147,6 +149,16 @@ def test_two_ranks_are_one_of_twice_the_batch(two: Ranks, tmp_path: Path) -> Non
     # The ranks' parts differ, so that a mean over the ranks would not do.
     first, second = (outcome["losses"][0] for outcome in outcomes)
     assert abs(first / second - 1) > 0.2
+
+
+@pytest.mark.skipif(not hasattr(Trainer, "_finalize_training"), reason="an older Trainer ends by itself")
+def test_the_loss_at_the_end_is_that_of_all_ranks(two: Ranks, tmp_path: Path) -> None:
+    """Steps since the last logging were those of rank 0 alone in it."""
+    data = records(24)
+    outcomes = run(two, tmp_path, data, batch=2, accumulation=2, logging_steps=3)
+    _, losses = expected(tiny_model(), by(data, 8, 5), WEIGHTS)
+    for outcome in outcomes:
+        assert outcome["train_loss"] == pytest.approx(sum(losses) / 5, rel=2e-6)
 
 
 def test_a_batch_that_each_rank_gets_a_part_of(two: Ranks, tmp_path: Path) -> None:
