@@ -52,9 +52,10 @@ class Weighting(ABC):
         step: the number of updates so far, so the index from 0 of the step whose weights come next.
         tasks: the names in the order of their ids, () before `bind`.
         state: (N, ...) tensors by name, of the tasks that are not fixed.
-        least: no weight of `compute` goes below it. A rule that follows the losses sets its class's to
-            `cotbal.balancing.base.LEAST`, 2^-64: tokens of weight 0 are not read, so that it would see that
-            task's loss of then for ever. By default it is 0, and a rule may leave a task out.
+        least: what a lower weight of `compute` becomes, which is to be finite and >= 0 in any case. A rule
+            that follows the losses sets its class's to `cotbal.balancing.base.LEAST`, 2^-64: tokens of weight
+            0 are not read, so that it would see that task's loss of then for ever. By default it is 0, and a
+            rule may leave a task out.
     """
 
     least: float = 0.0
@@ -131,7 +132,7 @@ class Weighting(ABC):
 
         Raises:
             ValueError: the rule is not bound, not one count per task, or `compute` returned something else
-                than one weight per task that is not fixed.
+                than one finite weight >= 0 per task that is not fixed (on CUDA an assertion is queued).
         """
         counts = self._per_task(counts, "counts")
         free = self.compute(counts[self._free])
@@ -141,7 +142,7 @@ class Weighting(ABC):
                 f"{self._rule}.compute: expected a tensor of the shape {tuple(self._free.shape)}, a weight "
                 f"for each task in the order of `counts`, in which fixed ones do not stand, got {came}"
             )
-        free = free.to(torch.float32).clamp(min=self.least)
+        free = self._checked_weights(free.to(torch.float32)).clamp(min=self.least)
         return self._stated.index_copy(0, self._free, free).to(self._asked_on)
 
     def update(self, loss_sum: Tensor, token_count: Tensor) -> None:
@@ -213,6 +214,19 @@ class Weighting(ABC):
     @property
     def _rule(self) -> str:
         return type(self).__name__
+
+    def _checked_weights(self, free: Tensor) -> Tensor:
+        # Before one below 0 is raised to `least`.
+        is_right = (free.isfinite() & (free >= 0)).all()
+        expected = f"{self._rule}.compute: expected finite weights >= 0"
+        if free.device.type != "cpu":
+            torch._assert_async(is_right, expected)
+        elif not is_right:
+            raise ValueError(
+                f"{expected}, got {free.tolist()} in step {self.step}: a task of a weight below 0 would be "
+                "trained no more; let compute return others (.clamp(min=0) where it is meant to be left out)"
+            )
+        return free
 
     def _check_bound(self) -> None:
         if not self.tasks:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import cotbal.balancing
 from cotbal.balancing import DWA, RLW, TLA, IGBv1, StaticWeights, Weighting, by_name
+from cotbal.balancing.base import LEAST
 from tests.balancing.histories import NAMES
 from tests.balancing.rules import all_rules
 from tests.examples import check_examples
@@ -145,6 +146,23 @@ def test_weights_of_another_shape_are_told_by_the_name_of_the_rule(returned: Any
     rule = Own(fixed={"chat": 1.0}).bind(NAMES)
     expected = r"Own\.compute: expected a tensor of the shape \(3,\), .* in which fixed ones do not stand"
     with pytest.raises(ValueError, match=f"^{expected}, {got}$"):
+        rule.weights(torch.ones(4))
+
+
+@pytest.mark.parametrize("wrong", [-0.5, -1e-9, float("nan"), float("inf")])
+@pytest.mark.parametrize("least", [0.0, LEAST])
+def test_a_weight_that_is_none_is_told_by_the_name_of_the_rule(wrong: float, least: float) -> None:
+    """One below 0 became `least`: its task was trained no more, in silence."""
+
+    class Own(Weighting):
+        def compute(self, counts: Tensor) -> Tensor:
+            return torch.tensor([1.0, 0.0, wrong if self.step else 2.0])
+
+    Own.least = least
+    rule = Own(fixed={"chat": 1.0}).bind(NAMES)
+    assert rule.weights(torch.ones(4)).tolist() == [1.0, least, 2.0, 1.0]
+    rule.update(torch.ones(4), torch.ones(4))
+    with pytest.raises(ValueError, match=r"^Own\.compute: expected finite weights >= 0, got \[1\.0, 0\.0, "):
         rule.weights(torch.ones(4))
 
 

@@ -58,6 +58,7 @@ def steps(weighting: Weighting, meter: TaskMeter) -> None:
 def test_the_start_of_a_step(weighting: Weighting, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((normalizer, "require_each"), (packing, "require")):
         monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(Weighting, "_checked_weights", lambda _, weights: weights)
     with FakeTensorMode():
         meter = TaskMeter(TASKS)
         steps(weighting, meter)
