@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from cotbal.balancing.base import Weighting
 from cotbal.balancing.rule_file import load_rule
 from cotbal.balancing.static import StaticWeights
@@ -43,6 +45,9 @@ def as_weighting(weights: Weights, tasks: Iterable[str] | None = None) -> Weight
         return StaticWeights(TaskWeights.of_list(weights, tasks))
     if isinstance(weights, type):
         came = f"the class {weights.__name__}; pass {weights.__name__}()"
+    elif isinstance(weights, nn.Module):
+        name = type(weights).__name__
+        came = f"the module {name}; pass cotbal.balancing.TorchJDWeighting({name}(...))"
     else:
         came = f"{type(weights).__name__}; pass a mapping from task to weight"
     raise TypeError(f"weights: expected TaskWeights, a mapping, a list, a path or a Weighting, got {came}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchjd.scalarization import UW
 
 from cotbal.balancing import (
     DWA,
@@ -60,7 +61,11 @@ def test_what_states_no_weights_is_a_type_error(weights: Any) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "remedy"),
-    [(torch.ones(2), "got Tensor; pass a mapping from task"), (DWA, r"got the class DWA; pass DWA\(\)$")],
+    [
+        (torch.ones(2), "got Tensor; pass a mapping from task"),
+        (DWA, r"got the class DWA; pass DWA\(\)$"),
+        (UW(2), r"got the module UW; pass cotbal\.balancing\.TorchJDWeighting\(UW\(\.\.\.\)\)$"),
+    ],
 )
 def test_what_states_no_weights_is_told_with_its_remedy(weights: Any, remedy: str) -> None:
     with pytest.raises(TypeError, match=remedy):
