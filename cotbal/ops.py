@@ -158,10 +158,12 @@ def wanted_now(ctx: Any, needed: Sequence[bool]) -> tuple[bool, ...]:
 def _leads_on(ctx: Any, place: int) -> bool:
     """Whether the backward pass goes on behind a tensor; True where torch cannot say, as of some leaves."""
     asks = getattr(torch._C, "_will_engine_execute_node", None)
-    if asks is None or torch.compiler.is_compiling():
+    # A compiled backward pass has a context without nodes.
+    nodes = getattr(ctx, "next_functions", None)
+    if asks is None or nodes is None or torch.compiler.is_compiling():
         return True
     try:
-        return asks(ctx.next_functions[place][0])
+        return asks(nodes[place][0])
     except RuntimeError:
         return True
 

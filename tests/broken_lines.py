@@ -14,7 +14,7 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "rows of weight 0 are read": ("return weights != 0", "return labels != self.rows.ignore_index"),
         "a row that is given an infinite gradient spoils the classes without one": (
-            "weights.masked_fill(~is_finite, 1)",
+            "torch.where(is_finite, weights, 1.0)",
             "weights",
         ),
     },
