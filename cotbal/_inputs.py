@@ -233,29 +233,6 @@ def check_linear(
     return _plain(memory_budget), _plain(valid_count)
 
 
-def check_accumulation(weight: Tensor, reduction: str, impl: str) -> None:
-    """Checks what `accumulate_weight_grad` needs."""
-    if torch.compiler.is_compiling():
-        raise ValueError("accumulate_weight_grad=True: not under torch.compile; leave it out there")
-    if torch._C._current_graph_task_id() >= 0:
-        raise ValueError(
-            "accumulate_weight_grad=True: not in a checkpoint, whose second forward pass would add dW again; "
-            "leave it out there"
-        )
-    if not weight.is_leaf:
-        raise ValueError("accumulate_weight_grad=True: expected a parameter as weight, got a computed tensor")
-    if weight._backward_hooks:
-        raise ValueError(
-            "accumulate_weight_grad=True: expected a weight without hooks of register_hook, which would be "
-            f"given no gradient, got {len(weight._backward_hooks)}; use register_post_accumulate_grad_hook, "
-            "or leave it out"
-        )
-    if reduction == "none" or impl == "reference":
-        raise ValueError(
-            'accumulate_weight_grad=True: not with reduction="none" or impl="reference"; leave it out there'
-        )
-
-
 def _needs_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
 

@@ -1,12 +1,12 @@
 """The loss on hidden states and head as an operator of torch.library, and its gradients."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
-from weakref import WeakSet
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cotbal._accumulation import Added, label_of_most
 from cotbal._arguments import OUTPUT_SCHEMA, ROW_SCHEMA, LossOutputs, RowArguments
 from cotbal._compute import outputs_of, row_loss_of, weigh, with_upstream
 from cotbal.ops import (
@@ -21,7 +21,6 @@ from cotbal.ops import (
 )
 from csrc_triton.checks import require
 from csrc_triton.linear_gtw_cross_entropy import linear_gtw_cross_entropy_forward
-from csrc_triton.task_stats import weighted_losses
 
 _FEATURES = ("hidden", "weight", "bias")
 _N_FEATURES, _N_ROWS = len(_FEATURES), len(RowArguments._fields)
@@ -179,7 +178,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, gradient_of: Callable[[], Tensor], *inputs: Any) -> tuple[Tensor, ...]:
         """Returns `LossOutputs`; `weight.grad` (V, D), which `gradient_of` gives, has grown by dW."""
         weight_grad = gradient_of()
-        _Added.look_at_those_in(weight_grad)
+        Added.look_at_those_in(weight_grad)
         hidden, weight, bias, *rest = inputs
         row_upstream, *needs, memory_budget, valid_count = rest[_N_ROWS:]
         arguments = RowArguments(*rest[:_N_ROWS])
@@ -197,7 +196,7 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.gradients = hidden_gradient, None, bias_gradient
-        ctx.added = _Added(gradient_of, weight_grad, _label_of_most(arguments, weight, outputs.losses))
+        ctx.added = Added(gradient_of, weight_grad, label_of_most(arguments, weight, outputs.losses))
         save_rows(ctx, 1 + _TASK_WEIGHTS, arguments, outputs)
         return tuple(outputs)
 
@@ -220,54 +219,3 @@ class AccumulatingLinearGTWCrossEntropy(torch.autograd.Function):
         if ctx.needs_input_grad[1 + _TASK_WEIGHTS]:
             gradients[1 + _TASK_WEIGHTS] = task_weights_gradient(arguments, sums, factor)
         return tuple(gradients)
-
-
-def _label_of_most(arguments: RowArguments, weight: Tensor, losses: Tensor) -> Tensor:
-    """The label whose row of dW can least be 0: that of the largest w_r c_r, (1,); (0,) where no row is."""
-    rows = arguments.rows(weight.shape[0], losses)
-    row = weighted_losses(losses, rows.weights).topk(min(1, losses.numel())).indices
-    return (rows.labels * rows.valid).index_select(0, row)
-
-
-class _Added:
-    """What a loss has added to `weight.grad`: without it the head would not be trained.
-
-    Args:
-        gradient_of: gives `weight.grad`.
-        to: (V, D), `weight.grad` in the forward pass.
-        label: (1,), one whose row of dW can least come to 0 by itself: the whole would take a pass over the
-            head. (0,) where there is none.
-    """
-
-    _all: ClassVar["WeakSet[_Added]"] = WeakSet()
-
-    def __init__(self, gradient_of: Callable[[], Tensor | None], to: Tensor, label: Tensor) -> None:
-        self._gradient_of, self._to, self._label = gradient_of, to, label
-        self._had_values = self._row().any()
-        self._is_lost = torch.zeros_like(self._had_values)
-        _Added._all.add(self)
-
-    def _row(self) -> Tensor:
-        return self._to.index_select(0, self._label)
-
-    def _look(self) -> None:
-        self._is_lost = self._is_lost | (self._had_values & ~self._row().any())
-
-    @classmethod
-    def look_at_those_in(cls, gradient: Tensor) -> None:
-        """Before another loss adds to the same tensor, after which nothing could be seen."""
-        for each in list(cls._all):
-            if each._to.data_ptr() == gradient.data_ptr():
-                each._look()
-
-    def refuse_lost(self) -> None:
-        """Raises where `weight.grad` no longer has the dW of the forward pass."""
-        expected = (
-            "accumulate_weight_grad=True: expected weight.grad to keep the dW that the loss has added until "
-            "its backward pass; call zero_grad before the loss"
-        )
-        gradient = self._gradient_of()
-        if gradient is None or gradient.data_ptr() != self._to.data_ptr():
-            raise RuntimeError(f"{expected}, got {'None' if gradient is None else 'another tensor'}")
-        self._look()
-        require(~self._is_lost, expected, self._row().abs().sum())

@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from cotbal import _reference
+from cotbal._accumulation import check_accumulation
 from cotbal._arguments import LossOutputs
 from cotbal._calls import LossAndStats, TaskStats, autocast, finish
 from cotbal._implementation import choose_implementation
 from cotbal._inputs import (
-    check_accumulation,
     check_linear,
     check_logits,
     check_tensors,
@@ -197,8 +197,9 @@ def linear_gtw_cross_entropy(
             (V, D) buffer. One backward pass with an upstream gradient of 1 must follow: another raises, and
             where none does, as in a step that is skipped, dW stays in `weight.grad`. `zero_grad` comes before
             the loss: in between it would lose dW, so that raises. Of the hooks of `weight` those of
-            `register_post_accumulate_grad_hook` are called; those of `register_hook`, which would see no
-            gradient, raise. Not in a checkpoint: it would be added twice, so it raises.
+            `register_post_accumulate_grad_hook` are called, or raise where an older torch would not call
+            them; those of `register_hook`, which would see no gradient, raise. Not in a checkpoint: it would
+            be added twice, so it raises.
 
     Returns:
         The loss, or the pair (loss, TaskStats), as `gtw_cross_entropy`.

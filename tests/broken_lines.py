@@ -39,9 +39,6 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "weight.ndim != 2 or weight.numel() == 0",
             "weight.ndim != 2",
         ),
-        "a computed weight is let through to accumulation": ("if not weight.is_leaf:", "if False:"),
-        "a hook of a weight that accumulates is given None": ("if weight._backward_hooks:", "if False:"),
-        "a checkpoint accumulates twice": ("if torch._C._current_graph_task_id() >= 0:", "if False:"),
         "a smoothing above 1 is let through": (
             'lambda value: 0 <= value <= 1, "in 0..1"',
             'lambda value: 0 <= value, "in 0..1"',
@@ -55,6 +52,14 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "a retained gradient is scaled in place": (
             "tuple(None if each is None else each.clone() for each in gradients)",
             "tuple(gradients)",
+        ),
+        "a mode that looks on is passed by": (
+            "torch._C._len_torch_dispatch_stack()",
+            "False",
+        ),
+        "scaled by the kernel, the version of the gradient stays": (
+            "torch.autograd.graph.increment_version(gradient)",
+            "pass",
         ),
         "in place, the version of the logits stays": (
             "torch.autograd.graph.increment_version(logits)",
@@ -105,6 +110,15 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
             "gradients[1 : 1 + _N_FEATURES], ctx.gradients, ctx.added = ctx.gradients, None, None",
             "gradients[1 : 1 + _N_FEATURES] = ctx.gradients",
         ),
+        "an accumulated gradient is lost before another loss": (
+            "Added.look_at_those_in(weight_grad)",
+            "pass",
+        ),
+    },
+    "cotbal/_accumulation.py": {
+        "a computed weight is let through to accumulation": ("if not weight.is_leaf:", "if False:"),
+        "a hook of a weight that accumulates is given None": ("if weight._backward_hooks:", "if False:"),
+        "a checkpoint accumulates twice": ("if torch._C._current_graph_task_id() >= 0:", "if False:"),
         "a lost gradient is looked for in the first class alone": (
             "(rows.labels * rows.valid).index_select(0, row)",
             "0 * (rows.labels * rows.valid).index_select(0, row)",
@@ -112,10 +126,6 @@ BROKEN_LINES: dict[str, dict[str, tuple[str, str]]] = {
         "an accumulated gradient is lost where it is made 0": (
             "(self._had_values & ~self._row().any())",
             "(self._had_values & False)",
-        ),
-        "an accumulated gradient is lost before another loss": (
-            "_Added.look_at_those_in(weight_grad)",
-            "pass",
         ),
     },
     "cotbal/_arguments.py": {

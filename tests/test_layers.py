@@ -5,6 +5,7 @@ from tests.imports import arrows
 # Training and estimation are two flows; cotbal.weights is their bridge. A new arrow is decided on here.
 OWN = {
     "csrc_triton": set(),
+    "cotbal._accumulation": {"csrc_triton", "cotbal._arguments"},
     "cotbal._arguments": {"csrc_triton"},
     "cotbal._calls": {"cotbal._arguments"},
     "cotbal._draws": set(),
@@ -15,7 +16,13 @@ OWN = {
     "cotbal._inputs": {"csrc_triton", "cotbal._arguments"},
     "cotbal._reference": {"csrc_triton", "cotbal._arguments"},
     "cotbal.ops": {"csrc_triton", "cotbal._arguments", "cotbal._compute"},
-    "cotbal.linear_ops": {"csrc_triton", "cotbal._arguments", "cotbal._compute", "cotbal.ops"},
+    "cotbal.linear_ops": {
+        "csrc_triton",
+        "cotbal._accumulation",
+        "cotbal._arguments",
+        "cotbal._compute",
+        "cotbal.ops",
+    },
     "cotbal.vocab_parallel": {"csrc_triton", "cotbal._arguments", "cotbal._compute", "cotbal.ops"},
     "cotbal.vocab_losses": {
         "cotbal._arguments",
@@ -25,6 +32,7 @@ OWN = {
         "cotbal.vocab_parallel",
     },
     "cotbal.losses": {
+        "cotbal._accumulation",
         "cotbal._arguments",
         "cotbal._calls",
         "cotbal._implementation",
@@ -156,6 +164,7 @@ OWN = {
 }
 TRAINING = {
     "csrc_triton",
+    "cotbal._accumulation",
     "cotbal._arguments",
     "cotbal._calls",
     "cotbal._compute",

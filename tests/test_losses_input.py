@@ -216,6 +216,7 @@ def test_another_type_is_named(level: str, changes: dict[str, Any], error: type,
         loss_of(level, **arguments)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.6", reason="it breaks the graph at os.environ")
 def test_a_weight_that_float32_does_not_hold_is_refused_in_a_graph_too() -> None:
     """There no value is read: it comes to the operator as NaN. float64 logits keep it."""
     weights = torch.tensor([1.0, 1e-60, 1.0], dtype=torch.float64)

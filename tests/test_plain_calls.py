@@ -72,6 +72,10 @@ def test_both_ways_are_one(loss: Callable[[Tensor], Tensor], width: int, name: s
     assert torch.equal(one, two)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"),
+    reason="this torch does not tell whether the graph is kept: a copy is scaled",
+)
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 def test_scaling_is_seen_by_what_saved_the_logits_after_an_inplace_loss(impl: str) -> None:
     if impl == "triton":

@@ -10,7 +10,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
 # Products into an output that is there, and where their factors stand.
-FACTORS = {aten.mm.out: slice(0, 2), aten.addmm.out: slice(1, 3), aten.addmm.dtype_out: slice(1, 3)}
+FACTORS = {aten.mm.out: slice(0, 2), aten.addmm.out: slice(1, 3)}
+if hasattr(aten.addmm, "dtype_out"):
+    FACTORS[aten.addmm.dtype_out] = slice(1, 3)
 # An entry or a row for each row of logits: no pass over them.
 SPARSE = {
     aten.gather.default,
