@@ -16,7 +16,7 @@ TORCH ?= 2.4.1 2.6.0 2.15.0
 # What the extras of the least versions are for.
 FLOORS_TESTS := $(addprefix tests/,cli collect compare data estimate metrics project report runs)
 TORCH_TESTS := $(addprefix tests/test_,$(addsuffix .py,losses losses_input modules compile_ops backward_twice \
-  accumulated_weight inplace gradcheck step_loss step_balance normalizer weights))
+  accumulated_weight wanted_gradients plain_calls inplace gradcheck step_loss step_balance normalizer weights))
 LLAVA_TESTS := tests/integrations/llava
 # Its pins have no packages for a newer Python; without them its tests are not run, and make says so.
 LLAVA_READY := $(shell $(PYTHON) -c 'import sys; print(".venv-llava/.ready" if sys.version_info[:2] == (3, 11) else "")')
