@@ -79,7 +79,10 @@ class Weighting(ABC):
         """
 
     def initial_state(self, n_tasks: int) -> dict[str, Tensor]:
-        """The tensors that the rule remembers of N = `n_tasks` tasks that are not fixed; none by default."""
+        """The tensors that the rule remembers of N = `n_tasks` tasks that are not fixed; none by default.
+
+        By any names but "last_loss" and "seen", which every rule has.
+        """
         return {}
 
     def observe(self, loss: Tensor, present: Tensor) -> None:  # noqa: B027, a rule may need last_loss alone
@@ -102,7 +105,8 @@ class Weighting(ABC):
         """Starts the rule afresh for these tasks, in the order of their ids. Returns the rule.
 
         Raises:
-            ValueError: a fixed task that is not among them.
+            ValueError: a fixed task that is not among them, or `initial_state` returned something else than
+                tensors by names of their own.
         """
         names = task_names(tasks)
         for name in self.fixed:
@@ -115,8 +119,15 @@ class Weighting(ABC):
             "last_loss": torch.zeros(len(free), dtype=torch.float64),
             "seen": torch.zeros(len(free), dtype=torch.bool),
         }
-        state = base | self.initial_state(len(free))
-        self.state = {name: tensor.to(self.device) for name, tensor in state.items()}
+        own = self.initial_state(len(free))
+        for name, value in own.items():
+            if name in base or not isinstance(value, Tensor):
+                came = "the name" if name in base else f"{type(value).__name__} for"
+                raise ValueError(
+                    f"{self._rule}.initial_state: expected tensors by names other than {' and '.join(base)}, "
+                    f"which every rule has, got {came} {name!r}"
+                )
+        self.state = {name: tensor.to(self.device) for name, tensor in (base | own).items()}
         self._kinds = _kinds(self.state)
         # Indices, not a mask: indexing by a mask would wait for the device.
         self._free = torch.tensor(free, dtype=torch.int64, device=self.device)

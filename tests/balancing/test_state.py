@@ -193,3 +193,15 @@ def test_a_state_that_no_run_could_go_on_from_is_told_in_the_first_step() -> Non
     for other in (Mean(torch.float32), Mean(torch.float64, 1)):
         with pytest.raises(ValueError, match=r"^Mean.observe: expected .*'mean': .* got .*; make them so in"):
             other.bind(NAMES).update(torch.ones(4), torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("state", "came"),
+    [({"last_loss": torch.ones(4)}, "the name 'last_loss'"), ({"mean": [1.0] * 4}, "list for 'mean'")],
+)
+def test_a_state_that_is_not_the_rules_own_is_told_at_once(state: Any, came: str) -> None:
+    """Each step would write over the one; the other could be moved to no device."""
+    rule = Mean(torch.float64)
+    rule.initial_state = lambda n_tasks: state  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=rf"^Mean.initial_state: expected tensors .*, got {came}"):
+        rule.bind(NAMES)
