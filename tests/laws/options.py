@@ -178,6 +178,9 @@ class Allowed:
     def slopes(self) -> Tensor:
         """Of the gradient in the logits: (B, S, V)."""
         relative = RELATIVE[self.dtype] * (1 + 2 * self.noise) + LOSS[self.dtype]
+        if self.dtype.itemsize == 2:
+            # What was rounded when it was formed is rounded once more where it is scaled.
+            relative += torch.where(self.upstream == 1, 0, torch.finfo(self.dtype).eps / 2)[..., None]
         scale = (self.exact.scale * self.upstream.abs())[..., None]
         return relative * scale * self.exact.slope + FLOOR[self.dtype]
 
