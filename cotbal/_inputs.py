@@ -249,11 +249,13 @@ def _has_other_derivative(impl: str, tensor: Tensor | None) -> bool:
 def _is_count(value: Any, least: int) -> bool:
     # Not int(value): a count of a compiled batch would become a constant.
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return is_whole and bool(value >= least)
+    # As it is: the compiler of torch 2.6 makes no bool of it.
+    return is_whole and value >= least
 
 
 def _plain(count: Any) -> Any:
-    return count if count is None or isinstance(count, int | str) else int(count)
+    # Not int | str, for the same compiler.
+    return count if count is None or isinstance(count, (int, str)) else int(count)
 
 
 def _check_number(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:

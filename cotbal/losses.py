@@ -132,7 +132,7 @@ def gtw_cross_entropy(
     if inplace and needs_gradient and has_values(flat):
         outputs = InplaceGTWCrossEntropy.apply(flat, *arguments)
     else:
-        run = GTWCrossEntropy.apply if is_plain_call(flat, *arguments[:6]) else gtw_cross_entropy_op
+        run = GTWCrossEntropy.apply if is_plain_call(flat, *arguments) else gtw_cross_entropy_op
         outputs = run(flat, *arguments, needs_gradient)
     return finish(LossOutputs(*outputs[:6]), arguments, labels)
 
@@ -253,6 +253,6 @@ def linear_gtw_cross_entropy(
     if adds_in_place and parameter.grad is not None:
         outputs = AccumulatingLinearGTWCrossEntropy.apply(lambda: parameter.grad, *inputs)
     else:
-        is_plain = is_plain_call(flat, weight, bias, *arguments[:6])
+        is_plain = is_plain_call(flat, weight, bias, *arguments)
         outputs = (LinearGTWCrossEntropy.apply if is_plain else linear_gtw_cross_entropy_op)(*inputs)
     return finish(LossOutputs(*outputs[:6]), arguments, labels)

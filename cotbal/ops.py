@@ -17,8 +17,8 @@ _TASK_WEIGHTS = 1 + RowArguments._fields.index("task_weights")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def is_plain_call(*tensors: Tensor | None) -> bool:
-    """Whether autograd alone follows what is done to the tensors: then a call need not be an operator.
+def is_plain_call(*inputs: Any) -> bool:
+    """Whether autograd alone follows what is done to the inputs: then a call need not be an operator.
 
     Nothing compiles it, no mode looks at it, and none of the tensors is of another class or without values.
     Torch's way to an operator that is written in Python takes the host as long as all else that a loss does.
@@ -27,7 +27,8 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
-    return all(type(each) in _PLAIN and not each.is_meta for each in tensors if each is not None)
+    given = (each for each in inputs if isinstance(each, Tensor))
+    return all(type(each) in _PLAIN and not each.is_meta for each in given)
 
 
 def _compute(logits: Tensor, arguments: RowArguments, gradient: Tensor | None) -> LossOutputs:
