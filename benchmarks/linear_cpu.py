@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.inputs import Case, LossInputs, make_inputs
-from benchmarks.meters import peak_resident_kib
+from benchmarks.meters import added_resident_mib
 from benchmarks.provider import Provider
 from benchmarks.providers import find_providers
 from benchmarks.step import step
@@ -72,9 +72,8 @@ def added_mib(provider: str, share: float) -> float:
 
 def _added_here(provider: str, share: float) -> float:
     inputs = make_inputs(case_of(share))
-    before = peak_resident_kib()
-    step(providers()[provider], inputs)
-    return (peak_resident_kib() - before) / 1024
+    loss = providers()[provider]
+    return added_resident_mib(lambda: step(loss, inputs))
 
 
 def compare(share: float, pairs: int = PAIRS) -> dict[str, Any]:

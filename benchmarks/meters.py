@@ -18,6 +18,7 @@ from cotbal.doctor.measure import peak_mib
 
 Step = Callable[[], Any]
 MIB = 2**20
+_PROCESS = Path("/proc/self")
 
 
 class Meter(Protocol):
@@ -147,10 +148,18 @@ class CpuMeter:
         pass
 
 
-def peak_resident_kib() -> int:
-    """The most memory that this process has had so far, in KiB. Linux only."""
+def added_resident_mib(step: Step) -> float:
+    """How far a step raises this process's memory above what it held before, in MiB. Linux only."""
+    # The peak so far may be another's: that of making the inputs. Writing 5 sets it to what is held now.
+    _PROCESS.joinpath("clear_refs").write_text("5")
+    held = _status_kib("VmRSS")
+    step()
+    return (_status_kib("VmHWM") - held) / 1024
+
+
+def _status_kib(field: str) -> int:
     # Not getrusage: there a child begins with the peak of the process that started it.
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
+    return int(re.findall(rf"{field}:\s+(\d+) kB", _PROCESS.joinpath("status").read_text())[0])
 
 
 def make_meter(device: str) -> CudaMeter | CpuMeter:

@@ -111,3 +111,10 @@ def test_no_gpu_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="--device cpu"):
         meters.make_meter("cuda")
+
+
+def test_what_a_step_adds_is_counted_from_what_is_held_not_from_an_earlier_peak() -> None:
+    earlier = torch.zeros(64 * meters.MIB, dtype=torch.int8)
+    del earlier
+    added = meters.added_resident_mib(lambda: torch.zeros(32 * meters.MIB, dtype=torch.int8).add_(1))
+    assert 31 <= added <= 40
