@@ -4,9 +4,9 @@
     python -m benchmarks.launches --only 32000 32003 --form gradient     some of them
     TRITON_INTERPRET=1 python -m benchmarks.launches --device cpu --tiny     the same code on small rows
 
-bfloat16, every row valid. A line holds the share of a copy's bandwidth, counting a logit read once and its
-gradient written once (for the loss alone: read once), and the largest error of loss and gradient against
-float64. The launch of the table stands first, then another kernel (`benchmarks.packed_rows`). A candidate
+bfloat16, every row valid; under "linear" the logits are in float32, as the linear level's product sums them. A
+line holds the share of a copy's bandwidth, counting a logit read once and its gradient written once (for the
+loss alone: read once), and the largest error of loss and gradient against float64. The launch of the table stands first, then another kernel (`benchmarks.packed_rows`). A candidate
 that wins still has to compile without spills: `python -m benchmarks.machine_code`, for pipelines and that
 kernel `pytest tests/csrc_triton/test_compile.py -k "pipelines or packed"`.
 """
@@ -32,7 +32,9 @@ from csrc_triton.options import LossOptions
 VOCABULARIES = (8192, 32000, 32003, 50257, 128256, 152064, 262144)
 TINY = (1504, 1500)
 ROWS, CHECKED_ROWS, SOFTCAP = 8192, 4, 30.0
-FORMS = ("gradient", "loss alone", "softcap")
+# Of logits alive at once at the linear level, V = 128256 under the budget of a GPU.
+LINEAR_ROWS = 2048
+FORMS = ("gradient", "linear", "loss alone", "softcap")
 # Largest error of a loss of about 12 and, of the largest gradient, in bfloat16's unit in the last place.
 MOST_LOSS_ERROR, MOST_GRADIENT_ERROR = 1e-4, 2**-7
 
@@ -50,8 +52,19 @@ class Shape:
         return LossOptions(softcap=SOFTCAP if self.form == "softcap" else None)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the logits; the gradient is bfloat16."""
+        return torch.float32 if self.form == "linear" else torch.bfloat16
+
+    @property
     def n_bytes(self) -> int:
-        return self.rows * self.vocabulary * 2 * (1 if self.form == "loss alone" else 2)
+        written = 0 if self.form == "loss alone" else 2
+        return self.rows * self.vocabulary * (self.dtype.itemsize + written)
+
+    @property
+    def stride(self) -> int:
+        """Of a row: the linear level pads it."""
+        return -(-self.vocabulary // 64) * 64 if self.form == "linear" else self.vocabulary
 
     @property
     def width(self) -> int:
@@ -72,7 +85,7 @@ class Shape:
             takes_long_steps=takes_long_steps(logits),
         )
         yield table
-        if table.by_word or table.step > table.block // 2:
+        if table.has_scales(self.dtype.itemsize, is_plain=True) or table.step >= table.block // 2:
             # The next rows, or steps, read into shared memory while one is computed.
             yield from (replace(table, stages=stages) for stages in (2, 3))
         for block in (512 << power for power in range(7)):
@@ -113,18 +126,22 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for vocabulary in options.only or (TINY if options.tiny else VOCABULARIES):
         for form in options.form:
-            shape = Shape(CHECKED_ROWS if options.tiny else ROWS, vocabulary, form)
+            rows = LINEAR_ROWS if form == "linear" else ROWS
+            shape = Shape(CHECKED_ROWS if options.tiny else rows, vocabulary, form)
             measure(shape, meter, copied)
 
 
 def measure(shape: Shape, meter: Meter, copied: float) -> None:
     """Prints the lines of a shape."""
     generator = torch.Generator(meter.device).manual_seed(0)
-    logits = 3 * torch.randn(shape.rows, shape.vocabulary, generator=generator, device=meter.device)
-    logits = logits.to(torch.bfloat16)
+    logits = 3 * torch.randn(shape.rows, shape.stride, generator=generator, device=meter.device)
+    logits = logits.to(shape.dtype).narrow(1, 0, shape.vocabulary)
     labels = torch.randint(shape.vocabulary, (shape.rows,), generator=generator, device=meter.device)
     weights = 0.5 + torch.rand(shape.rows, generator=generator, device=meter.device)
-    gradient = None if shape.form == "loss alone" else torch.empty_like(logits)
+    gradient = None
+    if shape.form != "loss alone":
+        padded = torch.empty(shape.rows, shape.stride, dtype=torch.bfloat16, device=meter.device)
+        gradient = padded.narrow(1, 0, shape.vocabulary)
     denominator = weights.sum()
 
     def of_table() -> Tensor:

@@ -21,6 +21,23 @@ def test_every_candidate_is_right_and_the_table_s_own_stands_first(
     assert not any("Error" in line for line in lines)
 
 
+def test_rows_of_the_linear_level_are_as_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide logits, a gradient for 16-bit products, rows that start at multiples of 64."""
+    seen = set()
+    right = gtw_cross_entropy.gtw_cross_entropy_forward
+
+    def looking(
+        logits: torch.Tensor, *others: object, gradient: torch.Tensor, **options: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.add((logits.dtype, gradient.dtype, logits.stride(0), gradient.stride(0)))
+        return right(logits, *others, gradient=gradient, **options)
+
+    monkeypatch.setattr(gtw_cross_entropy, "gtw_cross_entropy_forward", looking)
+    launches.main(["--device", "cpu", "--tiny", "--only", "1500", "--form", "linear"])
+    assert seen == {(torch.float32, torch.bfloat16, 1536, 1536)}
+    assert launches.Shape(2048, 128256, "linear").n_bytes == 6 * 2048 * 128256
+
+
 def test_a_wrong_number_is_no_timing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,8 +130,15 @@ def entries(target: str, dtype: str) -> Iterator[Entry]:
             yield Entry(launch, name, has_edges)
 
 
-def pipelines(stages: int) -> Iterator[Entry]:
-    """Hopper's launches for rows of 16 bits as pipelines: `benchmarks.launches` times them."""
+def pipelines(dtype: str, stages: int) -> Iterator[Entry]:
+    """Hopper's launches as pipelines, of rows of 16 bits and of the linear level's two passes.
+
+    `benchmarks.launches` times them.
+    """
+    if dtype == "fp32-bf16":
+        for launch, has_edges in ((table.TWO_PASSES, False), (table.EDGES_TWO_PASSES, True)):
+            yield Entry(replace(launch, stages=stages), "counted", has_edges)
+        return
     for has_edges in (False, True):
         yield Entry(replace(table.RESIDENT[-1], stages=stages), "plain", has_edges)
     for options in ("plain", "counted"):
@@ -225,7 +232,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for target in arguments.target or TARGETS:
         for dtype in arguments.dtype or DTYPES:
-            for entry in pipelines(arguments.stages) if arguments.stages else entries(target, dtype):
+            for entry in pipelines(dtype, arguments.stages) if arguments.stages else entries(target, dtype):
                 if entry.options in (arguments.options or OPTIONS) and entry.launch.step >= arguments.step:
                     line = inspect(entry, target, dtype, counts_unordered=arguments.unordered)
                     text = " ".join(f"{value!s:>{len(key)}}" for key, value in line.items())

@@ -90,6 +90,14 @@ def test_pipelines_of_rows_and_steps_compile_without_spills(tmp_path: Path, dtyp
         assert 2 * 32768 * 2 <= line["shared_bytes"] <= 227 * 1024
 
 
+def test_pipelines_of_the_linear_level_compile_without_spills(tmp_path: Path) -> None:
+    lines = compiled("offline_compile", tmp_path, "--target=sm_90", "--dtype=fp32-bf16", "--stages=3")
+    assert [line["edges"] for line in lines] == [False, True]
+    for line in lines:
+        assert_wide_without_spills(line)
+        assert 2 * 16384 * 4 <= line["shared_bytes"] <= 227 * 1024
+
+
 @pytest.mark.parametrize("target", ["sm_90", pytest.param("sm_80", marks=pytest.mark.full)])
 def test_packed_rows_leave_room_for_a_second_program(tmp_path: Path, target: str) -> None:
     """Another kernel that `benchmarks.launches` times: one row computes while another is on its way."""
