@@ -4,11 +4,12 @@
     python -m benchmarks.launches --only 32000 32003 --form gradient     some of them
     TRITON_INTERPRET=1 python -m benchmarks.launches --device cpu --tiny     the same code on small rows
 
-bfloat16, every row valid; under "linear" the logits are in float32, as the linear level's product sums them. A
-line holds the share of a copy's bandwidth, counting a logit read once and its gradient written once (for the
-loss alone: read once), and the largest error of loss and gradient against float64. The launch of the table stands first, then another kernel (`benchmarks.packed_rows`). A candidate
-that wins still has to compile without spills: `python -m benchmarks.machine_code`, for pipelines and that
-kernel `pytest tests/csrc_triton/test_compile.py -k "pipelines or packed"`.
+bfloat16, every row valid; under "linear" the logits are in float32, as the linear level's product sums them.
+A line holds the share of a copy's bandwidth, counting a logit read once and its gradient written once (for
+the loss alone: read once), and the largest error of loss and gradient against float64. The launch of the
+table stands first, then another kernel (`benchmarks.packed_rows`). A candidate that wins still has to
+compile without spills: `python -m benchmarks.machine_code`, for pipelines and that kernel
+`pytest tests/csrc_triton/test_compile.py -k "pipelines or packed"`.
 """
 
 import argparse
