@@ -161,6 +161,7 @@ OWN = {
         "cotbal.runs",
         "cotbal.weights",
     },
+    "cotbal.__main__": {"cotbal.cli"},
 }
 TRAINING = {
     "csrc_triton",
@@ -200,6 +201,7 @@ ESTIMATION = {
     "cotbal.runs",
     "cotbal.demo",
     "cotbal.cli",
+    "cotbal.__main__",
     "cotbal.progress",
     "cotbal.project",
 }

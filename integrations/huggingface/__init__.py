@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 for _name in ("accelerate", "transformers"):
     if find_spec(_name) is None:
-        raise ImportError(
+        raise ModuleNotFoundError(
             f'cotbal.integrations.huggingface needs {_name}: pip install "path/to/cotbal[hf]"', name=_name
         )
 

@@ -26,7 +26,7 @@ KILLS = {
 
 
 def start(out, profile="micro"):
-    arguments = [sys.executable, "-m", "cotbal.cli", "demo", "--profile", profile, "--workers", "2"]
+    arguments = [sys.executable, "-m", "cotbal", "demo", "--profile", profile, "--workers", "2"]
     return subprocess.Popen(
         [*arguments, "--out", str(out), "--json", "--no-page"],
         stdout=subprocess.PIPE,

@@ -25,7 +25,7 @@ cp out/scores.csv out/weights.json .
 def test_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path, size):
     write(tmp_path)
     (tmp_path / "out").mkdir()
-    run = f"{sys.executable} -m cotbal.cli run toy.yaml --json"
+    run = f"{sys.executable} -m cotbal run toy.yaml --json"
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", SCRIPT.format(size=size, run=run)]
     if shutil.which("unshare") is None:
         pytest.skip("needs util-linux")

@@ -89,6 +89,7 @@ def test_help_imports_nothing_heavy():
         ("rich", ["report", "--paper-tables"], "cli"),
         ("matplotlib", ["report", "results.json"], "report"),
         ("yaml", ["run", "estimate.yaml"], "estimate"),
+        ("accelerate", ["doctor"], "hf"),
     ],
 )
 def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, extra):
@@ -129,7 +130,7 @@ def test_a_wrong_command_exits_with_2(arguments):
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():
-    command = [sys.executable, "-m", "cotbal.cli", "plan", "--recipes"]
+    command = [sys.executable, "-m", "cotbal", "plan", "--recipes"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""

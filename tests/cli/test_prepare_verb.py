@@ -76,7 +76,7 @@ def test_no_room_for_temporary_files_is_one_line(tmp_path):
     with (tmp_path / "t.csv").open("w") as file:
         file.write("q,a\n")
         file.writelines(f"{number}?,{'word ' * 300}\n" for number in range(20_000))
-    command = [sys.executable, "-m", "cotbal.cli", "prepare", "generic", "--annotations", "t.csv"]
+    command = [sys.executable, "-m", "cotbal", "prepare", "generic", "--annotations", "t.csv"]
     command += ["--task", "T", "--column", "question=q", "--column", "answer=a"]
     done = subprocess.run(
         ["sh", "-c", 'ulimit -f 10000; exec "$@"', "sh", *command],

@@ -29,7 +29,7 @@ FAILED = ("probe a", "evaluate mini on a")
 
 def start(path):
     return subprocess.Popen(
-        [sys.executable, "-m", "cotbal.cli", "run", str(path), "--json"],
+        [sys.executable, "-m", "cotbal", "run", str(path), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -108,7 +108,7 @@ def test_processes_of_a_killed_check_end_with_it(tmp_path):
     os.mkfifo(tmp_path / "train.jsonl")
     options = ["--records-only", "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cotbal.cli", "data", "check", "train.jsonl", *options], cwd=tmp_path, env=ENV
+        [sys.executable, "-m", "cotbal", "data", "check", "train.jsonl", *options], cwd=tmp_path, env=ENV
     )
     found = []
     try:

@@ -94,7 +94,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     """`cotbal` with this Python and its torchrun, whatever this environment is stacked on."""
     binaries = folder / "bin"
     binaries.mkdir(exist_ok=True)
-    for name, module in (("torchrun", "torch.distributed.run"), ("cotbal", "cotbal.cli")):
+    for name, module in (("torchrun", "torch.distributed.run"), ("cotbal", "cotbal")):
         (binaries / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         (binaries / name).chmod(0o755)
     own = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}

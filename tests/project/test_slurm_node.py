@@ -60,7 +60,7 @@ def cotbal(node):
     started = []
 
     def cotbal(*arguments):
-        command = [sys.executable, "-m", "cotbal.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "cotbal", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, env=node.environment, text=True, **pipes))
         return started[-1]

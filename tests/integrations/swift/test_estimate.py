@@ -85,7 +85,7 @@ def test_every_word_of_the_evaluation_is_understood() -> None:
 def test_from_data_to_weights(world: World, tmp_path: Path) -> None:
     """Killed within a training and started again, it goes on from its checkpoint and repeats nothing."""
     path = _project(world, tmp_path / "project")
-    out, cotbal = path.parent / "estimate-swift", [sys.executable, "-m", "cotbal.cli"]
+    out, cotbal = path.parent / "estimate-swift", [sys.executable, "-m", "cotbal"]
     run: dict[str, Any] = {"cwd": ROOT, "env": _environment(world, tmp_path / "bin"), "text": True}
     first = subprocess.Popen([*cotbal, "run", str(path)], start_new_session=True, **run, stdout=-1, stderr=-1)
     wait_until(lambda: _within(out), first, seconds=300)
@@ -152,7 +152,7 @@ def _project(world: World, folder: Path) -> Path:
 def _environment(world: World, folder: Path) -> dict[str, str]:
     """This Python's commands first in the path; torchrun lies in the environment beneath it."""
     folder.mkdir()
-    for name, module in (("torchrun", "torch.distributed.run"), ("cotbal", "cotbal.cli"), ("python", "")):
+    for name, module in (("torchrun", "torch.distributed.run"), ("cotbal", "cotbal"), ("python", "")):
         command = folder / name
         command.write_text(f'#!/bin/sh\nexec {sys.executable} {"-m " + module if module else ""} "$@"\n')
         command.chmod(command.stat().st_mode | stat.S_IXUSR)

@@ -1,4 +1,4 @@
-"""`python -m cotbal.cli` is `cotbal`."""
+"""`python -m cotbal` is `cotbal`."""
 
 from cotbal.cli import main
 
