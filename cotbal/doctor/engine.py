@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,15 @@ def compare_under_deepspeed(
         level: "auto", "linear" or "logits".
 
     Raises:
+        ModuleNotFoundError: DeepSpeed is not installed.
         OSError: no such file.
         ValueError: not a JSON object, a lock that the engine would wait for, or it failed; the message ends
             with its last lines.
     """
+    if find_spec("deepspeed") is None:
+        raise ModuleNotFoundError(
+            'the check needs deepspeed: pip install "path/to/cotbal[deepspeed]"', name="deepspeed"
+        )
     if locks := abandoned_locks():
         raise ValueError("; ".join(locks))
     content = json_object(config, "DeepSpeed's configuration", "pass the file that the Trainer takes")

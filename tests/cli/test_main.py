@@ -90,6 +90,7 @@ def test_help_imports_nothing_heavy():
         ("matplotlib", ["report", "results.json"], "report"),
         ("yaml", ["run", "estimate.yaml"], "estimate"),
         ("accelerate", ["doctor"], "hf"),
+        ("deepspeed", ["doctor", "--deepspeed", "zero3.json"], "deepspeed"),
     ],
 )
 def test_a_missing_package_is_told_with_its_extra(tmp_path, missing, arguments, extra):

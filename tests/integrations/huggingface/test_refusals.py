@@ -292,7 +292,7 @@ def test_importing_it_without_its_extra_says_which(missing: str) -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode != 0
     expected = f'cotbal.integrations.huggingface needs {missing}: pip install "path/to/cotbal[hf]"'
-    assert f"ImportError: {expected}" in result.stderr
+    assert f"ModuleNotFoundError: {expected}" in result.stderr
 
 
 def test_what_was_refused_would_have_changed_the_numbers(tmp_path: Path) -> None:
