@@ -34,8 +34,13 @@ def batch_targets(batch: MutableMapping[str, Any]) -> Targets:
 
     Raises:
         ValueError: no ids, no labels, or as many ids as neither samples nor segments.
-        TypeError: ids that are no integers, labels that are no tensor.
+        TypeError: a batch that is no mapping, ids that are no integers, labels that are no tensor.
     """
+    if not isinstance(batch, MutableMapping):
+        raise TypeError(
+            "data_collator: expected training batches that are mappings with labels, got "
+            f"{type(batch).__name__}; use a collator that makes them, in a trainer that learns from labels"
+        )
     task_ids, labels = batch.get(TASK_IDS), batch.get("shift_labels", batch.get("labels"))
     if "shift_labels" in batch:
         # Without labels a model computes no loss, whatever else it is given.

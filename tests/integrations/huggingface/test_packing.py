@@ -100,6 +100,8 @@ def test_one_id_of_a_row_of_several_segments_is_refused(mark: dict[str, Any]) ->
 
 
 def test_batches_that_cannot_be_trained_on_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected training batches that are mappings with labels, got list"):
+        batch_targets([LABELS])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"task ids in every training batch, got none; wrap the collator"):
         batch_targets({"labels": LABELS})
     with pytest.raises(
