@@ -21,7 +21,7 @@ def is_plain_call(*inputs: Any) -> bool:
     """Whether autograd alone follows what is done to the inputs: then a call need not be an operator.
 
     Nothing compiles it, no mode looks at it, and none of the tensors is of another class or without values.
-    Torch's way to an operator that is written in Python takes the host as long as all else that a loss does.
+    Torch's way to an operator written in Python takes the host more time: `benchmarks.host_time`.
     """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False

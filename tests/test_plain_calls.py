@@ -43,7 +43,7 @@ class Seen(TorchDispatchMode):
 
 @LEVELS
 def test_a_plain_call_is_no_operator(loss: Callable[[Tensor], Tensor], width: int, name: str) -> None:
-    """Torch's way to one takes the host longer than the rest of a small loss: `benchmarks.host_time`."""
+    """Torch's way to one takes the host more time: `benchmarks.host_time`."""
     features = torch.randn(4, width, requires_grad=True)
     assert type(loss(features).grad_fn).__name__.lower() == f"{name.replace('_', '')}backward"
     with torch.no_grad():
