@@ -24,6 +24,7 @@ from benchmarks.providers import find_providers
 
 # Losses of one model in one dtype agree to a few units in its last place; by bytes of the dtype.
 _TOLERANCES = {2: 8.0, 4: 32.0}
+LEARNING_RATE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def measure(device: str, size: Size) -> dict[str, Any]:
     """Time, added memory and agreement of a step with every weighted loss that is here."""
     meter = make_meter(device)
     model, batch = make_model(size, meter.device), make_batch(size, meter.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     want = _gradients(_reference("logits"), model, batch)
     rows, skipped = [], []
     for level in ("logits", "linear"):
@@ -189,10 +190,12 @@ def measure(device: str, size: Size) -> dict[str, Any]:
                         "milliseconds": statistics.median(meter.milliseconds(train)),
                         "peak_mib": meter.peak_mib(train),
                     }
-                    model.load_state_dict(make_model(size, meter.device).state_dict())
             # A rival that fails is a line of the table.
             except Exception as failure:
                 row["message"] = f"{type(failure).__name__}: {str(failure)[:200]}"
+            # What was timed has trained it, or failed half-way; the next is held against the first weights.
+            optimizer.zero_grad()
+            model.load_state_dict(make_model(size, meter.device).state_dict())
             rows.append(row)
     return {"device": device, "size": size.__dict__, "rows": rows, "skipped": skipped}
 
