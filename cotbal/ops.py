@@ -314,8 +314,14 @@ refuse_vmap(gtw_cross_entropy_op)
 class GTWCrossEntropy(torch.autograd.Function):
     """`gtw_cross_entropy_op` for a plain call."""
 
-    forward = staticmethod(_forward)
-    setup_context = staticmethod(_setup_context)
+    # Not by setup_context, for which torch asks the signature of forward in every call.
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        """Returns `LossOutputs`."""
+        output = _forward(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output[:-1]
+
     backward = staticmethod(_backward)
 
 
