@@ -12,11 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from cotbal.integrations.answering.questions import Batch, Question, picture_of
 from cotbal.integrations.dialogues import IMAGE
-from cotbal.integrations.huggingface.chat_template import ChatTemplate, kind_of, load_template, pieces_of
+from cotbal.integrations.huggingface.chat_template import (
+    ChatTemplate,
+    config_of,
+    kind_of,
+    load_template,
+    pieces_of,
+)
 from cotbal.integrations.huggingface.restored import DTYPE
 
 _ADAPTER = "adapter_config.json"
@@ -206,7 +212,7 @@ def load_chat(
     weights = model
     if adapter.is_file():
         weights = base or json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    config = AutoConfig.from_pretrained(weights)
+    config = config_of(weights, "--base" if adapter.is_file() else "--model")
     kind = kind_of(config)
     words = load_template(
         [model, base or weights],

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from cotbal.integrations.dialogues import IMAGE
 
@@ -26,6 +32,27 @@ class Kind(NamedTuple):
 
     model: Any
     processor: Any
+
+
+def config_of(model: str, option: str = "--model") -> Any:
+    """The configuration of a model, which may be of no known class.
+
+    Args:
+        model: a folder, or a repository's name on the Hub.
+        option: what says so.
+
+    Raises:
+        ValueError: neither has one.
+    """
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        # A path to no folder is to it a repository's name, wrongly spelt.
+        is_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+        reason = ", where no folder is" if is_path and not Path(model).is_dir() else f": {error}"
+        raise ValueError(
+            f"{option}: expected a model's folder, or a repository's name on the Hub, got {model}{reason}"
+        ) from error
 
 
 def kind_of(config: Any) -> Kind:

@@ -10,14 +10,20 @@ from typing import Any
 
 import torch
 from huggingface_hub import create_repo
-from transformers import AutoConfig, Trainer, TrainingArguments, get_scheduler, set_seed
+from transformers import Trainer, TrainingArguments, get_scheduler, set_seed
 from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 
 from cotbal.balancing import Weighting, as_weighting, rule_content
 from cotbal.files import check_outputs, json_object, write_json
 from cotbal.integrations.checkpoints import newest_checkpoint, stopped, training_state
 from cotbal.integrations.dialogues import END_OF_THOUGHT
-from cotbal.integrations.huggingface.chat_template import ChatTemplate, Kind, kind_of, load_template
+from cotbal.integrations.huggingface.chat_template import (
+    ChatTemplate,
+    Kind,
+    config_of,
+    kind_of,
+    load_template,
+)
 from cotbal.integrations.huggingface.collator import TaskCollator
 from cotbal.integrations.huggingface.finetune import SETTINGS_FILE
 from cotbal.integrations.huggingface.finetune.collator import AlwaysPictured, DialogueCollator
@@ -96,7 +102,7 @@ def prepare(options: Options, args: TrainingArguments) -> Callable[[], int]:
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
         check_pictures(records, Path(options.image_folder))
-    config = AutoConfig.from_pretrained(options.model)
+    config = config_of(options.model)
     kind = kind_of(config)
     template = _template(options, kind)
     _check(options, args, records, config, template)

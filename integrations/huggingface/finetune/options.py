@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cotbal.integrations.level_names import LEVELS
@@ -188,6 +189,7 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
     from transformers import TrainingArguments
 
     parser = parser_of(TrainingArguments)
+    _check_deepspeed(words)
     # The collator reads the task of each record, and its dialogue.
     parser.set_defaults(remove_unused_columns=False)
     options, args = parser.parse_args_into_dataclasses(list(words))
@@ -222,6 +224,20 @@ def parse(words: Sequence[str]) -> tuple[Options, TrainingArguments]:
             )
     _check_together(options, args)
     return options, args
+
+
+def _check_deepspeed(words: Sequence[str]) -> None:
+    """Raises ValueError where it is missing, or would ask MPI which process this is, and there is none."""
+    if all(word.partition("=")[0] != "--deepspeed" for word in words):
+        return
+    if find_spec("deepspeed") is None:
+        raise ValueError("--deepspeed: expected the package, got none: pip install deepspeed")
+    is_launched = not {"RANK", "OMPI_COMM_WORLD_RANK"}.isdisjoint(os.environ)
+    if not is_launched and find_spec("mpi4py") is None:
+        raise ValueError(
+            "--deepspeed: expected a launcher, also for one GPU, got none: torchrun --nproc-per-node 1 -m "
+            "cotbal.integrations.huggingface.finetune ..."
+        )
 
 
 def _check_together(options: Options, args: TrainingArguments) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, 
 from transformers.integrations import HfDeepSpeedConfig
 
 from cotbal.integrations.huggingface.chat_template import ChatTemplate
-from cotbal.integrations.huggingface.finetune import entry
+from cotbal.integrations.huggingface.finetune import entry, options
 from cotbal.integrations.huggingface.finetune.model import dtype_of, stops_of
 from tests.integrations.huggingface.chat_world import World, make_world
 from tests.integrations.huggingface.finetune.world import GROUPED, mixture, record, run, words, write
@@ -34,7 +34,7 @@ def refused(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     def said(*records: dict[str, Any], model: str = "text", **options: Any) -> str:
         given = write(tmp_path, records or mixture(is_pictured=False))
         out = tmp_path / "out"
-        assert run([*given, *words(world, getattr(world, model), out, **options)]) == 2
+        assert run([*given, *words(world, getattr(world, model, model), out, **options)]) == 2
         assert not out.exists()
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith("cotbal: ")
@@ -251,6 +251,22 @@ def test_what_shards_the_model(
     content["stage"] = 2
     fsdp = "full_shard"
     assert "got FSDP" in refused(load_in_8bit=True, lora_rank=4)
+
+
+def test_deepspeed_that_cannot_start(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a launcher it would ask for MPI, in a traceback behind the model."""
+    monkeypatch.delenv("RANK", raising=False)
+    zero = '{"zero_optimization": {"stage": 2}}'
+    assert "--deepspeed: expected a launcher, also for one GPU, got none: torchrun" in refused(deepspeed=zero)
+    monkeypatch.setattr(options, "find_spec", lambda _: None)
+    assert "--deepspeed: expected the package, got none: pip install" in refused(deepspeed=zero)
+
+
+def test_a_model_that_is_not_there(refused: Callable[..., str]) -> None:
+    """Of a path to nothing transformers says that it is no repository's name."""
+    expected = "cotbal: --model: expected a model's folder, or a repository's name on the Hub, got "
+    assert refused(model="./none") == f"{expected}./none, where no folder is"
+    assert refused(model="docs").startswith(f"{expected}docs: Unrecognized model in docs")
 
 
 def test_the_precision(tmp_path: Path) -> None:
