@@ -268,7 +268,10 @@ def _page(results: Path, folder: Path, as_json: bool) -> None:
         page = write_page(found, folder, runs=content.get("runs"), finals=content.get("finals"))
         figures = {} if found is None else write_figures(found, folder / "figures")
     except KeyError as error:
-        raise ValueError(f"{results}: expected the results of `cotbal demo`, got none for {error}") from error
+        raise ValueError(
+            f"{results}: expected the results of `cotbal demo`, got none for {error}; of weights.json give the "
+            "CSV or the YAML that they come from"
+        ) from error
     _tell(page, figures, as_json)
 
 

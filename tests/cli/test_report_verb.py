@@ -68,7 +68,7 @@ def test_the_page_and_figures_of_a_result_are_written(tmp_path):
         ("{", "results.json: expected JSON"),
         ("[]", "results.json: expected the results of `cotbal demo`, got a list"),
         ('{"schema_version": 2}', "expected schema_version 1, got 2"),
-        ('{"schema_version": 1}', "results.json: expected the results of `cotbal demo`, got none for"),
+        ('{"schema_version": 1}', "got none for 'seeds'; of weights.json give the CSV or the YAML that"),
     ],
 )
 def test_bad_results_are_one_line_and_write_nothing(tmp_path, text, message):
