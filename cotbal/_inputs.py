@@ -124,8 +124,8 @@ def check_tensors(*, optional: bool = False, **arguments: Any) -> None:
             remedy = "; use TaskWeights(...).to_tensor(tasks), tasks in the order of the ids"
         elif isinstance(getattr(value, name, None), Tensor):
             remedy = f"; use its .{name}"
-        elif isinstance(value, list | tuple | int | float):
-            remedy = "; use torch.tensor(...)"
+        elif isinstance(value, list | tuple | int | float) or type(value).__name__ == "ndarray":
+            remedy = "; use torch.as_tensor(...)"
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}{remedy}")
 
 

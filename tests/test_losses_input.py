@@ -175,7 +175,8 @@ def test_ids_of_ignored_rows_may_be_padding() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"labels": [1] * 6}, TypeError, r"labels: expected a tensor, got list; use torch.tensor\("),
+        ({"labels": [1] * 6}, TypeError, r"labels: expected a tensor, got list; use torch.as_tensor\("),
+        ({"labels": np.ones(6)}, TypeError, r"labels: expected a tensor, got ndarray; use torch.as_tensor\("),
         ({"labels": None}, TypeError, "labels: expected a tensor, got NoneType"),
         ({"task_ids": ["a"] * 6}, TypeError, "task_ids: expected a tensor, got list"),
         ({"task_weights": [1.0, 2.0, 3.0]}, TypeError, "task_weights: expected a tensor, got list"),

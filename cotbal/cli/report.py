@@ -269,8 +269,8 @@ def _page(results: Path, folder: Path, as_json: bool) -> None:
         figures = {} if found is None else write_figures(found, folder / "figures")
     except KeyError as error:
         raise ValueError(
-            f"{results}: expected the results of `cotbal demo`, got none for {error}; of weights.json give the "
-            "CSV or the YAML that they come from"
+            f"{results}: expected the results of `cotbal demo`, got none for {error}; of weights.json give "
+            "the CSV or the YAML that they come from"
         ) from error
     _tell(page, figures, as_json)
 

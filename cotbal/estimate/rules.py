@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cotbal.estimate.formulas import weights_of
 from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
-from cotbal.estimate.scores import Scores
+from cotbal.estimate.scores import Scores, as_tables
 from cotbal.estimate.seeds import spread
 from cotbal.estimate.signals import all2one, one2all, unidentified
 from cotbal.estimate.table_signals import TableSignals
@@ -112,7 +112,7 @@ def seed_spread(tables: Sequence[Scores], rule: str, **options: Any) -> dict[str
 def _table_signals(scores: Scores | Sequence[Scores], precise: bool, shrink: bool) -> TableSignals:
     if shrink and precise:
         raise ValueError("shrink: expected the difficulty of the probes; the single-task runs have no items")
-    return TableSignals([scores] if isinstance(scores, Scores) else list(scores), shrink)
+    return TableSignals(as_tables(scores), shrink)
 
 
 def _weights(

@@ -185,6 +185,22 @@ class Scores:
         return write_score_csv(path, self.tasks, rows)
 
 
+def as_tables(scores: Scores | Sequence[Scores]) -> list[Scores]:
+    """The tables by seed; a table alone is that of one.
+
+    Raises:
+        TypeError: something else.
+    """
+    tables = [scores] if isinstance(scores, Scores) else list(scores)
+    for table in tables:
+        if not isinstance(table, Scores):
+            raise TypeError(
+                f"scores: expected a table or several, got {type(table).__name__}; make it by Scores(...) or "
+                "Scores.from_csv(...)"
+            )
+    return tables
+
+
 def _scores(values: Any, shape: tuple[int, ...], run: str, tasks: tuple[str, ...]) -> Tensor:
     table = _float64(values, run)
     if table.shape != shape:

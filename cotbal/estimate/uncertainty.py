@@ -21,7 +21,7 @@ from cotbal.estimate.resample import (
     without_difficulty,
 )
 from cotbal.estimate.rule_names import RULES, USE_ALL2ONE, USE_DIFFICULTY, USE_ONE2ALL
-from cotbal.estimate.scores import Scores
+from cotbal.estimate.scores import Scores, as_tables
 from cotbal.estimate.seeds import pooled_scores
 from cotbal.estimate.signals import MIN_STANDARD_ERRORS, unidentified
 from cotbal.estimate.strata import parts
@@ -151,7 +151,7 @@ def uncertainty(
         >>> found.rules["cotbal"].is_noise
         False
     """
-    tables = [scores] if isinstance(scores, Scores) else list(scores)
+    tables = as_tables(scores)
     _check(level, draws)
     pooled = pooled_scores(tables)
     drawn = resample(tables, draws=draws, seed=seed, over=over)

@@ -126,6 +126,12 @@ def test_the_weights_by_every_rule_are_those_of_each_rule():
             assert weights == estimate_weights(table, rule=rule, **options)
 
 
+@pytest.mark.parametrize("given", ["scores.csv", {"a": 1.0}, [torch.ones(3)]])
+def test_what_is_no_table(given):
+    with pytest.raises(TypeError, match=r"scores: expected a table or several, got (str|Tensor); .*from_csv"):
+        estimate_weights(given)
+
+
 def test_the_spread_over_seeds_leaves_out_a_seed_that_allows_no_weights():
     options = {"rule": "difficulty", "temperature": 0.25}
     tables = [Scores(["a", "b"], [mini, 0.25], [[0.75, 0.5], [0.5, 0.5]]) for mini in (0.25, 0.0, 0.5, 0.625)]
