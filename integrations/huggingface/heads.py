@@ -101,7 +101,9 @@ def plain_heads(model: Any) -> list[nn.Linear]:
 
 
 def _wrapped(module: Any) -> Any:
-    return getattr(module, "_orig_mod", None) or getattr(module, "module", None)
+    # Of ms-swift's own tuners it is their base_model.
+    inner = "base_model" if type(module).__name__ == "SwiftModel" else "module"
+    return getattr(module, "_orig_mod", None) or getattr(module, inner, None)
 
 
 def _peft_base(model: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from swift.trainers import Seq2SeqTrainer
+from swift.tuners import Swift, SwiftModel
 from torch import Tensor, nn
 from transformers import (
     LlavaForConditionalGeneration,
@@ -100,7 +101,8 @@ def recording() -> Iterator[Recorder]:
 def _model(trained: nn.Module) -> nn.Module:
     """A model of the same parameters in float64, from disk, that ms-swift never had in its hands."""
     adapters = getattr(trained, "peft_config", None)
-    inner = trained if adapters is None else trained.get_base_model()
+    own = trained.adapters if isinstance(trained, SwiftModel) else None
+    inner = trained.base_model if own else trained if adapters is None else trained.get_base_model()
     kinds = (
         LlavaForConditionalGeneration,
         Qwen2_5_VLForConditionalGeneration,
@@ -114,6 +116,8 @@ def _model(trained: nn.Module) -> nn.Module:
     model.config._attn_implementation = "eager"
     if adapters is not None:
         model = get_peft_model(model, adapters["default"], autocast_adapter_dtype=False)
+    if own:
+        model = Swift.prepare_model(model, {name: each.config for name, each in own.items()})
     return model.double().eval()
 
 

@@ -46,6 +46,8 @@ ALONE = (
     Case("evaluation", f"{_FULL} --learning_rate 0 --split_dataset_ratio 0.25 --eval_strategy epoch"),
     Case("unbroken", _SAVED),
     Case("resumed", f"{_SAVED} --resume_from_checkpoint {{folder}}/unbroken/checkpoint-2"),
+    Case("adapter", "--tuner_type adapter"),
+    Case("llamapro", "--tuner_type llamapro --llamapro_num_new_blocks 2"),
 )
 TWO_RANKS = (
     Case("DDP", f"{_FULL} --gradient_accumulation_steps 2"),
