@@ -56,6 +56,8 @@ def collect(
     # Which these are the formats find out.
     check_outputs(outputs, collected.provenance["files"])
     written = _write(collected, out, items)
+    for doubt in collected.doubts:
+        typer.echo(doubt, err=True)
     if as_json:
         summary = {
             "tasks": list(collected.scores.tasks),

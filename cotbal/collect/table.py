@@ -12,7 +12,7 @@ from cotbal.collect.align import ValidationSet, align
 from cotbal.collect.formats import reader
 from cotbal.collect.found import Found
 from cotbal.collect.source import Source
-from cotbal.estimate.score_csv import MINI, SINGLE_FULL, SINGLE_MINI
+from cotbal.estimate.score_csv import MINI, SINGLE_FULL, SINGLE_MINI, two_scales
 from cotbal.tasks import task_names, unknown_task
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ class Collected:
         scores: the table; with the items of those tasks that have them in every run, those on one image in
             one cluster, those of one validation set in one stratum.
         provenance: runs, files with their SHA-256, metrics and matching rules, as JSON values.
+        doubts: a sentence on each task whose validation sets may be of two scales, which their mean hides.
     """
 
     scores: Scores
     provenance: dict[str, Any]
+    doubts: list[str]
 
 
 def collect(runs: Mapping[str, str | Path], sources: Sequence[Source]) -> Collected:
@@ -78,7 +80,8 @@ def collect(runs: Mapping[str, str | Path], sources: Sequence[Source]) -> Collec
         "tasks": told,
         "files": files,
     }
-    return Collected(_scores(tasks, columns, folders), provenance)
+    doubts = [doubt for task in tasks for doubt in _doubts(task, told[task], sets[task])]
+    return Collected(_scores(tasks, columns, folders), provenance, doubts)
 
 
 def _check_runs(folders: Mapping[str, Path], tasks: tuple[str, ...]) -> None:
@@ -137,6 +140,16 @@ def _column(task: str, sets: Sequence[ValidationSet]) -> ValidationSet:
         images += each.images or [f"item {place} {number}" for number in range(size)]
     told = images if any(each.images for each in sets) else []
     return ValidationSet(scores, items, told, sets[0].transform, strata)
+
+
+def _doubts(task: str, told: Sequence[Mapping[str, Any]], sets: Sequence[ValidationSet]) -> list[str]:
+    rows = {
+        f"{run} of {source['from']}": [score]
+        for source, each in zip(told, sets, strict=True)
+        for run, score in each.scores.items()
+    }
+    # A single set keeps its scores, and what reads the table looks at them.
+    return two_scales([task], rows) if len(sets) > 1 else []
 
 
 def _scores(

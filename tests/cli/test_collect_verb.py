@@ -50,6 +50,23 @@ def test_the_table_and_its_items_become_weights_with_intervals(evaluated):
     assert "bootstrap" in weighed.stdout or "standard errors" in weighed.stderr
 
 
+@pytest.mark.parametrize(("factor", "doubted"), [(100, True), (1, False)])
+def test_sets_of_a_task_in_two_scales_are_told_of_before_their_mean_hides_them(
+    tmp_path, monkeypatch, factor, doubted
+):
+    monkeypatch.chdir(tmp_path)
+    for run, first, second in (("mini", 0.30, 0.60), ("vqa", 0.60, 0.66), ("ocr", 0.33, 0.61)):
+        write_table(tmp_path / run / "a.csv", [{"EM": first}])
+        write_table(tmp_path / run / "b.csv", [{"EM": factor * second}])
+    folders = [text for run in RUNS for text in ("--run", f"{run}={run}")]
+    sets = [("vqa", "a"), ("vqa", "b"), ("ocr", "a")]
+    texts = [f"{task}: format=csv from={name}.csv metric=EM better=higher" for task, name in sets]
+    done = call("collect", *folders, *[t for text in texts for t in ("--task", text)])
+    assert done.exit_code == 0, done.stderr
+    told = "task 'vqa': 0.3 in row 'mini of a.csv' and 66 in row 'vqa of b.csv'; if one is a share"
+    assert done.stderr.startswith(told) if doubted else done.stderr == ""
+
+
 def test_several_sets_of_a_task_stay_apart_up_to_the_intervals(tmp_path, monkeypatch):
     """Sets of 300 and 10 items: the interval is that of a mean of two means, from each one's own noise."""
     monkeypatch.chdir(tmp_path)
