@@ -175,7 +175,9 @@ def _code(results: seeds.Results) -> str | None:
     if rule not in seeds.rules(results):
         return None
     estimated = [value.mean for value in seeds.weights(results, rule).values()]
-    weights = ", ".join(seeds.spell(weight, 4) for weight in [*estimated, *results["fixed"].values()])
+    # In six digits, whatever their size: a weight that is printed as 0.0000 would leave its task out.
+    numbers = [f"{weight:.6g}" for weight in [*estimated, *results["fixed"].values()]]
+    weights = ", ".join(str(float(number)) for number in numbers)
     names = ", ".join(" ".join(name.split()) for name in (*results["tasks"], *results["fixed"]))
     call = (
         "cotbal.linear_gtw_cross_entropy(hidden, lm_head.weight, labels, task_ids, task_weights, shift=True)"

@@ -138,12 +138,16 @@ def test_pictures_are_the_samples_pixel_by_pixel(page):
         np.testing.assert_array_equal(np.asarray(decoded), image)
 
 
-def test_the_code_on_the_page_holds_the_weights_and_runs_as_python(one, page):
-    start = page.text.index("import torch, cotbal")
-    code = page.text[start : page.text.index("shift=True)", start) + len("shift=True)")]
+@pytest.mark.parametrize("smallest", [0.25, 1.25e-5])
+def test_the_code_on_the_page_holds_the_weights_and_runs_as_python(one, smallest):
+    weights = {**one["by_seed"]["0"]["weights"]["cotbal"], one["tasks"][0]: smallest}
+    entry = {**one["by_seed"]["0"], "weights": {**one["by_seed"]["0"]["weights"], "cotbal": weights}}
+    text = Page(render_page({**one, "by_seed": {"0": entry}})).text
+    start = text.index("import torch, cotbal")
+    code = text[start : text.index("shift=True)", start) + len("shift=True)")]
     compile(code, "page", "exec")
-    weights = one["by_seed"]["0"]["weights"]["cotbal"]
-    assert ", ".join(f"{weights[task]:.4f}" for task in [*one["tasks"], "chat"]) in code
+    printed = eval(code[code.index("tensor(") + len("tensor(") : code.index("]") + 1])
+    assert printed == pytest.approx([weights[task] for task in [*one["tasks"], "chat"]], rel=1e-5)
 
 
 def test_the_same_results_give_the_same_bytes(one, html, tmp_path):
