@@ -174,7 +174,8 @@ def weights_from_signals(
     Raises:
         TypeError: a fixed weight is not a number.
         ValueError: fewer than two tasks, a signal that the rule needs is missing, of another length or not
-            finite, an unknown rule, T or alpha out of range, a fixed task among `tasks`.
+            finite, an unknown rule, T or alpha out of range, a fixed task among `tasks`, a T or a signal that
+            leaves a task a weight of 0 in float32.
 
     Example:
         >>> weights = weights_from_signals([0, 0], [0, 0], [0, 0], tasks=["a", "b"], fixed={"chat": 1.0})
@@ -197,6 +198,7 @@ def weights_from_signals(
         "difficulty": _signal(difficulty, names, "difficulty", needed=rule in USE_DIFFICULTY),
     }
     estimated = _apply(rule, signals, len(names), temperature, alpha)
+    _check_trained(names, estimated, rule, temperature)
     provenance: dict[str, Any] = {"tasks": list(names)}
     provenance |= {name: signal.tolist() for name, signal in signals.items() if signal is not None}
     return TaskWeights(
@@ -231,6 +233,18 @@ def _signal(values: Signal | None, tasks: Sequence[str], name: str, *, needed: b
         if not math.isfinite(value):
             raise ValueError(f"{name}: task {task!r}: expected a finite number, got {value}")
     return signal
+
+
+def _check_trained(tasks: Sequence[str], weights: Tensor, rule: str, temperature: float) -> None:
+    """ValueError for a weight that float32, in which the loss has it, does not hold: no softmax is 0."""
+    for task, weight, held in zip(tasks, weights.tolist(), weights.float().tolist(), strict=True):
+        if not held > 0:
+            raise ValueError(
+                f"temperature: expected one that leaves every task a weight, got {temperature:g}, by which "
+                f"that of task {task!r} under rule {rule} is {weight:g}, 0 in float32: it would not be "
+                "trained; take a larger one, or larger sets where a small gain of a task makes the "
+                "contribution to it huge"
+            )
 
 
 def _check_rule(rule: str) -> None:

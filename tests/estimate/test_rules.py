@@ -206,6 +206,12 @@ def test_bad_options_raise(options, message):
         weights_from_signals([0.1, 0.2], [0.1, 0.2], [0.1, 0.2], tasks=["a", "b"], **options)
 
 
+@pytest.mark.parametrize(("one", "temperature"), [([0.1, -1000.0], 0.5), ([0.1, 0.2], 1e-4)])
+def test_a_weight_that_float32_makes_0_raises(one, temperature):
+    with pytest.raises(ValueError, match=r"every task a weight, got .* '[ab]' .*, 0 in float32"):
+        weights_from_signals(one, None, None, tasks=["a", "b"], rule="one2all", temperature=temperature)
+
+
 @pytest.mark.parametrize(
     ("one", "message"),
     [
