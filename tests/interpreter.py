@@ -72,6 +72,50 @@ def _unlike_only(broadcast: Any) -> Any:
     )
 
 
+# Two operands of one of these are what they are computed as.
+_SETTLED = (tl.float32, tl.int32, tl.int64)
+# A number beside such an operand, as the operand's type; with it the type, whose id is in the key.
+_numbers: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+
+def _settled_first(check: Any) -> Any:
+    def checked(self: Any, left: Any, right: Any, *options: Any, **named: Any) -> tuple[Any, Any]:
+        kinds = getattr(left, "type", None), getattr(right, "type", None)
+        if kinds[0] is kinds[1] and kinds[0] is not None and kinds[0].scalar in _SETTLED:
+            return left, right
+        place = 0 if kinds[0] is None else 1
+        operands, kind = [left, right], kinds[1 - place]
+        number, beside = operands[place], operands[1 - place]
+        if type(number) not in (int, float) or kind is None or kind.scalar not in _SETTLED:
+            return check(self, left, right, *options, **named)
+        # 1 and 1.0 are equal; Triton has no -0.0.
+        key = type(number), number, id(kind), options, *named.items()
+        if key not in _numbers:
+            found = check(self, left, right, *options, **named)
+            if found[1 - place] is not beside:
+                return found
+            _numbers[key] = found[place], kind
+        operands[place] = _numbers[key][0]
+        return operands[0], operands[1]
+
+    return checked
+
+
+_OPERATIONS = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+
+
+def _overflow_at_once(check: Any) -> Any:
+    def checked(self: Any, left: Any, right: Any, operation: Any) -> None:
+        if left.type.scalar != tl.int32:
+            return check(self, left, right, operation)
+        exact = _OPERATIONS[operation.__name__](left.handle.data, right.handle.data, dtype=np.int64)
+        if (exact != exact.astype(np.int32)).any():
+            raise AssertionError(f"int32 overflow detected for operation {operation.__name__}")
+        return None
+
+    return checked
+
+
 _patched: set[int] = set()
 
 
@@ -100,3 +144,7 @@ def _hasten(operations: Any) -> None:
     for kind in (tl.dtype, tl.block_type, tl.tuple):
         kind.__eq__ = _same_first(kind.__eq__)
     operations.broadcast_impl_value = _unlike_only(operations.broadcast_impl_value)
+    operations.binary_op_type_checking_impl = _settled_first(operations.binary_op_type_checking_impl)
+    operations.binary_op_sanitize_overflow_impl = _overflow_at_once(
+        operations.binary_op_sanitize_overflow_impl
+    )
