@@ -11,6 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cotbal
+import cotbal.linear_ops
+import cotbal.ops
 from tests.tolerances import LOSS, RELATIVE, assert_close
 
 pytestmark = pytest.mark.skipif(torch.__version__ < "2.6", reason="it breaks the graph at os.environ")

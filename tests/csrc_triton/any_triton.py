@@ -10,7 +10,7 @@ it says how many bytes they spill: 0 with the pinned Triton.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,10 +71,10 @@ def compiling(target: Any) -> Iterator[dict[str, Any]]:
         JITFunction.run = run
 
 
-def launch_losses(dtype: torch.dtype) -> None:
+def launch_losses(dtype: torch.dtype, widths: Sequence[int] = WIDTHS) -> None:
     """The loss of whole rows and of a piece, under each kind of options."""
     labels, weights, denominator = torch.zeros(N_ROWS, dtype=torch.int64), torch.ones(N_ROWS), torch.ones(())
-    for width in (*WIDTHS, *(width + 1 for width in WIDTHS)):
+    for width in (*widths, *(width + 1 for width in widths)):
         logits = torch.empty(N_ROWS, width, dtype=dtype)
         class_weights = torch.ones(width)
         for name, values in OPTIONS.items():
@@ -125,6 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--target", choices=TARGETS, default="sm_90", help="default: sm_90")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: all")
+    parser.add_argument("--width", type=int, choices=WIDTHS, action="append", help="default: all")
     parser.add_argument("--spilling", action="store_true", help="only those that spill registers")
     options = parser.parse_args()
     gpu = TARGETS[options.target]
@@ -137,7 +138,7 @@ def main() -> None:
     with compiling(gpu) as kernels:
         launch_rows()
         for dtype in options.dtype or DTYPES:
-            launch_losses(DTYPES[dtype])
+            launch_losses(DTYPES[dtype], options.width or WIDTHS)
     for name, kernel in kernels.items():
         cubin = kernel.asm.get("cubin")
         spilled = None if cubin is None else inspect_cubin(cubin)["spill_bytes"]

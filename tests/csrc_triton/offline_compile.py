@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: all")
     parser.add_argument("--options", choices=OPTIONS, action="append", help="default: all")
     parser.add_argument("--step", type=int, default=0, help="only launches of steps as long (default: all)")
+    parser.add_argument("--block", type=int, default=0, help="only launches of blocks as long (default: all)")
     parser.add_argument("--stages", type=int, help="pipelines of as many stages in place of the table")
     parser.add_argument(
         "--unordered", action="store_true", help="count what no barrier keeps behind the reads"
@@ -233,7 +234,8 @@ def main() -> None:
     for target in arguments.target or TARGETS:
         for dtype in arguments.dtype or DTYPES:
             for entry in pipelines(dtype, arguments.stages) if arguments.stages else entries(target, dtype):
-                if entry.options in (arguments.options or OPTIONS) and entry.launch.step >= arguments.step:
+                long = entry.launch.step >= arguments.step and entry.launch.block >= arguments.block
+                if long and entry.options in (arguments.options or OPTIONS):
                     line = inspect(entry, target, dtype, counts_unordered=arguments.unordered)
                     text = " ".join(f"{value!s:>{len(key)}}" for key, value in line.items())
                     print(text if arguments.table else json.dumps(line), flush=True)

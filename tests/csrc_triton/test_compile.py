@@ -20,7 +20,8 @@ from tests.csrc_triton.offline_compile import GRADIENT_OPTIONS, has_long_steps
 
 # fp16 moves as bf16 does, and fp32 takes the most registers: the long matrix has all four for each.
 NVIDIA = {"sm_80": {"bf16"}, "sm_90": {"fp32-bf16"}, "sm_100": {"bf16"}}
-# The most that an entry for rows may be asked for, and one for elements; the long matrix compiles the others.
+# The most that an entry for rows may be asked for, and one for elements; the long matrix compiles the others,
+# Blackwell's too.
 MOST = ("scalar options", "all")
 EVERY = ("plain", "counted", "no gradient", "scalar options", "smoothing", "softcap", "all")
 # Hundreds of compilations: on two cores that have other tests to run, beyond the ten minutes of a test.
@@ -47,7 +48,6 @@ def assert_wide_without_spills(line: dict[str, Any]) -> None:
     [
         ("sm_80", MOST[:1]),
         ("sm_90", MOST),
-        ("sm_100", MOST[:1]),
         *(pytest.param(each, EVERY, marks=[pytest.mark.full, pytest.mark.timeout(LONG)]) for each in NVIDIA),
     ],
     ids=lambda value: value if isinstance(value, str) else len(value),
@@ -111,9 +111,10 @@ def test_packed_rows_leave_room_for_a_second_program(tmp_path: Path, target: str
         assert line["registers"] <= 64
 
 
-def test_rows_of_16_bits_start_all_loads_before_they_compute(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [16384, pytest.param(0, marks=pytest.mark.full)])
+def test_rows_of_16_bits_start_all_loads_before_they_compute(tmp_path: Path, block: int) -> None:
     """And compute little: with one program to a multiprocessor each instruction delays the row's gradient."""
-    arguments = ("--target=sm_90", "--dtype=bf16", "--options=counted", "--unordered")
+    arguments = ("--target=sm_90", "--dtype=bf16", "--options=counted", "--unordered", f"--block={block}")
     lines = compiled("offline_compile", tmp_path, *arguments)
     for line in lines:
         assert_wide_without_spills(line)
@@ -172,9 +173,13 @@ def test_no_kernel_chains_conditions() -> None:
     assert kernels
 
 
-def test_every_call_compiles_for_amd(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "widths", [(8192, 131072), pytest.param((), marks=pytest.mark.full)], ids=["some", "every"]
+)
+def test_every_call_compiles_for_amd(tmp_path: Path, widths: tuple[int, ...]) -> None:
     """By the launcher, which refuses options that a GPU's compiler does not know."""
-    lines = compiled("any_triton", tmp_path, "--target=gfx942", "--dtype=bf16")
+    chosen = [f"--width={width}" for width in widths]
+    lines = compiled("any_triton", tmp_path, "--target=gfx942", "--dtype=bf16", *chosen)
     assert {line["kernel"].split()[0] for line in lines} == kernels_of_the_package()
     # The most that a program may have; AMD's warps are of 64.
     assert max(int(re.findall(r"num_warps=(\d+)", line["kernel"])[0]) for line in lines) == 1024 // 64
