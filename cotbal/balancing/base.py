@@ -201,8 +201,9 @@ class Weighting(ABC):
         """
         for key, expected in self.identity().items():
             if saved.get(key) != expected:
+                asked, got = _unlike(expected, saved.get(key))
                 raise ValueError(
-                    f"state: expected a state whose {key!r} is {expected!r}, got {saved.get(key)!r}; "
+                    f"state: expected a state whose {key!r} is {asked!r}, got {got!r}; "
                     "resume with the weighting of the checkpoint, or start a new run"
                 )
         state = from_json(saved["state"], self.device)
@@ -256,6 +257,15 @@ class Weighting(ABC):
 
 def _kinds(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in state.items()}
+
+
+def _unlike(expected: Any, got: Any) -> tuple[Any, Any]:
+    """Two mappings without what they share: of many tasks only those whose weight has changed."""
+    if not (isinstance(expected, Mapping) and isinstance(got, Mapping)):
+        return expected, got
+    shared = [key for key in expected if key in got and expected[key] == got[key]]
+    without = [{key: value for key, value in each.items() if key not in shared} for each in (expected, got)]
+    return without[0], without[1]
 
 
 def is_number(value: object) -> TypeGuard[float]:

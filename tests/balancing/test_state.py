@@ -1,6 +1,7 @@
 """What a checkpoint keeps: a run that goes on from it is bit for bit the run that was never broken off."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,15 @@ def test_a_state_of_another_run_is_refused(
     state = through_a_file(saved.bind(NAMES).state_dict())
     with pytest.raises(ValueError, match=rf"state: expected a state whose '{key}' is"):
         loading.bind(tasks).load_state_dict(state)
+
+
+def test_of_many_weights_only_those_that_changed_are_told() -> None:
+    weights = {name: 0.5 + place for place, name in enumerate(NAMES)}
+    state = through_a_file(StaticWeights(weights).bind(NAMES).state_dict())
+    changed = StaticWeights({**weights, NAMES[1]: 1.25}).bind(NAMES)
+    told = f"'fixed' is {{'{NAMES[1]}': 1.25}}, got {{'{NAMES[1]}': 1.5}}; resume with"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        changed.load_state_dict(state)
 
 
 def test_constant_weights_in_another_order_are_the_same_run() -> None:
